@@ -1,0 +1,95 @@
+# One command for each thing done in this checkout. `make` alone lists them.
+#
+# - Everything lands in .venv; stamp files there remember what is installed, so a second run costs nothing.
+# - Only pinned files with known hashes are installed (locks/), the build backend included.
+
+PYTHON ?= python3
+CONFIG ?= configs/demo.yaml
+ARGS   ?=
+
+BIN    := .venv/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+LOCKED := install --require-hashes --no-deps --only-binary :all:
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install run check test schema lock clean format bench bench-peers soak
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/.runtime ## create .venv with the gateway and its locked dependencies
+	@echo "Installed: $(BIN)/gateway"
+
+run: .venv/.runtime ## start the gateway with configs/demo.yaml (CONFIG=other.yaml for another file)
+	@exec $(BIN)/gateway serve $(CONFIG) $(ARGS)
+
+check: .venv/.dev ## format, lint, types, structure, documents and the fast tests
+	$(BIN)/ruff format --check --quiet --output-format concise .
+	$(BIN)/ruff check --quiet --output-format concise .
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+test: .venv/.dev ## every test, from a clean clone too (ARGS="-k stream" narrows it)
+	$(BIN)/python -m pytest $(ARGS)
+
+schema: .venv/.runtime ## write configs/schema.json from the code
+	@$(BIN)/gateway schema > .venv/schema.json
+	@mv .venv/schema.json configs/schema.json
+
+format: .venv/.dev ## rewrite the code in the house format
+	$(BIN)/ruff check --quiet --fix-only .
+	$(BIN)/ruff format --quiet .
+
+bench: .venv/.runtime ## what the gateway costs, beside HAProxy, nginx and others (ARGS="--quick": does it run)
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-peers: ## install the other gateways that `make bench` measures, each below .bench/
+	@sed '/^#/d' bench/peers.txt | while read -r package; do \
+	    name=$${package%%[=[]*}; \
+	    echo "Installing $$package into .bench/$$name" >&2; \
+	    { test -x .bench/$$name/bin/python || $(PYTHON) -m venv .bench/$$name; } && \
+	    .bench/$$name/bin/python -m pip --disable-pip-version-check --quiet install "$$package" || exit 1; \
+	done
+
+MINUTES ?= 30
+
+soak: .venv/.runtime ## mixed traffic and faults for MINUTES (30): does anything leak (ARGS="--write" keeps the result)
+	@$(BIN)/python -m bench.soak --minutes $(MINUTES) $(ARGS)
+
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --custom-compile-command "make lock" $(if $(KEEP),,--upgrade)
+
+lock: .venv/.lock ## refresh locks/ to the newest versions (KEEP=1: only what pyproject.toml demands)
+	$(COMPILE) pyproject.toml --group build --extra llamacpp --output-file locks/runtime.txt
+	$(COMPILE) pyproject.toml --group build --extra llamacpp --group dev --constraint locks/runtime.txt --output-file locks/dev.txt
+	$(COMPILE) --group lock --output-file locks/lock.txt
+
+clean: ## remove .venv and everything that was built
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What the commands stand on: one stamp for each step of an install.
+
+.venv/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "The gateway needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo "$(PYTHON) cannot create virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.runtime: .venv/.created pyproject.toml locks/runtime.txt
+	@echo "Installing the gateway into .venv (once)" >&2
+	@$(PIP) $(LOCKED) --requirement locks/runtime.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.dev: .venv/.runtime locks/dev.txt
+	@echo "Installing the development tools into .venv (once)" >&2
+	@$(PIP) $(LOCKED) --requirement locks/dev.txt
+	@touch $@
+
+.venv/.lock: .venv/.created locks/lock.txt
+	@$(PIP) $(LOCKED) --requirement locks/lock.txt
+	@touch $@

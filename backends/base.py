@@ -1,0 +1,238 @@
+"""The contract between the gateway and an engine: the values they exchange and the questions an engine answers.
+
+Rules:
+- Everything here is a value or a pure function of values. No sockets, no `await`, no clock, no import of `gateway`.
+- An `Engine` object has no state. What belongs to one request lives in its `StreamDecoder`.
+- The canonical dialect is OpenAI's. An engine that speaks it lets bytes pass; one that does not translates here.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Header names in lower case with their values, in the order they came."""
+
+
+class Operation(enum.StrEnum):
+    """What a client may ask of an engine."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+
+
+class Kind(enum.StrEnum):
+    """What went wrong between the gateway and an engine. `gateway.errors` says what follows from each."""
+
+    CONNECT = "connect"
+    """The engine could not be reached; nothing was sent."""
+    RESET = "reset"
+    """The engine closed the connection before its reply was complete."""
+    TIMEOUT = "timeout"
+    """A phase took longer than its limit; `Failure.phase` says which."""
+    OVERLOADED = "overloaded"
+    """The engine is up and refuses more work for now (429, 503)."""
+    LOADING = "loading"
+    """The engine is up and its model is not loaded yet."""
+    REJECTED = "rejected"
+    """The engine found the client's request wrong (400, 413, 422)."""
+    CONTEXT = "context"
+    """The prompt does not fit the model's context."""
+    MISSING = "missing"
+    """The engine does not have this model."""
+    REFUSED = "refused"
+    """The engine did not accept the gateway's credentials (401, 403)."""
+    FAILED = "failed"
+    """The engine reported an error of its own (5xx, or an error event in a stream)."""
+    GARBLED = "garbled"
+    """The reply is not what the protocol allows: not HTTP, not JSON, too large, cut off."""
+    UNSUPPORTED = "unsupported"
+    """The engine does not offer this operation."""
+
+
+class Phase(enum.StrEnum):
+    """How far an attempt had come when it failed."""
+
+    CONNECT = "connect"
+    SEND = "send"
+    FIRST_BYTE = "first_byte"
+    FIRST_TOKEN = "first_token"
+    STREAM = "stream"
+    TOTAL = "total"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One attempt's failure as facts.
+
+    `message` is fit for a client (no addresses, no secrets), `detail` for the operator's log. `status` is the engine's
+    HTTP status if it gave one, `retry_after` its wish in seconds. `code` and `param` are the engine's own OpenAI-style
+    fields where it had them.
+    """
+
+    kind: Kind
+    message: str
+    phase: Phase | None = None
+    status: int | None = None
+    retry_after: float | None = None
+    code: str | None = None
+    param: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens the engine counted for one request."""
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A client's request, decoded only as far as the gateway must know it; `body` is what the client sent."""
+
+    operation: Operation
+    body: bytes
+    model: str
+    stream: bool = False
+    stream_options: bool = False
+    """The client sent a `stream_options` of its own."""
+    include_usage: bool = False
+    """The client asked for usage in the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An HTTP request to an engine. `path` starts with a slash and is relative to the backend's base URL."""
+
+    path: str
+    body: bytes = b""
+    method: str = "POST"
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A complete answer in OpenAI's shape, ready for the client."""
+
+    body: bytes
+    usage: Usage | None = None
+
+
+class StreamDecoder(Protocol):
+    """Turns the pieces of one streamed reply into OpenAI's SSE and reports what went by.
+
+    The attributes are facts up to the last `feed`. After `failure` is set nothing more is fed.
+    """
+
+    content: int
+    """Events so far that carried content, reasoning or a tool call."""
+    usage: Usage | None
+    finished: bool
+    """A terminal event was seen: the stream is complete."""
+    failure: Failure | None
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes of the reply; return whole SSE events for the client, possibly none."""
+
+    def close(self) -> bytes:
+        """The reply ended; return what is still to be sent (such as a `[DONE]` the engine left out)."""
+
+
+class Health(enum.StrEnum):
+    """What a probe says of a backend."""
+
+    READY = "ready"
+    LOADING = "loading"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """A model as its engine lists it. `context` is the longest prompt plus answer in tokens, where known."""
+
+    id: str
+    context: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start an engine as a child process that serves HTTP on `host:port`."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    start_timeout: float = 300.0
+    """Seconds until the engine must answer its health probe."""
+    stop_timeout: float = 10.0
+    """Seconds between SIGTERM and SIGKILL."""
+
+
+class LaunchError(Exception):
+    """The engine cannot be started as configured. The message is one line for the operator."""
+
+
+class Engine(ABC):
+    """What the gateway knows of one kind of inference software."""
+
+    name: ClassVar[str]
+    launch_options: ClassVar[type[BaseModel] | None] = None
+    """The options of `launch:` in the config file; None where the engine is only ever attached to by URL."""
+    operations: ClassVar[frozenset[Operation]] = frozenset(Operation)
+
+    @abstractmethod
+    def call(self, request: Request, model: str) -> Call:
+        """The HTTP request that asks a backend for `request`, with `model` as the backend knows it."""
+
+    @abstractmethod
+    def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
+        """What a complete answer with status 200 means. Where a stream was asked for, the reply is its events."""
+
+    @abstractmethod
+    def decoder(self, request: Request, model: str) -> StreamDecoder:
+        """A fresh decoder for one streamed answer with status 200."""
+
+    @abstractmethod
+    def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
+        """What an answer with any other status means."""
+
+    @abstractmethod
+    def health(self) -> Call:
+        """The probe that tells ready from loading from down."""
+
+    @abstractmethod
+    def health_of(self, status: int, body: bytes) -> Health:
+        """What the answer to the probe means."""
+
+    def models(self) -> Call:
+        """The request that lists the models a backend serves."""
+        return Call("/v1/models", method="GET")
+
+    @abstractmethod
+    def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
+        """The models in the answer. Raises ValueError where the answer is not a list of models."""
+
+    def served_names(self, options: Any) -> tuple[str, ...]:
+        """The public model names a backend launched with `options` serves; options is a `launch_options` object."""
+        raise NotImplementedError(f"{self.name} cannot be launched")
+
+    def launch(self, options: Any, host: str, port: int) -> Launch:
+        """The command line that starts the engine. Raises LaunchError where it cannot work (a missing file)."""
+        raise NotImplementedError(f"{self.name} cannot be launched")
+
+    def log_level(self, line: str) -> int:
+        """How serious a line the engine printed is, as a level of `logging`."""
+        return logging.INFO
+
+    def crash_reason(self, log: Sequence[str]) -> str | None:
+        """One line that says why the process died, from the last lines it printed, or None."""
+        return None

@@ -1,0 +1,186 @@
+"""A program that serves one model with llama.cpp's own HTTP server, out of the Python package xllamacpp.
+
+Rules:
+- It stands alone: standard library and xllamacpp only, nothing of this distribution.
+- SIGTERM and SIGINT end it at once, also while a model is loading. There is nothing to save.
+- What makes it fail is told in one line that begins with `llamacpp_runner: `, exit status 1; wrong arguments have
+  status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import enum
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import xllamacpp
+
+OURS = frozenset({"api_keys", "hostnames", "model.path", "model_alias", "port"})
+"""Parameters that only the gateway may set: with others it would not find its engine again."""
+WARM_UP_FROM = 64 * 2**20
+"""Bytes of a model file from which a warm-up run pays: it reads the file into memory before the first request comes.
+For a small one it is the longest part of the start."""
+WORDS = {
+    "true": True,
+    "on": True,
+    "yes": True,
+    "1": True,
+    "false": False,
+    "off": False,
+    "no": False,
+    "0": False,
+}
+
+
+def fail(words: str, status: int = 1) -> NoReturn:
+    """Say why in one line, and end."""
+    sys.stderr.write(f"llamacpp_runner: {words}\n")
+    sys.exit(status)
+
+
+class Arguments(argparse.ArgumentParser):
+    """An argument parser that fails in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(message, 2)
+
+
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line: our own options, then `--` and llama.cpp parameters by name."""
+    parser = Arguments(prog="llamacpp_runner", allow_abbrev=False)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--parallel", type=int, default=4)
+    parser.add_argument("--context", type=int, default=0, help="tokens, the sum over all slots")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--gpu-layers", type=int)
+    parser.add_argument("--chat-template")
+    parser.add_argument("--chat-template-file")
+    parser.add_argument("--lora", action="append", default=[])
+    parser.add_argument("--embeddings", action="store_true")
+    parser.add_argument("--pooling", choices=["mean", "cls", "last"])
+    parser.add_argument("--ubatch", type=int, help="tokens per step")
+    parser.add_argument("--verbosity", type=int, default=2)
+    parser.add_argument("parameters", nargs="*", help="--name value, --name=value")
+    return parser.parse_args(argv)
+
+
+def parameters(options: argparse.Namespace) -> Any:
+    """What llama.cpp is started with."""
+    params = xllamacpp.CommonParams()
+    params.model.path = options.model
+    params.model_alias = {options.name}
+    params.hostnames, params.port = [options.host], options.port
+    params.n_parallel, params.n_ctx = options.parallel, options.context
+    params.endpoint_metrics, params.endpoint_slots = True, True
+    params.ui, params.cors_origins = False, ""
+    params.verbosity = options.verbosity
+    params.warmup = Path(options.model).stat().st_size >= WARM_UP_FROM
+    params.embedding = options.embeddings
+    if options.ubatch is not None:
+        params.n_batch = params.n_ubatch = options.ubatch
+    if options.pooling is not None:
+        params.pooling_type = member(type(params.pooling_type), options.pooling)
+    if options.threads is not None:
+        params.cpuparams.n_threads = options.threads
+    if options.gpu_layers is not None:
+        params.n_gpu_layers = options.gpu_layers
+    if options.chat_template_file is not None:
+        params.chat_template = Path(options.chat_template_file).read_text(encoding="utf-8")
+    elif options.chat_template is not None:
+        params.chat_template = options.chat_template
+    if options.lora:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in options.lora]
+    for name, value in pairs(options.parameters):
+        assign(params, name, value)
+    return params
+
+
+def pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The names and values in `--name value --name=value --switch`. A switch alone is true."""
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or word == "--":
+            raise ValueError(f"extra_args: expected --name, got {word!r}")
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+        yield name.replace("-", "_"), value
+
+
+def assign(params: Any, name: str, text: str) -> None:
+    """Set one parameter, dotted or not, from text. Raises ValueError with words for the user."""
+    if name in OURS:
+        raise ValueError(f"extra_args: {name!r} is set by the gateway")
+    owner, *path = params, *name.split(".")
+    for step in path[:-1]:
+        owner = attribute(owner, step, name)
+    current = attribute(owner, path[-1], name)
+    try:
+        setattr(owner, path[-1], read(current, text))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"extra_args: {name!r} cannot be {text!r}: {error}") from error
+
+
+def attribute(owner: Any, step: str, name: str) -> Any:
+    known = [key for key in dir(owner) if not key.startswith("_")]
+    if step not in known:
+        near = difflib.get_close_matches(step, known, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"extra_args: llama.cpp has no parameter {name!r}{hint}")
+    return getattr(owner, step)
+
+
+def read(current: Any, text: str) -> Any:
+    """The text as a value of the kind the parameter has now."""
+    match current:
+        case bool():
+            if text.lower() not in WORDS:
+                raise ValueError("expected true or false")
+            return WORDS[text.lower()]
+        case enum.IntEnum():
+            return member(type(current), text)
+        case int() | float() | str():
+            return type(current)(text)
+        case list() if all(isinstance(item, str) for item in current):
+            return text.split(",")
+    raise ValueError("it cannot be set from text")
+
+
+def member(kind: type[enum.IntEnum], text: str) -> enum.IntEnum:
+    """A member of an enumeration by the end of its name: `q8_0` is GGML_TYPE_Q8_0."""
+    found = [item for item in kind if item.name.lower().endswith(f"_{text.lower()}")]
+    if not found:
+        raise ValueError(f"expected one of {', '.join(item.name for item in kind)}")
+    return min(found, key=lambda item: len(item.name))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Serve until a signal comes."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    options = arguments(argv)
+    try:
+        params = parameters(options)
+    except (OSError, ValueError) as error:
+        fail(str(error), 2)
+    try:
+        # Answers 503 on every path while it loads, and returns when the model is loaded.
+        server = xllamacpp.Server(params)
+    except RuntimeError:
+        # The log above says why; the exception does not.
+        sys.exit(1)
+    while server:  # which ends with its last reference
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

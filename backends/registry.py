@@ -1,0 +1,41 @@
+"""Which engines exist. The only place that knows all of them.
+
+Rules:
+- A row is a name and where its class lives; a class is imported when it is first asked for.
+- Engines of other packages join through the entry-point group `llm_gateway.engines`; a built-in name wins.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+
+from backends.base import Engine
+
+ENTRY_POINTS = "llm_gateway.engines"
+
+ENGINES: dict[str, str] = {
+    "llamacpp": "backends.llamacpp:LlamaCpp",
+    "openai": "backends.openai:OpenAI",
+}
+
+
+@functools.cache
+def _external() -> dict[str, str]:
+    return {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def names() -> tuple[str, ...]:
+    """Every engine name a config file may use, sorted."""
+    return tuple(sorted({**_external(), **ENGINES}))
+
+
+@functools.cache
+def engine(name: str) -> type[Engine]:
+    """The class of the engine of that name. Raises KeyError for an unknown name."""
+    module, _, attribute = {**_external(), **ENGINES}[name].partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    if not (isinstance(found, type) and issubclass(found, Engine)):
+        raise TypeError(f"engine {name!r}: {module}:{attribute} is not a backends.base.Engine")
+    return found

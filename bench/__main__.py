@@ -1,0 +1,174 @@
+"""`make bench`: start everything, measure every scenario, print the table. `--quick` takes less than a minute.
+
+Rules:
+- Everything listens on loopback, the load has an end, and what was started is stopped, whatever happens.
+- A subject that does not start is reported and left out; the others are measured.
+- Exit 0 when the gateway was measured without an error, 1 otherwise. Goals that were missed do not fail a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+
+from bench import chart, goals, peers, probe, report, scenarios
+from bench.scenarios import QUICK, Plan, Result
+from bench.subjects import (
+    ROOT,
+    Direct,
+    Gateway,
+    HAProxy,
+    Nginx,
+    StartError,
+    Subject,
+    gateway_has_workers,
+    start_upstream,
+)
+
+BENCH = ROOT / "bench"
+CORES_FOR_WORKERS = 4
+"""Two workers, the client and the upstream; with fewer cores they would only take turns."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    plan = QUICK if options.quick else Plan(rounds=options.rounds, seconds=options.seconds)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    wanted: list[Subject] = [Direct(), HAProxy(), Nginx(), Gateway()]
+    if not options.quick:
+        wanted += [peers.VllmRouter(), peers.SglangRouter(), peers.LiteLLM()]
+    if options.only:
+        wanted = [
+            subject for subject in wanted if subject.name in {"direct", "gateway", *options.only.split(",")}
+        ]
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder:
+        data = uvloop.run(Bench(plan, wanted, Path(folder)).run())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    page = report.markdown(data)
+    print(page)
+    _save(data, options.json)
+    if options.write:
+        _save(data, BENCH / "results.json")
+        (BENCH / "results.svg").write_text(chart.svg(data))
+        (BENCH / "RESULTS.md").write_text(
+            page.replace("\n\n", "\n\n![CPU per request and per chunk](results.svg)\n\n", 1) + "\n"
+        )
+    return 0 if not any(errors.get(goals.GATEWAY) for errors in data["errors"].values()) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make bench", description="What the gateway costs, beside others.")
+    parser.add_argument(
+        "--quick", action="store_true", help="under a minute, without other gateways: does it run"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="keep the result in bench/RESULTS.md and beside it"
+    )
+    parser.add_argument(
+        "--json", type=Path, default=BENCH / "results" / "latest.json", help="where the figures go"
+    )
+    parser.add_argument("--rounds", type=int, default=Plan.rounds, help="windows per subject and scenario")
+    parser.add_argument("--seconds", type=float, default=Plan.seconds, help="length of a window")
+    parser.add_argument(
+        "--only", metavar="NAMES", help="compare with these subjects alone, e.g. HAProxy,nginx"
+    )
+    return parser
+
+
+class Bench:
+    """One run."""
+
+    def __init__(self, plan: Plan, wanted: Sequence[Subject], folder: Path) -> None:
+        self.plan = plan
+        self.wanted = wanted
+        self.folder = folder
+        self.upstream = probe.free_port()
+        self.results: dict[str, Result] = {}
+        self.skipped: dict[str, str] = {}
+
+    async def run(self) -> report.Run:
+        """Measure everything."""
+        process = start_upstream(self.upstream)
+        here: list[Subject] = []
+        try:
+            await probe.until_up(self.upstream)
+            here += [subject for subject in self.wanted if not subject.absent and await self._start(subject)]
+            await self._measure(here)
+        finally:
+            for subject in here:
+                subject.stop()
+            process.terminate()
+            process.wait()
+        absent = [subject for subject in self.wanted if subject.absent]
+        figures = {name: result.figures for name, result in self.results.items()}
+        return report.run(here, absent, self.plan, self.results, goals.goals(figures), self.skipped)
+
+    async def _measure(self, here: Sequence[Subject]) -> None:
+        plan, upstream = self.plan, self.upstream
+        behind = [subject for subject in here if subject.pid]
+        gateway = next((subject for subject in here if subject.name == goals.GATEWAY), None)
+        if gateway is None:
+            raise SystemExit("bench: without the gateway there is nothing to compare")
+        _say("memory")
+        self.results["memory"] = await scenarios.memory(behind, plan, upstream)
+        _say("JSON requests")
+        self.results["json"] = await scenarios.json_requests(here, plan, upstream)
+        _say("streams")
+        self.results["streams"] = await scenarios.streams(here, plan, upstream)
+        _say("bursts of streams")
+        self.results["burst"] = await scenarios.bursts(here, plan, upstream)
+        _say("long prompts")
+        self.results["prompt"] = await scenarios.json_requests(behind, plan, upstream, size=32_000)
+        _say("a large config")
+        large = Gateway("gateway, large config", models=plan.models, keys=plan.keys)
+        await self._compare("scale", gateway, large)
+        if not gateway_has_workers():
+            self.skipped["workers"] = "`gateway serve` has no --workers"
+        elif len(os.sched_getaffinity(0)) < CORES_FOR_WORKERS:
+            self.skipped["workers"] = f"needs {CORES_FOR_WORKERS} cores"
+        else:
+            _say("two workers")
+            await self._compare("workers", gateway, Gateway("gateway, 2 workers", workers=2))
+
+    async def _compare(self, scenario: str, gateway: Subject, other: Subject) -> None:
+        """The gateway as it is, and one configured in another way."""
+        if not await self._start(other):
+            self.skipped[scenario] = other.absent
+            return
+        try:
+            self.results[scenario] = await scenarios.json_requests([gateway, other], self.plan, self.upstream)
+        finally:
+            other.stop()
+
+    async def _start(self, subject: Subject) -> bool:
+        _say(f"start {subject.name}")
+        try:
+            await subject.start(self.folder / subject.name.replace(" ", "-"), self.upstream)
+        except StartError as error:
+            print(error, file=sys.stderr)
+            subject.absent = "did not start"
+            return False
+        return True
+
+
+def _save(data: report.Run, file: Path) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def _say(what: str) -> None:
+    print(f"bench: {what}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,326 @@
+"""A raw client for one URL: JSON and streams in a closed loop, and bursts. Cheap enough to share the machine.
+
+Rules:
+- A closed loop: each connection sends its next request when the last answer is whole. So nothing piles up.
+- An answer is whole when the last byte its framing promises is there; a stream also needs `[DONE]`. Anything else is an
+  error, counted under a name.
+- Times are seconds of `perf_counter`, taken when a read returns. Only what happens inside the window counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from bench import accounting
+
+_LENGTH = re.compile(rb"content-length:[ \t]*(\d+)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"transfer-encoding:[ \t]*chunked", re.IGNORECASE)
+_CLOSES = re.compile(rb"connection:[ \t]*close", re.IGNORECASE)
+_EVENT = b"data:"
+_DONE = b"[DONE]"
+_END = b"0\r\n\r\n"
+RECONNECT = 0.05
+"""Seconds before a lost connection is opened again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request, ready to be sent again and again."""
+
+    port: int
+    data: bytes
+    stream: bool
+
+    @classmethod
+    def chat(
+        cls,
+        port: int,
+        model: str,
+        key: str,
+        *,
+        stream: bool = False,
+        tokens: int = 50,
+        gap_ms: int = 0,
+        size: int = 200,
+    ) -> Question:
+        """A chat completion with a prompt of `size` bytes."""
+        prompt = f"gap-ms={gap_ms} ".ljust(size, "x")
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": tokens,
+            "stream": stream,
+        }
+        text = json.dumps(body, separators=(",", ":")).encode()
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
+            f"authorization: Bearer {key}\r\ncontent-length: {len(text)}\r\n\r\n"
+        )
+        return cls(port, head.encode() + text, stream)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one window brought. Durations in seconds."""
+
+    seconds: float = 0.0
+    cpu: float = 0.0
+    requests: int = 0
+    events: int = 0
+    latency: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+
+
+def quantile(values: Sequence[float], share: float) -> float | None:
+    """The value below which `share` of the values lie."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+class Load:
+    """Some connections that ask one question over and over."""
+
+    def __init__(self, question: Question, connections: int) -> None:
+        self.question = question
+        self.tally = Tally()
+        self.stopped = False
+        self.loops = True
+        """Whether a connection asks again when it has its answer."""
+        self.clients = [Client(self) for _ in range(connections)]
+        self.open = 0
+        """Answers that are waited for."""
+        self.idle = asyncio.Event()
+        """Set when no answer is waited for any more. Kept for load that does not loop."""
+
+    async def connect(self) -> None:
+        """Open every connection, without asking anything yet."""
+        loop = asyncio.get_running_loop()
+        for start in range(0, len(self.clients), 100):
+            some = self.clients[start : start + 100]
+            await asyncio.gather(
+                *(loop.create_connection(_same(client), "127.0.0.1", self.question.port) for client in some)
+            )
+
+    def start(self, spread: float = 0.0) -> None:
+        """Ask on every connection, evenly spread over so many seconds, so that streams do not march in step."""
+        loop = asyncio.get_running_loop()
+        self.open = len(self.clients)
+        self.idle.clear()
+        for number, client in enumerate(self.clients):
+            loop.call_later(spread * number / len(self.clients), client.ask)
+
+    async def window(self, seconds: float, pid: int) -> Tally:
+        """Count for so long, and what the process tree of `pid` used meanwhile."""
+        self.tally = tally = Tally()
+        cpu, began = accounting.usage(pid).cpu, time.perf_counter()
+        await asyncio.sleep(seconds)
+        tally.seconds = time.perf_counter() - began
+        tally.cpu = accounting.usage(pid).cpu - cpu
+        self.tally = Tally()
+        return tally
+
+    def answered(self) -> None:
+        """One answer is in, or will never be."""
+        self.open -= 1
+        if not self.open:
+            self.idle.set()
+
+    async def stop(self) -> None:
+        """Close every connection, whatever it waits for."""
+        self.stopped = True
+        for client in self.clients:
+            client.abandon()
+        await asyncio.sleep(0)
+
+
+def _same(client: Client) -> Callable[[], Client]:
+    return lambda: client
+
+
+class Client(asyncio.Protocol):
+    """One connection."""
+
+    __slots__ = (
+        "_asked",
+        "_closes",
+        "_head",
+        "_last",
+        "_left",
+        "_load",
+        "_tail",
+        "_transport",
+        "busy",
+        "first",
+    )
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._transport: asyncio.Transport | None = None
+        self.busy = False
+        self.first = 0.0
+        """When the first event of this answer came; 0 before."""
+        self._clear()
+
+    def _clear(self) -> None:
+        self._head = b""
+        self._left: int | None = None
+        """Bytes of the body to come; negative while it is chunked, None while the head is read."""
+        self._tail = b""
+        self._asked = self._last = 0.0
+        self._closes = False
+
+    def ask(self) -> None:
+        """Send the question, as soon as there is a connection."""
+        if self._load.stopped:
+            self.abandon()
+            return
+        if self._transport is None:
+            asyncio.get_running_loop().create_task(self._reconnect())
+            return
+        self._clear()
+        self.busy = True
+        self.first = 0.0
+        self._asked = time.perf_counter()
+        self._transport.write(self._load.question.data)
+
+    def abandon(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _reconnect(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.create_connection(lambda: self, "127.0.0.1", self._load.question.port)
+        except OSError as error:
+            self._failed(type(error).__name__)
+        else:
+            self.ask()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        if self.busy:
+            self._failed("cut" if self._left is not None else "closed")
+
+    def data_received(self, data: bytes) -> None:
+        now = time.perf_counter()
+        if self._left is None:
+            self._head += data
+            end = self._head.find(b"\r\n\r\n") + 4
+            if end < 4:
+                return
+            data = self._head[end:]
+            self._on_head(self._head[:end])
+        if self._left is not None and self._left >= 0:
+            self._left -= len(data)
+            if self._left <= 0:
+                self._finished(now)
+            return
+        self._on_chunks(data, now)
+
+    def _on_head(self, head: bytes) -> None:
+        self._head = head
+        self._closes = _CLOSES.search(head) is not None
+        length = _LENGTH.search(head)
+        self._left = -1 if _CHUNKED.search(head) else int(length[1]) if length else 0
+
+    def _on_chunks(self, data: bytes, now: float) -> None:
+        """Events may be split anywhere, so each search starts a little before the new bytes."""
+        seen = self._tail + data
+        events = seen.count(_EVENT) - self._tail.count(_EVENT)
+        if events:
+            tally = self._load.tally
+            tally.events += events
+            if not self.first:
+                self.first = now
+                tally.first.append(now - self._asked)
+            else:
+                tally.gaps.append(now - self._last)
+            self._last = now
+        self._tail = seen[-32:]
+        if self._tail.endswith(_END):
+            self._finished(now)
+
+    def _finished(self, now: float) -> None:
+        load = self._load
+        self.busy = False
+        status = self._head[9:12]
+        if status != b"200":
+            load.tally.errors[f"status {status.decode(errors='replace')}"] += 1
+        elif load.question.stream and _DONE not in self._tail:
+            load.tally.errors["no [DONE]"] += 1
+        else:
+            load.tally.requests += 1
+            load.tally.latency.append(now - self._asked)
+        if self._closes and self._transport is not None:
+            self._transport.close()
+            self._transport = None
+        if load.loops:
+            self.ask()
+        else:
+            load.answered()
+
+    def _failed(self, kind: str) -> None:
+        self.busy = False
+        if self._load.stopped:
+            return
+        self._load.tally.errors[kind] += 1
+        if self._load.loops:
+            asyncio.get_running_loop().call_later(RECONNECT, self.ask)
+        else:
+            self._load.answered()
+
+
+async def closed_loop(
+    question: Question, connections: int, *, seconds: float, warm: float, pid: int, spread: float = 0.0
+) -> Tally:
+    """Load a URL for `warm` seconds, then count for `seconds`."""
+    load = Load(question, connections)
+    await load.connect()
+    load.start(spread)
+    await asyncio.sleep(warm + spread)
+    try:
+        return await load.window(seconds, pid)
+    finally:
+        await load.stop()
+
+
+async def burst(question: Question, connections: int, *, times: int, patience: float = 30.0) -> Tally:
+    """Ask on all connections in the same moment, `times` times, each when every answer is in.
+
+    A first burst warms connections up and is not counted. What has no answer after `patience` seconds is an error.
+    """
+    load = Load(question, connections)
+    load.loops = False
+    total = Tally()
+    try:
+        await load.connect()
+        for number in range(times + 1):
+            load.tally = tally = Tally()
+            load.start()
+            try:
+                await asyncio.wait_for(load.idle.wait(), patience)
+            except TimeoutError:
+                tally.errors["no answer"] += load.open
+            if number or tally.errors:
+                total.first += tally.first
+                total.requests += tally.requests
+                total.errors += tally.errors
+            if load.open:
+                break
+    finally:
+        await load.stop()
+    return total

@@ -1,0 +1,81 @@
+"""Single questions over HTTP: is it ready, what does it count. Not for load.
+
+Rules:
+- One connection per question, closed afterwards, all on loopback, all with a time limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from typing import Any
+
+from bench.load import Question
+
+
+async def ask(port: int, data: bytes, timeout: float = 10.0) -> tuple[int, bytes]:
+    """Send one whole request that asks for `connection: close`; the status and the body as it came. Raises OSError."""
+    try:
+        async with asyncio.timeout(timeout):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(data)
+                head = await reader.readuntil(b"\r\n\r\n")
+                body = await _body(reader, head.lower())
+            finally:
+                writer.close()
+    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
+        raise ConnectionError(f"no HTTP answer from port {port}: {error}") from error
+    return int(head.split(b" ", 2)[1]), body
+
+
+async def _body(reader: asyncio.StreamReader, head: bytes) -> bytes:
+    """By length where there is one, so that a server that keeps the connection open is no problem."""
+    _, found, rest = head.partition(b"content-length:")
+    if found:
+        return await reader.readexactly(int(rest.split(b"\r\n", 1)[0]))
+    return await reader.read()
+
+
+async def get(port: int, path: str) -> bytes:
+    """The body of a GET. Raises OSError, also for a status that is not 200."""
+    request = f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n"
+    status, body = await ask(port, request.encode())
+    if status != 200:
+        raise ConnectionError(f"{path} on port {port} answers {status}")
+    return body
+
+
+async def answers(question: Question) -> int:
+    """The status of one answer to `question`, 0 if there is none."""
+    data = question.data.replace(b"\r\nhost:", b"\r\nconnection: close\r\nhost:", 1)
+    try:
+        return (await ask(question.port, data))[0]
+    except OSError:
+        return 0
+
+
+async def counts(port: int) -> dict[str, Any]:
+    """What the upstream counts of itself."""
+    found: dict[str, Any] = json.loads(await get(port, "/counts"))
+    return found
+
+
+async def until_up(port: int, timeout: float = 20.0) -> None:
+    """Wait until the upstream answers. Raises TimeoutError."""
+    async with asyncio.timeout(timeout):
+        while True:
+            try:
+                await counts(port)
+                return
+            except OSError:
+                await asyncio.sleep(0.05)
+
+
+def free_port() -> int:
+    """A port of loopback that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,0 +1,1 @@
+"""The gateway: one OpenAI-compatible URL in front of every engine."""

@@ -1,0 +1,148 @@
+"""The `gateway` command: serve, check, schema, key, version.
+
+Rules:
+- Exit 0: done. 1: the config or the machine is wrong, and stderr says how. 2: the command line is wrong. 130: Ctrl-C
+  before there was anything to stop.
+- What a program may read goes to stdout, what a person must read to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway import config, keys, logs
+from gateway.fake import command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gateway", description="One OpenAI-compatible URL in front of every LLM engine."
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    serve = commands.add_parser("serve", help="run the gateway with a config file")
+    serve.add_argument("file", type=Path, help="the YAML config file")
+    serve.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="processes to serve with (default: 1)"
+    )
+    serve.set_defaults(run=_serve)
+
+    # What `serve --workers` starts; not for people.
+    worker = commands.add_parser("worker")
+    worker.add_argument("file", type=Path)
+    worker.add_argument("--port", type=int, required=True)
+    worker.add_argument("--link", type=int, required=True)
+    worker.set_defaults(run=_worker)
+
+    check = commands.add_parser("check", help="check a config file and show every problem with its place")
+    check.add_argument("file", type=Path, help="the YAML config file")
+    check.set_defaults(run=_check)
+
+    schema = commands.add_parser("schema", help="print the JSON Schema of the config file")
+    schema.set_defaults(run=_schema)
+
+    key = commands.add_parser("key", help="make API keys").add_subparsers(required=True, metavar="command")
+    new = key.add_parser("new", help="make a key and print the line for the config file")
+    new.add_argument(
+        "name", nargs="?", type=_key_name, default="my-key", help="who the key is for (default: my-key)"
+    )
+    new.set_defaults(run=_key_new)
+
+    fake = commands.add_parser("fake-engine", help="run a pretend engine, for trying a config or a client")
+    command.add_arguments(fake)
+    fake.set_defaults(run=command.run)
+
+    version = commands.add_parser("version", help="print the version")
+    version.set_defaults(run=_version)
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 256:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 256")
+    return int(text)
+
+
+def _key_name(text: str) -> str:
+    if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name: use letters, digits, '.', '_' and '-'")
+    return text
+
+
+def _load(file: Path) -> config.Config | None:
+    try:
+        return config.load(file)
+    except config.ConfigError as error:
+        print(error, file=sys.stderr)
+        return None
+
+
+def _serve(options: argparse.Namespace) -> int:
+    loaded = _load(options.file)
+    if loaded is None:
+        return 1
+    logs.configure(loaded.server.log.level, loaded.server.log.format)
+    # The server's modules take a quarter of a second to import, which the other commands need not pay.
+    from gateway.serve import serve
+
+    return serve(loaded, options.file, options.workers)
+
+
+def _worker(options: argparse.Namespace) -> int:
+    loaded = _load(options.file)
+    if loaded is None:
+        return 1
+    logs.configure(loaded.server.log.level, loaded.server.log.format)
+    from gateway.serve import work
+
+    return work(loaded, options.port, options.link)
+
+
+def _check(options: argparse.Namespace) -> int:
+    loaded = _load(options.file)
+    if loaded is None:
+        return 1
+    counts = ", ".join(
+        f"{len(names)} {word if len(names) != 1 else word[:-1]}"
+        for names, word in ((loaded.backends, "backends"), (loaded.models, "models"), (loaded.keys, "keys"))
+    )
+    print(f"{options.file}: ok ({counts})")
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    print(json.dumps(config.schema(), indent=2))
+    return 0
+
+
+def _key_new(options: argparse.Namespace) -> int:
+    plain, line = keys.new_key(options.name)
+    print(
+        f"key (shown once, give it to its holder):\n  {plain}\n\nline for the config, under `keys:`:\n  {line}"
+    )
+    return 0
+
+
+def _version(options: argparse.Namespace) -> int:
+    print(f"gateway {importlib.metadata.version('llm-gateway')}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

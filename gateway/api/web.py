@@ -1,0 +1,203 @@
+"""The FastAPI shell: everything that is not the hot path, and the reference page for all of it.
+
+Rules:
+- Whatever goes wrong here has OpenAI's error shape too.
+- The hot endpoints are described here from the same table that serves them, so the reference cannot lack one.
+- Health, metrics and the reference page hold no secrets and ask for no key; everything under /v1 does.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+
+from backends.base import Operation
+from gateway.api import schemas
+from gateway.api.openai import Core, one_authorization
+from gateway.auth import Caller
+from gateway.errors import GatewayError, Own
+from gateway.metrics import CONTENT_TYPE
+from gateway.routing import Listed
+
+log = logging.getLogger("gateway.api")
+
+HOT: dict[str, tuple[Operation, str, type[BaseModel], type[BaseModel]]] = {
+    "/v1/chat/completions": (
+        Operation.CHAT,
+        "Chat completion",
+        schemas.ChatCompletionRequest,
+        schemas.ChatCompletion,
+    ),
+    "/v1/completions": (Operation.COMPLETIONS, "Completion", schemas.CompletionRequest, schemas.Completion),
+    "/v1/embeddings": (Operation.EMBEDDINGS, "Embeddings", schemas.EmbeddingRequest, schemas.EmbeddingList),
+}
+"""Path -> what it does, its title, and the shapes of its request and answer. All are POST."""
+
+_STATUSES = (400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 501, 502, 503, 504)
+
+
+def web(
+    core: Core, version: str, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]
+) -> FastAPI:
+    """The FastAPI application around the endpoints of `core`."""
+    app = FastAPI(
+        title="LLM gateway",
+        version=version,
+        description="One OpenAI-compatible URL in front of every engine.",
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    _models(app, core)
+    _operations(app, core)
+    _errors(app)
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _described(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app
+
+
+def _models(app: FastAPI, core: Core) -> None:
+    created = int(time.time())
+
+    def caller(request: Request) -> Caller:
+        headers = dict(request.scope["headers"])
+        return core.snapshot.keys.identify(one_authorization(request.scope, headers))
+
+    def info(entry: Listed) -> schemas.ModelInfo:
+        return schemas.ModelInfo(
+            id=entry.name, created=created, owned_by="gateway", max_model_len=entry.context
+        )
+
+    @app.get("/v1/models", tags=["models"], response_model_exclude_none=True)
+    async def list_models(request: Request) -> schemas.ModelList:
+        """The models and aliases this key may use."""
+        return schemas.ModelList(
+            data=[info(entry) for entry in core.snapshot.catalog.listed(caller(request))]
+        )
+
+    @app.get("/v1/models/{model:path}", tags=["models"], response_model_exclude_none=True)
+    async def get_model(model: str, request: Request) -> schemas.ModelInfo:
+        """One model or alias."""
+        who = caller(request)
+        catalog = core.snapshot.catalog
+        catalog.resolve(model, who)
+        return next(info(entry) for entry in catalog.listed(who) if entry.name == model)
+
+
+def _operations(app: FastAPI, core: Core) -> None:
+    @app.get("/healthz", tags=["operations"])
+    async def healthz() -> schemas.Status:
+        """The process is alive."""
+        return schemas.Status(status="ok")
+
+    @app.get("/readyz", tags=["operations"], responses={503: {"model": schemas.ErrorBody}})
+    async def readyz() -> schemas.Status:
+        """Some backend can take requests, and the gateway is not shutting down."""
+        if core.draining:
+            raise GatewayError(Own.DRAINING, "the gateway is shutting down")
+        if not core.dispatcher.ready():
+            raise GatewayError(Own.NO_BACKEND, "no backend is ready yet")
+        return schemas.Status(status="ready")
+
+    @app.get("/metrics", tags=["operations"], response_class=Response)
+    async def metrics() -> Response:
+        """All metrics in Prometheus' text format."""
+        return Response(await core.page(), headers={"content-type": CONTENT_TYPE.decode()})
+
+
+def _errors(app: FastAPI) -> None:
+    def answer(error: GatewayError) -> Response:
+        headers = {name.decode(): value.decode() for name, value in error.headers()}
+        return Response(error.body(), error.status, headers, "application/json")
+
+    async def known(request: Request, error: Exception) -> Response:
+        assert isinstance(error, GatewayError)
+        return answer(error)
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 405:
+            allow = ((b"allow", (error.headers or {}).get("Allow", "GET").encode()),)
+            return answer(wrong_method(request.method, request.url.path, allow))
+        if error.status_code == 404:
+            return answer(
+                GatewayError(Own.UNKNOWN_URL, f"there is nothing at {request.url.path[:128]!r}; see /docs")
+            )
+        return answer(GatewayError(Own.INVALID, str(error.detail), status=error.status_code))
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        place = [str(part) for part in first["loc"]]
+        message = f"{'.'.join(place)}: {first['msg']}"
+        return answer(GatewayError(Own.INVALID, message, param=place[-1], status=422))
+
+    async def bug(request: Request, error: Exception) -> Response:
+        return answer(GatewayError(Own.INTERNAL, "the gateway failed; see its log"))
+
+    handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+        GatewayError: known,
+        HTTPException: http,
+        RequestValidationError: invalid,
+        Exception: bug,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+
+
+def wrong_method(method: str, path: str, allow: tuple[tuple[bytes, bytes], ...]) -> GatewayError:
+    """The error for a method an endpoint does not have; `allow` is the header that names those it has."""
+    return GatewayError(Own.METHOD, f"{method} is not allowed at {path[:128]}", headers=allow)
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's own description, with the hot endpoints and the error shape added."""
+    shapes = [shape for _, _, request, answer in HOT.values() for shape in (request, answer)] + [
+        schemas.ErrorBody
+    ]
+    references, definitions = models_json_schema(
+        [(shape, "validation") for shape in shapes], ref_template="#/components/schemas/{model}"
+    )
+    page = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    page.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+    page["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+
+    def content(shape: type[BaseModel]) -> dict[str, Any]:
+        return {"application/json": {"schema": references[shape, "validation"]}}
+
+    errors = {
+        str(status): {"description": "Error", "content": content(schemas.ErrorBody)} for status in _STATUSES
+    }
+    hot = {}
+    for path, (operation, title, request, answer) in HOT.items():
+        answers: dict[str, Any] = {"200": {"description": "The answer", "content": content(answer)}, **errors}
+        if operation is not Operation.EMBEDDINGS:
+            answers["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        hot[path] = {
+            "post": {
+                "tags": ["inference"],
+                "summary": title,
+                "operationId": operation.value,
+                "security": [{"key": []}, {}],
+                "requestBody": {"required": True, "content": content(request)},
+                "responses": answers,
+            }
+        }
+    page["paths"] = hot | page["paths"]
+    return page

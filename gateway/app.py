@@ -1,0 +1,118 @@
+"""The composition root: builds every part once, connects them, starts and stops them. An ASGI application.
+
+Rules:
+- Nothing here decides anything about a request but which endpoint gets it, by one look into a dictionary.
+- What is started in `start` is stopped in `stop`, in the reverse order, whatever happens in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+from collections.abc import AsyncIterator, MutableMapping
+from random import Random
+from typing import Any
+
+from fastapi import FastAPI
+
+from gateway import snapshot
+from gateway.admission import Gate
+from gateway.api.openai import Core, Endpoint, refuse
+from gateway.api.web import HOT, web, wrong_method
+from gateway.config import Config
+from gateway.dispatch import Dispatcher
+from gateway.fleet.fleet import Fleet
+from gateway.metrics import Metrics
+from gateway.retry import Budget
+from gateway.wire.downstream import Receive, Scope, Send, downstream_of
+
+log = logging.getLogger("gateway.app")
+
+VERSION = importlib.metadata.version("llm-gateway")
+
+
+class Gateway:
+    """The whole gateway for one config."""
+
+    def __init__(self, config: Config, rng: Random | None = None, launches: bool = True) -> None:
+        """Nothing runs before the server sends ASGI's lifespan start. `rng` breaks ties and spreads probes. Without
+        `launches` another process starts the engines and tells `fleet` where they are."""
+        self.config = config
+        self.metrics = Metrics(VERSION)
+        self._rng = rng or Random()
+        self._gates: dict[str, Gate] = {}
+        self.fleet = Fleet(config, self.metrics, self._rng, self._rebuild, launches)
+        self.pool = self.fleet.pool
+        dispatcher = Dispatcher(self.pool, self.metrics, Budget(config.defaults.retry_budget))
+        self.core = Core(self._snapshot(), dispatcher, self.metrics, self._page)
+        self._hot = {path: Endpoint(self.core, row[0]) for path, row in HOT.items()}
+        self._web = web(self.core, VERSION, self._lifespan)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            endpoint = self._hot.get(scope["path"])
+            if endpoint is not None:
+                if scope["method"] == "POST":
+                    await endpoint(scope, receive, send)
+                else:
+                    await self._refuse_method(scope, receive, send)
+                return
+            wanted = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+            send = _tagged(send, self.core.request_id(wanted))
+        await self._web(scope, receive, send)
+
+    async def ready(self) -> list[str]:
+        """Wait until some backend can take requests and its models are known; returns the names clients may ask for."""
+        while not (self.core.dispatcher.ready() and self.core.snapshot.catalog.everything()):
+            await self.pool.change()
+        return self.core.snapshot.catalog.everything()
+
+    def drain(self) -> None:
+        """The gateway is about to stop: say so where load balancers ask."""
+        self.core.draining = True
+
+    async def _page(self) -> bytes:
+        return self.metrics.page()
+
+    def _snapshot(self) -> snapshot.Snapshot:
+        return snapshot.build(self.config, self.pool, self.metrics, self._rng, self._gates)
+
+    def _rebuild(self) -> None:
+        self.core.snapshot = self._snapshot()
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        running = asyncio.create_task(self.fleet.run())
+        running.add_done_callback(_say_if_broken)
+        try:
+            yield
+        finally:
+            self.drain()
+            running.cancel()
+            await asyncio.wait([running])
+
+    async def _refuse_method(self, scope: Scope, receive: Receive, send: Send) -> None:
+        downstream = downstream_of(scope, receive, send)
+        error = wrong_method(scope["method"], scope["path"], ((b"allow", b"POST"),))
+        refuse(downstream, error, self.core.request_id(None))
+        await downstream.close()
+
+
+def _say_if_broken(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error(
+            "the backends are watched no longer, which is a bug of the gateway", exc_info=task.exception()
+        )
+
+
+def _tagged(send: Send, request_id: str) -> Send:
+    """`send` with the request's id among the answer's headers."""
+
+    async def tagged(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+        await send(message)
+
+    return tagged

@@ -1,0 +1,287 @@
+"""The journey of one request: wait for a place, try one backend after the other, account for it once.
+
+Rules:
+- Everything a request holds is let go in a `finally`: its place, the lease, the upstream connection, the way back.
+- Attempts come one after the other, only until the client has received content, all inside one deadline, and beyond
+  the first only out of a budget that all requests share.
+- Each request is counted exactly once, with what became of it: `outcome` is one of `errors.OUTCOMES`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from backends.base import Failure, Health, Kind, Request
+from gateway.auth import Caller
+from gateway.errors import ROWS, GatewayError, Own
+from gateway.fleet.pool import Lease, Pool, Target, pick
+from gateway.metrics import NONE, Metrics
+from gateway.retry import Budget, may_retry
+from gateway.routing import Plan
+from gateway.wire.clocks import Clocks
+from gateway.wire.downstream import Downstream
+from gateway.wire.heartbeat import Heartbeat
+from gateway.wire.relay import Attempt
+
+log = logging.getLogger("gateway.dispatch")
+
+
+class Record:
+    """What is known of one request, for the metrics."""
+
+    __slots__ = ("backend", "id", "model", "operation", "outcome", "received", "waited")
+
+    def __init__(self, id: str, operation: str) -> None:
+        self.id = id
+        self.operation = operation
+        self.received = 0.0
+        """The loop time at which the request was complete."""
+        self.model = NONE
+        self.backend = NONE
+        self.outcome = "ok"
+        self.waited = 0.0
+        """Seconds spent waiting for something that is not the gateway's own work."""
+
+
+class Dispatcher:
+    """Carries requests out on the backends of a pool."""
+
+    def __init__(self, pool: Pool, metrics: Metrics, budget: Budget) -> None:
+        self.pool = pool
+        self.metrics = metrics
+        self.budget = budget
+
+    def ready(self) -> bool:
+        """Some backend is known to be ready."""
+        return any(replica.health is Health.READY for replica in self.pool.replicas.values())
+
+    async def run(
+        self,
+        request: Request,
+        plan: Plan,
+        caller: Caller,
+        downstream: Downstream,
+        record: Record,
+        extra: bytes,
+    ) -> None:
+        """Answer `request` on `downstream`. `extra` holds header lines for the engine.
+
+        Raises GatewayError when no attempt succeeded and the client has received no content. After a failure in the
+        middle of an answer it returns: the client was told in the stream.
+        """
+        record.model = plan.model
+        journey = _Journey(self, request, plan, caller, downstream, record, extra)
+        heartbeat = None
+        if plan.heartbeat and request.stream:
+            heartbeat = Heartbeat(downstream, plan.heartbeat, ((b"x-request-id", record.id.encode()),))
+            journey.heartbeat = heartbeat
+        gate = plan.gate
+        self.budget.active += 1
+        try:
+            if gate is None:
+                await journey.go()
+                return
+            if not gate.try_enter():
+                await self._queue(plan, record)
+            try:
+                await journey.go()
+            finally:
+                gate.leave()
+        finally:
+            self.budget.active -= 1
+            if heartbeat is not None:
+                heartbeat.stop()
+
+    async def _queue(self, plan: Plan, record: Record) -> None:
+        """Wait for a place; afterwards it is held."""
+        assert plan.gate is not None
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        queued = self.metrics.queued.cell(plan.model)
+        queued.value += 1
+        try:
+            await plan.gate.enter(min(record.received + plan.total, before + plan.queue))
+        finally:
+            queued.value -= 1
+            record.waited += loop.time() - before
+
+
+class _Journey:
+    """The attempts of one request."""
+
+    __slots__ = (
+        "_deadline",
+        "_dispatcher",
+        "_downstream",
+        "_extra",
+        "_failure",
+        "_groups",
+        "_loop",
+        "_number",
+        "_plan",
+        "_record",
+        "_request",
+        "_retrying",
+        "_tried",
+        "_warm_until",
+        "heartbeat",
+    )
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        request: Request,
+        plan: Plan,
+        caller: Caller,
+        downstream: Downstream,
+        record: Record,
+        extra: bytes,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._request = request
+        self._plan = plan
+        self._groups = [group for group in plan.groups if group.allowed(caller)]
+        self._downstream = downstream
+        self._record = record
+        self._extra = extra
+        self._loop = asyncio.get_running_loop()
+        self._deadline = record.received + plan.total
+        self._tried: list[Target] = []
+        self._number = 0
+        self._failure: Failure | None = None
+        self._retrying = False
+        self._warm_until = 0.0
+        self.heartbeat: Heartbeat | None = None
+
+    async def go(self) -> None:
+        """Attempt after attempt, until one succeeds, reaches the client, or no further one makes sense."""
+        try:
+            while True:
+                lease, model = self._choose() or await self._wait_and_choose()
+                attempt = self._attempt(lease.target, model)
+                try:
+                    failure = await attempt.run()
+                finally:
+                    now = self._loop.time()
+                    lease.close(attempt.failure, attempt.complete, now)
+                    self._account(lease.target, attempt, now)
+                if failure is None:
+                    return
+                self._report(lease.target, failure)
+                if attempt.committed:
+                    self._record.outcome = GatewayError.of(failure).outcome
+                    return
+                self._failure = failure
+                self._require_another(lease.target, failure, now)
+        finally:
+            if self._retrying:
+                self._dispatcher.budget.give_back()
+
+    def _choose(self, last_resort: bool = False) -> tuple[Lease, str] | None:
+        now = self._loop.time()
+        for group in self._groups:
+            lease = pick(group.targets, group.balancer, now, self._tried, last_resort)
+            if lease is not None:
+                return lease, group.model
+        return None
+
+    async def _wait_and_choose(self) -> tuple[Lease, str]:
+        """Nothing is ready: wait for what is loading, then take what there is. Raises GatewayError."""
+        if self._failure is None or self._failure.kind is Kind.LOADING:
+            before = self._loop.time()
+            targets = [target for group in self._groups for target in group.targets]
+            try:
+                await self._dispatcher.pool.warm(targets, self._patience(before))
+            finally:
+                self._record.waited += self._loop.time() - before
+        found = self._choose() or self._choose(last_resort=True)
+        if found is not None:
+            return found
+        if self._failure is not None:
+            raise GatewayError.of(self._failure)
+        message = f"no backend of the model {self._plan.model!r} is up"
+        raise GatewayError(Own.NO_BACKEND, message, retry_after=5)
+
+    def _patience(self, now: float) -> float:
+        """Until when to wait for models that load: once in all, however often a backend says that it is not ready."""
+        if not self._warm_until:
+            self._warm_until = min(self._deadline, now + self._plan.queue)
+        return self._warm_until
+
+    def _attempt(self, target: Target, model: str) -> Attempt:
+        replica = target.replica
+        assert replica.upstream is not None
+        self._number += 1
+        self._tried.append(target)
+        self._record.backend = replica.name
+        headers = (
+            (b"x-request-id", self._record.id.encode()),
+            (b"x-gateway-backend", replica.label),
+            (b"x-gateway-model", model.encode()),
+            (b"x-gateway-attempts", b"%d" % self._number),
+        )
+        clocks = target.clocks
+        return Attempt(
+            replica.upstream,
+            replica.engine,
+            self._request,
+            target.model,
+            self._downstream,
+            Clocks(
+                clocks.connect,
+                clocks.send,
+                clocks.first_byte,
+                clocks.first_token,
+                clocks.idle,
+                self._deadline,
+            ),
+            target.served,
+            headers,
+            self._extra,
+            self.heartbeat,
+        )
+
+    def _require_another(self, target: Target, failure: Failure, now: float) -> None:
+        """Return if there may be another attempt after `failure`; raise it as a GatewayError if not."""
+        if failure.kind is Kind.LOADING and now < self._patience(now):
+            # It answers, only not yet: that was no attempt, and it may be waited for.
+            target.replica.note(Health.LOADING, "its model is loading")
+            self._tried.remove(target)
+            self._number -= 1
+            return
+        if not may_retry(failure, self._number, self._plan.attempts, self._deadline - now):
+            raise GatewayError.of(failure)
+        if not self._retrying:
+            self._retrying = self._dispatcher.budget.take()
+            if not self._retrying:
+                raise GatewayError.of(failure)
+
+    def _account(self, target: Target, attempt: Attempt, now: float) -> None:
+        """Write down what one attempt cost and brought."""
+        served, record = target.served, self._record
+        record.waited += attempt.connect_seconds
+        if attempt.first_token_at:
+            served.first_token.observe(attempt.first_token_at - record.received)
+        if attempt.sent_at:
+            served.overhead.observe(max(0.0, attempt.sent_at - record.received - record.waited))
+            record.waited += now - attempt.sent_at
+        tokens = attempt.tokens
+        served.input_tokens.value += tokens.input
+        served.output_tokens.value += tokens.output
+        self._dispatcher.metrics.attempts.cell(target.replica.name, attempt.result).value += 1
+
+    def _report(self, target: Target, failure: Failure) -> None:
+        """Tell the operator what a client is told only in part. A client's own mistake is no news, and quotes it."""
+        if ROWS[failure.kind].outcome == "client_error":
+            return
+        detail = f" ({failure.detail})" if failure.detail and failure.detail != failure.message else ""
+        log.warning(
+            "backend '%s': %s%s [%s, %s, request %s]",
+            target.replica.name,
+            failure.message,
+            detail[:300],
+            failure.kind,
+            failure.phase or "-",
+            self._record.id,
+        )

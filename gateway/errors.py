@@ -1,0 +1,173 @@
+"""The one table of errors: what the client gets for each, whether another backend may try, whether a breaker counts it.
+
+Rules:
+- An error is a value with facts (`GatewayError`); its kind picks the row, and nothing else decides a status.
+- Kinds of the first block are the engines' (`backends.base.Kind`), the rest the gateway's own (`Own`); each has a row.
+- The body is always OpenAI's `{"error": {message, type, param, code}}`, before and inside a stream.
+- A client that left is not an error: its task is cancelled, see `gateway.wire.downstream`.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import msgspec
+
+from backends.base import Failure, Kind, Phase
+
+
+class Own(enum.StrEnum):
+    """What went wrong in the gateway or with the client, before any engine was asked."""
+
+    INVALID = "invalid"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    UNKNOWN_MODEL = "unknown_model"
+    UNKNOWN_URL = "unknown_url"
+    METHOD = "method"
+    SLOW_CLIENT = "slow_client"
+    TOO_LARGE = "too_large"
+    URL_TOO_LONG = "url_too_long"
+    HEADERS_TOO_LARGE = "headers_too_large"
+    MEDIA_TYPE = "media_type"
+    EXPECTATION = "expectation"
+    NO_BACKEND = "no_backend"
+    QUEUE_FULL = "queue_full"
+    QUEUE_TIMEOUT = "queue_timeout"
+    DRAINING = "draining"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What follows from one kind of error."""
+
+    status: int
+    type: str
+    code: str
+    outcome: str
+    """The metrics' word for it, one of `OUTCOMES`."""
+    elsewhere: bool = False
+    """Another backend may try, as long as the client has received nothing."""
+    counts: bool = False
+    """It speaks against the backend's health."""
+
+
+OUTCOMES = ("ok", "client_error", "client_gone", "upstream_error", "timeout", "overloaded", "internal_error")
+
+_INVALID, _UPSTREAM, _BUSY = "invalid_request_error", "upstream_error", "overloaded_error"
+
+ROWS: dict[Kind | Own, Row] = {
+    Kind.CONNECT: Row(
+        502, _UPSTREAM, "upstream_connect_error", "upstream_error", elsewhere=True, counts=True
+    ),
+    Kind.RESET: Row(502, _UPSTREAM, "upstream_reset", "upstream_error", elsewhere=True, counts=True),
+    Kind.TIMEOUT: Row(504, "timeout_error", "upstream_timeout", "timeout", counts=True),
+    Kind.OVERLOADED: Row(503, _BUSY, "overloaded", "overloaded", elsewhere=True),
+    Kind.LOADING: Row(503, _BUSY, "model_loading", "overloaded", elsewhere=True),
+    Kind.REJECTED: Row(400, _INVALID, "invalid_value", "client_error"),
+    Kind.CONTEXT: Row(400, _INVALID, "context_length_exceeded", "client_error"),
+    Kind.MISSING: Row(502, _UPSTREAM, "upstream_model_missing", "upstream_error", elsewhere=True),
+    Kind.REFUSED: Row(502, _UPSTREAM, "upstream_auth_error", "upstream_error", elsewhere=True),
+    Kind.FAILED: Row(502, _UPSTREAM, "upstream_error", "upstream_error", elsewhere=True, counts=True),
+    Kind.GARBLED: Row(
+        502, _UPSTREAM, "upstream_protocol_error", "upstream_error", elsewhere=True, counts=True
+    ),
+    Kind.UNSUPPORTED: Row(501, _INVALID, "not_supported", "client_error", elsewhere=True),
+    Own.INVALID: Row(400, _INVALID, "invalid_value", "client_error"),
+    Own.UNAUTHENTICATED: Row(401, _INVALID, "invalid_api_key", "client_error"),
+    Own.FORBIDDEN: Row(403, "permission_error", "model_not_allowed", "client_error"),
+    Own.UNKNOWN_MODEL: Row(404, _INVALID, "model_not_found", "client_error"),
+    Own.UNKNOWN_URL: Row(404, _INVALID, "unknown_url", "client_error"),
+    Own.METHOD: Row(405, _INVALID, "method_not_allowed", "client_error"),
+    Own.SLOW_CLIENT: Row(408, "timeout_error", "request_timeout", "client_error"),
+    Own.TOO_LARGE: Row(413, _INVALID, "request_too_large", "client_error"),
+    Own.URL_TOO_LONG: Row(414, _INVALID, "url_too_long", "client_error"),
+    Own.HEADERS_TOO_LARGE: Row(431, _INVALID, "headers_too_large", "client_error"),
+    Own.MEDIA_TYPE: Row(415, _INVALID, "unsupported_media_type", "client_error"),
+    Own.EXPECTATION: Row(417, _INVALID, "unsupported_expectation", "client_error"),
+    Own.NO_BACKEND: Row(503, _BUSY, "no_healthy_backend", "overloaded"),
+    Own.QUEUE_FULL: Row(503, _BUSY, "queue_full", "overloaded"),
+    Own.QUEUE_TIMEOUT: Row(503, _BUSY, "queue_timeout", "overloaded"),
+    Own.DRAINING: Row(503, _BUSY, "draining", "overloaded"),
+    Own.INTERNAL: Row(500, "server_error", "internal_error", "internal_error"),
+}
+
+_SPENT = frozenset(kind for kind, row in ROWS.items() if row.status in (502, 504))
+
+
+class GatewayError(Exception):
+    """An error on its way to a client.
+
+    `code` and `status` override the row's for kinds that cover several cases; `retry_after` is in seconds.
+    """
+
+    def __init__(
+        self,
+        kind: Kind | Own,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int | None = None,
+        retry_after: float | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        row = ROWS[kind]
+        self.kind = kind
+        self.message = message
+        self.param = param
+        self.type = row.type
+        self.code = code or row.code
+        self.status = status or row.status
+        self.outcome = row.outcome
+        self.retry_after = retry_after
+        self._headers = headers
+
+    @classmethod
+    def of(cls, failure: Failure) -> GatewayError:
+        """The error a client gets when `failure` ended the last attempt."""
+        code, status = None, None
+        if failure.kind is Kind.TIMEOUT and failure.phase is not None:
+            code = f"upstream_timeout_{failure.phase}"
+        elif failure.kind is Kind.REJECTED:
+            code, status = failure.code, failure.status if failure.status in (413, 422) else 400
+        return cls(
+            failure.kind,
+            failure.message,
+            param=failure.param,
+            code=code,
+            status=status,
+            retry_after=failure.retry_after,
+        )
+
+    def body(self) -> bytes:
+        """The JSON object a client reads."""
+        facts = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": facts})
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What goes out beside the body, without content type and length."""
+        out = list(self._headers)
+        if self.status == 401:
+            out.append((b"www-authenticate", b"Bearer"))
+        if self.status in (429, 503):
+            out.append((b"retry-after", b"%d" % max(1, min(60, round(self.retry_after or 1)))))
+        if self.kind in _SPENT:
+            # The gateway has made its own attempts; an SDK that repeats them would multiply the load.
+            out.append((b"x-should-retry", b"false"))
+        return out
+
+    def event(self) -> bytes:
+        """The SSE event that ends a stream which had begun."""
+        return b"data: " + self.body() + b"\n\n"
+
+
+def may_go_elsewhere(failure: Failure) -> bool:
+    """Another backend may be asked after this failure, if the client has received nothing yet."""
+    if failure.kind is Kind.TIMEOUT:
+        # The first token's clock covers the engine's own queue: elsewhere may be faster. A total deadline is total.
+        return failure.phase is not Phase.TOTAL
+    return ROWS[failure.kind].elsewhere

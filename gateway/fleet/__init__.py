@@ -1,0 +1,1 @@
+"""The engines as live things: processes, connections, health, load."""

@@ -1,0 +1,134 @@
+"""Keeping watch over backends: is it ready, loading or down, and which models does it serve.
+
+Rules:
+- One task per backend, for as long as the gateway runs. It only ever notes what it finds; requests never wait for it.
+- Probes come quickly while a backend is coming up and at leisure once it is ready; a little chance keeps the probes of
+  many backends apart.
+- A change of state is one log line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+from random import Random
+
+from backends.base import Failure, Health, ModelCard
+from gateway.fleet.pool import Pool, Replica
+from gateway.wire.ask import ask
+from gateway.wire.upstream import Upstream
+
+log = logging.getLogger("gateway.fleet")
+
+TIMEOUT = 2.0
+"""Seconds a probe may take."""
+QUICK = 0.1
+"""Seconds between the first probes of a backend that is coming up."""
+SLOW = 2.0
+"""Seconds the pause between probes of a backend that is not ready grows to."""
+STEADY = 10.0
+"""Seconds between probes of a backend that is ready."""
+NAME = re.compile(r"[A-Za-z0-9._:/@+-]{1,256}")
+"""Names of models that are taken over, as the config allows them."""
+MOST_MODELS = 1000
+"""Models that are taken over from one backend."""
+DOWN_AFTER = 3
+"""Failed probes in a row until a ready backend counts as down: one lost probe is no outage."""
+
+
+class Watch:
+    """Probes one backend."""
+
+    def __init__(self, replica: Replica, pool: Pool, on_models: Callable[[], None], rng: Random) -> None:
+        """`on_models` is called when the backend has told other models than before."""
+        self._replica = replica
+        self._pool = pool
+        self._on_models = on_models
+        self._rng = rng
+        self._failed = 0
+        self._named = replica.models
+        """The models the config names; the engine only adds what it knows of them."""
+        self.woken = replica.woken
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        pause = QUICK
+        while True:
+            upstream = self._replica.upstream
+            if upstream is not None:
+                await self.probe(upstream)
+            if self._replica.health is Health.READY:
+                wait = STEADY * self._rng.uniform(0.8, 1.2)
+                pause = QUICK
+            else:
+                wait = pause
+                pause = min(SLOW, pause * 1.5)
+            try:
+                async with asyncio.timeout(wait):
+                    await self.woken.wait()
+                self.woken.clear()
+                pause = QUICK
+            except TimeoutError:
+                pass
+
+    async def probe(self, upstream: Upstream) -> None:
+        """Ask once and take over what it says."""
+        replica = self._replica
+        answer = await ask(upstream, replica.engine.health(), TIMEOUT)
+        if upstream is not replica.upstream:
+            return
+        if isinstance(answer, Failure):
+            why = f" ({answer.detail})" if answer.detail else ""
+            health, reason = Health.DOWN, f"{answer.message} at {upstream.url}{why}"
+            if replica.health is Health.LOADING:
+                # A launched engine may not even listen before it has loaded.
+                health = Health.LOADING
+        else:
+            health = replica.engine.health_of(*answer)
+            reason = f"its health check answered {answer[0]}"
+        if health is Health.READY:
+            self._failed = 0
+            if not await self._ask_models(upstream):
+                return
+        elif replica.health is Health.READY:
+            self._failed += 1
+            if self._failed < DOWN_AFTER:
+                return
+        if replica.note(health, reason):
+            self._tell(health, reason)
+            self._pool.announce()
+
+    async def _ask_models(self, upstream: Upstream) -> bool:
+        """Take over the models the engine lists. False where it is not there any more."""
+        replica = self._replica
+        answer = await ask(upstream, replica.engine.models(), TIMEOUT)
+        if upstream is not replica.upstream or (isinstance(answer, Failure) and self._named is None):
+            return False
+        told = {card.id: card for card in self._read(answer)}
+        models = tuple(told.values())
+        if self._named is not None:
+            models = tuple(told.get(card.id, card) for card in self._named)
+        if models != replica.models:
+            replica.models = models
+            self._on_models()
+        return True
+
+    def _read(self, answer: tuple[int, bytes] | Failure) -> tuple[ModelCard, ...]:
+        if isinstance(answer, Failure) or answer[0] != 200:
+            return ()
+        try:
+            cards = self._replica.engine.models_of(answer[1])
+            # Names become labels, header values and lines on the terminal: an engine may not make up just any.
+            return tuple(card for card in cards[:MOST_MODELS] if NAME.fullmatch(card.id))
+        except ValueError as error:
+            log.warning("backend '%s': %s", self._replica.name, error)
+            return ()
+
+    def _tell(self, health: Health, reason: str) -> None:
+        if health is Health.READY:
+            models = ", ".join(card.id for card in self._replica.models or ()) or "no models told"
+            log.info("backend '%s' is ready (%s)", self._replica.name, models)
+        elif health is Health.DOWN:
+            log.warning("backend '%s' is down: %s", self._replica.name, reason)

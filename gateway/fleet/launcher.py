@@ -1,0 +1,352 @@
+"""Launched engines: one supervised child process per backend, started anew whenever it ends.
+
+Rules:
+- Between the gateway and every engine stands a warden (`gateway.fleet.warden`), held by one end of a socket pair. When
+  that end closes, on purpose or because the gateway was killed, the engine and all it forked are ended.
+- Every start gets a fresh port on loopback. Restarts come with growing delays: a broken engine costs next to nothing.
+- An engine sees a short list of the gateway's environment variables and those of its `launch.env`, no others.
+- Whether a running engine is ready is for `gateway.fleet.health` to find out; this module only knows processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import enum
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from backends.base import Launch, LaunchError
+
+log = logging.getLogger("gateway.fleet")
+
+HOST = "127.0.0.1"
+WARDEN = Path(__file__).with_name("warden.py")
+FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
+"""Seconds between an engine's end and its next start: the first time, and at most."""
+STEADY = 60.0
+"""Seconds an engine must have run for its next end to count as the first."""
+TAIL = 50
+"""Last lines of an engine's output that are kept to tell why it died."""
+LINE_LIMIT = 2000
+"""Characters of one line of an engine's output."""
+LAST_WORDS_LIMIT = 300
+"""Characters of its last line that tell why it died, where nothing else does."""
+LAST_WORDS = 1.0
+"""Seconds for reading what an engine printed before it ended."""
+WARDEN_MARGIN = 5.0
+"""Seconds beyond the engine's grace until a warden that does not end is ended."""
+
+ENVIRONMENT = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|DYLD_LIBRARY_PATH|PYTHONPATH|VIRTUAL_ENV"
+    r"|SSL_CERT_FILE|SSL_CERT_DIR|(CUDA|NVIDIA|NCCL|HIP|HSA|ROCR|GGML|OMP|HF|XDG)_\w+"
+)
+"""Names of the gateway's own environment variables that an engine sees. Any other needs a line in `launch.env`."""
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_LINE_END = re.compile(rb"[\r\n]+")
+
+
+class ProcessState(enum.StrEnum):
+    """Where a launched engine is in its life."""
+
+    STARTING = "starting"
+    """Its command line is being made and started."""
+    RUNNING = "running"
+    """The process runs, ready or not."""
+    FAILED = "failed"
+    """It could not be started or has ended; it will be started again after a while."""
+    STOPPED = "stopped"
+    """Nothing runs, and nothing will."""
+
+
+def restart_delay(failures: int, rng: Random) -> float:
+    """Seconds to wait after this many ends in a row. Up to a quarter less than the schedule, by chance."""
+    scheduled: float = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(failures - 1, 16))
+    return scheduled * rng.uniform(0.75, 1.0)
+
+
+def child_environment(own: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
+    """What an engine sees of the gateway's environment, and its own additions."""
+    seen = {name: value for name, value in own.items() if ENVIRONMENT.fullmatch(name)}
+    # What a Python engine prints shall be in the log when it happens, not when a buffer is full.
+    return {"PYTHONUNBUFFERED": "1", **seen, **extra}
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody uses now. Should it be taken a moment later, the start fails and
+    the next one has another."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def exit_words(status: int) -> str:
+    """An exit status as people say it. Both a shell's 128 + n and Python's -n are a signal."""
+    number = -status if status < 0 else status - 128
+    try:
+        return f"killed by {signal.Signals(number).name}"
+    except ValueError:
+        return f"exit status {status}"
+
+
+class End(NamedTuple):
+    """Why an attempt to run the engine is over, and how loudly to say so."""
+
+    words: str
+    level: int = logging.ERROR
+
+
+class Lines:
+    """Cuts an engine's output into lines fit for a log: one line each, printable, of bounded length."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[str]:
+        """The lines that are complete with these bytes, without blank ones."""
+        *whole, rest = _LINE_END.split(self._rest + data)
+        # A character has at most four bytes. The tail of an endless line is forgotten as it comes.
+        self._rest = rest[: 4 * LINE_LIMIT + 4]
+        return [self._printable(line) for line in whole if line.strip()]
+
+    def close(self) -> list[str]:
+        """The last line, if it did not end with a line feed."""
+        return self.feed(b"\n")
+
+    @staticmethod
+    def _printable(line: bytes) -> str:
+        text = (
+            _COLOUR.sub("", line[: 4 * LINE_LIMIT + 4].decode(errors="replace"))
+            .replace("\t", "    ")
+            .rstrip()
+        )
+        text = text if len(text) <= LINE_LIMIT else text[: LINE_LIMIT - 1] + "…"
+        return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def _always_info(line: str) -> int:
+    return logging.INFO
+
+
+class Process:
+    """One launched engine, kept running until `stop`."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Callable[[str, int], Launch],
+        on_state: Callable[[ProcessState], None],
+        crash_reason: Callable[[Sequence[str]], str | None],
+        rng: Random,
+        log_level: Callable[[str], int] = _always_info,
+    ) -> None:
+        """
+        `name`: of the backend, for the log. `command`: the command line for a host and port; may raise LaunchError.
+        `on_state`: called after every change of `state`. `crash_reason`: why the engine died, from its last lines.
+        `log_level`: how serious a line of its output is, as a level of `logging`.
+        """
+        self.state = ProcessState.STOPPED
+        self.restarts = 0
+        """Times the engine was started again after it had run."""
+        self.last_error: str | None = None
+        """Why it last failed, in one line."""
+        self.port: int | None = None
+        self.pid: int | None = None
+        """The engine's process id while it runs."""
+        self.start_deadline: float | None = None
+        """The event loop's time by which the engine now starting or running must have become ready."""
+        self._name = name
+        self._command = command
+        self._on_state = on_state
+        self._crash_reason = crash_reason
+        self._rng = rng
+        self._log_level = log_level
+        self._log = logging.getLogger(f"gateway.backend.{name}")
+        self._tail: collections.deque[str] = collections.deque(maxlen=TAIL)
+        self._started = False
+        self._control: socket.socket | None = None
+        self._killed: str | None = None
+        self._stopping = asyncio.Event()
+        self._finished = asyncio.Event()
+        self._finished.set()
+
+    @property
+    def url(self) -> str:
+        """Where the engine serves. Only while it runs."""
+        if self.port is None:
+            raise RuntimeError(f"backend '{self._name}' does not run")
+        return f"http://{HOST}:{self.port}"
+
+    async def run(self) -> None:
+        """Keep the engine running until `stop` or until cancelled. When this returns, nothing of it runs any more."""
+        loop = asyncio.get_running_loop()
+        self._finished.clear()
+        failures = 0
+        try:
+            while not self._stopping.is_set():
+                began = loop.time()
+                end = await self._attempt()
+                if self._stopping.is_set():
+                    break
+                failures = 1 if loop.time() - began >= STEADY else failures + 1
+                delay = restart_delay(failures, self._rng)
+                log.log(end.level, "backend '%s' %s; next start in %.1f s", self._name, end.words, delay)
+                self._become(ProcessState.FAILED)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await self._stopping.wait()
+        finally:
+            self._become(ProcessState.STOPPED)
+            self._finished.set()
+
+    def kill(self, reason: str) -> None:
+        """End the running engine because of `reason`. It is started anew like one that died."""
+        if self._control is not None and self._killed is None:
+            self._killed = reason
+            self._let_go()
+
+    async def stop(self) -> None:
+        """End the engine and `run`, and wait until both have ended."""
+        self._stopping.set()
+        self._let_go()
+        await self._finished.wait()
+
+    async def _attempt(self) -> End:
+        """Start the engine and wait for its end."""
+        self._become(ProcessState.STARTING)
+        port = free_port()
+        try:
+            launch = self._command(HOST, port)
+        except (LaunchError, OSError, ValueError) as error:
+            return self._cannot_start(str(error))
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._control, self._killed = ours, None
+        self._tail.clear()
+        try:
+            with theirs:
+                try:
+                    warden = await self._spawn(launch, theirs)
+                except (OSError, ValueError) as error:
+                    return self._cannot_start(str(error))
+            reading = asyncio.create_task(self._read(warden.stdout))
+            try:
+                status = await self._watch(warden, launch, port, ours)
+            finally:
+                # What is still running is ended by this, also when this task was cancelled.
+                self._let_go()
+                await self._end(warden, launch.stop_timeout, reading)
+            return self._ended(status)
+        finally:
+            self._control = self.pid = self.port = self.start_deadline = None
+            ours.close()
+
+    async def _spawn(self, launch: Launch, control: socket.socket) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(
+                sys.executable,
+                "-I",
+                "-S",
+                str(WARDEN),
+                "--grace",
+                str(launch.stop_timeout),
+                "--",
+                *launch.argv,
+            ),
+            stdin=control.fileno(),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=child_environment(os.environ, launch.env),
+            # Ctrl-C and Ctrl-Z in the terminal are for the gateway alone.
+            start_new_session=True,
+        )
+
+    async def _watch(
+        self, warden: asyncio.subprocess.Process, launch: Launch, port: int, control: socket.socket
+    ) -> int:
+        loop = asyncio.get_running_loop()
+        said = await loop.sock_recv(control, 32)
+        if said:
+            self.pid, self.port = int(said), port
+            self.start_deadline = loop.time() + launch.start_timeout
+            self.restarts += self._started
+            self._started = True
+            log.info("backend '%s' started: %s, process %d", self._name, self.url, self.pid)
+            self._become(ProcessState.RUNNING)
+        return await warden.wait()
+
+    async def _end(
+        self, warden: asyncio.subprocess.Process, grace: float, reading: asyncio.Task[None]
+    ) -> None:
+        """Wait until nothing is left of an engine that was let go or has ended."""
+        try:
+            async with asyncio.timeout(grace + WARDEN_MARGIN):
+                await warden.wait()
+        except TimeoutError:
+            warden.kill()
+            await warden.wait()
+        if warden.returncode is not None and warden.returncode < 0 and self.pid is not None:
+            # The warden itself was killed. The kernel has ended the engine; this ends what that had forked.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS):
+                await reading
+
+    async def _read(self, output: asyncio.StreamReader | None) -> None:
+        """Take the engine's output into the log, line by line."""
+        assert output is not None
+        lines = Lines()
+        while data := await output.read(65536):
+            self._note(lines.feed(data))
+        self._note(lines.close())
+
+    def _note(self, lines: list[str]) -> None:
+        for line in lines:
+            self._tail.append(line)
+            self._log.log(self._log_level(line), "%s", line)
+
+    def _let_go(self) -> None:
+        """Close our half of the socket pair: the warden's sign to end the engine."""
+        if self._control is not None:
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_WR)
+
+    def _become(self, state: ProcessState) -> None:
+        if state is not self.state:
+            self.state = state
+            self._on_state(state)
+
+    def _cannot_start(self, reason: str) -> End:
+        known = reason == self.last_error
+        self.last_error = reason
+        return End(f"cannot start: {reason}", logging.DEBUG if known else logging.ERROR)
+
+    def _ended(self, status: int) -> End:
+        if self._stopping.is_set():
+            return End("stopped", logging.DEBUG)
+        by_force = status in (128 + signal.SIGKILL, -signal.SIGKILL)
+        # Who is killed has no last words; what stands in its log is old.
+        known = None if by_force else self._crash_reason(self._tail)
+        reason = self._killed or known or self._guess(status)
+        self.last_error = f"{reason} ({exit_words(status)})"
+        return End(f"stopped: {self.last_error}")
+
+    def _guess(self, status: int) -> str:
+        if status in (128 + signal.SIGKILL, -signal.SIGKILL):
+            return "something killed it, as the system does when memory runs out"
+        if self._tail:
+            return f"its last words were: {self._tail[-1][:LAST_WORDS_LIMIT]}"
+        return "it gave no reason"

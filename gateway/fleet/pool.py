@@ -1,0 +1,184 @@
+"""The backends as live things: their state, their load, and the leases under which requests use them.
+
+Rules:
+- Choosing a backend and counting the request on it is one plain call (`pick`); it returns a `Lease`, closed once.
+- A backend that is known to be down, or whose breaker is open, is left out while another is up. As a last resort it is
+  tried all the same: a probe can be wrong, and an error from the engine says more than one from the gateway.
+- One event loop, one writer. `change` wakes whoever waits for a backend to become ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+
+from backends.base import Engine, Failure, Health, Kind, ModelCard
+from gateway.config import Timeouts
+from gateway.errors import ROWS, GatewayError, Own
+from gateway.fleet.balance import Balancer
+from gateway.fleet.breaker import Breaker
+from gateway.metrics import Metrics, Served, Value
+from gateway.wire.upstream import Upstream
+
+COOL = 5.0
+"""Seconds an overloaded backend is left alone where it does not say how long."""
+COOLEST = 60.0
+"""The longest rest it may ask for, in seconds."""
+
+
+class Replica:
+    """One running engine, as far as the gateway can tell."""
+
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        metrics: Metrics,
+        breaker: Breaker,
+        models: tuple[str, ...] | None = None,
+        api_key: str | None = None,
+    ) -> None:
+        """`models` are the names it serves where the config says so; None: the engine is asked. `api_key` is sent to
+        it."""
+        self.name = name
+        self.engine = engine
+        self._api_key = api_key
+        self.upstream: Upstream | None = None
+        self.health: Health | None = None
+        self.reason = "not checked yet"
+        self.woken = asyncio.Event()
+        """Set when a probe should come at once."""
+        self.in_flight = 0
+        self.breaker = breaker
+        self.models: tuple[ModelCard, ...] | None = None if models is None else tuple(map(ModelCard, models))
+        self.label = name.encode()
+        self._up: Value = metrics.backend_up.cell(name, engine.name)
+
+    @property
+    def usable(self) -> bool:
+        """It is ready, or nobody knows better yet."""
+        return self.upstream is not None and self.health in (Health.READY, None)
+
+    @property
+    def coming(self) -> bool:
+        """It is not ready and is expected to be soon."""
+        return self.health is Health.LOADING
+
+    def place(self, url: str | None) -> None:
+        """The engine is at `url` from now on, or nowhere. Connections to where it was are closed."""
+        if self.upstream is not None:
+            self.upstream.close()
+        self.upstream = None if url is None else Upstream(url, api_key=self._api_key)
+
+    def note(self, health: Health, reason: str = "") -> bool:
+        """Take over what a probe or the process said. True if that is news."""
+        news = health is not self.health
+        if news and health is Health.LOADING:
+            self.woken.set()
+        self.health, self.reason = health, reason
+        self._up.value = 1.0 if health is Health.READY else 0.0
+        return news
+
+
+@dataclass(slots=True, eq=False)
+class Target:
+    """One place where a model is served: a backend, and its name for the model."""
+
+    replica: Replica
+    model: str
+    served: Served
+    clocks: Timeouts
+    weight: int = 1
+
+    @property
+    def in_flight(self) -> int:
+        return self.replica.in_flight
+
+
+class Lease:
+    """The right to send one request to one backend. Close it exactly once, in a `finally`."""
+
+    __slots__ = ("_open", "_probe", "target")
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._open = True
+        self._probe = target.replica.breaker.begin()
+        target.replica.in_flight += 1
+        target.served.in_flight.value += 1
+
+    def close(self, failure: Failure | None, complete: bool, now: float) -> None:
+        """Give it back with how it went: `complete` where the client got all, else `failure`; neither where it left."""
+        assert self._open, "a lease is closed once"
+        self._open = False
+        replica = self.target.replica
+        replica.in_flight -= 1
+        self.target.served.in_flight.value -= 1
+        verdict: bool | None = True if complete else None
+        if failure is not None:
+            if failure.kind is Kind.OVERLOADED:
+                rest = COOL if failure.retry_after is None else min(failure.retry_after, COOLEST)
+                replica.breaker.cool(rest, now)
+            elif failure.kind is not Kind.LOADING:
+                verdict = not ROWS[failure.kind].counts
+        replica.breaker.end(self._probe, verdict, now)
+
+
+class Pool:
+    """All backends of the gateway."""
+
+    def __init__(self) -> None:
+        self.replicas: dict[str, Replica] = {}
+        self._changed = asyncio.Event()
+
+    def announce(self) -> None:
+        """Some backend changed its state: wake who waits for that."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def change(self) -> None:
+        """Wait for the next announcement."""
+        await self._changed.wait()
+
+    async def warm(self, targets: Sequence[Target], deadline: float) -> None:
+        """Wait while all that could serve is still loading. `deadline` is the loop time at which waiting must end.
+
+        Raises GatewayError when it took too long. Backends that are down, not loading, are not waited for: the caller
+        will find out what is wrong with them.
+        """
+        try:
+            async with asyncio.timeout_at(deadline):
+                while not any(target.replica.usable for target in targets):
+                    if not any(target.replica.coming for target in targets):
+                        return
+                    await self.change()
+        except TimeoutError:
+            raise GatewayError(
+                Own.QUEUE_TIMEOUT, "the model is still loading", code="model_loading", retry_after=5
+            ) from None
+
+
+def pick(
+    targets: Sequence[Target],
+    balancer: Balancer,
+    now: float,
+    tried: Container[Target] = (),
+    last_resort: bool = False,
+) -> Lease | None:
+    """A lease on the best target that was not tried yet; None if there is none. `now` is the loop's time.
+
+    With `last_resort` those are taken too that are thought to be down or to need a rest.
+    """
+    found = [
+        target
+        for target in targets
+        if target not in tried
+        and (
+            (target.replica.usable and target.replica.breaker.allows(now))
+            or (last_resort and target.replica.upstream is not None and not target.replica.coming)
+        )
+    ]
+    if not found:
+        return None
+    return Lease(found[0] if len(found) == 1 else found[balancer.choose(found)])

@@ -1,0 +1,40 @@
+"""What `gateway serve` says on the terminal: where it listens, and what to type next. Pure text."""
+
+from __future__ import annotations
+
+import textwrap
+
+SHOWN = 8
+"""Model names on one line."""
+
+
+def address(host: str, port: int) -> str:
+    """The URL under which this machine reaches a listening socket."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}"
+
+
+def greeting(url: str, models: list[str], open_to_all: bool) -> str:
+    """The lines that make the first request easy. Without `open_to_all` they take the key from GATEWAY_KEY."""
+    auth = "" if open_to_all else ' -H "Authorization: Bearer $GATEWAY_KEY"'
+    python_key = '"-"' if open_to_all else 'os.environ["GATEWAY_KEY"]'
+    hint = "" if open_to_all else "\n        first    export GATEWAY_KEY=<a key of the config>"
+    imports = "from openai import OpenAI" if open_to_all else "import os; from openai import OpenAI"
+    return textwrap.dedent(
+        f"""
+        models   {", ".join(models[:SHOWN])}{" ..." if len(models) > SHOWN else ""}
+        docs     {url}/docs     metrics  {url}/metrics     stop: Ctrl-C{hint}
+
+        curl {url}/v1/chat/completions -H "Content-Type: application/json"{auth} \\
+          -d '{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "What is this gateway?"}}]}}'
+
+        # pip install openai
+        {imports}
+        client = OpenAI(base_url="{url}/v1", api_key={python_key})
+        for chunk in client.chat.completions.create(model="{models[0]}", stream=True,
+                messages=[{{"role": "user", "content": "Which engines do you support?"}}]):
+            print(chunk.choices[0].delta.content or "", end="", flush=True)
+
+        print()
+        """
+    )

@@ -1,0 +1,226 @@
+"""Running the gateway: listening sockets, uvicorn with our protocol, signals; in one process or in several.
+
+Rules:
+- The first signal drains: no new connections, `/readyz` says so, running requests may finish. The second ends all.
+- A clean stop exits with 0. A port that is taken is one clear line and exit 1.
+- One process is the rule. Several workers are for machines with more cores than one event loop can use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import resource
+import socket
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from gateway.app import VERSION, Gateway
+from gateway.config import Config, Listen
+from gateway.greeting import address, greeting
+from gateway.wire.server import Limits, protocol_with
+from gateway.workers import Link, Master, Worker
+
+GC_THRESHOLD = (50_000, 20, 50)
+"""Requests leave few cycles behind; with Python's default of 700 the collector runs some times per hundred requests."""
+
+BACKLOG = 4096
+"""Connections that may wait to be accepted."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn with the gateway's manners on signals."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self.force_exit = True
+        self.stop()
+
+    def stop(self) -> None:
+        """Drain and end."""
+        self._gateway.drain()
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        # The date header is part of every answer; uvicorn would make the first one a tick after the first connection.
+        await self.on_tick(0)
+        await super().startup(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:
+            # uvicorn leaves all this to the end of the loop, which then shows as a traceback.
+            running = list(self.server_state.tasks)
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            await self.lifespan.shutdown()
+
+    async def run_on(self, listener: socket.socket) -> None:
+        """Serve on a listening socket until `should_exit`, without touching the process' signals."""
+        await self._serve([listener])
+
+    async def run_until_signal(self, listener: socket.socket) -> None:
+        """Serve until SIGINT or SIGTERM."""
+        with self.capture_signals():
+            try:
+                await self._serve([listener])
+            finally:
+                # uvicorn would raise the signal again, and a clean stop would look like a crash.
+                self._captured_signals.clear()
+
+
+def build(config: Config, launches: bool = True) -> tuple[Server, Gateway]:
+    """The gateway for a config, and the server that runs it; nothing is started."""
+    gateway = Gateway(config, launches=launches)
+    settings = uvicorn.Config(
+        gateway,
+        http=protocol_with(_limits(config)),
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=config.server.timeouts.keep_alive,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=config.server.drain,  # type: ignore[arg-type]
+        backlog=BACKLOG,
+    )
+    return Server(settings, gateway), gateway
+
+
+def serve(config: Config, file: Path, workers: int = 1) -> int:
+    """Serve until a signal comes. `file` is what the config was read from. Returns the exit status."""
+    listener = listen(config.server.listen)
+    if listener is None:
+        return 1
+    host, port = listener.getsockname()[:2]
+    url = address(host, port)
+    where = str(Listen(host, port))
+    shown = url if url.endswith(where) else f"http://{where}, here {url}"
+    if workers == 1:
+        _run(_serve(config, listener, url, shown))
+        return 0
+    listener.close()
+    is_open = config.server.auth == "none" or not config.keys
+    master = Master(
+        config,
+        file,
+        workers,
+        on_listening=lambda: print(
+            f"gateway {VERSION} listens on {shown} with {workers} workers", flush=True
+        ),
+        on_ready=lambda models: print(greeting(url, models, is_open), flush=True),
+    )
+    _run(master.run(port))
+    return 0
+
+
+def work(config: Config, port: int, link: int) -> int:
+    """Be one worker of several, with the master at the other end of the socket `link`. Returns the exit status."""
+    listener = listen(Listen(config.server.listen.host, port), shared=True)
+    if listener is None:
+        return 1
+    _run(_work(config, listener, socket.socket(fileno=link)))
+    return 0
+
+
+def listen(where: Listen, shared: bool = False) -> socket.socket | None:
+    """A listening socket, or None after saying on stderr why there is none. Several `shared` ones can have one port."""
+    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((where.host, where.port))
+        # From here on whoever connects has only to wait: what is printed next is true.
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        why = error.strerror or error
+        print(
+            f"gateway: cannot listen on {where}: {why}; `server.listen` in the config says where",
+            file=sys.stderr,
+        )
+        return None
+    return listener
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
+    loop_factory = uvicorn.Config("", loop="uvloop", log_config=None).get_loop_factory()
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main)
+
+
+async def _serve(config: Config, listener: socket.socket, url: str, shown: str) -> None:
+    server, gateway = build(config)
+
+    async def greet() -> None:
+        # Not earlier: now a signal is a clean stop.
+        print(f"gateway {VERSION} listens on {shown}", flush=True)
+        print(greeting(url, await gateway.ready(), gateway.core.snapshot.keys.open), flush=True)
+
+    async with _beside(greet()):
+        await server.run_until_signal(listener)
+
+
+async def _work(config: Config, listener: socket.socket, end: socket.socket) -> None:
+    server, gateway = build(config, launches=False)
+    worker = Worker(await Link.on(end), gateway.metrics, gateway.fleet, server.stop)
+    gateway.core.page = worker.page
+
+    async def tell() -> None:
+        worker.tell_listening()
+        worker.tell_ready(await gateway.ready())
+
+    async with _beside(worker.run()), _beside(tell()):
+        await server.run_until_signal(listener)
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Have something run in a task meanwhile."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def _descriptors() -> int:
+    """How many files and sockets this process may have open, after asking the system for as many as it gives."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft
+
+
+def _limits(config: Config) -> Limits:
+    limits, timeouts = config.server.limits, config.server.timeouts
+    return Limits(
+        body=limits.body,
+        headers=limits.headers,
+        header_count=limits.header_count,
+        # Each client may need a connection to an engine, and running out of descriptors would look like dead engines.
+        connections=max(1, min(limits.connections, _descriptors() // 2 - 16)),
+        header_seconds=timeouts.headers,
+        body_seconds=timeouts.body,
+        write_seconds=timeouts.write,
+    )

@@ -1,0 +1,1 @@
+"""Bytes: the HTTP server side, the HTTP client side, and the relay between them."""

@@ -1,0 +1,244 @@
+"""Several gateway processes behind one port: a master that starts and watches them, and the link between the two.
+
+Rules:
+- Each worker has a listening socket of its own on the same port (SO_REUSEPORT), so the kernel spreads connections.
+- The master serves nothing. It owns what there must be one of: the launched engines, the signals, the numbers of
+  workers that died.
+- The link is a socket pair with one JSON object per line. Its end is each side's sign that the other is gone.
+- `/metrics` on any worker shows the sum over all, fetched when asked for; counts never go down when a worker dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from gateway.config import Config
+from gateway.fleet.fleet import Fleet
+from gateway.metrics import Dump, Metrics, merge
+
+log = logging.getLogger("gateway.workers")
+
+PAUSE = 1.0
+"""Seconds between a worker's death and the start of the next."""
+PATIENCE = 2.0
+"""Seconds a worker may take to tell its numbers."""
+LINE = 64 << 20
+"""Bytes of one line on the link: the numbers of a worker with very many models."""
+
+Message = dict[str, Any]
+
+
+class Link:
+    """One end of a link."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._numbers = itertools.count()
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+
+    @classmethod
+    async def on(cls, end: socket.socket) -> Link:
+        return cls(*await asyncio.open_unix_connection(sock=end, limit=LINE))
+
+    def tell(self, kind: str, **content: Any) -> None:
+        """Send one message; nothing happens where the other side is gone."""
+        if not self._writer.is_closing():
+            self._writer.write(json.dumps({"kind": kind, **content}).encode() + b"\n")
+
+    async def ask(self, kind: str) -> Any:
+        """Send a question and wait for its answer. Raises TimeoutError where none comes."""
+        number = next(self._numbers)
+        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        self.tell(kind, number=number)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await answer
+        finally:
+            del self._asked[number]
+
+    async def listen(self, on_message: Callable[[Message], None]) -> None:
+        """Pass on what the other side says until it is gone."""
+        while line := await self._line():
+            message = json.loads(line)
+            if message["kind"] != "answer":
+                on_message(message)
+            elif message["number"] in self._asked and not self._asked[message["number"]].done():
+                self._asked[message["number"]].set_result(message["content"])
+        self._writer.close()
+
+    async def _line(self) -> bytes:
+        try:
+            return await self._reader.readline()
+        except OSError:
+            # A process that is killed with messages unread resets the link instead of ending it.
+            return b""
+
+    def answer(self, message: Message, content: Any) -> None:
+        """Answer a question."""
+        self.tell("answer", number=message["number"], content=content)
+
+
+class Worker:
+    """A worker's side: takes over where engines are, tells its numbers, asks for those of all."""
+
+    def __init__(self, link: Link, metrics: Metrics, fleet: Fleet, stop: Callable[[], None]) -> None:
+        """`stop` is called when the master is gone."""
+        self._link = link
+        self._metrics = metrics
+        self._fleet = fleet
+        self._stop = stop
+
+    async def run(self) -> None:
+        """Serve the link until the master is gone."""
+        await self._link.listen(self._on_message)
+        self._stop()
+
+    def tell_listening(self) -> None:
+        """Connections are accepted."""
+        self._link.tell("listening")
+
+    def tell_ready(self, models: list[str]) -> None:
+        """Some backend can take requests."""
+        self._link.tell("ready", models=models)
+
+    async def page(self) -> bytes:
+        """The metrics page with the numbers of all workers."""
+        try:
+            total: Dump = await self._link.ask("total")
+        except TimeoutError:
+            log.warning("the master did not tell the metrics of all workers; these are one worker's")
+            return self._metrics.page()
+        return self._metrics.page_of(total)
+
+    def _on_message(self, message: Message) -> None:
+        if message["kind"] == "place":
+            self._fleet.place(message["name"], message["url"], message["reason"])
+        elif message["kind"] == "numbers":
+            self._link.answer(message, self._metrics.dump())
+
+
+class Master:
+    """Starts the workers and the engines, and stops them."""
+
+    def __init__(
+        self,
+        config: Config,
+        file: Path,
+        count: int,
+        on_listening: Callable[[], None],
+        on_ready: Callable[[list[str]], None],
+    ) -> None:
+        """`file` is what `config` was read from; the workers read it anew. `on_listening` is called once when the first
+        worker accepts connections, `on_ready` once with the names of the models when a worker has a backend that can
+        take requests."""
+        self._file = file
+        self._count = count
+        self._on_listening: Callable[[], None] | None = on_listening
+        self._on_ready: Callable[[list[str]], None] | None = on_ready
+        self._metrics = Metrics("")
+        self._past: Dump = []
+        """The numbers of workers that are gone, as last told."""
+        self._links: dict[Link, Dump] = {}
+        self._places: dict[str, tuple[str | None, str]] = {}
+        self._fleet = Fleet(config, self._metrics, Random(), lambda: None, on_place=self._on_place)
+        self._processes: set[asyncio.subprocess.Process] = set()
+        self._stopping = asyncio.Event()
+        self._answering: set[asyncio.Task[None]] = set()
+
+    async def run(self, port: int) -> None:
+        """Run the workers on `port` until a signal comes and all have ended."""
+        loop = asyncio.get_running_loop()
+        for stop in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(stop, self._on_signal)
+        engines = asyncio.create_task(self._fleet.run())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(self._count):
+                    group.create_task(self._keep(number, port))
+        finally:
+            engines.cancel()
+            await asyncio.wait([engines])
+
+    async def _keep(self, number: int, port: int) -> None:
+        """Keep one worker running."""
+        while not self._stopping.is_set():
+            status = await self._one(port)
+            if not self._stopping.is_set():
+                log.error("worker %d ended with status %d; starting another", number, status)
+                try:
+                    async with asyncio.timeout(PAUSE):
+                        await self._stopping.wait()
+                except TimeoutError:
+                    pass
+
+    async def _one(self, port: int) -> int:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "gateway", "worker", str(self._file)),
+                *("--port", str(port), "--link", str(theirs.fileno())),
+                pass_fds=[theirs.fileno()],
+                # Ctrl-C is for the master, which tells the workers once.
+                start_new_session=True,
+            )
+        link = await Link.on(ours)
+        self._processes.add(process)
+        self._links[link] = []
+        try:
+            if self._stopping.is_set():
+                process.terminate()
+            for name, (url, reason) in self._places.items():
+                link.tell("place", name=name, url=url, reason=reason)
+            await link.listen(lambda message: self._on_message(link, message))
+            return await process.wait()
+        finally:
+            self._processes.discard(process)
+            self._past = merge([self._past, _lasting(self._links.pop(link))])
+
+    def _on_message(self, link: Link, message: Message) -> None:
+        if message["kind"] == "listening" and self._on_listening is not None:
+            self._on_listening()
+            self._on_listening = None
+        elif message["kind"] == "ready" and self._on_ready is not None:
+            self._on_ready(message["models"])
+            self._on_ready = None
+        elif message["kind"] == "total":
+            task = asyncio.create_task(self._answer_total(link, message))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+
+    async def _answer_total(self, link: Link, message: Message) -> None:
+        async def numbers(other: Link) -> None:
+            try:
+                self._links[other] = await other.ask("numbers")
+            except TimeoutError:
+                log.warning("a worker does not tell its metrics; showing what it told last")
+
+        await asyncio.gather(*map(numbers, tuple(self._links)))
+        link.answer(message, merge([self._past, _lasting(self._metrics.dump()), *self._links.values()]))
+
+    def _on_place(self, name: str, url: str | None, reason: str) -> None:
+        self._places[name] = (url, reason)
+        for link in self._links:
+            link.tell("place", name=name, url=url, reason=reason)
+
+    def _on_signal(self) -> None:
+        self._stopping.set()
+        for process in self._processes:
+            process.terminate()
+
+
+def _lasting(dump: Dump) -> Dump:
+    """The part that stays true when its owner is gone: counts, not states."""
+    return [entry for entry in dump if entry[0] != "gauge"]

@@ -1,0 +1,85 @@
+"""The registry: every row leads to an engine, unknown names fail, engines of other packages join by entry point."""
+
+import importlib.metadata
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from backends import registry
+from backends.base import Engine
+from backends.openai import OpenAI
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Pretend that packages with these engines are installed: `install(name="module:Class")`."""
+
+    def forget() -> None:
+        registry._external.cache_clear()
+        registry.engine.cache_clear()
+
+    def install(**rows: str) -> None:
+        points = [
+            importlib.metadata.EntryPoint(name, row, registry.ENTRY_POINTS) for name, row in rows.items()
+        ]
+
+        def entry_points(group: str) -> list[importlib.metadata.EntryPoint]:
+            return [point for point in points if point.group == group]
+
+        monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+        forget()
+
+    forget()
+    yield install
+    monkeypatch.undo()
+    forget()
+
+
+@pytest.mark.parametrize("name", registry.ENGINES)
+def test_every_row_leads_to_an_engine_of_that_name(name: str, install: Install) -> None:
+    install()
+    found = registry.engine(name)
+    assert issubclass(found, Engine)
+    assert found.name == name
+    assert found().name == name  # no abstract method is left
+
+
+def test_names_are_sorted_and_hold_both_kinds(install: Install) -> None:
+    install(zebra="backends.openai:OpenAI", ape="backends.openai:OpenAI")
+    assert registry.names() == tuple(sorted({*registry.ENGINES, "zebra", "ape"}))
+
+
+@pytest.mark.parametrize("name", ["", "OpenAI", "openai ", "backends.openai:OpenAI", "nothing"])
+def test_an_unknown_name_is_a_key_error(name: str, install: Install) -> None:
+    install()
+    with pytest.raises(KeyError, match=name or "''"):
+        registry.engine(name)
+
+
+def test_an_engine_of_another_package(install: Install) -> None:
+    install(theirs="backends.openai:OpenAI")
+    assert registry.engine("theirs") is OpenAI
+
+
+def test_a_built_in_name_wins(install: Install) -> None:
+    install(openai="json:JSONDecoder")
+    assert registry.engine("openai") is OpenAI
+
+
+@pytest.mark.parametrize("row", ["json:JSONDecoder", "json:loads", "backends.base:Kind"])
+def test_what_is_no_engine_is_refused(row: str, install: Install) -> None:
+    install(theirs=row)
+    with pytest.raises(TypeError, match=f"engine 'theirs': {row} is not a backends.base.Engine"):
+        registry.engine("theirs")
+
+
+@pytest.mark.parametrize(
+    ("row", "error"),
+    [("no_such_module:Engine", ModuleNotFoundError), ("backends.openai:Nothing", AttributeError)],
+)
+def test_a_row_that_leads_nowhere(row: str, error: type[Exception], install: Install) -> None:
+    install(theirs=row)
+    with pytest.raises(error):
+        registry.engine("theirs")

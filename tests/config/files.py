@@ -1,0 +1,30 @@
+"""Config files for tests: written, loaded, and what is wrong with them as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from gateway.config import Config, ConfigError, load
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    """A config file that holds `text`."""
+    file = folder / "gateway.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return file
+
+
+def config(folder: Path, text: str | bytes, environ: Mapping[str, str] | None = None) -> Config:
+    """The config that `text` means."""
+    return load(written(folder, text), environ or {})
+
+
+def lines(folder: Path, text: str | bytes, environ: Mapping[str, str] | None = None) -> list[str]:
+    """Every problem of `text` as "line:column: message"; none if it is accepted."""
+    file = written(folder, text)
+    try:
+        load(file, environ or {})
+    except ConfigError as error:
+        return [str(problem).removeprefix(f"{file}:") for problem in error.problems]
+    return []

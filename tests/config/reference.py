@@ -1,0 +1,210 @@
+"""Writes what is made from the types of the config: `configs/schema.json` and the reference in `docs/configuration.md`.
+
+Rules:
+- `python -m tests.config.reference` writes both files; tests fail as long as they are not what this module makes.
+- Every key, type, default and meaning comes from the types, so the reference cannot say anything else than the code.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+
+from backends import registry
+from backends.units import Duration, Share, Size, Wait
+from gateway import config
+from gateway.configfile.address import ListenAddress, Url
+from gateway.configfile.schema import (
+    Backend,
+    Config,
+    Hash,
+    Line,
+    ModelGlob,
+    ModelName,
+    Name,
+    Secret,
+    Target,
+    TimeoutOverrides,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = ROOT / "configs" / "schema.json"
+PAGE = ROOT / "docs" / "configuration.md"
+BEGIN = "<!-- reference: made by `python -m tests.config.reference` -->\n"
+END = "<!-- end of reference -->\n"
+
+WORDS: list[tuple[Any, str]] = [
+    (Duration, "duration"),
+    (Wait, "duration"),
+    (Size, "size"),
+    (ListenAddress, "host:port"),
+    (Url, "URL"),
+    (Hash, "hash"),
+    (Secret, "secret"),
+    (SecretStr, "secret"),
+    (ModelName, "model name"),
+    (ModelGlob, "glob"),
+    (Name, "name"),
+    (Line, "text"),
+    (str, "text"),
+    (Path, "path"),
+    (int, "whole number"),
+    (float, "number"),
+    (Share, "percentage"),
+    (bool, "`true` or `false`"),
+]
+
+
+def schema() -> str:
+    """The text of `configs/schema.json`."""
+    return json.dumps(config.schema(), indent=2) + "\n"
+
+
+def page(text: str) -> str:
+    """The page with its reference made anew."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    made = "\n".join(_sections())
+    return f"{before}{BEGIN}\n{made}\n{END}{after}"
+
+
+def _sections() -> Iterator[str]:
+    for title, kind in sections(Config, ""):
+        yield f"### {title or 'The file'}\n\n{_sentence(kind)}\n"
+        yield _table(kind, title)
+        if kind is Backend:
+            for engine in registry.names():
+                options = registry.engine(engine).launch_options
+                if options:
+                    yield f"### {title}.launch of {engine}\n"
+                    yield _table(options, title)
+
+
+def sections(kind: type[BaseModel], title: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Every section below this one with the way to it, in the order of the file."""
+    yield title, kind
+    for name, hint in hints(kind).items():
+        inner = section_of(hint)
+        if (
+            inner
+            and inner not in (TimeoutOverrides,)
+            and not (title.startswith("models") and name == "retry")
+        ):
+            entry = ".NAME" if _is_map(hint) else ""
+            yield from sections(inner, f"{title}.{name}{entry}".lstrip("."))
+
+
+def hints(kind: type[BaseModel]) -> dict[str, Any]:
+    """The types of a section's fields, annotations kept."""
+    found = typing.get_type_hints(kind, include_extras=True)
+    return {name: found[name] for name in kind.model_fields}
+
+
+def section_of(hint: Any) -> type[BaseModel] | None:
+    """The section that a field holds, itself or as the entries of a map."""
+    bare = _bare(hint)
+    if isinstance(bare, type) and issubclass(bare, BaseModel):
+        return None if bare is BaseModel else bare
+    return section_of(typing.get_args(bare)[1]) if _is_map(hint) else None
+
+
+def _is_map(hint: Any) -> bool:
+    return typing.get_origin(_bare(hint)) in (Mapping, dict)
+
+
+def _bare(hint: Any) -> Any:
+    """A type without annotations and without `| None`."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return _bare(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return _bare(_given(hint))
+    return hint
+
+
+def _given(hint: Any) -> Any:
+    """A type without `| None`."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next(part for part in typing.get_args(hint) if part is not types.NoneType)
+    return hint
+
+
+def _table(kind: type[BaseModel], title: str) -> str:
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for name, hint in hints(kind).items():
+        field = kind.model_fields[name]
+        rows.append(
+            f"| `{name}` | {_type(hint, field, title, name)} | {_default(field, hint)} | {field.description} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _type(hint: Any, field: FieldInfo, title: str, name: str) -> str:
+    if title == "backends.NAME" and name == "engine":
+        return " or ".join(f"`{engine}`" for engine in registry.names())
+    hint = _given(hint)
+    for known, word in WORDS:
+        if known in (hint, _bare(hint)):
+            return word + _bounds(field)
+    inner = section_of(hint)
+    if inner is TimeoutOverrides:
+        return f"[timeouts]({_anchor('defaults.timeouts')}), each optional"
+    if inner is Target:
+        return f"map of text or [map]({_anchor('models.NAME.targets.NAME')})"
+    if inner:
+        entry = ".NAME" if _is_map(hint) else ""
+        shared = "defaults.retry" if title.startswith("models") and name == "retry" else ""
+        return f"[map]({_anchor(shared or f'{title}.{name}{entry}')})"
+    bare = _bare(hint)
+    if bare is BaseModel:
+        return "map, by engine"
+    if typing.get_origin(bare) is typing.Literal:
+        return " or ".join(f"`{choice}`" for choice in typing.get_args(bare))
+    if _is_map(hint):
+        return "map of text"
+    if typing.get_origin(bare) in (tuple, list):
+        return f"list of {_type(typing.get_args(bare)[0], FieldInfo(), title, name)}s"
+    return f"`{' or '.join(bare)}`"
+
+
+def _bounds(field: FieldInfo) -> str:
+    limits = {
+        key: getattr(part, key) for part in field.metadata for key in ("ge", "gt", "le") if hasattr(part, key)
+    }
+    if "ge" in limits and "le" in limits:
+        return f", {limits['ge']} to {limits['le']}"
+    if "ge" in limits or "gt" in limits:
+        return f", at least {limits['ge']}" if "ge" in limits else f", more than {limits['gt']}"
+    return ""
+
+
+def _default(field: FieldInfo, hint: Any) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value in ((), [], {}):
+        return ""
+    if isinstance(value, float) and _given(hint) in (Duration, Wait):
+        return f"`{value / 60:g}m`" if value >= 60 and value % 60 == 0 else f"`{value:g}s`"
+    if isinstance(value, BaseModel):
+        return ""
+    return f"`{json.dumps(value) if isinstance(value, bool) else value}`"
+
+
+def _sentence(kind: type[BaseModel]) -> str:
+    return (kind.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+
+
+def _anchor(title: str) -> str:
+    return "#" + title.lstrip(".").lower().replace(".", "").replace(" ", "-")
+
+
+if __name__ == "__main__":
+    SCHEMA.write_text(schema(), encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,41 @@
+"""The fault tests run on uvloop, because the product does: its sockets fill, close and report otherwise than asyncio's.
+
+Also: whatever a test does to the gateway, nothing may be logged as an error unless the test says so.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+import uvloop
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+class Errors(logging.Handler):
+    """Keeps what is logged as an error: a traceback there is a bug, whatever the client did."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.name}: {self.format(record)}")
+
+
+@pytest.fixture(autouse=True)
+def errors() -> Iterator[list[str]]:
+    """What was logged as an error. A test that expects some takes it out."""
+    handler = Errors()
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield handler.lines
+    finally:
+        root.removeHandler(handler)
+    assert handler.lines == []

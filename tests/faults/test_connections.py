@@ -1,0 +1,167 @@
+"""Connections to engines: those that cannot be made, those that went stale, and those that must never be used again."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults import peers
+from tests.faults.clients import http, until
+from tests.faults.support import FAULTY, HEALTHY, Stage, asked, question, stage, text_of
+from tests.serving import Answer
+
+LARGE: dict[str, Any] = {"user": "u" * (9 << 20)}
+"""Makes a request larger than what the sockets of both ends hold."""
+STOLEN = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 8\r\n\r\n" + b'"stolen"'
+
+
+async def check_unreachable(
+    at: Stage, code: str = "upstream_connect_error", status: int = 502, **more: Any
+) -> None:
+    """The other engine answers where there is one; else the client hears why."""
+    for stream in (False, True):
+        answer = await at.ask("pair", stream=stream, **more)
+        assert (answer.status, text_of(answer), answer.whole) == (200, HEALTHY, True)
+        assert answer.headers["x-gateway-backend"] == "healthy"
+    answer = await at.ask("alone", **more)
+    assert (answer.status, answer.error["code"]) == (status, code)
+    assert answer.headers["x-should-retry"] == "false"
+
+
+async def test_an_engine_that_is_gone(tmp_path: Path) -> None:
+    async with stage(tmp_path) as at:
+        await at.faulty.down()
+        answer = await at.ask("pair")
+        assert (text_of(answer), answer.headers["x-gateway-attempts"]) == (HEALTHY, "2")
+        await check_unreachable(at)
+        assert at.replica().breaker.open
+        await at.faulty.up()
+        assert text_of(await at.ask("alone")) == FAULTY
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_backlog_that_is_full(scheme: str, tmp_path: Path) -> None:
+    with peers.full_backlog() as port:
+        async with stage(tmp_path, url=f"{scheme}://127.0.0.1:{port}", clocks="connect: 200ms") as at:
+            await check_unreachable(at)
+
+
+async def test_a_handshake_that_hangs(tmp_path: Path) -> None:
+    with peers.silent() as port:
+        async with stage(tmp_path, url=f"https://127.0.0.1:{port}", clocks="connect: 200ms") as at:
+            await check_unreachable(at)
+
+
+async def test_tls_asked_of_a_plain_engine(tmp_path: Path) -> None:
+    async with (
+        peers.reading_little() as port,
+        stage(tmp_path, url=f"https://127.0.0.1:{port}", clocks="connect: 300ms") as at,
+    ):
+        await check_unreachable(at)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
+async def test_a_certificate_nobody_vouches_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with peers.self_signed(tmp_path) as port, stage(tmp_path, url=f"https://127.0.0.1:{port}") as at:
+        await check_unreachable(at)
+        assert "certificate verify failed" in caplog.text
+
+
+async def test_a_name_that_no_dns_can_hold(tmp_path: Path) -> None:
+    async with stage(tmp_path, url=f"http://{'a' * 64}.example:80") as at:
+        await check_unreachable(at)
+
+
+@pytest.mark.parametrize("do", ["close", "reset"])
+async def test_a_stale_connection_costs_no_attempt(do: str, tmp_path: Path) -> None:
+    async with stage(tmp_path) as at:
+        at.faulty.set(
+            rules=[{"match": {"after": 1, "times": 1}, "faults": [{"at": "request", "do": do}]}],
+            defaults={"say": FAULTY},
+        )
+        for _ in range(2):
+            answer = await at.ask("alone")
+            assert (text_of(answer), answer.headers["x-gateway-attempts"]) == (FAULTY, "1")
+        first, stale, again = asked(at.faulty, "alone")
+        assert first.connection == stale.connection != again.connection
+        assert at.attempts(result="ok") == at.attempts() == 2
+
+
+async def test_a_stale_connection_is_excused_once(tmp_path: Path) -> None:
+    async with stage(tmp_path) as at:
+        at.faulty.set(
+            rules=[{"match": {"after": 1}, "faults": [{"at": "request", "do": "close"}]}],
+            defaults={"say": FAULTY},
+        )
+        assert (await at.ask("alone")).status == 200
+        assert (await at.ask("alone")).error["code"] == "upstream_reset"
+        assert len(asked(at.faulty, "alone")) == 3
+
+
+async def test_connections_the_engine_closed_are_forgotten(tmp_path: Path) -> None:
+    async with stage(tmp_path) as at:
+        at.faulty.set(keep_alive=0.02, defaults={"say": FAULTY})
+        await asyncio.gather(*(at.ask("alone") for _ in range(5)))
+        await at.faulty.until(lambda: at.faulty.journal.totals.open == 0)
+        upstream = at.replica().upstream
+        assert upstream is not None
+        await until(lambda: upstream.open == upstream.idle == 0, "the connections are forgotten")
+        assert text_of(await at.ask("alone")) == FAULTY
+
+
+@pytest.mark.parametrize("late", [0, 0.02])
+async def test_an_answer_nobody_asked_for_reaches_nobody(late: float, tmp_path: Path) -> None:
+    async with stage(tmp_path) as at:
+        pause = [{"at": "end", "do": "hang", "duration": late}] if late else []
+        at.misbehave(faults=[*pause, {"at": "end", "do": "raw", "data": STOLEN}])
+        for stream in (False, True, False):
+            assert text_of(await at.ask("alone", stream=stream)) == FAULTY
+            await at.faulty.until(lambda: not at.faulty.journal.totals.open)
+        assert at.attempts(result="ok") == at.attempts() == 3
+
+
+async def test_an_engine_that_does_not_read(tmp_path: Path) -> None:
+    clocks = "send: 300ms"
+    async with (
+        peers.reading_little() as port,
+        stage(tmp_path, url=f"http://127.0.0.1:{port}", clocks=clocks) as at,
+    ):
+        await check_unreachable(at, "upstream_timeout_send", 504, **LARGE)
+
+
+async def test_an_engine_that_answers_before_it_has_read(tmp_path: Path) -> None:
+    early = b"HTTP/1.1 413 Too Large\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+    async with peers.reading_little(early) as port, stage(tmp_path, url=f"http://127.0.0.1:{port}") as at:
+        for _ in range(2):
+            assert (await at.ask("alone", **LARGE)).status == 413
+            upstream = at.replica().upstream
+            assert upstream is not None
+            assert upstream.idle == 0
+
+
+async def test_the_time_to_the_first_byte_begins_when_the_request_is_sent(tmp_path: Path) -> None:
+    async with stage(tmp_path, clocks="send: 50s, first_byte: 200ms") as at:
+        at.misbehave(faults=[{"at": "request", "do": "hang"}])
+        answer = await at.ask("alone", stream=True, **LARGE)
+        assert (answer.status, answer.error["code"]) == (504, "upstream_timeout_first_byte")
+
+
+async def test_a_connection_whose_client_could_not_keep_up_is_read_again(tmp_path: Path) -> None:
+    """A large answer fills the client's socket, which pauses the engine's; the next client must not wait for it."""
+    async with stage(tmp_path) as at:
+        at.misbehave(say="x" * (24 << 20))
+        reader, writer = await at.served.connect()
+        writer.write(http(question("alone"), "Connection: close"))
+        await at.faulty.until(lambda: [e.outcome for e in asked(at.faulty, "alone")] == ["finished"])
+        await until(lambda: not at.replica().in_flight, "the attempt is over")
+        at.misbehave()
+        assert text_of(await at.ask("alone")) == FAULTY
+        first, second = asked(at.faulty, "alone")
+        assert first.connection == second.connection
+        answer = Answer.read(await reader.read())
+        assert (answer.whole, len(text_of(answer))) == (True, 24 << 20)
+        writer.close()

@@ -1,0 +1,196 @@
+"""Who may do what, asked in every way: each route with each key, models behind fallbacks, and words that must not leak.
+
+The routes come from the application's own table, so that a route nobody decided on fails here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import pytest
+from fastapi.routing import APIRoute
+
+from gateway.api.web import HOT
+from gateway.fake.engine import FakeEngine
+from tests.faults.clients import CHAT, chat, client, config, http, rest, settled
+from tests.serving import Served, serving
+
+A, B, NEW = "sk-canary-tenant-a", "sk-canary-tenant-b", "sk-canary-tenant-a-next"
+TWO = """
+  own-b: {targets: {engine-0: up}, fallback: [m]}
+keys:
+  a: {value: "${env.A}"}
+  a-next: {value: "${env.NEW}"}
+  b: {value: "${env.B}", models: [own-b]}
+"""
+ENVIRON = {"A": A, "B": B, "NEW": NEW}
+
+OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
+"""What asks for no key: liveness, numbers, the reference. Everything else does."""
+PRESENTED = {
+    "no key": (None, 401),
+    "an unknown key": ("sk-canary-unknown", 401),
+    "a key's hash": (hashlib.sha256(A.encode()).hexdigest(), 401),
+    "a key's hash as the config writes it": ("sha256:" + hashlib.sha256(A.encode()).hexdigest(), 401),
+    "a backend's key": ("backend-secret", 401),
+    "a key": (A, 200),
+}
+
+
+def routes(served: Served) -> set[tuple[str, str]]:
+    """Method and path of everything there is."""
+    found = {("POST", path) for path in HOT}
+    for route in served.gateway._web.routes:
+        path = str(getattr(route, "path", "")).replace("{model:path}", "m")
+        methods = route.methods if isinstance(route, APIRoute) else {"GET"}
+        found |= {(method, path) for method in methods or ()}
+    return found
+
+
+async def test_every_route_asks_for_a_key_unless_it_is_on_the_list(tmp_path: Path) -> None:
+    async with (
+        FakeEngine(models=["up"]) as engine,
+        serving(tmp_path, config(engine.url, extra=TWO), ENVIRON) as served,
+    ):
+        found = routes(served)
+        assert {path for _, path in found} >= OPEN | set(HOT) | {"/v1/models"}
+        bodies = {path: chat(input="x", prompt="x") for path in HOT}
+        for method, path in sorted(found):
+            for key, status in PRESENTED.values():
+                answer = await served.ask(
+                    method,
+                    path,
+                    bodies.get(path),
+                    {"authorization": f"Bearer {key}" if key else "", "content_type": "application/json"},
+                )
+                assert answer.status == (200 if path in OPEN else status), (method, path, key)
+                assert b"canary" not in answer.body
+                assert b"backend-secret" not in answer.body
+        await rest(served)
+
+
+async def test_a_fallback_does_not_lead_to_a_model_the_key_may_not_use(tmp_path: Path) -> None:
+    """The model itself fails; its fallback could answer, and does for the key that may use both."""
+    async with (
+        FakeEngine(models=["up"]) as broken,
+        FakeEngine(models=["up"], defaults={"say": "of m"}) as working,
+    ):
+        text = config(broken.url, working.url, extra=TWO).replace(
+            "{engine-0: up, engine-1: up}", "{engine-1: up}"
+        )
+        async with serving(tmp_path, text, ENVIRON) as served:
+            broken.set(models=["up"], defaults={"reply": {"status": 503}})
+            asked = len(working.requests)
+            body = {**chat(), "model": "own-b"}
+            refused = await served.post(CHAT, body, authorization=f"Bearer {B}")
+            assert refused.status == 503
+            assert len(working.requests) == asked
+            allowed = await served.post(CHAT, body, authorization=f"Bearer {A}")
+            assert allowed.status == 200
+            assert allowed.headers["x-gateway-model"] == "m"
+            listed = (await served.get("/v1/models", authorization=f"Bearer {B}")).json()
+            assert [entry["id"] for entry in listed["data"]] == ["own-b"]
+            hidden = await served.post(CHAT, {**chat(), "model": "nm"}, authorization=f"Bearer {B}")
+            assert hidden.error["message"].endswith("models here: own-b")
+            await rest(served)
+
+
+async def test_the_model_that_was_checked_is_the_model_that_is_asked(tmp_path: Path) -> None:
+    """A body with two `model`s: whichever counts, the engine gets one, and the key was checked for that one."""
+    async with (
+        FakeEngine(models=["up"]) as engine,
+        serving(tmp_path, config(engine.url, extra=TWO), ENVIRON) as served,
+    ):
+        for first, second in (("own-b", "m"), ("m", "own-b")):
+            body = f'{{"model": "{first}", "messages": [{{"role": "user", "content": "x"}}], "model": "{second}"}}'
+            asked = len(engine.requests)
+            answer = await served.post(CHAT, body.encode(), authorization=f"Bearer {B}")
+            if answer.status == 200:
+                assert engine.requests[-1].text.count('"model"') == 1
+                assert engine.requests[-1].json()["model"] == "up"
+                assert answer.headers["x-gateway-model"] == "own-b"
+            else:
+                assert answer.status in (400, 403)
+                assert len(engine.requests) == asked
+        await settled_for(served)
+
+
+async def settled_for(served: Served) -> None:
+    """The next request works, with a key."""
+    await rest(served)
+    assert (await served.post(CHAT, chat(), authorization=f"Bearer {A}")).status == 200
+    await rest(served)
+
+
+@pytest.mark.parametrize("status", [400, 404, 422, 429, 500, 503])
+async def test_an_engines_inner_life_stays_inside(
+    status: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stack traces, addresses and keys in an engine's error go to no client; keys not even to the log."""
+    told = (
+        f"Traceback (most recent call last): File /srv/engine.py, http://10.0.0.7:8000, tenant canary-b {B}"
+    )
+    reply = {"status": status, "body": {"error": {"message": told, "type": "x", "code": "x", "param": told}}}
+    async with (
+        FakeEngine(models=["up"], defaults={"reply": reply}) as engine,
+        serving(tmp_path, config(engine.url, extra=TWO), ENVIRON) as served,
+    ):
+        caplog.set_level(logging.DEBUG, "gateway")
+        for stream in (False, True):
+            answer = await served.post(CHAT, chat(stream=stream), authorization=f"Bearer {A}")
+            assert answer.status >= 400
+            for word in (b"Traceback", b"/srv/", b"10.0.0.7", b"canary", engine.url.encode()):
+                assert word not in answer.body
+            assert answer.headers["x-request-id"]
+        assert A not in caplog.text
+        assert "backend-secret" not in caplog.text
+        engine.set(models=["up"])
+        await settled_for(served)
+
+
+async def test_a_key_is_in_no_log_and_no_metric(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with (
+        FakeEngine(models=["up"]) as engine,
+        serving(tmp_path, config(engine.url, extra=TWO), ENVIRON) as served,
+    ):
+        for key in (A, "sk-canary-wrong"):
+            for body in (chat("canary of the prompt"), {**chat(), "model": "canary-model"}, b"canary"):
+                answer = await served.post(CHAT, body, authorization=f"Bearer {key}", x_canary="canary")
+                if answer.status != 404:
+                    assert b"canary" not in answer.body
+        await engine.down()
+        assert (await served.post(CHAT, chat("canary"), authorization=f"Bearer {A}")).status == 502
+        assert b"canary" not in served.gateway.metrics.page()
+        await engine.up()
+    assert "canary" not in "".join(
+        r.getMessage() for r in caplog.records if r.name.startswith(("gateway", "uvicorn"))
+    )
+
+
+async def test_an_old_key_and_its_successor_are_both_good(tmp_path: Path) -> None:
+    async with (
+        FakeEngine(models=["up"]) as engine,
+        serving(tmp_path, config(engine.url, extra=TWO), ENVIRON) as served,
+    ):
+        for key in (A, NEW) * 10:
+            assert (await served.post(CHAT, chat(), authorization=f"Bearer {key}")).status == 200
+        await settled_for(served)
+
+
+async def test_what_clients_make_up_makes_nothing_grow(tmp_path: Path) -> None:
+    """Names, ids and paths by the thousand: no metric series, no cache entry that stays."""
+    async with FakeEngine(models=["up"]) as engine, serving(tmp_path, config(engine.url)) as served:
+        async with client(served.port) as caller:
+            series = 0
+            for number in range(1500):
+                body = {**chat(user=f"u{number}"), "model": f"made-up-{number}"}
+                path = CHAT if number % 3 else f"/v1/made-up/{number}"
+                await caller.send(http(body, f"X-Request-Id: id-{number}", f"X-{number}: x", path=path))
+                assert (await caller.answer()).status == 404
+                if number == 10:
+                    series = served.gateway.metrics.page().count(b"\n")
+            assert served.gateway.metrics.page().count(b"\n") == series
+        await settled(served, engine)

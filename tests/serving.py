@@ -1,0 +1,166 @@
+"""A gateway for tests: the real server, protocol and application, in the test's own event loop.
+
+Rules:
+- Everything is real but the process: sockets on loopback, the config file's own reader, the product's server class.
+- After each use the invariants are checked: no request in flight, no lease held, no task or connection left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backends.base import Health
+from gateway import config
+from gateway.app import Gateway
+from gateway.serve import Server, build, listen
+
+
+@dataclass
+class Served:
+    """A running gateway and the small HTTP client of the tests."""
+
+    gateway: Gateway
+    server: Server
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def raw(self, data: bytes, timeout: float = 10) -> bytes:
+        """Send bytes on a new connection and read until the gateway closes it."""
+        reader, writer = await self.connect()
+        try:
+            writer.write(data)
+            async with asyncio.timeout(timeout):
+                return await reader.read()
+        finally:
+            writer.close()
+
+    async def get(self, path: str, **headers: str) -> Answer:
+        return await self.ask("GET", path, None, headers)
+
+    async def post(self, path: str, body: Any, **headers: str) -> Answer:
+        """`body` is JSON unless it is bytes; in header names an underscore stands for a hyphen."""
+        return await self.ask("POST", path, body, {"content_type": "application/json", **headers})
+
+    async def ask(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Answer:
+        data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        lines = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", "Connection: close"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items() if value]
+        if body is not None:
+            lines.append(f"Content-Length: {len(data)}")
+        return Answer.read(await self.raw("\r\n".join([*lines, "", ""]).encode("latin-1") + data))
+
+    def metric(self, name: str, **labels: str) -> float:
+        """One sample's value on the metrics page, 0 where there is none."""
+        wanted = {f'{key}="{value}"' for key, value in labels.items()}
+        total = 0.0
+        for line in self.gateway.metrics.page().decode().splitlines():
+            if line.split("{")[0].split(" ")[0] == name and all(part in line for part in wanted):
+                total += float(line.rsplit(" ", 1)[1])
+        return total
+
+
+@dataclass
+class Answer:
+    """One HTTP answer, read from raw bytes."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    whole: bool
+    """The transfer coding came to its proper end."""
+
+    @classmethod
+    def read(cls, data: bytes) -> Answer:
+        head, _, rest = data.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        whole = True
+        if headers.get("transfer-encoding") == "chunked":
+            rest, whole = _unchunked(rest)
+        elif "content-length" in headers:
+            whole = len(rest) == int(headers["content-length"])
+        return cls(int(first.split()[1]), headers, rest, whole)
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The OpenAI error; fails the test where the body is not one."""
+        assert self.headers["content-type"] == "application/json"
+        body = self.json()
+        assert set(body) == {"error"} and set(body["error"]) == {"message", "type", "param", "code"}
+        assert body["error"]["message"]
+        return dict(body["error"])
+
+    @property
+    def events(self) -> list[Any]:
+        """The payloads of an SSE body, decoded; `[DONE]` as it is."""
+        payloads = [event.removeprefix(b"data: ") for event in self.body.split(b"\n\n") if event]
+        return [payload.decode() if payload == b"[DONE]" else json.loads(payload) for payload in payloads]
+
+
+def _unchunked(data: bytes) -> tuple[bytes, bool]:
+    parts: list[bytes] = []
+    start = 0
+    while (end := data.find(b"\r\n", start)) > start:
+        count = int(data[start:end], 16)
+        if count == 0:
+            return b"".join(parts), data[end:] == b"\r\n\r\n"
+        parts.append(data[end + 2 : end + 2 + count])
+        start = end + 2 + count + 2
+    return b"".join(parts), False
+
+
+@contextlib.asynccontextmanager
+async def serving(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> AsyncIterator[Served]:
+    """Serve a config text on a free port; `folder` takes the file."""
+    file = folder / "gateway.yaml"
+    if "server:" not in text:
+        text = 'server: {listen: "127.0.0.1:0"}\n' + text
+    file.write_text(text)
+    loaded = config.load(file, environ or {})
+    listener = listen(loaded.server.listen)
+    assert listener is not None
+    before = asyncio.all_tasks()
+    server, gateway = build(loaded)
+    running = asyncio.create_task(server.run_on(listener))
+    served = Served(gateway, server, listener.getsockname()[1])
+    try:
+        await asyncio.wait_for(_settled(gateway), 30)
+        yield served
+        await idle(gateway)
+    finally:
+        server.should_exit = True
+        await asyncio.wait_for(running, 30)
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    assert not left, left
+
+
+async def _settled(gateway: Gateway) -> None:
+    """Wait until every backend has been found up or down."""
+    while any(replica.health in (None, Health.LOADING) for replica in gateway.pool.replicas.values()):
+        await gateway.pool.change()
+
+
+async def idle(gateway: Gateway) -> None:
+    """Wait until nothing is in flight, and hold the gateway to it."""
+    async with asyncio.timeout(5):
+        # A lease that closes tells nobody, so this looks again and again.
+        while any(replica.in_flight for replica in gateway.pool.replicas.values()):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    for replica in gateway.pool.replicas.values():
+        if replica.upstream is not None:
+            assert replica.upstream.open == replica.upstream.idle, "a connection is neither idle nor closed"

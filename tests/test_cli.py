@@ -1,0 +1,335 @@
+"""The `gateway` command as its users meet it: exit statuses, words on the terminal, and what happens on signals.
+
+Rules:
+- Every command is a real process. Exit 0 is done, 1 is a wrong config or machine, 2 is a wrong command line.
+- Whatever ends the gateway, and however, no process of it is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients.process import (
+    CLEAN_STOP,
+    DEMO,
+    GATEWAY,
+    MODEL,
+    PATIENCE,
+    ROOT,
+    Running,
+    family,
+    wait_until,
+)
+from tests.clients.process import running as running_gateway
+
+NOWHERE = """
+server: {listen: "127.0.0.1:0"}
+backends:
+  a: {engine: openai, url: "http://127.0.0.1:9", models: [m]}
+"""
+"""A gateway that starts at once and whose engine nobody started."""
+LONG = {
+    "model": "demo",
+    "messages": [{"role": "user", "content": "Count to one hundred."}],
+    "stream": True,
+    "ignore_eos": True,
+}
+
+
+def gateway(
+    *arguments: str | Path, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [GATEWAY, *arguments],
+        cwd=ROOT,
+        env=os.environ | (environ or {}),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], status: int = 1) -> list[str]:
+    """The lines of a command's complaint."""
+    assert done.returncode == status
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Where a test may write its config."""
+    return tmp_path / "gateway.yaml"
+
+
+def test_check_says_ok(file: Path) -> None:
+    file.write_text(DEMO)
+    done = gateway("check", file)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{file}: ok (1 backend, 1 model, 0 keys)\n"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_check_accepts_what_the_repository_brings(path: Path) -> None:
+    done = gateway("check", path, environ={"VLLM_KEY": "x"})
+    assert done.returncode == 0, done.stderr
+
+
+def test_check_shows_every_problem_with_its_place(file: Path) -> None:
+    file.write_text(
+        """\
+server: {listen: "127.0.0.1:0", drian: 30s}
+backends:
+  a: {engine: opnai, url: "http://127.0.0.1:9"}
+models:
+  m: {targets: {b: x}}
+"""
+    )
+    lines = refused(gateway("check", file))
+    places = [re.match(rf"{re.escape(str(file))}:(\d+:\d+): (.+)", line) for line in lines]
+    assert all(places), lines
+    found = {match[1]: match[2] for match in places if match}
+    assert "did you mean 'drain'?" in found["1:33"]
+    assert "did you mean 'openai'?" in found["3:15"]
+    assert "unknown backend 'b'" in found["5:17"]
+
+
+def test_check_of_a_file_that_is_not_there(file: Path) -> None:
+    [line] = refused(gateway("check", file))
+    assert str(file) in line
+
+
+@pytest.mark.parametrize(
+    ("listen", "environ", "words"),
+    [
+        ("127.0.0.1:${env.NO_SUCH_PORT}", {}, "NO_SUCH_PORT"),
+        ("0.0.0.0:0", {}, "keys"),
+        ("[::]:0", {}, "keys"),
+        ("127.0.0.1:${env.SUCH_PORT}", {"SUCH_PORT": "many"}, "port"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_listen_address_that_cannot_be(
+    file: Path, command: str, listen: str, environ: dict[str, str], words: str
+) -> None:
+    file.write_text(NOWHERE.replace("127.0.0.1:0", listen))
+    [line] = refused(gateway(command, file, environ=environ))
+    assert line.startswith(f"{file}:2:") and words in line
+
+
+def test_schema_is_the_one_in_the_repository() -> None:
+    done = gateway("schema")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["type"] == "object"
+    assert done.stdout == (ROOT / "configs" / "schema.json").read_text(encoding="utf-8"), "run `make schema`"
+
+
+def test_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    done = gateway("version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"gateway {project['version']}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [(), ("key",), ("serve",), ("check",), ("surf",), ("serve", "--fast")])
+def test_a_wrong_command_line(arguments: tuple[str, ...]) -> None:
+    lines = refused(gateway(*arguments), status=2)
+    assert lines[0].startswith("usage: gateway")
+
+
+def new_key(name: str) -> tuple[str, str]:
+    """The key and the line for the config that `gateway key new` prints."""
+    done = gateway("key", "new", name)
+    assert (done.returncode, done.stderr) == (0, "")
+    key, line = re.findall(r"^  (\S.*)$", done.stdout, re.MULTILINE)
+    return key, line
+
+
+@pytest.mark.slow
+def test_a_new_key_lets_its_holder_in_and_nobody_else(tmp_path: Path) -> None:
+    key, line = new_key("team")
+    other, _ = new_key("team")
+    assert line.startswith("team: ")
+    assert key not in line and key != other
+    with running_gateway(tmp_path, f"{NOWHERE}keys:\n  {line}\n") as started:
+        assert started.get("/v1/models", key=key).status == 200
+        for wrong in (None, other, key[:-1], key + "x", line.split('"')[1]):
+            assert started.get("/v1/models", key=wrong).status == 401
+        assert started.get("/healthz").status == 200
+        assert key not in started.log.text
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken(tmp_path: Path, file: Path) -> None:
+    with running_gateway(tmp_path, NOWHERE) as started:
+        file.write_text(NOWHERE.replace("127.0.0.1:0", started.address))
+        [line] = refused(gateway("serve", file))
+        assert f"cannot listen on {started.address}" in line and "in use" in line
+        assert started.get("/healthz").status == 200
+
+
+@pytest.mark.slow
+def test_whoever_reads_the_first_line_can_connect_and_can_stop(tmp_path: Path) -> None:
+    with running_gateway(tmp_path, NOWHERE) as started:
+        assert started.get("/healthz").status == 200
+    with running_gateway(tmp_path, NOWHERE) as started:
+        assert started.url.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.slow
+def test_a_model_file_that_comes_later(tmp_path: Path) -> None:
+    model = tmp_path / "late.gguf"
+    with running_gateway(tmp_path, DEMO.replace(MODEL, str(model))) as started:
+        line = started.log.wait_for("cannot start").string
+        assert "'local'" in line and str(model) in line and " error " in line
+        assert started.get("/healthz").status == 200
+        ready = started.get("/readyz")
+        assert (ready.status, ready.error["code"]) == (503, "no_healthy_backend")
+        refused = started.get("/v1/chat/completions", {"model": "demo", "messages": [{"role": "user"}]})
+        assert (refused.status, refused.error["code"]) == (503, "no_healthy_backend")
+        shutil.copy(ROOT / MODEL, tmp_path / "half")
+        (tmp_path / "half").rename(model)
+        started.log.wait_for("'local' is ready")
+        assert started.get("/readyz").status == 200
+        assert [line for line in started.log.lines if "cannot start" in line] == [line], "once is enough"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"<html>not found</html>", "not in GGUF format"), (b"GGUF" + bytes(4000), "cannot load")],
+    ids=["another format", "damaged"],
+)
+def test_a_broken_model_file(tmp_path: Path, content: bytes, words: str) -> None:
+    model = tmp_path / "broken.gguf"
+    model.write_bytes(content)
+    with running_gateway(tmp_path, DEMO.replace(MODEL, str(model))) as started:
+        line = started.log.wait_for(words).string
+        assert "backend 'local'" in line and str(model) in line and "next start in" in line
+        assert started.get("/readyz").status == 503
+
+
+@pytest.mark.slow
+def test_an_engine_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    with running_gateway(tmp_path) as started:
+        started.wait_ready()
+        assert chat(started) == 200
+        _, pid = started.engine()
+        os.kill(pid, signal.SIGKILL)
+        assert "SIGKILL" in started.log.wait_for("'local' stopped").string
+        assert started.engine(2)[1] != pid
+        assert chat(started) == 200, "a request waits for an engine that is starting"
+        assert started.metric("gateway_backend_restarts_total", backend="local") == 1
+
+
+def chat(started: Running) -> int:
+    """The status of one small request."""
+    asked = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
+    return started.get("/v1/chat/completions", asked).status
+
+
+class Stream(contextlib.AbstractContextManager["Stream"]):
+    """A running stream, whose first event has come."""
+
+    def __init__(self, started: Running, **options: Any) -> None:
+        self._connection = http.client.HTTPConnection(started.address, timeout=PATIENCE)
+        headers = {"content-type": "application/json"}
+        self._connection.request("POST", "/v1/chat/completions", json.dumps(LONG | options), headers)
+        self._answer = self._connection.getresponse()
+        assert self._answer.status == 200
+        assert self._answer.readline().startswith(b"data: {")
+
+    def __exit__(self, *error: object) -> None:
+        self._answer.close()
+        self._connection.close()
+
+    def rest(self) -> list[str]:
+        """The events until the end. Raises http.client.IncompleteRead where it was broken off."""
+        return [event for event in self._answer.read().decode().split("\n\n") if event.strip()]
+
+
+def listens(started: Running) -> bool:
+    connection = http.client.HTTPConnection(started.address, timeout=PATIENCE)
+    try:
+        connection.connect()
+    except ConnectionError:
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_a_running_stream_end_whole(tmp_path: Path, number: signal.Signals) -> None:
+    tokens = 800
+    with running_gateway(tmp_path) as started:
+        started.wait_ready()
+        below = family(started.pid)
+        with Stream(started, max_tokens=tokens) as stream:
+            started.signal(number)
+            *events, last = stream.rest()
+        assert last == "data: [DONE]"
+        assert json.loads(events[-1].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+        assert len(events) > tokens / 2
+        assert started.wait() == 0
+        assert not any(process.alive for process in below)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_after_the_first_signal_nobody_is_let_in_and_the_second_ends_it(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with running_gateway(tmp_path) as started:
+        started.wait_ready()
+        below = family(started.pid)
+        with Stream(started, max_tokens=1900, n=4) as stream:
+            started.signal(number)
+            wait_until(lambda: not listens(started), "the gateway has closed its door")
+            assert started.alive, "the stream still runs"
+            started.signal(number)
+            with pytest.raises(http.client.IncompleteRead) as broken:
+                stream.rest()
+        assert b"[DONE]" not in broken.value.partial
+        assert b'"code":"draining"' in broken.value.partial, "the client is told why"
+        assert started.wait(CLEAN_STOP) == 0
+        assert not any(process.alive for process in below)
+        assert "Traceback" not in started.log.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["starting", "ready"])
+def test_a_gateway_that_is_killed_leaves_no_engine(tmp_path: Path, when: str) -> None:
+    with running_gateway(tmp_path) as started:
+        started.engine()
+        if when == "ready":
+            started.wait_ready()
+        below = family(started.pid)
+        assert len(below) >= 2, "the engine and the one who watches it"
+        started.signal(signal.SIGKILL)
+        assert started.wait() == -signal.SIGKILL
+        wait_until(lambda: not any(process.alive for process in below), "the engine is gone")
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_the_engine_starts(tmp_path: Path) -> None:
+    with running_gateway(tmp_path) as started:
+        started.engine()
+        started.stop()
+        assert "Traceback" not in started.log.text

@@ -1,0 +1,47 @@
+"""When another attempt is made, as a table; and the budget that bounds all of them together."""
+
+import pytest
+
+from backends.base import Failure, Kind, Phase
+from gateway.retry import Budget, may_retry
+
+AGAIN = {
+    Kind.CONNECT: True,
+    Kind.RESET: True,
+    Kind.OVERLOADED: True,
+    Kind.LOADING: True,
+    Kind.REJECTED: False,
+    Kind.CONTEXT: False,
+    Kind.MISSING: True,
+    Kind.REFUSED: True,
+    Kind.FAILED: True,
+    Kind.GARBLED: True,
+    Kind.UNSUPPORTED: True,
+}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.TIMEOUT])
+def test_kinds(kind: Kind) -> None:
+    assert may_retry(Failure(kind, ""), attempts=1, most=2, left=10) is AGAIN[kind]
+
+
+@pytest.mark.parametrize(
+    ("phase", "again"), [(Phase.FIRST_BYTE, True), (Phase.FIRST_TOKEN, True), (Phase.TOTAL, False)]
+)
+def test_timeouts_depend_on_the_phase(phase: Phase, again: bool) -> None:
+    assert may_retry(Failure(Kind.TIMEOUT, "", phase=phase), attempts=1, most=2, left=10) is again
+
+
+def test_attempts_and_time_are_bounded() -> None:
+    failure = Failure(Kind.RESET, "")
+    assert not may_retry(failure, attempts=2, most=2, left=10)
+    assert not may_retry(failure, attempts=1, most=2, left=0.01)
+
+
+def test_the_budget_has_a_floor_and_a_share() -> None:
+    budget = Budget(share=0.2, floor=3)
+    assert [budget.take() for _ in range(4)] == [True, True, True, False]
+    budget.active = 100
+    assert [budget.take() for _ in range(18)] == [True] * 17 + [False]
+    budget.give_back()
+    assert budget.take()

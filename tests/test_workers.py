@@ -1,0 +1,122 @@
+"""Several workers behind one port: numbers add up, a dead worker is replaced, and nothing outlives the master."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.metrics import Metrics, merge
+from tests.processes import alive, children
+
+ROOT = Path(__file__).parent.parent
+CONFIG = f"""
+server: {{listen: "127.0.0.1:0"}}
+backends:
+  local: {{engine: llamacpp, launch: {{model: {ROOT}/models/demo.gguf, threads: 1}}}}
+"""
+BODY = b'{"model": "demo", "max_tokens": 3, "messages": [{"role": "user", "content": "Hello"}]}'
+
+
+def test_numbers_add_up_and_states_of_one_thing_do_not() -> None:
+    dumps = []
+    for number in (1, 2):
+        metrics = Metrics("9")
+        metrics.backend_up.cell("b", "e").value = 1
+        cells = metrics.served("m", "b")
+        cells.in_flight.value = number
+        cells.duration.observe(number)
+        dumps.append(metrics.dump())
+    page = Metrics("9").page_of(merge(dumps)).decode()
+    assert 'gateway_backend_up{backend="b",engine="e"} 1.0' in page
+    assert 'gateway_requests_in_flight{backend="b",model="m"} 3.0' in page
+    assert 'gateway_request_duration_seconds_count{backend="b",model="m"} 2.0' in page
+    assert 'gateway_request_duration_seconds_sum{backend="b",model="m"} 3.0' in page
+    assert 'gateway_build_info{version="9"} 1.0' in page
+
+
+class Running:
+    """`gateway serve --workers 2` as a process."""
+
+    def __init__(self, folder: Path) -> None:
+        file = folder / "gateway.yaml"
+        file.write_text(CONFIG)
+        command = [sys.executable, "-m", "gateway", "serve", str(file), "--workers", "2"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        assert self.process.stdout is not None
+        self.url = re.findall(r"http://\S+", self.process.stdout.readline())[0]
+        while "stop: Ctrl-C" not in self.process.stdout.readline():
+            assert self.process.poll() is None
+
+    def request(self) -> None:
+        headers = {"Content-Type": "application/json"}
+        call = urllib.request.Request(f"{self.url}/v1/chat/completions", BODY, headers)
+        with urllib.request.urlopen(call, timeout=30) as answer:
+            assert answer.status == 200
+
+    def metric(self, start: str) -> float:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))
+
+    def workers(self) -> list[int]:
+        return [pid for pid, command in children(self.process.pid) if " worker " in command]
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    gateway = Running(tmp_path)
+    yield gateway
+    everything = [pid for pid, _ in children(gateway.process.pid)]
+    if gateway.process.poll() is None:
+        gateway.process.send_signal(signal.SIGINT)
+        assert gateway.process.wait(30) == 0
+    assert gateway.process.stdout is not None
+    gateway.process.stdout.close()
+    eventually(lambda: not any(map(alive, everything)))
+
+
+@pytest.mark.slow
+def test_metrics_are_those_of_all_workers_whichever_is_asked(running: Running) -> None:
+    eventually(lambda: len(running.workers()) == 2)
+    for count in range(1, 11):
+        running.request()
+        assert running.metric("gateway_requests_total") == count
+    assert running.metric("gateway_backend_up") == 1
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced_and_its_numbers_stay(running: Running) -> None:
+    eventually(lambda: len(running.workers()) == 2)
+    for _ in range(6):
+        running.request()
+    assert running.metric("gateway_requests_total") == 6
+    dead = running.workers()[0]
+    os.kill(dead, signal.SIGKILL)
+    eventually(lambda: len(running.workers()) == 2 and dead not in running.workers())
+    assert running.metric("gateway_requests_total") == 6
+    running.request()
+    assert running.metric("gateway_requests_total") == 7
+    assert running.metric("gateway_backend_restarts_total") == 0
+
+
+@pytest.mark.slow
+def test_nothing_outlives_a_master_that_is_killed(running: Running) -> None:
+    everything = [pid for pid, _ in children(running.process.pid)]
+    assert len(everything) >= 3
+    running.process.kill()
+    running.process.wait()
+    eventually(lambda: not any(map(alive, everything)))
