@@ -55,7 +55,7 @@ class Keys:
         if self.open:
             return ANYONE
         scheme, _, token = (authorization or b"").partition(b" ")
-        if not token.strip():
+        if not token.strip() and scheme.lower() in (b"", b"bearer"):
             raise GatewayError(
                 Own.UNAUTHENTICATED,
                 "no API key given: send the header 'Authorization: Bearer <key>'",

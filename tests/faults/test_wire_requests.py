@@ -144,9 +144,9 @@ async def test_every_spelling_that_reaches_an_endpoint_asks_for_the_key(name: st
 AUTHORIZATION = {
     "Basic": ("Basic c2stY2FuYXJ5", "invalid_api_key"),
     "no scheme": (A, "invalid_api_key"),
-    "empty": ("", "invalid_api_key"),
-    "a scheme alone": ("Bearer", "invalid_api_key"),
-    "an empty token": ("Bearer ", "invalid_api_key"),
+    "empty": ("", "missing_api_key"),
+    "a scheme alone": ("Bearer", "missing_api_key"),
+    "an empty token": ("Bearer ", "missing_api_key"),
     "not ASCII": ("Bearer sk-\xe9\xff", "invalid_api_key"),
     "very long": ("Bearer " + "x" * 30_000, "invalid_api_key"),
     "the first letters": (f"Bearer {A[:30]}", "invalid_api_key"),
@@ -164,7 +164,8 @@ async def test_no_key(name: str, stage: Stage) -> None:
     answer = await stage.answer(http(chat(), f"Authorization: {value}", CLOSE))
     assert (answer.status, answer.error["code"], answer.error["param"]) == (401, code, None)
     assert answer.headers["www-authenticate"] == "Bearer"
-    assert value.split(" ")[-1].encode() not in answer.body or not value.split(" ")[-1]
+    secret = value.removeprefix("Bearer").strip()
+    assert not secret or secret.encode() not in answer.body
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
