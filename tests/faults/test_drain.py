@@ -245,10 +245,10 @@ async def test_the_environment_changes_nothing(tmp_path: Path) -> None:
         plain = config(engine.url).partition("models:\n  m:")[0].replace(", models: [up]", "")
         async with process(tmp_path, plain, environ) as (gateway, port), client(port) as caller:
             await eventually(lambda: is_ready(caller))
-            await caller.send(http({**chat(), "model": "modèle-é"}))
+            await caller.send(http({**chat(), "model": "up"}))
             assert (await caller.answer()).status == 200
             await engine.down()
-            await caller.send(http({**chat(), "model": "modèle-é"}))
+            await caller.send(http({**chat(), "model": "up"}))
             assert (await caller.answer()).status == 502
             gateway.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(gateway.wait(), 20) == 0
