@@ -38,11 +38,10 @@ from backends.base import (
     Request,
 )
 from backends.openai import OpenAI
-from backends.units import Duration
+from backends.units import MODEL_NAME, Duration
 
 BUILT_IN = "xllamacpp"
 RUNNER = Path(__file__).with_name("llamacpp_runner.py")
-MODEL_NAME = r"[A-Za-z0-9._:/@+-]{1,256}"
 EMBEDDING_BATCH = 2048
 """Tokens llama.cpp may process in one step when it serves embeddings: the longest input it can embed. Its own default
 is 512, and longer inputs fail with status 500."""

@@ -24,6 +24,9 @@ _SIZE = re.compile(r"(?P<count>[0-9]{1,15})(?P<unit>[KMG]i?B|B)?")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
+MODEL_NAME = r"[A-Za-z0-9._:/@+-]{1,256}"
+"""What a model's public name may be, as a pattern: safe in a header, a metric, a shell and on a terminal."""
+
 LONGEST = 720 * 3600.0
 """The longest duration, 30 days in seconds: beyond any use, and safe for every timer."""
 LARGEST = 2**50

@@ -32,7 +32,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from backends import registry
-from backends.units import Duration, Share, Size, Wait, expected
+from backends.units import MODEL_NAME, Duration, Share, Size, Wait, expected
 from gateway.configfile.address import ListenAddress, Url
 
 
@@ -71,7 +71,7 @@ _NAME_CHECK, _NAME_SCHEMA = _text(
     "a name: up to 64 letters, digits, '.', '_' and '-', the first a letter or digit",
 )
 _MODEL_CHECK, _MODEL_SCHEMA = _text(
-    r"[A-Za-z0-9._:/@+-]{1,256}", "a model name: up to 256 letters, digits and any of . _ : / @ + -"
+    MODEL_NAME, "a model name: up to 256 letters, digits and any of . _ : / @ + -"
 )
 _GLOB_CHECK, _GLOB_SCHEMA = _text(
     r"[A-Za-z0-9._:/@+*?-]{1,256}", "a model name, in which * stands for any text and ? for any one character"

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from random import Random
 
 from backends.base import Failure, Health, ModelCard
+from backends.units import MODEL_NAME
 from gateway.fleet.pool import Pool, Replica
 from gateway.wire.ask import ask
 from gateway.wire.upstream import Upstream
@@ -30,7 +31,7 @@ SLOW = 2.0
 """Seconds the pause between probes of a backend that is not ready grows to."""
 STEADY = 10.0
 """Seconds between probes of a backend that is ready."""
-NAME = re.compile(r"[A-Za-z0-9._:/@+-]{1,256}")
+NAME = re.compile(MODEL_NAME)
 """Names of models that are taken over, as the config allows them."""
 MOST_MODELS = 1000
 """Models that are taken over from one backend."""
