@@ -156,11 +156,26 @@ async def _settled(gateway: Gateway) -> None:
 
 
 async def idle(gateway: Gateway) -> None:
-    """Wait until nothing is in flight, and hold the gateway to it."""
-    async with asyncio.timeout(5):
-        # A lease that closes tells nobody, so this looks again and again.
-        while any(replica.in_flight for replica in gateway.pool.replicas.values()):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    """Wait until nothing is in flight, and hold the gateway to it.
+
+    Raises:
+        AssertionError: After five seconds a lease is still open, or a connection is neither idle nor closed.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(5):
+            # A lease that closes tells nobody, and a health probe may be under way: this looks again and again.
+            while _busy(gateway):
+                await asyncio.sleep(0.01)
+    assert not (left := _busy(gateway)), left
+
+
+def _busy(gateway: Gateway) -> list[str]:
+    """What is still in use: leases, and connections that are neither idle nor closed."""
+    busy: list[str] = []
     for replica in gateway.pool.replicas.values():
-        if replica.upstream is not None:
-            assert replica.upstream.open == replica.upstream.idle, "a connection is neither idle nor closed"
+        if replica.in_flight:
+            busy.append(f"{replica.name}: {replica.in_flight} in flight")
+        upstream = replica.upstream
+        if upstream is not None and upstream.open != upstream.idle:
+            busy.append(f"{replica.name}: {upstream.open} connections open, {upstream.idle} idle")
+    return busy
