@@ -80,6 +80,15 @@ def goals(scenarios: Scenarios) -> list[Goal]:
             "×",
         ),
         Goal(
+            "CPU per request of 2 workers, to 1",
+            _ratio(
+                of("workers", "gateway, 2 workers", "cpu_us_per_request"),
+                of("workers", GATEWAY, "cpu_us_per_request"),
+            ),
+            1.1,
+            "×",
+        ),
+        Goal(
             "requests per second of 2 workers, to 1",
             _ratio(two, of("workers", GATEWAY, "requests_per_second")),
             1.7,

@@ -153,6 +153,7 @@ def _more(data: Run) -> str:
             "cpu_us_per_request",
             "CPU µs / request",
         ),
+        ("workers", "2 workers instead of 1", "cpu_us_per_request", "CPU µs / request"),
         ("workers", "2 workers instead of 1", "requests_per_second", "requests / s"),
     ):
         if scenario in scenarios:

@@ -54,13 +54,13 @@ Figure = Callable[[Tally], float | None]
 
 JSON_FIGURES: Mapping[str, Figure] = {
     "cpu_us_per_request": lambda tally: _each(tally.cpu, tally.requests),
-    "requests_per_second": lambda tally: tally.requests / tally.seconds,
+    "requests_per_second": lambda tally: _rate(tally.requests, tally.seconds),
     "latency_p50_ms": lambda tally: _ms(tally.latency, 0.50),
     "latency_p99_ms": lambda tally: _ms(tally.latency, 0.99),
 }
 STREAM_FIGURES: Mapping[str, Figure] = {
     "cpu_us_per_chunk": lambda tally: _each(tally.cpu, tally.events),
-    "chunks_per_second": lambda tally: tally.events / tally.seconds,
+    "chunks_per_second": lambda tally: _rate(tally.events, tally.seconds),
     "ttft_p50_ms": lambda tally: _ms(tally.first, 0.50),
     "ttft_p99_ms": lambda tally: _ms(tally.first, 0.99),
     "gap_p99_ms": lambda tally: _ms(tally.gaps, 0.99),
@@ -146,6 +146,8 @@ async def _open_streams(
         # Two pieces more on each, so that every buffer has been used.
         await asyncio.sleep(1.2)
         return accounting.usage(subject.pid).rss, opened.tally.errors
+    except OSError as error:
+        return None, Counter({f"no connection ({error.strerror})": 1})
     finally:
         await opened.stop()
 
@@ -161,7 +163,11 @@ async def _rounds(
     for _ in range(rounds):
         for subject in subjects:
             await quiet(upstream)
-            tallies[subject.name].append(await window(subject))
+            try:
+                tally = await window(subject)
+            except OSError as error:
+                tally = Tally(errors=Counter({f"no connection ({error.strerror})": 1}))
+            tallies[subject.name].append(tally)
     result = Result()
     for name, some in tallies.items():
         result.figures[name] = {
@@ -187,6 +193,10 @@ def _median(values: Iterable[float | None]) -> float | None:
 def _each(seconds: float, count: int) -> float | None:
     """Microseconds for each; None for what used no CPU of its own."""
     return seconds / count * 1e6 if count and seconds else None
+
+
+def _rate(count: int, seconds: float) -> float | None:
+    return count / seconds if seconds else None
 
 
 def _ms(values: Sequence[float], share: float) -> float | None:

@@ -205,14 +205,6 @@ def start_upstream(port: int, *options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "bench.upstream", str(port), *options], cwd=ROOT)
 
 
-def gateway_has_workers() -> bool:
-    """Whether `gateway serve` can run more than one process."""
-    answer = subprocess.run(
-        [sys.executable, "-m", "gateway", "serve", "--help"], capture_output=True, text=True, check=False
-    )
-    return "--workers" in answer.stdout
-
-
 def _program(name: str) -> str | None:
     """Where a program lies; Debian keeps servers where ordinary users do not look."""
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")

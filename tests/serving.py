@@ -164,7 +164,7 @@ async def idle(gateway: Gateway) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(5):
             # A lease that closes tells nobody, and a health probe may be under way: this looks again and again.
-            while _busy(gateway):
+            while _busy(gateway):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     assert not (left := _busy(gateway)), left
 
