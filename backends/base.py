@@ -2,7 +2,7 @@
 
 Rules:
 - Everything here is a value or a pure function of values. No sockets, no `await`, no clock, no import of `gateway`.
-- An `Engine` object has no state. What belongs to one request lives in its `StreamDecoder`.
+- An `Engine` object has no state but its frozen options. What belongs to one request lives in its `StreamDecoder`.
 - The canonical dialect is OpenAI's. An engine that speaks it lets bytes pass; one that does not translates here.
 """
 
@@ -27,6 +27,22 @@ class Operation(enum.StrEnum):
     CHAT = "chat"
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
+    RERANK = "rerank"
+    """Documents in the order of their relevance to a query (Jina's and Cohere's form)."""
+    SCORE = "score"
+    """How well pairs of texts fit (vLLM's form)."""
+    TOKENIZE = "tokenize"
+    DETOKENIZE = "detokenize"
+    INFILL = "infill"
+    """Text between a prefix and a suffix (llama.cpp's form)."""
+    RESPONSES = "responses"
+    """OpenAI's Responses API, for engines that speak it themselves."""
+    MESSAGES = "messages"
+    """Anthropic's Messages API, for engines that speak it themselves."""
+    TRANSCRIPTIONS = "transcriptions"
+    TRANSLATIONS = "translations"
+    SPEECH = "speech"
+    IMAGES = "images"
 
 
 class Kind(enum.StrEnum):
@@ -109,24 +125,29 @@ class Request:
     """The client sent a `stream_options` of its own."""
     include_usage: bool = False
     """The client asked for usage in the stream."""
+    content_type: bytes = b"application/json"
+    """What the body is. Audio comes as a form (`multipart/form-data; boundary=...`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An HTTP request to an engine. `path` starts with a slash and is relative to the backend's base URL."""
+    """An HTTP request to an engine. `path` starts with a slash and is relative to the backend's base URL.
+    `content_type` is that of a body, if there is one."""
 
     path: str
     body: bytes = b""
     method: str = "POST"
     headers: Headers = ()
+    content_type: bytes = b"application/json"
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A complete answer in OpenAI's shape, ready for the client."""
+    """A complete answer in OpenAI's shape, ready for the client. `content_type` is JSON but for audio and images."""
 
     body: bytes
     usage: Usage | None = None
+    content_type: bytes = b"application/json"
 
 
 class StreamDecoder(Protocol):
@@ -165,6 +186,73 @@ class ModelCard:
     context: int | None = None
 
 
+class Signal(enum.StrEnum):
+    """What engines tell of their load, under one name each."""
+
+    RUNNING = "running"
+    """Requests being computed."""
+    WAITING = "waiting"
+    """Requests the engine has accepted and not begun."""
+    SLOTS = "slots"
+    """Requests it can compute at once."""
+    KV_USE = "kv_use"
+    """The part of the cache for keys and values in use, from 0 to 1."""
+    PREFIX_HITS = "prefix_hits"
+    """The part of looked-up prompt tokens that were found in the prefix cache, from 0 to 1, since the start."""
+    MODELS = "models"
+    """Models in memory; a reading names them."""
+    LORAS = "loras"
+    """LoRA adapters in use; a reading names them."""
+    ASLEEP = "asleep"
+    """1 while the engine has given its memory back and must be woken."""
+
+
+class Status(enum.StrEnum):
+    """How far a reading can be trusted."""
+
+    OK = "ok"
+    MISSING = "missing"
+    """The engine was asked and does not say it: switched off, renamed in a newer version, or not there yet."""
+    STALE = "stale"
+    """It was ok once; the engine has not said it again for a while."""
+    SUSPECT = "suspect"
+    """It is there and cannot be right: out of range, or idle while the gateway's own requests run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One signal as an engine told it. `value` is None unless it was told; `names` for signals that count named things;
+    `source` is the engine's own name for it, or why it is missing."""
+
+    status: Status
+    value: float | None = None
+    names: tuple[str, ...] = ()
+    source: str = ""
+
+
+Signals = Mapping[Signal, Reading]
+"""Every signal the engine is known to tell, also those it did not. One that is not in here it never tells."""
+
+
+class Action(enum.StrEnum):
+    """What an operator may have an engine do with its models."""
+
+    LIST = "list"
+    PS = "ps"
+    """The models in memory."""
+    SHOW = "show"
+    PULL = "pull"
+    CREATE = "create"
+    COPY = "copy"
+    DELETE = "delete"
+    LOAD = "load"
+    UNLOAD = "unload"
+    LOAD_LORA = "load_lora"
+    UNLOAD_LORA = "unload_lora"
+    SLEEP = "sleep"
+    WAKE = "wake"
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """How to start an engine as a child process that serves HTTP on `host:port`."""
@@ -177,6 +265,10 @@ class Launch:
     """Seconds between SIGTERM and SIGKILL."""
 
 
+class OptionsError(Exception):
+    """A backend's `options` cannot be used. The message is one line for the operator."""
+
+
 class LaunchError(Exception):
     """The engine cannot be started as configured. The message is one line for the operator."""
 
@@ -185,9 +277,20 @@ class Engine(ABC):
     """What the gateway knows of one kind of inference software."""
 
     name: ClassVar[str]
+    checked: ClassVar[str]
+    """The version of the engine that the facts in its file were checked against, and how (run, recordings, source)."""
     launch_options: ClassVar[type[BaseModel] | None] = None
     """The options of `launch:` in the config file; None where the engine is only ever attached to by URL."""
+    options_type: ClassVar[type[BaseModel] | None] = None
+    """The `options:` of a backend of this engine, all with defaults; None where there are none."""
     operations: ClassVar[frozenset[Operation]] = frozenset(Operation)
+    actions: ClassVar[frozenset[Action]] = frozenset()
+    stream_types: ClassVar[tuple[bytes, ...]] = (b"text/event-stream",)
+    """Content types, by their beginning, of answers that are streams for the decoder."""
+
+    def __init__(self, options: Any = None) -> None:
+        """`options` is an `options_type` object. Raises OptionsError where a file they name cannot be used."""
+        self.options = options if options is not None or self.options_type is None else self.options_type()
 
     @abstractmethod
     def call(self, request: Request, model: str) -> Call:
@@ -220,6 +323,19 @@ class Engine(ABC):
     @abstractmethod
     def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
         """The models in the answer. Raises ValueError where the answer is not a list of models."""
+
+    def signal_calls(self) -> tuple[Call, ...]:
+        """What to ask for the engine's load, each time anew; none where it tells nothing."""
+        return ()
+
+    def signals_of(self, answers: Sequence[bytes | None]) -> Signals:
+        """The signals in the bodies of the answers to `signal_calls`; None for one that failed or was not 200."""
+        return {}
+
+    def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
+        """The request that carries out one of `actions`. Raises ValueError, fit for the operator, where an argument is
+        missing, unknown or wrong."""
+        raise NotImplementedError(f"{self.name} has no action {action}")
 
     def served_names(self, options: Any) -> tuple[str, ...]:
         """The public model names a backend launched with `options` serves; options is a `launch_options` object."""

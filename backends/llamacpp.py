@@ -19,10 +19,10 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from backends import rewrite
 from backends.base import (
@@ -37,8 +37,9 @@ from backends.base import (
     Operation,
     Request,
 )
+from backends.launching import LaunchOptions, Text
 from backends.openai import OpenAI
-from backends.units import MODEL_NAME, Duration
+from backends.units import MODEL_NAME
 
 BUILT_IN = "xllamacpp"
 RUNNER = Path(__file__).with_name("llamacpp_runner.py")
@@ -50,13 +51,9 @@ HEAD = 1 << 20
 VERBOSITY = {"error": 1, "warning": 2, "info": 3, "debug": 5}
 """llama.cpp's numbers for log levels (its `--verbosity`)."""
 
-Item = Annotated[str, StringConstraints(min_length=1)]
 
-
-class LlamaCppLaunch(BaseModel):
+class LlamaCppLaunch(LaunchOptions):
     """How to start llama.cpp's server."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     model: Path = Field(
         description="The model, a GGUF file. A relative path starts at the working directory."
@@ -66,7 +63,7 @@ class LlamaCppLaunch(BaseModel):
         pattern=f"^{MODEL_NAME}$",
         description="The model's public name. Left out, the file's name without `.gguf`.",
     )
-    runtime: Item = Field(
+    runtime: Text = Field(
         BUILT_IN,
         description="`xllamacpp` (pip install 'llm-gateway[llamacpp]'), or the path or name of a `llama-server` "
         "program of 2026 or later.",
@@ -85,7 +82,7 @@ class LlamaCppLaunch(BaseModel):
     gpu_layers: int | None = Field(
         None, ge=0, le=9999, description="Layers that live on the GPU. Left out, as many as fit."
     )
-    chat_template: Item | None = Field(
+    chat_template: Text | None = Field(
         None,
         description="How messages become a prompt, where it differs from what the model file says: the path of a "
         "Jinja file, a Jinja template, or `chatml`.",
@@ -101,10 +98,6 @@ class LlamaCppLaunch(BaseModel):
         description="More settings. For `xllamacpp`, `--name value` or `--name=value` with the names of its "
         "CommonParams, such as `--n-batch 512` or `--sampling.temp=0.5`; for a program, its own arguments.",
     )
-    env: dict[str, str] = Field(
-        {}, description="Environment variables of the process, beside the few it inherits."
-    )
-    start_timeout: Duration = Field(300.0, description="How long it may take until the model is loaded.")
     log_level: Literal["error", "warning", "info", "debug"] = Field(
         "error",
         description="How much llama.cpp says in the gateway's log. It warns of ordinary things, such as a client that "
@@ -161,6 +154,7 @@ class LlamaCpp(OpenAI):
     """llama.cpp's server."""
 
     name: ClassVar[str] = "llamacpp"
+    checked: ClassVar[str] = "llama.cpp b11549 in xllamacpp 2026.10.11549 (run)"
     launch_options: ClassVar[type[BaseModel] | None] = LlamaCppLaunch
 
     def call(self, request: Request, model: str) -> Call:
@@ -220,8 +214,8 @@ class LlamaCpp(OpenAI):
         else:
             argv, env = _server_command(options, pooling, host, port)
         # After a failed assertion ggml would start a debugger on itself to print where it was.
-        env = {"GGML_NO_BACKTRACE": "1", **env, **options.env}
-        return Launch(argv, env, start_timeout=options.start_timeout)
+        env = {"GGML_NO_BACKTRACE": "1", **env, **options.environment()}
+        return Launch(argv, env, options.start_timeout, options.stop_timeout)
 
     def crash_reason(self, log: Sequence[str]) -> str | None:
         lines = [_PREFIX.sub("", line) for line in log]

@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
@@ -37,7 +37,19 @@ PATHS = {
     Operation.CHAT: "/v1/chat/completions",
     Operation.COMPLETIONS: "/v1/completions",
     Operation.EMBEDDINGS: "/v1/embeddings",
+    Operation.RERANK: "/v1/rerank",
+    Operation.SCORE: "/v1/score",
+    Operation.TOKENIZE: "/tokenize",
+    Operation.DETOKENIZE: "/detokenize",
+    Operation.INFILL: "/infill",
+    Operation.RESPONSES: "/v1/responses",
+    Operation.MESSAGES: "/v1/messages",
+    Operation.TRANSCRIPTIONS: "/v1/audio/transcriptions",
+    Operation.TRANSLATIONS: "/v1/audio/translations",
+    Operation.SPEECH: "/v1/audio/speech",
+    Operation.IMAGES: "/v1/images/generations",
 }
+"""Where the operations are, unless an engine's `paths` says otherwise. They are the gateway's own paths too."""
 
 _TEXT_KEYS = rb"content|text|reasoning|reasoning_content|arguments"
 _TEXT = rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrtu])++'
@@ -116,9 +128,14 @@ class OpenAI(Engine):
     """Any server that speaks OpenAI's API."""
 
     name: ClassVar[str] = "openai"
+    checked: ClassVar[str] = "OpenAI's API reference, and this gateway behind itself (run)"
+    paths: ClassVar[Mapping[Operation, str]] = {}
+    """Operations that are not where `PATHS` says."""
 
     def call(self, request: Request, model: str) -> Call:
-        return Call(PATHS[request.operation], rewrite.request_body(request, model))
+        operation = request.operation
+        path = self.paths.get(operation) or PATHS[operation]
+        return Call(path, rewrite.request_body(request, model))
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
         try:

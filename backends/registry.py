@@ -16,8 +16,18 @@ from backends.base import Engine
 ENTRY_POINTS = "llm_gateway.engines"
 
 ENGINES: dict[str, str] = {
+    "llama-cpp-python": "backends.llama_cpp_python:LlamaCppPython",
     "llamacpp": "backends.llamacpp:LlamaCpp",
+    "lmdeploy": "backends.lmdeploy:LMDeploy",
+    "ollama": "backends.ollama:Ollama",
     "openai": "backends.openai:OpenAI",
+    "ray-serve": "backends.ray_serve:RayServe",
+    "sglang": "backends.sglang:SGLang",
+    "tensorrt-llm": "backends.trtllm:TensorRTLLM",
+    "tgi": "backends.tgi:TGI",
+    "transformers": "backends.transformers:Transformers",
+    "triton": "backends.triton:Triton",
+    "vllm": "backends.vllm:VLLM",
 }
 
 

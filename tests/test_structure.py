@@ -52,6 +52,9 @@ ENGINES = tuple(sorted({row.partition(":")[0] for row in registry.ENGINES.values
 # Edits and conversions of OpenAI's JSON and streams.
 TEXTS = ("backends.rewrite", "backends.gathered", "backends.unstreamed")
 
+# What engines are told by data: flags, names of metrics.
+TABLES = ("backends.launching", "backends.signals")
+
 FLOORS = (
     Floor(("gateway.__main__",)),
     Floor(("gateway.serve", "gateway.fake.*"), siblings=True),
@@ -67,7 +70,9 @@ FLOORS = (
     Floor(("backends.registry",)),
     Floor(ENGINES),
     Floor(("backends.openai",)),
-    Floor(("backends.base", "backends.sse", "backends.errors", "backends.units", *TEXTS), siblings=True),
+    Floor(
+        ("backends.base", "backends.sse", "backends.errors", "backends.units", *TEXTS, *TABLES), siblings=True
+    ),
 )
 
 # A runner is a program of its own, started as a process: nobody imports it, it imports nothing of ours.

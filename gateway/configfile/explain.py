@@ -18,9 +18,8 @@ from typing import Any
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
-from backends import registry
 from gateway.configfile.problems import Problem, closest, quote
-from gateway.configfile.schema import Backend, Config
+from gateway.configfile.schema import Backend, Config, engine_section
 from gateway.configfile.yaml_source import Node, Source, Where, resolve
 
 _EXPECTED = {
@@ -71,7 +70,7 @@ class Names:
         self._left -= len(known)
         if near := closest(word, known):
             return f" (did you mean {quote(near)}?)"
-        return f" (there are: {', '.join(known)})" if 0 < len(known) <= 12 else ""
+        return f" (there are: {', '.join(known)})" if 0 < len(known) <= 20 else ""
 
 
 def read_late(source: Source, error: ValidationError, data: dict[str, Any]) -> bool:
@@ -193,9 +192,9 @@ def _keys_at(source: Source, where: Where) -> Iterable[str]:
 
 def _member(kind: Any, step: str | int, holder: Node | None) -> Any:
     section = _section(kind)
-    if section is Backend and step == "launch":
+    if section is Backend and step in ("options", "launch"):
         engine = holder.child("engine") if holder else None
-        return registry.engine(str(engine.content)).launch_options if engine else None
+        return engine_section(str(engine.content), str(step)) if engine else None
     if section is not None:
         known = section.model_fields.get(str(step))
         return known.annotation if known else None

@@ -2,7 +2,7 @@
 
 Rules:
 - It refuses nothing that `load` accepts: where a value may come from the environment or a file, text with `${` fits.
-- The options below `launch` follow the engine that is named beside it.
+- The sections `options` and `launch` follow the engine that is named beside them.
 - Draft 7, which editors support best.
 """
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from backends import registry
-from gateway.configfile.schema import Backend, Config, Key, Model
+from gateway.configfile.schema import Backend, Config, Key, Model, engine_section
 
 JsonSchema = dict[str, Any]
 SUBSTITUTED = r"\$\{"
@@ -23,8 +23,11 @@ SUBSTITUTED = r"\$\{"
 
 def build() -> JsonSchema:
     """The schema as plain values, ready for `json.dumps`."""
-    engines = {name: registry.engine(name).launch_options for name in registry.names()}
-    options: list[type[BaseModel]] = [kind for kind in engines.values() if kind]
+    engines = {
+        name: {section: engine_section(name, section) for section in ("options", "launch")}
+        for name in registry.names()
+    }
+    options = list(dict.fromkeys(kind for kinds in engines.values() for kind in kinds.values() if kind))
     kinds: list[type[BaseModel]] = [Config, Backend, Model, Key, *options]
     refs, found = models_json_schema([(kind, "validation") for kind in kinds])
     ref_of = {kind: ref["$ref"] for (kind, _), ref in refs.items()}
@@ -42,7 +45,10 @@ def build() -> JsonSchema:
     backend["oneOf"] = [{"required": ["url"]}, {"required": ["launch"]}]
     backend["properties"]["engine"]["enum"] = list(engines)
     backend["allOf"] = [
-        _launch(name, {"$ref": ref_of[kind]} if kind else False) for name, kind in engines.items()
+        _for_engine(
+            name, {section: {"$ref": ref_of[kind]} if kind else False for section, kind in kinds.items()}
+        )
+        for name, kinds in engines.items()
     ]
     config = define(Config)
     config["required"] = ["backends"]
@@ -51,11 +57,11 @@ def build() -> JsonSchema:
     return {"$schema": "http://json-schema.org/draft-07/schema#", **config, "$defs": defs}
 
 
-def _launch(engine: str, options: JsonSchema | bool) -> JsonSchema:
-    """What `launch` may hold where this engine is named."""
+def _for_engine(engine: str, sections: dict[str, JsonSchema | bool]) -> JsonSchema:
+    """What these sections may hold where this engine is named."""
     return {
         "if": {"properties": {"engine": {"const": engine}}, "required": ["engine"]},
-        "then": {"properties": {"launch": options}},
+        "then": {"properties": sections},
     }
 
 

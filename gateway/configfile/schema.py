@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
@@ -24,7 +23,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
-    SecretStr,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
@@ -32,8 +30,18 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from backends import registry
-from backends.units import MODEL_NAME, Duration, Share, Size, Wait, expected
+from backends.units import Duration, Share, Size, Wait, expected
 from gateway.configfile.address import ListenAddress, Url
+from gateway.configfile.texts import (
+    Hash,
+    HeaderName,
+    HeaderValue,
+    Line,
+    ModelGlob,
+    ModelName,
+    Name,
+    Secret,
+)
 
 
 def setting(default: Any, description: str, **constraints: Any) -> Any:
@@ -54,55 +62,12 @@ class Section(BaseModel):
     )
 
 
-def _text(pattern: str, what: str) -> Any:
-    """The parts of an annotation for text of one form; `what` says in words what is allowed."""
-    allowed = re.compile(pattern)
-
-    def check(value: str) -> str:
-        if not allowed.fullmatch(value):
-            raise expected(what)
-        return value
-
-    return AfterValidator(check), WithJsonSchema({"type": "string", "pattern": f"^{pattern}$"})
-
-
-_NAME_CHECK, _NAME_SCHEMA = _text(
-    r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}",
-    "a name: up to 64 letters, digits, '.', '_' and '-', the first a letter or digit",
-)
-_MODEL_CHECK, _MODEL_SCHEMA = _text(
-    MODEL_NAME, "a model name: up to 256 letters, digits and any of . _ : / @ + -"
-)
-_GLOB_CHECK, _GLOB_SCHEMA = _text(
-    r"[A-Za-z0-9._:/@+*?-]{1,256}", "a model name, in which * stands for any text and ? for any one character"
-)
-_LINE_CHECK, _LINE_SCHEMA = _text(r"[^\x00-\x1f\x7f]{1,256}", "up to 256 characters of text on one line")
-_HASH_CHECK, _HASH_SCHEMA = _text(
-    r"sha256:[0-9a-f]{64}", "'sha256:' and 64 hex digits in lower case, as `gateway key new` prints them"
-)
-
-Name = Annotated[str, _NAME_CHECK, _NAME_SCHEMA]
-ModelName = Annotated[str, _MODEL_CHECK, _MODEL_SCHEMA]
-ModelGlob = Annotated[str, _GLOB_CHECK, _GLOB_SCHEMA]
-Line = Annotated[str, _LINE_CHECK, _LINE_SCHEMA]
-Hash = Annotated[str, _HASH_CHECK, _HASH_SCHEMA]
-
 K = TypeVar("K")
 V = TypeVar("V")
 Frozen = Annotated[
     Mapping[K, V], AfterValidator(lambda found: MappingProxyType(dict(found))), PlainSerializer(dict)
 ]
 """A map that cannot be changed."""
-
-
-def _sendable(value: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"[\x21-\x7e]{1,4096}", value.get_secret_value()):
-        raise expected("a key: visible ASCII characters without spaces, at least one")
-    return value
-
-
-Secret = Annotated[SecretStr, AfterValidator(_sendable), WithJsonSchema({"type": "string", "minLength": 1})]
-"""Text that can be sent as a bearer token and is never printed."""
 
 
 class Limits(Section):
@@ -225,11 +190,22 @@ class Backend(Section):
     api_key: Secret | None = setting(
         None, "Sent to the engine as a bearer token. Best written as `${env.NAME}` or `${file:/path}`."
     )
+    headers: Frozen[HeaderName, HeaderValue] = setting(
+        {},
+        "Headers sent with every request to the engine, such as `OpenAI-Organization`. Values may be secrets.",
+    )
     models: tuple[Line, ...] | None = setting(
         None, "The names the engine serves. Left out, the engine is asked.", min_length=1
     )
+    metrics_url: Url | None = setting(
+        None,
+        "Where the engine publishes its metrics, if not where it answers. Without the path, which is the engine's.",
+    )
     labels: Frozen[Line, str] = setting({}, "Free text about this backend, such as `gpu: h200`.")
     timeouts: TimeoutOverrides = setting({}, "Timeouts of requests to this backend, where they differ.")
+    options: Annotated[BaseModel | None, WithJsonSchema({"type": "object"})] = setting(
+        None, "How to speak to the engine; which options there are depends on it.", repr=False, exclude=True
+    )
     launch: Annotated[BaseModel | None, WithJsonSchema({"type": "object"})] = setting(
         None,
         "How the gateway starts the engine; the options depend on the engine. Exactly one of `url` and `launch`.",
@@ -244,18 +220,25 @@ class Backend(Section):
             raise PydanticCustomError("unknown", "engine", {"names": registry.names()})
         return value
 
-    @field_validator("launch", mode="plain")
+    @field_validator("options", "launch", mode="plain")
     @classmethod
-    def _options(cls, value: object, info: ValidationInfo) -> BaseModel | None:
-        """Read `launch` as the engine's own type. An engine that is itself wrong is reported elsewhere."""
+    def _of_the_engine(cls, value: object, info: ValidationInfo) -> BaseModel | None:
+        """Read a section as the engine's own type. An engine that is itself wrong is reported elsewhere."""
         if value is None or isinstance(value, BaseModel) or "engine" not in info.data:
             return value if isinstance(value, BaseModel) else None
-        options = registry.engine(info.data["engine"]).launch_options
-        if options is None:
-            raise ValueError(
-                f"engine '{info.data['engine']}' cannot be launched: start it yourself and give its url"
-            )
-        return validate(options, value)
+        name, section = info.data["engine"], str(info.field_name)
+        kind = engine_section(name, section)
+        if kind is None and section == "launch":
+            raise ValueError(f"engine '{name}' cannot be launched: start it yourself and give its url")
+        if kind is None:
+            raise ValueError(f"engine '{name}' has no options")
+        return validate(kind, value)
+
+
+def engine_section(engine: str, section: str) -> type[BaseModel] | None:
+    """The type of a backend's section that depends on its engine: `options` or `launch`. None: it has none."""
+    kind = registry.engine(engine)
+    return kind.launch_options if section == "launch" else kind.options_type
 
 
 def _target(value: object) -> object:

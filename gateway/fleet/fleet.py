@@ -80,13 +80,15 @@ class Fleet:
         self.pool.announce()
 
     def _add(self, name: str, backend: Backend, on_models: Callable[[], None]) -> Replica:
-        engine = registry.engine(backend.engine)()
+        engine = registry.engine(backend.engine)(backend.options)
         models = backend.models
         if models is None and backend.launch is not None:
             models = engine.served_names(backend.launch)
-        key = backend.api_key.get_secret_value() if backend.api_key else None
+        headers = {name.lower(): value.get_secret_value() for name, value in backend.headers.items()}
+        if backend.api_key is not None:
+            headers["authorization"] = f"Bearer {backend.api_key.get_secret_value()}"
         breaker = Breaker(self._rng, self._settings)
-        replica = Replica(name, engine, self._metrics, breaker, models, key)
+        replica = Replica(name, engine, self._metrics, breaker, models, headers)
         self.pool.replicas[name] = replica
         self._watches[name] = Watch(replica, self.pool, on_models, self._rng)
         return replica

@@ -10,8 +10,9 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from backends.base import Engine, Failure, Health, Kind, ModelCard
 from gateway.config import Timeouts
@@ -37,13 +38,13 @@ class Replica:
         metrics: Metrics,
         breaker: Breaker,
         models: tuple[str, ...] | None = None,
-        api_key: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`models` are the names it serves where the config says so; None: the engine is asked. `api_key` is sent to
-        it."""
+        """`models` are the names it serves where the config says so; None: the engine is asked. `headers` go with
+        every request to it."""
         self.name = name
         self.engine = engine
-        self._api_key = api_key
+        self._headers = headers
         self.upstream: Upstream | None = None
         self.health: Health | None = None
         self.reason = "not checked yet"
@@ -69,7 +70,7 @@ class Replica:
         """The engine is at `url` from now on, or nowhere. Connections to where it was are closed."""
         if self.upstream is not None:
             self.upstream.close()
-        self.upstream = None if url is None else Upstream(url, api_key=self._api_key)
+        self.upstream = None if url is None else Upstream(url, headers=self._headers)
 
     def note(self, health: Health, reason: str = "") -> bool:
         """Take over what a probe or the process said. True if that is news."""

@@ -32,7 +32,6 @@ MAX_HELD = 256 << 10
 MAX_STREAM = 256 << 20
 """Bytes of a whole stream. Long answers with log probabilities stay below; an engine beyond it ignores every limit."""
 
-EVENT_STREAM = b"text/event-stream"
 STREAM_HEADERS: Headers = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -199,7 +198,7 @@ class Attempt:
         self._status = status
         self._reply_headers = headers
         self._alarm.phase = Phase.FIRST_TOKEN
-        if status == 200 and _is_event_stream(headers):
+        if status == 200 and _is_stream(headers, self._engine.stream_types):
             request = self._request
             if self._gathers:
                 request = dataclasses.replace(request, stream=True, include_usage=True)
@@ -325,7 +324,7 @@ class Attempt:
             self._downstream.write(reply.body)
             self._downstream.finish()
         else:
-            kind = STREAM_HEADERS if self._request.stream else JSON_HEADERS
+            kind = STREAM_HEADERS if self._request.stream else ((b"content-type", reply.content_type),)
             self._downstream.reply(200, [*kind, *self._headers], reply.body)
         self.complete = True
 
@@ -348,5 +347,5 @@ class Attempt:
             self._done.set_result(None)
 
 
-def _is_event_stream(headers: Headers) -> bool:
-    return any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in headers)
+def _is_stream(headers: Headers, types: tuple[bytes, ...]) -> bool:
+    return any(name == b"content-type" and value.startswith(types) for name, value in headers)

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
@@ -244,11 +245,11 @@ class Upstream:
         self,
         url: str,
         *,
-        api_key: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
         keep_alive: float = 4.0,
         max_idle: int = 512,
     ) -> None:
-        """`url` is `http(s)://host[:port][/prefix]`.
+        """`url` is `http(s)://host[:port][/prefix]`; `headers` go with every request.
 
         `keep_alive` is how many seconds an idle connection is trusted. Many engines run on uvicorn, which drops one
         after 5 s, so the default is less.
@@ -263,8 +264,8 @@ class Upstream:
         self._max_idle = max_idle
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
-        auth = f"authorization: Bearer {api_key}\r\n" if api_key else ""
-        self._common = f"host: {parts.netloc}\r\n{auth}accept-encoding: identity\r\n".encode("latin-1")
+        own = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self._common = f"host: {parts.netloc}\r\n{own}accept-encoding: identity\r\n".encode("latin-1")
 
     @property
     def open(self) -> int:
@@ -290,7 +291,8 @@ class Upstream:
         for name, value in call.headers:
             parts += (name, b": ", value, b"\r\n")
         if call.body:
-            parts.append(b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(call.body))
+            parts += (b"content-type: ", call.content_type)
+            parts.append(b"\r\ncontent-length: %d\r\n\r\n" % len(call.body))
             parts.append(call.body)
         else:
             parts.append(b"\r\n")

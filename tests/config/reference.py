@@ -21,18 +21,8 @@ from backends import registry
 from backends.units import Duration, Share, Size, Wait
 from gateway import config
 from gateway.configfile.address import ListenAddress, Url
-from gateway.configfile.schema import (
-    Backend,
-    Config,
-    Hash,
-    Line,
-    ModelGlob,
-    ModelName,
-    Name,
-    Secret,
-    Target,
-    TimeoutOverrides,
-)
+from gateway.configfile.schema import Backend, Config, Target, TimeoutOverrides, engine_section
+from gateway.configfile.texts import Hash, Line, ModelGlob, ModelName, Name, Secret
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "configs" / "schema.json"
@@ -81,10 +71,11 @@ def _sections() -> Iterator[str]:
         yield _table(kind, title)
         if kind is Backend:
             for engine in registry.names():
-                options = registry.engine(engine).launch_options
-                if options:
-                    yield f"### {title}.launch of {engine}\n"
-                    yield _table(options, title)
+                for name in ("options", "launch"):
+                    own = engine_section(engine, name)
+                    if own:
+                        yield f"### {title}.{name} of {engine}\n"
+                        yield _table(own, title)
 
 
 def sections(kind: type[BaseModel], title: str) -> Iterator[tuple[str, type[BaseModel]]]:
