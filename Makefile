@@ -13,10 +13,10 @@ LOCKED := install --require-hashes --no-deps --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run check test schema lock clean format bench bench-peers soak
+.PHONY: help install run check test test-engines schema lock clean format bench bench-peers soak
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/.runtime ## create .venv with the gateway and its locked dependencies
 	@echo "Installed: $(BIN)/gateway"
@@ -32,6 +32,10 @@ check: .venv/.dev ## format, lint, types, structure, documents and the fast test
 
 test: .venv/.dev ## every test, from a clean clone too (ARGS="-k stream" narrows it)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-engines: .venv/.dev ## install real engines below .engines/ (once) and run the conformance checks on them
+	@$(BIN)/python -m tests.engines.install
+	$(BIN)/python -m pytest -m engines tests/engines $(ARGS)
 
 schema: .venv/.runtime ## write configs/schema.json from the code
 	@$(BIN)/gateway schema > .venv/schema.json

@@ -3,6 +3,7 @@
 Rules:
 - Everything here is a value or a pure function of values. No sockets, no `await`, no clock, no import of `gateway`.
 - An `Engine` object has no state but its frozen options. What belongs to one request lives in its `StreamDecoder`.
+- Values that every request makes are msgspec's structs, made in a tenth of a dataclass's time; see `structs.replace`.
 - The canonical dialect is OpenAI's. An engine that speaks it lets bytes pass; one that does not translates here.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+import msgspec
 from pydantic import BaseModel
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -104,8 +106,7 @@ class Failure:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens the engine counted for one request."""
 
     input: int = 0
@@ -113,8 +114,7 @@ class Usage:
     cached: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, gc=False):
     """A client's request, decoded only as far as the gateway must know it; `body` is what the client sent."""
 
     operation: Operation
@@ -129,8 +129,7 @@ class Request:
     """What the body is. Audio comes as a form (`multipart/form-data; boundary=...`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, gc=False):
     """An HTTP request to an engine. `path` starts with a slash and is relative to the backend's base URL.
     `content_type` is that of a body, if there is one."""
 
@@ -141,8 +140,7 @@ class Call:
     content_type: bytes = b"application/json"
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """A complete answer in OpenAI's shape, ready for the client. `content_type` is JSON but for audio and images."""
 
     body: bytes
@@ -263,6 +261,18 @@ class Launch:
     """Seconds until the engine must answer its health probe."""
     stop_timeout: float = 10.0
     """Seconds between SIGTERM and SIGKILL."""
+    key_env: str | None = None
+    """The environment variable from which the engine takes the key that its clients must send as a bearer token; None
+    where it takes none this way. The gateway then makes a key for each start."""
+
+
+class RequestError(Exception):
+    """`Engine.call` has no way to ask this engine for what the client wants; `failure` says why. It is UNSUPPORTED
+    where another backend may be asked, or REJECTED."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 class OptionsError(Exception):
@@ -284,17 +294,25 @@ class Engine(ABC):
     options_type: ClassVar[type[BaseModel] | None] = None
     """The `options:` of a backend of this engine, all with defaults; None where there are none."""
     operations: ClassVar[frozenset[Operation]] = frozenset(Operation)
+    parallel: ClassVar[int | None] = None
+    """Requests a backend can be sent at once, where it can neither compute more nor let them wait; they wait in the
+    gateway then. None: the engine has a queue of its own."""
+    request_ids: ClassVar[bool] = True
+    """Any `x-request-id` may be sent to it. Some refuse those that are not of their own making."""
     actions: ClassVar[frozenset[Action]] = frozenset()
     stream_types: ClassVar[tuple[bytes, ...]] = (b"text/event-stream",)
     """Content types, by their beginning, of answers that are streams for the decoder."""
 
     def __init__(self, options: Any = None) -> None:
         """`options` is an `options_type` object. Raises OptionsError where a file they name cannot be used."""
-        self.options = options if options is not None or self.options_type is None else self.options_type()
+        self.options: Any = (
+            options if options is not None or self.options_type is None else self.options_type()
+        )
 
     @abstractmethod
     def call(self, request: Request, model: str) -> Call:
-        """The HTTP request that asks a backend for `request`, with `model` as the backend knows it."""
+        """The HTTP request that asks a backend for `request`, with `model` as the backend knows it. Raises RequestError
+        where the engine cannot be asked for it."""
 
     @abstractmethod
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
@@ -338,12 +356,17 @@ class Engine(ABC):
         raise NotImplementedError(f"{self.name} has no action {action}")
 
     def served_names(self, options: Any) -> tuple[str, ...]:
-        """The public model names a backend launched with `options` serves; options is a `launch_options` object."""
+        """The public model names a backend launched with `options` serves; options is a `launch_options` object. None
+        at all where only the running engine can tell: it is asked then."""
         raise NotImplementedError(f"{self.name} cannot be launched")
 
     def launch(self, options: Any, host: str, port: int) -> Launch:
         """The command line that starts the engine. Raises LaunchError where it cannot work (a missing file)."""
         raise NotImplementedError(f"{self.name} cannot be launched")
+
+    def launched(self, options: Any) -> Engine:
+        """The engine as it is spoken to where it was launched with `options`: itself, unless it minds."""
+        return self
 
     def log_level(self, line: str) -> int:
         """How serious a line the engine printed is, as a level of `logging`."""

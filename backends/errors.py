@@ -30,6 +30,15 @@ CONTEXT_MARKS = (
     "`inputs` must have less than",  # TGI 3.3
 )
 MISSING_CODES = frozenset({"model_not_found"})  # OpenAI with 404, llama-cpp-python with 400
+NO_ROUTE = frozenset(
+    {
+        "Not Found",  # Starlette, on which most engines are built
+        "404 page not found",  # Go: Ollama, gateways
+        "File Not Found",  # llama.cpp b11549
+    }
+)
+"""What servers say with 404 of a path they do not have: the wrong kind of model for the operation, or a version that
+does not have it yet. A model that is not there is told in other words."""
 
 _MESSAGE_LIMIT = 500
 _WORDLESS = (b"", b"null", b"true", b"false", b"{}", b"[]")
@@ -57,7 +66,7 @@ def read_failure(status: int, headers: Headers, body: bytes) -> Failure:
         status = facts.status
     kind = _kind(status, facts)
     said = readable(facts.message)
-    open_to_client = kind in _ABOUT_THE_REQUEST and not _INTERNAL.search(said)
+    open_to_client = kind in _ABOUT_THE_REQUEST and said not in NO_ROUTE and not _INTERNAL.search(said)
     return Failure(
         kind,
         (said if open_to_client else "") or _PLAIN[kind],
@@ -91,6 +100,8 @@ def _kind(status: int, facts: _Facts) -> Kind:
         return Kind.MISSING
     if status in (400, 413, 422):
         return Kind.CONTEXT if any(mark in facts.message for mark in CONTEXT_MARKS) else Kind.REJECTED
+    if status == 404 and facts.message in NO_ROUTE:
+        return Kind.UNSUPPORTED
     return _KINDS.get(status) or (Kind.FAILED if 500 <= status < 600 else Kind.GARBLED)
 
 
@@ -174,6 +185,12 @@ def retry_after(headers: Headers) -> float | None:
     if until is None or now is None or until < now:
         return None
     return (until - now).total_seconds()
+
+
+def garbled(message: str, body: bytes, error: Exception | None = None) -> Failure:
+    """The failure of an answer that cannot be read; how it begins goes to the operator's log."""
+    begin = readable(body[:200].decode(errors="replace"))
+    return Failure(Kind.GARBLED, message, detail=f"{error}: {begin}" if error else begin)
 
 
 def _http_date(text: str) -> datetime | None:

@@ -1,18 +1,19 @@
 """A stream as one whole answer: for clients that did not ask for a stream, of engines that are better asked for one.
 
 Rules:
-- Pure: the bytes of an OpenAI stream in (whole events, as a decoder gives them out), the bytes of the completion out.
+- Pure: the bytes of a stream in (whole events, as a decoder gives them out), the bytes of the whole answer out.
 - Pieces of text are joined, lists of log probabilities are put one after the other, tool calls are put together by
   their index; of everything else the last word counts, so that what the gateway does not know comes along.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
+from backends import sse
 from backends.base import Operation
 
 Members = dict[str, Any]
@@ -22,6 +23,12 @@ _TEXTS = frozenset({"content", "reasoning_content", "reasoning", "refusal", "tex
 _SEPARATOR = b"\n\n"
 
 _member = msgspec.json.Decoder(Members)
+
+
+def whole(operation: Operation, stream: bytes) -> bytes:
+    """The answer that a stream adds up to. Raises ValueError where it is none."""
+    gather = _GATHERERS.get(operation)
+    return completion(operation, stream) if gather is None else msgspec.json.encode(gather(_payloads(stream)))
 
 
 def completion(operation: Operation, stream: bytes) -> bytes:
@@ -42,9 +49,67 @@ def completion(operation: Operation, stream: bytes) -> bytes:
 
 def _payloads(stream: bytes) -> Iterable[Members]:
     for event in stream.split(_SEPARATOR):
-        payload = event.removeprefix(b"data: ")
+        payload = event[6:] if event.startswith(b"data: ") else sse.payload(event)
         if payload and payload != b"[DONE]":
             yield _member.decode(payload)
+
+
+def _response(events: Iterable[Members]) -> Members:
+    """The last event of a response holds all of it."""
+    for event in events:
+        if event.get("type") in ("response.completed", "response.incomplete"):
+            return dict(event["response"])
+    raise ValueError("the engine's stream has no response")
+
+
+def _infill(events: Iterable[Members]) -> Members:
+    """Each event has a piece of the text, the last one everything else."""
+    text = []
+    last: Members = {}
+    for last in events:
+        text.append(last.get("content") or "")
+    return {**last, "content": "".join(text)}
+
+
+def _anthropic(events: Iterable[Members]) -> Members:
+    """A message: its blocks by their index, each begun by one event and continued by others."""
+    message: Members = {}
+    blocks: dict[int, Members] = {}
+    for event in events:
+        match event.get("type"):
+            case "message_start":
+                message = dict(event["message"])
+            case "content_block_start":
+                blocks[event["index"]] = dict(event["content_block"])
+            case "content_block_delta":
+                _continue(blocks.setdefault(event["index"], {"type": "text"}), event["delta"])
+            case "message_delta":
+                usage = {**(message.get("usage") or {}), **(event.get("usage") or {})}
+                message |= {**event["delta"], "usage": usage}
+    if not message:
+        raise ValueError("the engine's stream has no message")
+    return {**message, "content": [_closed(blocks[index]) for index in sorted(blocks)]}
+
+
+def _continue(block: Members, delta: Members) -> None:
+    for name, value in delta.items():
+        if name == "citation":
+            block["citations"] = [*(block.get("citations") or ()), value]
+        elif name != "type":
+            block[name] = (block.get(name) or "") + value
+
+
+def _closed(block: Members) -> Members:
+    """A tool's input comes as pieces of JSON."""
+    pieces = block.pop("partial_json", None)
+    return {**block, "input": msgspec.json.decode(pieces)} if pieces else block
+
+
+_GATHERERS: Mapping[Operation, Callable[[Iterable[Members]], Members]] = {
+    Operation.RESPONSES: _response,
+    Operation.INFILL: _infill,
+    Operation.MESSAGES: _anthropic,
+}
 
 
 def _add(known: Members, piece: Members) -> None:

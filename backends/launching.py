@@ -19,9 +19,13 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from backends.base import LaunchError
-from backends.units import MODEL_NAME, Duration
+from backends.units import MODEL_NAME, Duration, Share
 
 Text = Annotated[str, StringConstraints(min_length=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+LoraName = Annotated[str, StringConstraints(pattern=f"^{MODEL_NAME}$")]
+Plain = str | int | float | bool
+"""A value that an argument can be."""
 
 
 class LaunchOptions(BaseModel):
@@ -85,6 +89,62 @@ class ServerLaunch(LaunchOptions):
             return self.name
         path = Path(self.model)
         return path.name if path.is_absolute() or path.is_dir() or self.model.startswith(".") else self.model
+
+
+class GpuServerLaunch(ServerLaunch):
+    """What every launched engine takes that serves one model on GPUs, many requests at once."""
+
+    tensor_parallel: Count | None = Field(
+        None, description="GPUs that share each layer of the model. Left out, one."
+    )
+    gpu_memory: Share | None = Field(
+        None,
+        description="How much of each GPU's memory the engine takes for the model and its KV cache together.",
+    )
+    max_model_len: Count | None = Field(
+        None,
+        description="Tokens one request may use, prompt and answer together. Left out, as many as the model can.",
+    )
+    max_num_seqs: Count | None = Field(None, description="Requests that are computed at the same time.")
+    max_batched_tokens: Count | None = Field(
+        None, description="Tokens that are computed in one step, of all requests together."
+    )
+    dtype: Text | None = Field(
+        None, description="The type of the weights, such as `bfloat16`. Left out, as the model says."
+    )
+    quantization: Text | None = Field(
+        None,
+        description="How the weights are quantized, such as `fp8` or `awq`. Left out, as the model says.",
+    )
+    kv_cache_dtype: Text | None = Field(None, description="The type of the KV cache, such as `fp8`.")
+    prefix_caching: bool | None = Field(
+        None,
+        description="Whether prompts that begin alike share their KV cache. Left out, as the engine does.",
+    )
+    reasoning_parser: Text | None = Field(
+        None,
+        description="The engine's name for the way this model marks its reasoning, which is then told apart.",
+    )
+    tool_parser: Text | None = Field(
+        None,
+        description="The engine's name for the way this model writes tool calls. Without it there are none.",
+    )
+    chat_template: Text | None = Field(
+        None, description="How messages become a prompt, where it is not as the model says."
+    )
+    trust_remote_code: bool = Field(
+        False, description="Whether Python code that comes with the model may run in the engine."
+    )
+
+    def check_paths(self, *others: str) -> None:
+        """Raises LaunchError where the model, or one of the others, is a path and not there. What is no path may be a
+        name on a hub; and where the engine runs in a place of its own, its paths are not ours."""
+        if self.command is not None:
+            return
+        for path in (self.model, *others):
+            if (Path(path).is_absolute() or path.startswith(".")) and not Path(path).exists():
+                where = "" if Path(path).is_absolute() else f" (in {Path.cwd()})"
+                raise LaunchError(f"there is no {path}{where}: correct the path")
 
 
 def program(command: Sequence[str], install: str) -> tuple[str, ...]:

@@ -1,28 +1,26 @@
-"""llama.cpp: its HTTP server, attached to by URL or launched as a child process.
+"""llama.cpp: its HTTP server, attached to by URL or launched as a child process (see `llamacpp_launch.py`).
 
-Two runtimes serve the same API: `xllamacpp`, llama.cpp as a Python wheel, started by `llamacpp_runner.py`; or any
-`llama-server` program, started directly. Facts are those of llama.cpp b11549 (xllamacpp 2026.10).
+Facts are those of llama.cpp b11549 (xllamacpp 2026.10). It speaks OpenAI's API, the Responses and the Messages API and
+its own infill; tokenize and detokenize have other words for the same and are translated.
 
 Rules:
 - The engine is launched under the public model name, so its answers need no rewriting.
-- `context` counts per slot here; llama.cpp's own number is the sum over all slots.
-- What can be known to fail is refused before the start, in one line that names the file and what to do.
+- Its type of an error decides, wording only where the type says no more.
+- The tokens of requests under way are the part of the cache in use. With `--kv-unified` every slot claims all of it
+  for itself, and the part looks smaller than it is.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import logging
 import re
-import shutil
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from pathlib import PurePath
+from typing import Any, ClassVar
 
 import msgspec
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel
 
 from backends import rewrite
 from backends.base import (
@@ -32,88 +30,20 @@ from backends.base import (
     Health,
     Kind,
     Launch,
-    LaunchError,
     ModelCard,
     Operation,
+    Reading,
+    Reply,
     Request,
+    RequestError,
+    Signal,
+    Signals,
+    Status,
 )
-from backends.launching import LaunchOptions, Text
+from backends.errors import garbled
+from backends.llamacpp_launch import LlamaCppLaunch, launch_of
 from backends.openai import OpenAI
-from backends.units import MODEL_NAME
-
-BUILT_IN = "xllamacpp"
-RUNNER = Path(__file__).with_name("llamacpp_runner.py")
-EMBEDDING_BATCH = 2048
-"""Tokens llama.cpp may process in one step when it serves embeddings: the longest input it can embed. Its own default
-is 512, and longer inputs fail with status 500."""
-HEAD = 1 << 20
-"""Bytes at a model file's begin in which its own settings stand."""
-VERBOSITY = {"error": 1, "warning": 2, "info": 3, "debug": 5}
-"""llama.cpp's numbers for log levels (its `--verbosity`)."""
-
-
-class LlamaCppLaunch(LaunchOptions):
-    """How to start llama.cpp's server."""
-
-    model: Path = Field(
-        description="The model, a GGUF file. A relative path starts at the working directory."
-    )
-    name: str | None = Field(
-        None,
-        pattern=f"^{MODEL_NAME}$",
-        description="The model's public name. Left out, the file's name without `.gguf`.",
-    )
-    runtime: Text = Field(
-        BUILT_IN,
-        description="`xllamacpp` (pip install 'llm-gateway[llamacpp]'), or the path or name of a `llama-server` "
-        "program of 2026 or later.",
-    )
-    context: int | None = Field(
-        None,
-        ge=1,
-        le=4_194_304,
-        description="Tokens one request may use, prompt and answer together. llama.cpp rounds up to a multiple of 256. "
-        "Left out, as many as the model was trained for, or as memory allows.",
-    )
-    parallel: int = Field(4, ge=1, le=256, description="Slots: requests that are computed at the same time.")
-    threads: int | None = Field(
-        None, ge=1, le=512, description="CPU threads. Left out, one per physical core."
-    )
-    gpu_layers: int | None = Field(
-        None, ge=0, le=9999, description="Layers that live on the GPU. Left out, as many as fit."
-    )
-    chat_template: Text | None = Field(
-        None,
-        description="How messages become a prompt, where it differs from what the model file says: the path of a "
-        "Jinja file, a Jinja template, or `chatml`.",
-    )
-    lora: tuple[Path, ...] = Field((), description="LoRA adapters, GGUF files, applied at full strength.")
-    embeddings: bool = Field(False, description="Whether the model serves embeddings too, beside chat.")
-    pooling: Literal["mean", "cls", "last"] | None = Field(
-        None,
-        description="How the embeddings of tokens become one. Left out, as the model file says, or else `mean`.",
-    )
-    extra_args: tuple[str, ...] = Field(
-        (),
-        description="More settings. For `xllamacpp`, `--name value` or `--name=value` with the names of its "
-        "CommonParams, such as `--n-batch 512` or `--sampling.temp=0.5`; for a program, its own arguments.",
-    )
-    log_level: Literal["error", "warning", "info", "debug"] = Field(
-        "error",
-        description="How much llama.cpp says in the gateway's log. It warns of ordinary things, such as a client that "
-        "has left or a prompt that comes twice.",
-    )
-
-    @model_validator(mode="after")
-    def _public_name_is_one(self) -> LlamaCppLaunch:
-        if not re.fullmatch(MODEL_NAME, self.public_name):
-            raise ValueError("the file's name is no model name: give one with 'name'")
-        return self
-
-    @property
-    def public_name(self) -> str:
-        """What clients call the model."""
-        return self.name or self.model.stem
+from backends.signals import Metric, Table, from_metrics, samples, told
 
 
 class _Error(msgspec.Struct):
@@ -138,7 +68,45 @@ class _Models(msgspec.Struct):
     data: list[_Card]
 
 
+class _ToTokenize(msgspec.Struct):
+    prompt: str | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class _Piece(msgspec.Struct):
+    """A token and its text: bytes where it is no whole character."""
+
+    id: int
+    piece: str | list[int]
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[int | _Piece]
+
+
+class _Text(msgspec.Struct):
+    content: str
+
+
+class _Slot(msgspec.Struct):
+    n_ctx: int
+    is_processing: bool
+    n_prompt_tokens: int = 0
+    """What stands in the cache, the answer so far included."""
+
+
+class _Adapter(msgspec.Struct):
+    path: str
+    scale: float
+
+
 _body = msgspec.json.Decoder(_Body)
+_to_tokenize = msgspec.json.Decoder(_ToTokenize)
+_tokens = msgspec.json.Decoder(_Tokens)
+_text = msgspec.json.Decoder(_Text)
+_slots = msgspec.json.Decoder(list[_Slot])
+_adapters = msgspec.json.Decoder(list[_Adapter])
 _models = msgspec.json.Decoder(_Models)
 
 
@@ -150,21 +118,45 @@ def _error(body: bytes) -> _Error:
         return _Error()
 
 
+_METRICS: Table = {
+    Signal.RUNNING: (Metric("llamacpp:requests_processing", "b11549"),),
+    Signal.WAITING: (Metric("llamacpp:requests_deferred", "b11549"),),
+}
+_CACHED, _READ = "llamacpp:prompt_tokens_cached_total", "llamacpp:prompt_tokens_total"
+
+
 class LlamaCpp(OpenAI):
     """llama.cpp's server."""
 
     name: ClassVar[str] = "llamacpp"
     checked: ClassVar[str] = "llama.cpp b11549 in xllamacpp 2026.10.11549 (run)"
     launch_options: ClassVar[type[BaseModel] | None] = LlamaCppLaunch
+    operations: ClassVar[frozenset[Operation]] = frozenset(Operation) - {
+        Operation.SCORE,
+        Operation.TRANSLATIONS,
+        Operation.SPEECH,
+        Operation.IMAGES,
+    }
 
     def call(self, request: Request, model: str) -> Call:
         """Always a stream, put together by the relay where the client wants a whole. llama.cpp notices that a client of
         a whole answer has left only in a second in which it tells nobody anything: never while it is busy (b11549)."""
-        if request.stream or request.operation is Operation.EMBEDDINGS or b'"logprobs"' in request.body:
+        if request.operation is Operation.TOKENIZE:
+            return Call("/tokenize", _tokenized(request.body))
+        if request.stream or request.operation not in _GATHERED or b'"logprobs"' in request.body:
             # Log probabilities together with tools it refuses to stream.
             return super().call(request, model)
-        asked = dataclasses.replace(request, body=rewrite.streamed(request.body), stream=True)
+        asked = msgspec.structs.replace(request, body=rewrite.streamed(request.body), stream=True)
         return super().call(asked, model)
+
+    def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
+        translate = _TRANSLATIONS.get(request.operation)
+        if translate is None:
+            return super().reply(request, model, headers, body)
+        try:
+            return Reply(translate(body))
+        except (ValueError, RecursionError) as error:
+            return garbled("the engine's reply is not the JSON object expected", body, error)
 
     def health(self) -> Call:
         return Call("/health", method="GET")
@@ -182,6 +174,10 @@ class LlamaCpp(OpenAI):
         # The client's input is at fault at times, though the status is 500 and the type says no more.
         if error.type == "server_error" and _TOO_LARGE.match(error.message):
             kind = Kind.CONTEXT
+        elif error.type == "server_error" and _NO_TOKEN.match(error.message):
+            return dataclasses.replace(
+                failure, kind=Kind.REJECTED, message="one of the tokens is none of the model's"
+            )
         elif error.type == "server_error" and _UNFIT.match(error.message):
             return dataclasses.replace(failure, kind=Kind.REJECTED, message=failure.detail)
         if kind is None or kind is failure.kind:
@@ -197,25 +193,25 @@ class LlamaCpp(OpenAI):
         except (msgspec.MsgspecError, RecursionError) as error:
             raise ValueError(f"not a list of models: {error}") from error
 
+    def signal_calls(self) -> tuple[Call, ...]:
+        return tuple(Call(path, method="GET") for path in ("/metrics", "/slots", "/lora-adapters"))
+
+    def signals_of(self, answers: Sequence[bytes | None]) -> Signals:
+        page, slots, adapters = answers
+        return {
+            **from_metrics(page, _METRICS),
+            Signal.PREFIX_HITS: _prefix_hits(page),
+            **_slot_signals(slots),
+            Signal.LORAS: _loras(adapters),
+        }
+
     def served_names(self, options: Any) -> tuple[str, ...]:
         assert isinstance(options, LlamaCppLaunch)
         return (options.public_name,)
 
     def launch(self, options: Any, host: str, port: int) -> Launch:
         assert isinstance(options, LlamaCppLaunch)
-        head = _model_head(options.model)
-        for adapter in options.lora:
-            _model_head(adapter, "LoRA adapter")
-        pooling = options.pooling
-        if options.embeddings and pooling is None and b".pooling_type" not in head:
-            pooling = "mean"
-        if options.runtime == BUILT_IN:
-            argv, env = _runner_command(options, pooling, host, port)
-        else:
-            argv, env = _server_command(options, pooling, host, port)
-        # After a failed assertion ggml would start a debugger on itself to print where it was.
-        env = {"GGML_NO_BACKTRACE": "1", **env, **options.environment()}
-        return Launch(argv, env, options.start_timeout, options.stop_timeout)
+        return launch_of(options, host, port)
 
     def crash_reason(self, log: Sequence[str]) -> str | None:
         lines = [_PREFIX.sub("", line) for line in log]
@@ -235,6 +231,95 @@ class LlamaCpp(OpenAI):
         return _LEVELS[found["level"]] if found else logging.INFO
 
 
+_GATHERED = (
+    Operation.CHAT,
+    Operation.COMPLETIONS,
+    Operation.RESPONSES,
+    Operation.MESSAGES,
+    Operation.INFILL,
+)
+"""Whole answers that are asked for as streams."""
+
+
+def _tokenized(body: bytes) -> bytes:
+    """A wish for tokens in llama.cpp's words. Raises RequestError: it knows no tokens of messages."""
+    asked = _to_tokenize.decode(body)
+    if asked.prompt is None:
+        raise RequestError(
+            Failure(Kind.UNSUPPORTED, "llama.cpp gives the tokens of a 'prompt' only", param="messages")
+        )
+    # Left out, vLLM, whose words these are, adds them, and llama.cpp does not.
+    return msgspec.json.encode(
+        {
+            "content": asked.prompt,
+            "add_special": asked.add_special_tokens is not False,
+            "with_pieces": bool(asked.return_token_strs),
+        }
+    )
+
+
+def _counted(body: bytes) -> bytes:
+    found = _tokens.decode(body).tokens
+    said: dict[str, Any] = {
+        "count": len(found),
+        "tokens": [token.id if isinstance(token, _Piece) else token for token in found],
+    }
+    if found and isinstance(found[0], _Piece):
+        said["token_strs"] = [_piece(token.piece) for token in found if isinstance(token, _Piece)]
+    return msgspec.json.encode(said)
+
+
+def _piece(piece: str | list[int]) -> str:
+    return piece if isinstance(piece, str) else bytes(byte & 0xFF for byte in piece).decode(errors="replace")
+
+
+def _detokenized(body: bytes) -> bytes:
+    return msgspec.json.encode({"prompt": _text.decode(body).content})
+
+
+_TRANSLATIONS = {Operation.TOKENIZE: _counted, Operation.DETOKENIZE: _detokenized}
+
+
+def _missing(source: str) -> Reading:
+    return Reading(Status.MISSING, source=source)
+
+
+def _prefix_hits(page: bytes | None) -> Reading:
+    """llama.cpp counts the tokens it found in its cache beside those it had to read."""
+    text = (page or b"").decode(errors="replace")
+    cached, read = ([value for _, value in samples(text, name)] for name in (_CACHED, _READ))
+    if not (cached and read):
+        return _missing("no metrics page" if page is None else f"not on its metrics page: {_CACHED}, {_READ}")
+    seen = sum(cached) + sum(read)
+    return told(Signal.PREFIX_HITS, sum(cached) / seen if seen else 0.0, f"{_CACHED} of {_CACHED} + {_READ}")
+
+
+def _slot_signals(answer: bytes | None) -> Signals:
+    try:
+        slots = _slots.decode(answer or b"")
+    except (ValueError, RecursionError):
+        words = "no answer at /slots" if answer is None else "cannot read its /slots"
+        return {Signal.SLOTS: _missing(words), Signal.KV_USE: _missing(words)}
+    room = sum(slot.n_ctx for slot in slots)
+    used = sum(slot.n_prompt_tokens for slot in slots if slot.is_processing)
+    return {
+        Signal.SLOTS: told(Signal.SLOTS, len(slots), "/slots"),
+        Signal.KV_USE: told(Signal.KV_USE, used / room, "/slots: n_prompt_tokens of n_ctx")
+        if room
+        else _missing("/slots tells no n_ctx"),
+    }
+
+
+def _loras(answer: bytes | None) -> Reading:
+    """Adapters by the names of their files; one at strength 0 is loaded and not in use."""
+    try:
+        adapters = _adapters.decode(answer or b"")
+    except (ValueError, RecursionError):
+        return _missing("no answer at /lora-adapters" if answer is None else "cannot read its /lora-adapters")
+    names = tuple(PurePath(adapter.path).stem for adapter in adapters if adapter.scale)
+    return told(Signal.LORAS, len(names), "/lora-adapters", names)
+
+
 _KINDS = {
     "exceed_context_size_error": Kind.CONTEXT,
     "unavailable_error": Kind.LOADING,
@@ -246,6 +331,7 @@ _MESSAGES = {
     Kind.UNSUPPORTED: "the engine does not offer this operation",
 }
 _TOO_LARGE = re.compile(r"input \(\d+ tokens\) is too large to process")
+_NO_TOKEN = re.compile(r"vector::_M_range_check")
 _UNFIT = re.compile(
     r"Failed to parse (?:tools|messages|grammar)|image input is not supported|audio input is not"
 )
@@ -278,108 +364,3 @@ def _clearly(reason: str, lines: list[str]) -> str:
         return reason
     advice = "; download it again" if "corrupted or incomplete" in reason else ""
     return f"cannot load {path}: {reason}{advice}"
-
-
-def _model_head(path: Path, what: str = "model") -> bytes:
-    """The first bytes of a GGUF file. Raises LaunchError where there is none."""
-    where = path if path.is_absolute() else f"{path} (in {Path.cwd()})"
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD)
-    except FileNotFoundError:
-        raise LaunchError(
-            f"there is no {what} file {where}: put a GGUF file there or correct the path"
-        ) from None
-    except OSError as error:
-        raise LaunchError(f"cannot read the {what} file {where}: {error.strerror}") from error
-    if head.startswith(b"GGUF"):
-        return head
-    if head.startswith(b"version https://git-lfs"):
-        raise LaunchError(f"the {what} file {where} is only a Git LFS pointer: run `git lfs pull`")
-    found = f"begins with {head[:8]!r}" if head else "is empty"
-    raise LaunchError(f"the {what} file {where} is not in GGUF format, it {found}: download it again")
-
-
-def _runner_command(
-    options: LlamaCppLaunch, pooling: str | None, host: str, port: int
-) -> tuple[tuple[str, ...], dict[str, str]]:
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise LaunchError(
-            "the Python package xllamacpp is not installed: pip install 'llm-gateway[llamacpp]', "
-            "or name a llama-server program with 'runtime'"
-        )
-    argv = [sys.executable, "-P", str(RUNNER), f"--model={options.model}", f"--name={options.public_name}"]
-    argv += ["--host", host, "--port", str(port), "--parallel", str(options.parallel)]
-    argv += ["--verbosity", str(VERBOSITY[options.log_level])]
-    if options.context is not None:
-        argv += ["--context", str(options.context * options.parallel)]
-    if options.threads is not None:
-        argv += ["--threads", str(options.threads)]
-    if options.gpu_layers is not None:
-        argv += ["--gpu-layers", str(options.gpu_layers)]
-    if options.chat_template is not None:
-        template = _template_file(options.chat_template)
-        argv += (
-            [f"--chat-template-file={template}"] if template else [f"--chat-template={options.chat_template}"]
-        )
-    for adapter in options.lora:
-        argv += [f"--lora={adapter}"]
-    if options.embeddings:
-        argv += ["--embeddings", "--ubatch", str(_embedding_batch(options))]
-    if pooling is not None:
-        argv += ["--pooling", pooling]
-    return (*argv, "--", *options.extra_args), {}
-
-
-def _server_command(
-    options: LlamaCppLaunch, pooling: str | None, host: str, port: int
-) -> tuple[tuple[str, ...], dict[str, str]]:
-    program = shutil.which(options.runtime)
-    if program is None:
-        raise LaunchError(
-            f"there is no program {options.runtime}: install llama-server, or leave 'runtime' out to use xllamacpp"
-        )
-    argv = [program, "-m", str(options.model), "-a", options.public_name, "--host", host, "--port", str(port)]
-    argv += ["-np", str(options.parallel), "--metrics"]
-    if options.context is not None:
-        argv += ["-c", str(options.context * options.parallel)]
-    if options.threads is not None:
-        argv += ["-t", str(options.threads)]
-    if options.gpu_layers is not None:
-        argv += ["-ngl", str(options.gpu_layers)]
-    if options.chat_template is not None:
-        template = _template_file(options.chat_template)
-        argv += (
-            ["--chat-template-file", str(template)]
-            if template
-            else ["--chat-template", options.chat_template]
-        )
-    for adapter in options.lora:
-        argv += ["--lora", str(adapter)]
-    if options.embeddings:
-        batch = str(_embedding_batch(options))
-        argv += ["--embeddings", "-b", batch, "-ub", batch]
-    if pooling is not None:
-        argv += ["--pooling", pooling]
-    # Builds that do not know one of these ignore the variable; an unknown argument they would refuse.
-    env = {
-        "LLAMA_ARG_LOG_VERBOSITY": str(VERBOSITY[options.log_level]),
-        "LLAMA_ARG_CORS_ORIGINS": "localhost",
-        "LLAMA_ARG_UI": "0",
-    }
-    return (*argv, *options.extra_args), env
-
-
-def _embedding_batch(options: LlamaCppLaunch) -> int:
-    return min(options.context or EMBEDDING_BATCH, EMBEDDING_BATCH)
-
-
-def _template_file(template: str) -> Path | None:
-    """The file a chat template is in; None for a template that is given itself. Raises LaunchError for neither."""
-    if "{" in template or template == "chatml":
-        return None
-    path = Path(template)
-    if not path.is_file():
-        # llama.cpp would take the text itself as the whole prompt and say nothing.
-        raise LaunchError(f"there is no chat template file {template}")
-    return path

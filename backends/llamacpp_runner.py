@@ -2,6 +2,7 @@
 
 Rules:
 - It stands alone: standard library and xllamacpp only, nothing of this distribution.
+- The key that clients must send comes by the environment (LLAMA_API_KEY, as for `llama-server`), never as an argument.
 - SIGTERM and SIGINT end it at once, also while a model is loading. There is nothing to save.
 - What makes it fail is told in one line that begins with `llamacpp_runner: `, exit status 1; wrong arguments have
   status 2.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import enum
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -65,7 +67,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--chat-template-file")
     parser.add_argument("--lora", action="append", default=[])
     parser.add_argument("--embeddings", action="store_true")
-    parser.add_argument("--pooling", choices=["mean", "cls", "last"])
+    parser.add_argument("--pooling", choices=["mean", "cls", "last", "rank"])
     parser.add_argument("--ubatch", type=int, help="tokens per step")
     parser.add_argument("--verbosity", type=int, default=2)
     parser.add_argument("parameters", nargs="*", help="--name value, --name=value")
@@ -81,6 +83,8 @@ def parameters(options: argparse.Namespace) -> Any:
     params.n_parallel, params.n_ctx = options.parallel, options.context
     params.endpoint_metrics, params.endpoint_slots = True, True
     params.ui, params.cors_origins = False, ""
+    key = os.environ.get("LLAMA_API_KEY")
+    params.api_keys = [key] if key else []
     params.verbosity = options.verbosity
     params.warmup = Path(options.model).stat().st_size >= WARM_UP_FROM
     params.embedding = options.embeddings

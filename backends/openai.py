@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
-from backends import rewrite, sse
+from backends import passed, rewrite, sse
 from backends.base import (
     Call,
     Engine,
@@ -28,9 +28,10 @@ from backends.base import (
     Operation,
     Reply,
     Request,
+    StreamDecoder,
     Usage,
 )
-from backends.errors import read_failure, readable
+from backends.errors import garbled, read_failure
 from backends.unstreamed import stream_of
 
 PATHS = {
@@ -50,6 +51,9 @@ PATHS = {
     Operation.IMAGES: "/v1/images/generations",
 }
 """Where the operations are, unless an engine's `paths` says otherwise. They are the gateway's own paths too."""
+
+FORMS = frozenset({Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS})
+"""Operations that are asked for with a form instead of JSON."""
 
 _TEXT_KEYS = rb"content|text|reasoning|reasoning_content|arguments"
 _TEXT = rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrtu])++'
@@ -113,6 +117,8 @@ class _Answer(msgspec.Struct):
 class _Card(msgspec.Struct):
     id: str
     max_model_len: int | None = None
+    parent: Any = None
+    """The model a LoRA adapter belongs to, whose length is its own."""
 
 
 class _Models(msgspec.Struct):
@@ -129,24 +135,31 @@ class OpenAI(Engine):
 
     name: ClassVar[str] = "openai"
     checked: ClassVar[str] = "OpenAI's API reference, and this gateway behind itself (run)"
+    stream_types: ClassVar[tuple[bytes, ...]] = (b"text/event-stream", b"audio/")
     paths: ClassVar[Mapping[Operation, str]] = {}
     """Operations that are not where `PATHS` says."""
+    broken: ClassVar[frozenset[str]] = frozenset({"error"})
+    """Finish reasons that say that the engine broke off: no answer, but a failure."""
 
     def call(self, request: Request, model: str) -> Call:
         operation = request.operation
         path = self.paths.get(operation) or PATHS[operation]
+        if operation in FORMS:
+            return Call(path, rewrite.form(request, model), content_type=request.content_type)
         return Call(path, rewrite.request_body(request, model))
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
+        if request.operation in passed.OPERATIONS:
+            return passed.reply(self, request, headers, body)
         try:
             answer = _answer.decode(body)
         except (ValueError, RecursionError) as error:
-            return _garbled("the engine's reply is not the JSON object expected", body, error)
+            return garbled("the engine's reply is not the JSON object expected", body, error)
         if _is_error(answer):
             return self.failure(500, headers, body)
         if not (answer.data if request.operation is Operation.EMBEDDINGS else answer.choices):
-            return _garbled("the engine's reply has no result in it", body)
-        if any(choice.finish_reason == "error" for choice in answer.choices or ()):
+            return garbled("the engine's reply has no result in it", body)
+        if any(choice.finish_reason in self.broken for choice in answer.choices or ()):
             return Failure(Kind.FAILED, BROKE_OFF)
         counted = _usage_of(answer.usage)
         if not request.stream:
@@ -155,10 +168,11 @@ class OpenAI(Engine):
         try:
             return Reply(stream_of(request, body), counted)
         except (ValueError, RecursionError) as error:
-            return _garbled("the engine's reply cannot be made the stream that was asked for", body, error)
+            return garbled("the engine's reply cannot be made the stream that was asked for", body, error)
 
-    def decoder(self, request: Request, model: str) -> EventStream:
-        return EventStream(self, request)
+    def decoder(self, request: Request, model: str) -> StreamDecoder:
+        watch = passed.DECODERS.get(request.operation, EventStream)
+        return watch(self, request)
 
     def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
         return read_failure(status, headers, body)
@@ -173,9 +187,11 @@ class OpenAI(Engine):
 
     def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
         try:
-            return tuple(ModelCard(card.id, card.max_model_len) for card in _models.decode(body).data)
+            cards = _models.decode(body).data
         except (ValueError, RecursionError) as error:
             raise ValueError(f"not a list of models: {error}") from error
+        known = {card.id: card.max_model_len for card in cards}
+        return tuple(ModelCard(card.id, card.max_model_len or known.get(str(card.parent))) for card in cards)
 
 
 class _Like(NamedTuple):
@@ -204,7 +220,7 @@ class EventStream:
         "usage",
     )
 
-    def __init__(self, engine: Engine, request: Request) -> None:
+    def __init__(self, engine: OpenAI, request: Request) -> None:
         self.content = 0
         self.usage: Usage | None = None
         self.finished = False
@@ -278,7 +294,7 @@ class EventStream:
         try:
             said = _event.decode(payload)
         except (ValueError, RecursionError) as error:
-            self._fail(_garbled("the engine sent an event that is not valid", payload, error))
+            self._fail(garbled("the engine sent an event that is not valid", payload, error))
             return b""
         if _is_error(said):
             self._fail(self._engine.failure(500, (), payload))
@@ -286,15 +302,22 @@ class EventStream:
         counted = _usage_of(said.usage)
         if counted is not None:
             self.usage = counted
-            if self._strip_usage and not said.choices:
-                return b""
+            if self._strip_usage:
+                if not said.choices:
+                    return b""
+                # Rare: usage beside content, which the client would take for the other's.
+                event = sse.encode(rewrite.without(payload, "usage"))
         speaks = self._note(said.choices or ())
         if self._over:
             return b""
-        public = rewrite.renamed(event, bytes(said.model), self._name)
+        public = self._public(event, said)
         if speaks and counted is None:
             self._learn(event, public)
         return public
+
+    def _public(self, event: bytes, said: _Event) -> bytes:
+        """A decoded event as the client sees it. One that is like it but for its text is seen alike."""
+        return rewrite.renamed(event, bytes(said.model), self._name)
 
     def _note(self, choices: Sequence[_Choice]) -> bool:
         """Count what an event's choices say. True if that is content."""
@@ -303,7 +326,7 @@ class EventStream:
             self._begun.add(choice.index)
             if choice.finish_reason:
                 self._ended.add(choice.index)
-                if choice.finish_reason == "error":
+                if choice.finish_reason in self._engine.broken:
                     self._fail(Failure(Kind.FAILED, BROKE_OFF))
             speaks = speaks or choice.speaks()
         self.content += speaks
@@ -344,12 +367,16 @@ def _usage_of(said: Any) -> Usage | None:
     """The tokens counted. A count that cannot be read spoils the books, not the answer."""
     if not isinstance(said, dict):
         return None
-    counts = said.get("prompt_tokens"), said.get("completion_tokens")
-    if not any(type(count) is int for count in counts):
+    read, written = said.get("prompt_tokens"), said.get("completion_tokens")
+    if type(read) is not int and type(written) is not int:
         return None
     details = said.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return Usage(*(max(0, count) if type(count) is int else 0 for count in (*counts, cached)))
+    return Usage(_count(read), _count(written), _count(cached))
+
+
+def _count(said: Any) -> int:
+    return said if type(said) is int and said > 0 else 0
 
 
 def _is_whole(payload: bytes) -> bool:
@@ -360,8 +387,3 @@ def _is_whole(payload: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _garbled(message: str, body: bytes, error: Exception | None = None) -> Failure:
-    begin = readable(body[:200].decode(errors="replace"))
-    return Failure(Kind.GARBLED, message, detail=f"{error}: {begin}" if error else begin)

@@ -6,10 +6,13 @@ Rules:
 - A byte order mark at the start, comments, and the fields `id`, `event` and `retry` are dropped; several `data` lines
   are joined by a line feed. (HTML Living Standard, section 9.2.6.)
 - An event is given as soon as its blank line is known, also where lines end with CR.
+- `Framer` gives what events say, `Blocks` whole events, for APIs that give them names.
 - Past an event longer than the limit nothing is read, and nothing is buffered.
 """
 
 from __future__ import annotations
+
+import itertools
 
 LIMIT = 1 << 20
 """Bytes the lines of one event may have together. An engine that sends more is broken or hostile."""
@@ -105,3 +108,54 @@ class Framer:
         self.too_long = True
         self._rest = b""
         self._data.clear()
+
+
+class Blocks:
+    """Cuts a byte stream into whole events with all their lines, for streams whose `event` lines matter.
+
+    Lines end with a line feed in them, whatever they ended with; everything else is as it came, comments too.
+    `too_long`: an event grew beyond the limit.
+    """
+
+    __slots__ = ("_after_cr", "_held", "_limit", "_size", "too_long")
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.too_long = False
+        self._held: list[bytes] = []
+        self._size = 0
+        self._after_cr = False
+        self._limit = limit
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Take the next bytes; return every event they complete, without its blank line."""
+        if self._after_cr:
+            chunk = chunk.removeprefix(b"\n")
+            self._after_cr = False
+        if not chunk or self.too_long:
+            return []
+        if b"\r" in chunk:
+            self._after_cr = chunk.endswith(b"\r")
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        blocks: list[bytes] = []
+        if b"\n\n" in chunk or (chunk.startswith(b"\n") and self._held and self._held[-1].endswith(b"\n")):
+            *whole, chunk = b"".join([*self._held, chunk]).split(b"\n\n")
+            blocks = [event for block in whole if (event := block.removeprefix(_BOM).strip(b"\n"))]
+            self._held, self._size = [], 0
+        self._held.append(chunk)
+        self._size += len(chunk)
+        if self._size > self._limit or any(len(block) > self._limit for block in blocks):
+            self.too_long = True
+            self._held.clear()
+        return list(itertools.takewhile(lambda block: len(block) <= self._limit, blocks))
+
+    def close(self) -> bytes:
+        """The stream ended: return what no blank line followed."""
+        rest = b"".join(self._held).removeprefix(_BOM).strip(b"\n")
+        self._held.clear()
+        return rest
+
+
+def payload(block: bytes) -> bytes | None:
+    """What the `data` lines of an event say; None where it has none."""
+    lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines) if lines else None

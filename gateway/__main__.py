@@ -1,4 +1,4 @@
-"""The `gateway` command: serve, check, schema, key, version.
+"""The `gateway` command: what it takes, and the commands that need no running gateway.
 
 Rules:
 - Exit 0: done. 1: the config or the machine is wrong, and stderr says how. 2: the command line is wrong. 130: Ctrl-C
@@ -11,22 +11,30 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from gateway import config, keys, logs
+from gateway.configfile.texts import NAME
+from gateway.console import backends, models
 from gateway.fake import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
+    status = 0
     try:
-        status: int = options.run(options)
+        status = options.run(options)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Who read the output has seen enough, as `head` does. Nothing is left to flush at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
 
@@ -41,14 +49,14 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--workers", type=_count, default=1, metavar="N", help="processes to serve with (default: 1)"
     )
-    serve.set_defaults(run=_serve)
+    serve.set_defaults(run=_serve, link=None)
 
     # What `serve --workers` starts; not for people.
     worker = commands.add_parser("worker")
     worker.add_argument("file", type=Path)
     worker.add_argument("--port", type=int, required=True)
     worker.add_argument("--link", type=int, required=True)
-    worker.set_defaults(run=_worker)
+    worker.set_defaults(run=_serve)
 
     check = commands.add_parser("check", help="check a config file and show every problem with its place")
     check.add_argument("file", type=Path, help="the YAML config file")
@@ -63,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
         "name", nargs="?", type=_key_name, default="my-key", help="who the key is for (default: my-key)"
     )
     new.set_defaults(run=_key_new)
+
+    backends.add_command(commands.add_parser("backends", help="show the backends of a running gateway"))
+    models.add_command(
+        commands.add_parser("models", help="pull, load, delete, ... models at a backend of a running gateway")
+    )
 
     fake = commands.add_parser("fake-engine", help="run a pretend engine, for trying a config or a client")
     command.add_arguments(fake)
@@ -80,7 +93,7 @@ def _count(text: str) -> int:
 
 
 def _key_name(text: str) -> str:
-    if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}", text):
+    if not re.fullmatch(NAME, text):
         raise argparse.ArgumentTypeError(f"{text!r} is no name: use letters, digits, '.', '_' and '-'")
     return text
 
@@ -99,19 +112,11 @@ def _serve(options: argparse.Namespace) -> int:
         return 1
     logs.configure(loaded.server.log.level, loaded.server.log.format)
     # The server's modules take a quarter of a second to import, which the other commands need not pay.
-    from gateway.serve import serve
+    from gateway.serve import serve, work
 
+    if options.link is not None:
+        return work(loaded, options.port, options.link)
     return serve(loaded, options.file, options.workers)
-
-
-def _worker(options: argparse.Namespace) -> int:
-    loaded = _load(options.file)
-    if loaded is None:
-        return 1
-    logs.configure(loaded.server.log.level, loaded.server.log.format)
-    from gateway.serve import work
-
-    return work(loaded, options.port, options.link)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -14,16 +14,20 @@ import logging
 from collections.abc import AsyncIterator, MutableMapping
 from random import Random
 from typing import Any
+from urllib.parse import unquote
 
 from fastapi import FastAPI
 
 from gateway import snapshot
 from gateway.admission import Gate
+from gateway.api.admin import Admin
+from gateway.api.endpoints import HOT
 from gateway.api.openai import Core, Endpoint, refuse
-from gateway.api.web import HOT, web, wrong_method
+from gateway.api.web import web, wrong_method
 from gateway.config import Config
 from gateway.dispatch import Dispatcher
 from gateway.fleet.fleet import Fleet
+from gateway.fleet.view import BackendView
 from gateway.metrics import Metrics
 from gateway.retry import Budget
 from gateway.wire.downstream import Receive, Scope, Send, downstream_of
@@ -47,11 +51,15 @@ class Gateway:
         self.pool = self.fleet.pool
         dispatcher = Dispatcher(self.pool, self.metrics, Budget(config.defaults.retry_budget))
         self.core = Core(self._snapshot(), dispatcher, self.metrics, self._page)
-        self._hot = {path: Endpoint(self.core, row[0]) for path, row in HOT.items()}
+        self._hot = {path: Endpoint(self.core, operation) for path, operation in HOT.items()}
         self._web = web(self.core, VERSION, self._lifespan)
+        self.admin = Admin(self.core, self._backends, self.fleet.refresh)
+        self.admin.add_to(self._web)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            if b"%" in (scope.get("raw_path") or b""):
+                scope["path"] = _decoded(scope["raw_path"])
             endpoint = self._hot.get(scope["path"])
             if endpoint is not None:
                 if scope["method"] == "POST":
@@ -75,6 +83,9 @@ class Gateway:
 
     async def _page(self) -> bytes:
         return self.metrics.page()
+
+    async def _backends(self) -> list[BackendView]:
+        return self.fleet.views(asyncio.get_running_loop().time())
 
     def _snapshot(self) -> snapshot.Snapshot:
         return snapshot.build(self.config, self.pool, self.metrics, self._rng, self._gates)
@@ -105,6 +116,11 @@ def _say_if_broken(task: asyncio.Task[None]) -> None:
         log.error(
             "the backends are watched no longer, which is a bug of the gateway", exc_info=task.exception()
         )
+
+
+def _decoded(path: bytes) -> str:
+    """A path as it is compared with routes: decoded but for slashes, which belong to a name and separate nothing."""
+    return unquote(path.decode("ascii").replace("%2f", "%2F").replace("%2F", "%252F"))
 
 
 def _tagged(send: Send, request_id: str) -> Send:

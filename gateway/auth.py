@@ -20,13 +20,19 @@ from gateway.errors import GatewayError, Own
 class Caller:
     """The holder of a key."""
 
-    __slots__ = ("_known", "_pattern", "name")
+    __slots__ = ("_known", "_pattern", "admin", "name")
 
-    def __init__(self, name: str, models: tuple[str, ...] | None = None) -> None:
-        """`models` are globs of model names; None allows all."""
+    def __init__(self, name: str, models: tuple[str, ...] | None = None, admin: bool = False) -> None:
+        """`models` are globs of model names; None allows all. `admin`: may see and manage the engines."""
         self.name = name
+        self.admin = admin
         self._pattern = None if models is None else re.compile("|".join(map(fnmatch.translate, models)))
         self._known: dict[str, bool] = {}
+
+    @property
+    def limited(self) -> bool:
+        """The key is for some models only."""
+        return self._pattern is not None
 
     def allows(self, model: str) -> bool:
         """The caller may use this model. Only ask for names from the config: answers are kept."""
@@ -46,14 +52,31 @@ class Keys:
 
     def __init__(self, config: Config) -> None:
         self._callers: Mapping[bytes, Caller] = {
-            bytes.fromhex(key.sha256): Caller(name, key.models) for name, key in config.keys.items()
+            bytes.fromhex(key.sha256): Caller(name, key.models, key.admin)
+            for name, key in config.keys.items()
         }
         self.open = config.server.auth == "none" or not self._callers
+        self._loopback = config.server.listen.loopback
 
     def identify(self, authorization: bytes | None) -> Caller:
         """The caller behind an `Authorization` header. Raises GatewayError where there is none."""
-        if self.open:
+        return ANYONE if self.open else self._holder(authorization)
+
+    def operator(self, authorization: bytes | None) -> Caller:
+        """The caller behind an `Authorization` header, who may see and manage the engines: with keys configured the
+        holder of one with `admin: true`, also under `auth: none`; without any, everybody on this machine. Raises
+        GatewayError for others."""
+        if not self._callers and self._loopback:
             return ANYONE
+        if not self._callers:
+            message = "the gateway listens beyond this machine and has no keys: add one with 'admin: true'"
+            raise GatewayError(Own.FORBIDDEN, message, code="admin_required")
+        caller = self._holder(authorization)
+        if not caller.admin:
+            raise GatewayError(Own.FORBIDDEN, "this key may not manage engines", code="admin_required")
+        return caller
+
+    def _holder(self, authorization: bytes | None) -> Caller:
         scheme, _, token = (authorization or b"").partition(b" ")
         if not token.strip() and scheme.lower() in (b"", b"bearer"):
             raise GatewayError(

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from weakref import WeakKeyDictionary
 
 from backends.base import Failure, Health, Kind, Request
+from gateway.admission import Gate
 from gateway.auth import Caller
 from gateway.errors import ROWS, GatewayError, Own
-from gateway.fleet.pool import Lease, Pool, Target, pick
+from gateway.fleet.pool import Lease, Pool, Replica, Target, pick
 from gateway.metrics import NONE, Metrics
 from gateway.retry import Budget, may_retry
 from gateway.routing import Plan
@@ -25,6 +27,12 @@ from gateway.wire.heartbeat import Heartbeat
 from gateway.wire.relay import Attempt
 
 log = logging.getLogger("gateway.dispatch")
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+"""Seconds until a backend that said it was loading is asked once more; it doubles each time."""
+
+WAITING = 1000
+"""Requests that may wait for one backend whose engine takes only so many at once."""
 
 
 class Record:
@@ -51,6 +59,14 @@ class Dispatcher:
         self.pool = pool
         self.metrics = metrics
         self.budget = budget
+        self._gates: WeakKeyDictionary[Replica, Gate] = WeakKeyDictionary()
+
+    def gate(self, replica: Replica) -> Gate | None:
+        """Where requests wait for a backend that cannot take all of them at once; None where it can."""
+        places = replica.engine.parallel
+        if places is None:
+            return None
+        return self._gates.setdefault(replica, Gate(places, WAITING))
 
     def ready(self) -> bool:
         """Some backend is known to be ready."""
@@ -83,7 +99,7 @@ class Dispatcher:
                 await journey.go()
                 return
             if not gate.try_enter():
-                await self._queue(plan, record)
+                await self._queue(plan, record, downstream)
             try:
                 await journey.go()
             finally:
@@ -93,10 +109,10 @@ class Dispatcher:
             if heartbeat is not None:
                 heartbeat.stop()
 
-    async def _queue(self, plan: Plan, record: Record) -> None:
+    async def _queue(self, plan: Plan, record: Record, downstream: Downstream) -> None:
         """Wait for a place; afterwards it is held."""
         assert plan.gate is not None
-        loop = asyncio.get_running_loop()
+        loop = downstream.loop
         before = loop.time()
         queued = self.metrics.queued.cell(plan.model)
         queued.value += 1
@@ -111,6 +127,7 @@ class _Journey:
     """The attempts of one request."""
 
     __slots__ = (
+        "_asked_to_wait",
         "_deadline",
         "_dispatcher",
         "_downstream",
@@ -141,17 +158,18 @@ class _Journey:
         self._dispatcher = dispatcher
         self._request = request
         self._plan = plan
-        self._groups = [group for group in plan.groups if group.allowed(caller)]
+        self._groups = [group for group in plan.places.get(request.operation, ()) if group.allowed(caller)]
         self._downstream = downstream
         self._record = record
         self._extra = extra
-        self._loop = asyncio.get_running_loop()
+        self._loop = downstream.loop
         self._deadline = record.received + plan.total
         self._tried: list[Target] = []
         self._number = 0
         self._failure: Failure | None = None
         self._retrying = False
         self._warm_until = 0.0
+        self._asked_to_wait = 0
         self.heartbeat: Heartbeat | None = None
 
     async def go(self) -> None:
@@ -161,7 +179,7 @@ class _Journey:
                 lease, model = self._choose() or await self._wait_and_choose()
                 attempt = self._attempt(lease.target, model)
                 try:
-                    failure = await attempt.run()
+                    failure = await self._in_turn(lease.target, attempt)
                 finally:
                     now = self._loop.time()
                     lease.close(attempt.failure, attempt.complete, now)
@@ -174,9 +192,28 @@ class _Journey:
                     return
                 self._failure = failure
                 self._require_another(lease.target, failure, now)
+                if failure.kind is Kind.LOADING:
+                    await self._let_load(now)
         finally:
             if self._retrying:
                 self._dispatcher.budget.give_back()
+
+    async def _in_turn(self, target: Target, attempt: Attempt) -> Failure | None:
+        """Run the attempt, after others where the engine cannot take all at once. Raises GatewayError when its turn
+        does not come."""
+        gate = self._dispatcher.gate(target.replica)
+        if gate is None:
+            return await attempt.run()
+        if not gate.try_enter():
+            before = self._loop.time()
+            try:
+                await gate.enter(min(self._deadline, before + self._plan.queue))
+            finally:
+                self._record.waited += self._loop.time() - before
+        try:
+            return await attempt.run()
+        finally:
+            gate.leave()
 
     def _choose(self, last_resort: bool = False) -> tuple[Lease, str] | None:
         now = self._loop.time()
@@ -188,6 +225,10 @@ class _Journey:
 
     async def _wait_and_choose(self) -> tuple[Lease, str]:
         """Nothing is ready: wait for what is loading, then take what there is. Raises GatewayError."""
+        if not self._groups:
+            # Another model stands in for this one here, which the key may not use.
+            message = f"no backend of the model {self._plan.model!r} can do '{self._request.operation}'"
+            raise GatewayError(Kind.UNSUPPORTED, message, param="model")
         if self._failure is None or self._failure.kind is Kind.LOADING:
             before = self._loop.time()
             targets = [target for group in self._groups for target in group.targets]
@@ -202,6 +243,17 @@ class _Journey:
             raise GatewayError.of(self._failure)
         message = f"no backend of the model {self._plan.model!r} is up"
         raise GatewayError(Own.NO_BACKEND, message, retry_after=5)
+
+    async def _let_load(self, now: float) -> None:
+        """A backend may say that it loads though its probe says that it is ready: it is asked ever more seldom then."""
+        targets = [target for group in self._groups for target in group.targets]
+        self._asked_to_wait += 1
+        if not any(target.replica.usable and target not in self._tried for target in targets):
+            pause = min(
+                LONGEST_PAUSE, FIRST_PAUSE * 2**self._asked_to_wait, max(0.0, self._patience(now) - now)
+            )
+            await asyncio.sleep(pause)
+            self._record.waited += pause
 
     def _patience(self, now: float) -> float:
         """Until when to wait for models that load: once in all, however often a backend says that it is not ready."""
@@ -235,6 +287,7 @@ class _Journey:
                 clocks.first_token,
                 clocks.idle,
                 self._deadline,
+                clocks.answer,
             ),
             target.served,
             headers,
@@ -274,6 +327,8 @@ class _Journey:
     def _report(self, target: Target, failure: Failure) -> None:
         """Tell the operator what a client is told only in part. A client's own mistake is no news, and quotes it."""
         if ROWS[failure.kind].outcome == "client_error":
+            return
+        if failure.kind is Kind.LOADING and self._asked_to_wait:
             return
         detail = f" ({failure.detail})" if failure.detail and failure.detail != failure.message else ""
         log.warning(

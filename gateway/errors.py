@@ -10,11 +10,12 @@ Rules:
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
 
-from backends.base import Failure, Kind, Phase
+from backends.base import Failure, Kind, Operation, Phase
 
 
 class Own(enum.StrEnum):
@@ -94,7 +95,7 @@ ROWS: dict[Kind | Own, Row] = {
     Own.INTERNAL: Row(500, "server_error", "internal_error", "internal_error"),
 }
 
-_SPENT = frozenset(kind for kind, row in ROWS.items() if row.status in (502, 504))
+_SPENT = frozenset(kind for kind, row in ROWS.items() if row.status in (501, 502, 504))
 
 
 class GatewayError(Exception):
@@ -160,9 +161,34 @@ class GatewayError(Exception):
             out.append((b"x-should-retry", b"false"))
         return out
 
-    def event(self) -> bytes:
-        """The SSE event that ends a stream which had begun."""
-        return b"data: " + self.body() + b"\n\n"
+    def event(self, operation: str = Operation.CHAT) -> bytes:
+        """The SSE event that ends a stream which had begun, in the shape of the API that was called. Sound has none."""
+        shape = _EVENTS.get(operation)
+        return b"data: " + self.body() + b"\n\n" if shape is None else shape(self)
+
+
+def _responses_event(error: GatewayError) -> bytes:
+    facts = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
+    return b"event: error\ndata: " + msgspec.json.encode(facts) + b"\n\n"
+
+
+def _messages_event(error: GatewayError) -> bytes:
+    facts = {
+        "type": "error",
+        "error": {"type": _ANTHROPIC.get(error.type, "api_error"), "message": error.message},
+    }
+    return b"event: error\ndata: " + msgspec.json.encode(facts) + b"\n\n"
+
+
+_ANTHROPIC = {_INVALID: _INVALID, _BUSY: "overloaded_error", "timeout_error": "timeout_error"}
+"""Our types that Anthropic's API has too; everything else is its `api_error`."""
+
+_EVENTS: dict[str, Callable[[GatewayError], bytes]] = {
+    Operation.RESPONSES: _responses_event,
+    Operation.MESSAGES: _messages_event,
+    Operation.SPEECH: lambda error: b"",
+}
+"""How an error ends a stream, where that is not OpenAI's `data: {"error": ...}`."""
 
 
 def may_go_elsewhere(failure: Failure) -> bool:

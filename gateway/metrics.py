@@ -31,6 +31,9 @@ _OVERHEAD = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025
 Dump = list[tuple[str, str, tuple[str, ...], float | list[float]]]
 """Cells as plain values: kind of metric, name, label values, and the number or the sum and counts of a histogram."""
 
+SIGNAL, SIGNAL_STATUS = "gateway_backend_signal", "gateway_backend_signal_status"
+"""Gauges only one of several processes sets."""
+
 _LARGEST = frozenset({"gateway_backend_up", "gateway_build_info"})
 """Gauges every worker states for itself about the same thing: the sum would mean nothing."""
 
@@ -180,17 +183,7 @@ class Metrics(Collector):
             where,
             _OVERHEAD,
         )
-        self.backend_up = _gauge(
-            "gateway_backend_up", "1 if the backend can take requests.", ("backend", "engine")
-        )
-        self.backend_restarts = _counter(
-            "gateway_backend_restarts",
-            "Times a launched engine died and was started again.",
-            ("backend", "engine"),
-        )
-        self.connections = _gauge(
-            "gateway_upstream_connections", "Open connections to a backend.", ("backend", "state")
-        )
+        self._add_backends()
         self.build = _gauge(
             "gateway_build_info", "Always 1; the label says which version runs.", ("version",)
         )
@@ -201,6 +194,28 @@ class Metrics(Collector):
         self._served: dict[tuple[str, str], Served] = {}
         self._looks: list[Callable[[], None]] = []
         self._registry = self._registered()
+
+    def _add_backends(self) -> None:
+        """What there is to say of backends, whatever requests they get."""
+        self.backend_up = _gauge(
+            "gateway_backend_up", "1 if the backend can take requests.", ("backend", "engine")
+        )
+        self.backend_restarts = _counter(
+            "gateway_backend_restarts",
+            "Times a launched engine died and was started again.",
+            ("backend", "engine"),
+        )
+        self.signal = _gauge(
+            SIGNAL, "What an engine told of its load; only while that is believed.", ("backend", "signal")
+        )
+        self.signal_status = _gauge(
+            SIGNAL_STATUS,
+            "1 for the status a signal has now: ok, missing, stale or suspect.",
+            ("backend", "signal", "status"),
+        )
+        self.connections = _gauge(
+            "gateway_upstream_connections", "Open connections to a backend.", ("backend", "state")
+        )
 
     def _registered(self) -> CollectorRegistry:
         registry = CollectorRegistry(auto_describe=False)

@@ -2,7 +2,8 @@
 
 Rules:
 - The first signal drains: no new connections, `/readyz` says so, running requests may finish. The second ends all.
-- A clean stop exits with 0. A port that is taken is one clear line and exit 1.
+- Nothing polls: a signal, the last request and the last connection are each an event, so an idle gateway stops at once.
+- A clean stop exits with 0. A port that is taken is one clear line and exit 1. SIGHUP stops nothing.
 - One process is the rule. Several workers are for machines with more cores than one event loop can use.
 """
 
@@ -11,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import resource
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -27,6 +29,8 @@ from gateway.greeting import address, greeting
 from gateway.wire.server import Limits, protocol_with
 from gateway.workers import Link, Master, Worker
 
+log = logging.getLogger("gateway.serve")
+
 GC_THRESHOLD = (50_000, 20, 50)
 """Requests leave few cycles behind; with Python's default of 700 the collector runs some times per hundred requests."""
 
@@ -34,50 +38,91 @@ BACKLOG = 4096
 """Connections that may wait to be accepted."""
 
 
+class Connections(set[Any]):
+    """The connections of clients, as uvicorn's protocol enters and leaves them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = asyncio.Event()
+
+    def discard(self, connection: object) -> None:
+        super().discard(connection)
+        self._left.set()
+
+    async def gone(self) -> None:
+        """Wait until there is none."""
+        while self:
+            self._left.clear()
+            await self._left.wait()
+
+
 class Server(uvicorn.Server):
-    """uvicorn with the gateway's manners on signals."""
+    """uvicorn with the gateway's manners: when it stops, how soon, and what it says."""
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         super().__init__(config)
         self._gateway = gateway
+        self._connections = self.server_state.connections = Connections()
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def on_signal(self) -> None:
+        """The first one drains, the next one does not wait any longer."""
         if self.should_exit:
-            self.force_exit = True
+            self._hurry.set()
         self.stop()
 
     def stop(self) -> None:
         """Drain and end."""
         self._gateway.drain()
         self.should_exit = True
+        self._stopping.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         # The date header is part of every answer; uvicorn would make the first one a tick after the first connection.
         await self.on_tick(0)
         await super().startup(sockets)
 
+    async def main_loop(self) -> None:
+        while not self.should_exit:
+            await self.on_tick(0)  # the date
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._stopping.wait()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().shutdown(sockets)
-        if self.force_exit:
-            # uvicorn leaves all this to the end of the loop, which then shows as a traceback.
-            running = list(self.server_state.tasks)
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-            await self.lifespan.shutdown()
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        await asyncio.sleep(0)  # whoever was accepted in this turn of the loop enters the connections
+        for connection in tuple(self._connections):
+            connection.shutdown()
+        patience = self.config.timeout_graceful_shutdown or 0
+        waits = [asyncio.create_task(self._drained()), asyncio.create_task(self._hurry.wait())]
+        await asyncio.wait(waits, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        late = list(self.server_state.tasks)
+        if late and not self._hurry.is_set():
+            log.warning("requests that still run after %g s get an error now: %d", patience, len(late))
+        for task in (*late, *waits):
+            task.cancel()
+        await asyncio.gather(*late, *waits, return_exceptions=True)
+        await self.lifespan.shutdown()
+
+    async def _drained(self) -> None:
+        """Every request is answered, and every client has taken its answer."""
+        while self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks)
+        await self._connections.gone()
 
     async def run_on(self, listener: socket.socket) -> None:
-        """Serve on a listening socket until `should_exit`, without touching the process' signals."""
+        """Serve on a listening socket until `stop`, without touching the process' signals."""
         await self._serve([listener])
 
     async def run_until_signal(self, listener: socket.socket) -> None:
         """Serve until SIGINT or SIGTERM."""
-        with self.capture_signals():
-            try:
-                await self._serve([listener])
-            finally:
-                # uvicorn would raise the signal again, and a clean stop would look like a crash.
-                self._captured_signals.clear()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.on_signal)
+        await self._serve([listener])
 
 
 def build(config: Config, launches: bool = True) -> tuple[Server, Gateway]:
@@ -164,7 +209,18 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
     gc.set_threshold(*GC_THRESHOLD)
     loop_factory = uvicorn.Config("", loop="uvloop", log_config=None).get_loop_factory()
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(main)
+        runner.run(_survive(main))
+
+
+async def _survive(main: Coroutine[Any, Any, None]) -> None:
+    """Run `main` in a process that a SIGHUP does not end. Who ignores it already (nohup) goes on ignoring it."""
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGHUP,
+            log.warning,
+            "SIGHUP: reading the config anew is not supported; restart to apply changes",
+        )
+    await main
 
 
 async def _serve(config: Config, listener: socket.socket, url: str, shown: str) -> None:
@@ -183,6 +239,7 @@ async def _work(config: Config, listener: socket.socket, end: socket.socket) -> 
     server, gateway = build(config, launches=False)
     worker = Worker(await Link.on(end), gateway.metrics, gateway.fleet, server.stop)
     gateway.core.page = worker.page
+    gateway.admin.backends, gateway.admin.changed = worker.backends, worker.changed
 
     async def tell() -> None:
         worker.tell_listening()

@@ -2,10 +2,11 @@
 
 Rules:
 - Each worker has a listening socket of its own on the same port (SO_REUSEPORT), so the kernel spreads connections.
-- The master serves nothing. It owns what there must be one of: the launched engines, the signals, the numbers of
-  workers that died.
+- The master serves nothing. It owns what there must be one of: the launched engines, the questions for their signals,
+  the process' own signals, the numbers of workers that died.
 - The link is a socket pair with one JSON object per line. Its end is each side's sign that the other is gone.
-- `/metrics` on any worker shows the sum over all, fetched when asked for; counts never go down when a worker dies.
+- `/metrics` and `/gateway/backends` on any worker show the sum over all, fetched when asked for; counts never go down
+  when a worker dies.
 """
 
 from __future__ import annotations
@@ -17,14 +18,20 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from gateway.config import Config
 from gateway.fleet.fleet import Fleet
-from gateway.metrics import Dump, Metrics, merge
+from gateway.fleet.place import Place
+from gateway.fleet.signals import Spells
+from gateway.fleet.view import BackendView, merged
+from gateway.metrics import SIGNAL, SIGNAL_STATUS, Dump, Metrics, merge
 
 log = logging.getLogger("gateway.workers")
 
@@ -36,6 +43,8 @@ LINE = 64 << 20
 """Bytes of one line on the link: the numbers of a worker with very many models."""
 
 Message = dict[str, Any]
+
+_VIEWS = TypeAdapter(list[BackendView])
 
 
 class Link:
@@ -56,11 +65,11 @@ class Link:
         if not self._writer.is_closing():
             self._writer.write(json.dumps({"kind": kind, **content}).encode() + b"\n")
 
-    async def ask(self, kind: str) -> Any:
+    async def ask(self, kind: str, **content: Any) -> Any:
         """Send a question and wait for its answer. Raises TimeoutError where none comes."""
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
-        self.tell(kind, number=number)
+        self.tell(kind, number=number, **content)
         try:
             async with asyncio.timeout(PATIENCE):
                 return await answer
@@ -121,11 +130,34 @@ class Worker:
             return self._metrics.page()
         return self._metrics.page_of(total)
 
+    async def backends(self) -> list[BackendView]:
+        """The backends as all workers and the master see them."""
+        try:
+            return _VIEWS.validate_python(await self._link.ask("backends"), strict=False)
+        except TimeoutError:
+            log.warning("the master did not tell what all workers see; this is one worker's view")
+            return self._views()
+
+    async def changed(self, name: str) -> None:
+        """This worker has changed a backend's models: look now, and have all others look."""
+        self._link.tell("changed", name=name)
+        await self._fleet.refresh(name)
+
+    def _views(self) -> list[BackendView]:
+        return self._fleet.views(asyncio.get_running_loop().time())
+
     def _on_message(self, message: Message) -> None:
-        if message["kind"] == "place":
-            self._fleet.place(message["name"], message["url"], message["reason"])
-        elif message["kind"] == "numbers":
-            self._link.answer(message, self._metrics.dump())
+        match message["kind"]:
+            case "place":
+                self._fleet.place(Place(**message["place"]))
+            case "changed":
+                self._fleet.wake(message["name"])
+            case "numbers":
+                self._link.answer(message, self._metrics.dump())
+            case "views":
+                self._link.answer(message, _VIEWS.dump_python(self._views(), mode="json"))
+            case "spells":
+                self._link.answer(message, list(self._fleet.spells(message["name"])))
 
 
 class Master:
@@ -150,8 +182,10 @@ class Master:
         self._past: Dump = []
         """The numbers of workers that are gone, as last told."""
         self._links: dict[Link, Dump] = {}
-        self._places: dict[str, tuple[str | None, str]] = {}
-        self._fleet = Fleet(config, self._metrics, Random(), lambda: None, on_place=self._on_place)
+        self._places: dict[str, Place] = {}
+        self._fleet = Fleet(
+            config, self._metrics, Random(), lambda: None, on_place=self._on_place, spells=self._spells
+        )
         self._processes: set[asyncio.subprocess.Process] = set()
         self._stopping = asyncio.Event()
         self._answering: set[asyncio.Task[None]] = set()
@@ -198,8 +232,8 @@ class Master:
         try:
             if self._stopping.is_set():
                 process.terminate()
-            for name, (url, reason) in self._places.items():
-                link.tell("place", name=name, url=url, reason=reason)
+            for place in self._places.values():
+                link.tell("place", place=asdict(place))
             await link.listen(lambda message: self._on_message(link, message))
             return await process.wait()
         finally:
@@ -213,10 +247,37 @@ class Master:
         elif message["kind"] == "ready" and self._on_ready is not None:
             self._on_ready(message["models"])
             self._on_ready = None
+        elif message["kind"] == "changed":
+            self._fleet.wake(message["name"])
+            for other in self._links.keys() - {link}:
+                other.tell("changed", name=message["name"])
         elif message["kind"] == "total":
-            task = asyncio.create_task(self._answer_total(link, message))
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
+            self._answer(self._answer_total(link, message))
+        elif message["kind"] == "backends":
+            self._answer(self._answer_backends(link, message))
+
+    def _answer(self, answering: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(answering)
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer_backends(self, link: Link, message: Message) -> None:
+        own = self._fleet.views(asyncio.get_running_loop().time())
+        told = [_VIEWS.validate_python(views, strict=False) for views in await self._from_all("views")]
+        link.answer(message, _VIEWS.dump_python(merged(own, told), mode="json"))
+
+    async def _spells(self, name: str) -> Spells:
+        told = await self._from_all("spells", name=name)
+        return frozenset((process, number) for spells in told for process, number in spells)
+
+    async def _from_all(self, kind: str, **content: Any) -> list[Any]:
+        """What the workers answer, without those that do not."""
+        asked = (link.ask(kind, **content) for link in tuple(self._links))
+        return [
+            answer
+            for answer in await asyncio.gather(*asked, return_exceptions=True)
+            if not isinstance(answer, BaseException)
+        ]
 
     async def _answer_total(self, link: Link, message: Message) -> None:
         async def numbers(other: Link) -> None:
@@ -226,12 +287,14 @@ class Master:
                 log.warning("a worker does not tell its metrics; showing what it told last")
 
         await asyncio.gather(*map(numbers, tuple(self._links)))
-        link.answer(message, merge([self._past, _lasting(self._metrics.dump()), *self._links.values()]))
+        own = self._metrics.dump()
+        signals = [entry for entry in own if entry[1] in (SIGNAL, SIGNAL_STATUS)]
+        link.answer(message, merge([self._past, _lasting(own), signals, *self._links.values()]))
 
-    def _on_place(self, name: str, url: str | None, reason: str) -> None:
-        self._places[name] = (url, reason)
+    def _on_place(self, place: Place) -> None:
+        self._places[place.name] = place
         for link in self._links:
-            link.tell("place", name=name, url=url, reason=reason)
+            link.tell("place", place=asdict(place))
 
     def _on_signal(self) -> None:
         self._stopping.set()

@@ -62,13 +62,13 @@ class Served:
         return Answer.read(await self.raw("\r\n".join([*lines, "", ""]).encode("latin-1") + data))
 
     def metric(self, name: str, **labels: str) -> float:
-        """One sample's value on the metrics page, 0 where there is none."""
-        wanted = {f'{key}="{value}"' for key, value in labels.items()}
-        total = 0.0
-        for line in self.gateway.metrics.page().decode().splitlines():
-            if line.split("{")[0].split(" ")[0] == name and all(part in line for part in wanted):
-                total += float(line.rsplit(" ", 1)[1])
-        return total
+        """The sum of the metrics page's samples with this name and these labels; 0 where there is none."""
+        return sum(
+            sample.value
+            for family in self.gateway.metrics.collect()
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
 
 
 @dataclass
@@ -125,8 +125,16 @@ def _unchunked(data: bytes) -> tuple[bytes, bool]:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> AsyncIterator[Served]:
-    """Serve a config text on a free port; `folder` takes the file."""
+async def serving(
+    folder: Path,
+    text: str,
+    environ: Mapping[str, str] | None = None,
+    *,
+    patient: bool = True,
+    alone: bool = True,
+) -> AsyncIterator[Served]:
+    """Serve a config text on a free port; `folder` takes the file. `patient`: wait out what is loading.
+    `alone`: nothing else starts tasks in this loop, so none may be left."""
     file = folder / "gateway.yaml"
     if "server:" not in text:
         text = 'server: {listen: "127.0.0.1:0"}\n' + text
@@ -139,19 +147,20 @@ async def serving(folder: Path, text: str, environ: Mapping[str, str] | None = N
     running = asyncio.create_task(server.run_on(listener))
     served = Served(gateway, server, listener.getsockname()[1])
     try:
-        await asyncio.wait_for(_settled(gateway), 30)
+        await asyncio.wait_for(_settled(gateway, patient), 30)
         yield served
         await idle(gateway)
     finally:
-        server.should_exit = True
+        server.stop()
         await asyncio.wait_for(running, 30)
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
-    assert not left, left
+    assert not (alone and left), left
 
 
-async def _settled(gateway: Gateway) -> None:
-    """Wait until every backend has been found up or down."""
-    while any(replica.health in (None, Health.LOADING) for replica in gateway.pool.replicas.values()):
+async def _settled(gateway: Gateway, patient: bool) -> None:
+    """Wait until every backend has been found up or down, or loading for those who are not patient."""
+    unsettled = (None, Health.LOADING) if patient else (None,)
+    while any(replica.health in unsettled for replica in gateway.pool.replicas.values()):
         await gateway.pool.change()
 
 

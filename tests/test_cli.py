@@ -237,6 +237,24 @@ def test_an_engine_that_is_killed_is_started_again(tmp_path: Path) -> None:
         assert started.metric("gateway_backend_restarts_total", backend="local") == 1
 
 
+@pytest.mark.slow
+def test_a_launched_engine_answers_nobody_but_its_gateway(tmp_path: Path) -> None:
+    with running_gateway(tmp_path) as started:
+        started.wait_ready()
+        url, pid = started.engine()
+        for path in ("/v1/chat/completions", "/metrics", "/slots"):
+            connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=PATIENCE)
+            body = b'{"messages": [{"role": "user", "content": "Hello"}]}' if path.startswith("/v1") else None
+            connection.request("POST" if body else "GET", path, body, {"content-type": "application/json"})
+            assert connection.getresponse().status == 401, path
+            connection.close()
+        assert chat(started) == 200
+        key = started.engine_key()
+        assert len(key) >= 43
+        assert key not in Path(f"/proc/{pid}/cmdline").read_text()
+        assert key not in started.log.text + started.get("/gateway/backends").body.decode()
+
+
 def chat(started: Running) -> int:
     """The status of one small request."""
     asked = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}

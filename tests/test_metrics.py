@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from backends.base import Kind, Operation
+from backends.base import Kind, Operation, Signal, Status
 from gateway.errors import OUTCOMES, ROWS
 from gateway.metrics import Histogram, Metrics
 
@@ -43,7 +43,7 @@ def test_the_document_lists_every_metric_with_its_type_and_labels() -> None:
 
 def test_the_document_names_every_value_of_the_closed_sets() -> None:
     text = DOCUMENT.read_text()
-    for word in (*OUTCOMES, *Kind, *Operation):
+    for word in (*OUTCOMES, *Kind, *Operation, *Signal, *Status):
         assert f"`{word}`" in text, word
 
 

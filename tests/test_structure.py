@@ -50,14 +50,35 @@ class Floor(NamedTuple):
 ENGINES = tuple(sorted({row.partition(":")[0] for row in registry.ENGINES.values()} - {"backends.openai"}))
 
 # Edits and conversions of OpenAI's JSON and streams.
-TEXTS = ("backends.rewrite", "backends.gathered", "backends.unstreamed")
+TEXTS = (
+    "backends.rewrite",
+    "backends.gathered",
+    "backends.unstreamed",
+    "backends.passed",
+    "backends.multipart",
+    "backends.ndjson",
+    "backends.ollama_*",
+    "backends.sglang_forms",
+    "backends.chunks",
+    "backends.prompting",
+    "backends.tensor_stream",
+    "backends.tgi_native",
+)
 
-# What engines are told by data: flags, names of metrics.
-TABLES = ("backends.launching", "backends.signals")
+# What engines are told by data, and tell: flags, arguments of actions, names of metrics, words of logs.
+TABLES = (
+    "backends.launching",
+    "backends.signals",
+    "backends.actions",
+    "backends.logs",
+    "backends.llamacpp_launch",
+    "backends.tensors",
+    "backends.tgi_launch",
+)
 
 FLOORS = (
     Floor(("gateway.__main__",)),
-    Floor(("gateway.serve", "gateway.fake.*"), siblings=True),
+    Floor(("gateway.serve", "gateway.fake.*", "gateway.console.*"), siblings=True),
     Floor(("gateway.workers", "gateway.greeting")),
     Floor(("gateway.app",)),
     Floor(("gateway.api.*",), siblings=True),

@@ -1,18 +1,28 @@
 """Several workers behind one port: numbers add up, a dead worker is replaced, and nothing outlives the master."""
 
+import asyncio
+import dataclasses
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from backends.base import Call
+from gateway import config
+from gateway.fleet.fleet import Fleet
+from gateway.fleet.place import Place
 from gateway.metrics import Metrics, merge
+from gateway.workers import Link, Worker
 from tests.processes import alive, children
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +49,40 @@ def test_numbers_add_up_and_states_of_one_thing_do_not() -> None:
     assert 'gateway_request_duration_seconds_count{backend="b",model="m"} 2.0' in page
     assert 'gateway_request_duration_seconds_sum{backend="b",model="m"} 3.0' in page
     assert 'gateway_build_info{version="9"} 1.0' in page
+
+
+async def test_a_worker_tells_when_it_is_busy_and_hears_of_places_and_changes(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(CONFIG)
+    fleet = Fleet(config.load(file), Metrics("9"), Random(1), lambda: None, launches=False)
+    replica = fleet.pool.replicas["local"]
+    near, far = socket.socketpair()
+    link = await Link.on(near)
+    stopped = asyncio.Event()
+    worker = asyncio.create_task(Worker(await Link.on(far), Metrics("9"), fleet, stopped.set).run())
+    master = asyncio.create_task(link.listen(lambda message: None))
+
+    assert await link.ask("spells", name="local") == []
+    replica.in_flight, replica.spells = 1, 7
+    assert await link.ask("spells", name="local") == [[os.getpid(), 7]]
+    assert fleet.spells("local") == {(os.getpid(), 7)}
+
+    place = Place("local", "http://127.0.0.1:9", "starting", "sk-engine")
+    assert "sk-engine" not in repr(place)
+    link.tell("place", place=dataclasses.asdict(place))
+    [view] = await link.ask("views")
+    assert (view["url"], view["in_flight"]) == ("http://127.0.0.1:9", 1)
+    assert replica.upstream is not None
+    assert b"authorization: Bearer sk-engine\r\n" in replica.upstream.encode(Call("/"))
+
+    replica.woken.clear()
+    link.tell("changed", name="local")
+    await link.ask("views")
+    assert replica.woken.is_set()
+
+    # Whoever of the two goes, the other notices.
+    far.shutdown(socket.SHUT_RDWR)
+    await asyncio.wait_for(asyncio.gather(worker, master, stopped.wait()), 10)
 
 
 class Running:
@@ -111,6 +155,20 @@ def test_a_worker_that_dies_is_replaced_and_its_numbers_stay(running: Running) -
     running.request()
     assert running.metric("gateway_requests_total") == 7
     assert running.metric("gateway_backend_restarts_total") == 0
+
+
+@pytest.mark.slow
+def test_the_view_is_that_of_all_workers_and_signals_are_asked_once(running: Running) -> None:
+    eventually(lambda: len(running.workers()) == 2)
+    eventually(lambda: running.metric('gateway_backend_signal_status{backend="local",signal="slots"') == 1)
+    assert running.metric('gateway_backend_signal{backend="local",signal="slots"}') == 4
+    for _ in range(4):
+        with urllib.request.urlopen(f"{running.url}/gateway/backends", timeout=30) as answer:
+            [view] = json.loads(answer.read())
+        assert (view["name"], view["state"], view["in_flight"]) == ("local", "ready", 0)
+        assert alive(view["launched"]["pid"]) and view["launched"]["restarts"] == 0
+        assert view["signals"]["slots"]["value"] == 4
+        assert [model["id"] for model in view["models"]] == ["demo"]
 
 
 @pytest.mark.slow

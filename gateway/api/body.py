@@ -3,15 +3,25 @@
 Rules:
 - One strict pass in C (msgspec): JSON with true UTF-8, no NaN, no endless nesting, the right types in the fields that
   matter. Everything else is the engine's to judge, and passes as it came.
+- Ranges are refused here only where no engine has a use for what is beyond: a billion answers, a negative limit.
 - What is wrong is said with OpenAI's `param`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Annotated, Any
+
 import msgspec
 
 from backends.base import Operation, Request
 from gateway.errors import GatewayError, Own
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
+"""Engines keep these in 32 bits; below zero some of them generate without end."""
+Choices = Annotated[int, msgspec.Meta(ge=1, le=128)]
+"""OpenAI's limit. Engines reserve memory for each before they look any further."""
+Some = Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1)]
 
 
 class _StreamOptions(msgspec.Struct):
@@ -24,8 +34,8 @@ class _Common(msgspec.Struct):
     stream_options: _StreamOptions | None = None
     temperature: float | None = None
     top_p: float | None = None
-    n: int | None = None
-    max_tokens: int | None = None
+    n: Choices | None = None
+    max_tokens: Count | None = None
     seed: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -34,12 +44,14 @@ class _Common(msgspec.Struct):
 
 class _Chat(_Common):
     messages: list[msgspec.Raw] = msgspec.field(default_factory=list)
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Count | None = None
+    top_logprobs: int | None = None
     tools: list[msgspec.Raw] | None = None
 
 
 class _Completion(_Common):
     prompt: msgspec.Raw = msgspec.Raw()
+    best_of: Choices | None = None
 
 
 class _Embedding(msgspec.Struct):
@@ -50,13 +62,86 @@ class _Embedding(msgspec.Struct):
     user: str | None = None
 
 
-_DECODERS: dict[
-    Operation,
-    msgspec.json.Decoder[_Chat] | msgspec.json.Decoder[_Completion] | msgspec.json.Decoder[_Embedding],
-] = {
-    Operation.CHAT: msgspec.json.Decoder(_Chat),
-    Operation.COMPLETIONS: msgspec.json.Decoder(_Completion),
-    Operation.EMBEDDINGS: msgspec.json.Decoder(_Embedding),
+class _Whole(msgspec.Struct):
+    """What is never streamed."""
+
+    model: str
+
+
+class _Streamable(_Whole):
+    stream: bool | None = None
+
+
+class _Rerank(_Whole, kw_only=True):
+    query: str
+    documents: Some
+    top_n: Count | None = None
+
+
+class _Score(_Whole, kw_only=True):
+    text_1: msgspec.Raw
+    text_2: msgspec.Raw
+
+
+class _Tokenize(_Whole):
+    prompt: str | None = None
+    messages: Some | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class _Detokenize(_Whole, kw_only=True):
+    tokens: list[Count]
+
+
+class _Infill(_Streamable, kw_only=True):
+    input_prefix: str
+    input_suffix: str
+    n_predict: int | None = None
+
+
+class _Responses(_Streamable, kw_only=True):
+    input: str | Some
+    max_output_tokens: Count | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+
+
+class _Messages(_Streamable, kw_only=True):
+    messages: Some
+    max_tokens: Count
+    temperature: float | None = None
+    top_p: float | None = None
+
+
+class _Speech(_Whole, kw_only=True):
+    input: str
+    response_format: str | None = None
+    stream_format: str | None = None
+    speed: float | None = None
+
+
+class _Images(_Streamable, kw_only=True):
+    prompt: str
+    n: Choices | None = None
+
+
+_SHAPES: Mapping[Operation, type[msgspec.Struct]] = {
+    Operation.CHAT: _Chat,
+    Operation.COMPLETIONS: _Completion,
+    Operation.EMBEDDINGS: _Embedding,
+    Operation.RERANK: _Rerank,
+    Operation.SCORE: _Score,
+    Operation.TOKENIZE: _Tokenize,
+    Operation.DETOKENIZE: _Detokenize,
+    Operation.INFILL: _Infill,
+    Operation.RESPONSES: _Responses,
+    Operation.MESSAGES: _Messages,
+    Operation.SPEECH: _Speech,
+    Operation.IMAGES: _Images,
+}
+_DECODERS: Mapping[Operation, msgspec.json.Decoder[Any]] = {
+    operation: msgspec.json.Decoder(shape) for operation, shape in _SHAPES.items()
 }
 _REQUIRED = {Operation.CHAT: "messages", Operation.COMPLETIONS: "prompt", Operation.EMBEDDINGS: "input"}
 
@@ -75,14 +160,15 @@ def decode(operation: Operation, body: bytes) -> Request:
         raise _invalid(f"the body is not valid JSON: {_why(str(error), body)}", code="invalid_json") from None
     except RecursionError:
         raise _invalid("the body is nested too deeply", code="invalid_json") from None
-    field = _REQUIRED[operation]
-    if not getattr(head, field):
+    field = _REQUIRED.get(operation)
+    if field is not None and not getattr(head, field):
         empty = getattr(head, field) == []
         raise _invalid(f"{field!r} is {'empty' if empty else 'missing'}", param=field, code="missing_field")
     if not head.model:
         raise _invalid("'model' is empty", param="model")
-    if isinstance(head, _Embedding):
-        return Request(operation, body, head.model)
+    if not isinstance(head, _Common):
+        streams = field is None and _streams(head)
+        return Request(operation, body, head.model, stream=streams)
     options = head.stream_options
     if options is not None and not head.stream:
         raise _invalid("'stream_options' is only allowed with 'stream': true", param="stream_options")
@@ -94,6 +180,20 @@ def decode(operation: Operation, body: bytes) -> Request:
         stream_options=options is not None,
         include_usage=options is not None and bool(options.include_usage),
     )
+
+
+def _streams(head: _Whole) -> bool:
+    """Whether a stream is wanted, by an operation that has more to say of it than `stream`, or nothing."""
+    if isinstance(head, _Streamable):
+        return bool(head.stream)
+    if isinstance(head, _Tokenize) and (head.prompt is None) is (head.messages is None):
+        both = "both 'prompt' and 'messages' are given" if head.messages else "'prompt' is missing"
+        raise _invalid(both, param="prompt", code=None if head.messages else "missing_field")
+    if not isinstance(head, _Speech):
+        return False
+    if head.stream_format not in (None, "audio", "sse"):
+        raise _invalid("'stream_format': expected audio or sse", param="stream_format")
+    return head.stream_format == "sse"
 
 
 def _wrong_type(said: str) -> GatewayError:
@@ -115,6 +215,7 @@ def _why(said: str, body: bytes) -> str:
 
 
 _WORDS = {
+    " | array": " or a list",
     "`str": "`text",
     "`int": "`a whole number",
     "`float": "`a number",

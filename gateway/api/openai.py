@@ -16,7 +16,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from backends.base import Operation
-from gateway.api import body
+from backends.openai import FORMS
+from gateway.api import body, form
 from gateway.dispatch import Dispatcher, Record
 from gateway.errors import GatewayError, Own
 from gateway.metrics import Metrics
@@ -58,18 +59,18 @@ class Endpoint:
     def __init__(self, core: Core, operation: Operation) -> None:
         self._core = core
         self._operation = operation
+        self._form = operation in FORMS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         core = self._core
         headers = dict(scope["headers"])
         downstream = downstream_of(scope, receive, send)
         record = Record(core.request_id(headers.get(b"x-request-id")), self._operation.value)
-        loop = asyncio.get_running_loop()
         try:
-            await self._serve(scope, headers, downstream, record, loop.time)
+            await self._serve(scope, headers, downstream, record, downstream.loop.time)
         except GatewayError as error:
             record.outcome = error.outcome
-            _break_off(downstream, error, record.id)
+            _break_off(downstream, error, record)
         except ClientLeft:
             record.outcome = "client_gone"
         except asyncio.CancelledError:
@@ -78,14 +79,14 @@ class Endpoint:
                 record.outcome = downstream.why_gone
             else:
                 record.outcome = "overloaded"
-                _break_off(downstream, GatewayError(Own.DRAINING, "the gateway is shutting down"), record.id)
+                _break_off(downstream, GatewayError(Own.DRAINING, "the gateway is shutting down"), record)
         except Exception:
             log.exception("request %s failed in the gateway", record.id)
             record.outcome = "internal_error"
             bug = GatewayError(Own.INTERNAL, "the gateway failed; its log has this request's id")
-            _break_off(downstream, bug, record.id)
+            _break_off(downstream, bug, record)
         finally:
-            self._finished(record, loop.time())
+            self._finished(record, downstream.loop.time())
             await downstream.close()
 
     async def _serve(
@@ -99,11 +100,16 @@ class Endpoint:
         snapshot = self._core.snapshot
         record.received = clock()
         caller = snapshot.keys.identify(one_authorization(scope, headers))
-        _check_content(headers)
+        _check_content(headers, self._form)
         data = await downstream.body(snapshot.config.server.limits.body)
         record.received = clock()
-        request = body.decode(self._operation, data)
+        operation = self._operation
+        kind = headers[b"content-type"] if self._form else b""
+        request = form.decode(operation, data, kind) if kind else body.decode(operation, data)
         plan = snapshot.catalog.resolve(request.model, caller)
+        if operation not in plan.places:
+            record.model = plan.model
+            raise snapshot.catalog.unsupported(plan, operation, caller)
         extra = b"x-request-id: " + record.id.encode() + b"\r\n"
         for name in _TRACE:
             value = headers.get(name)
@@ -129,9 +135,11 @@ def one_authorization(scope: Scope, headers: dict[bytes, bytes]) -> bytes | None
     return found
 
 
-def _check_content(headers: dict[bytes, bytes]) -> None:
+def _check_content(headers: dict[bytes, bytes], wants_form: bool) -> None:
     kind = headers.get(b"content-type", b"application/json")
-    if kind != b"application/json" and kind.partition(b";")[0].strip().lower() != b"application/json":
+    if wants_form:
+        form.check_type(kind)
+    elif kind != b"application/json" and kind.partition(b";")[0].strip().lower() != b"application/json":
         raise GatewayError(
             Own.MEDIA_TYPE, "the body must be JSON: send the header 'Content-Type: application/json'"
         )
@@ -146,10 +154,10 @@ def refuse(downstream: Downstream, error: GatewayError, request_id: str) -> None
     )
 
 
-def _break_off(downstream: Downstream, error: GatewayError, request_id: str) -> None:
+def _break_off(downstream: Downstream, error: GatewayError, record: Record) -> None:
     """End an answer that cannot go on, wherever it is."""
     if downstream.started:
-        downstream.write(error.event())
+        downstream.write(error.event(record.operation))
         downstream.abort()
     else:
-        refuse(downstream, error, request_id)
+        refuse(downstream, error, record.id)

@@ -122,6 +122,171 @@ class EmbeddingList(_Open):
     usage: Usage | None = None
 
 
+class _Request(_Open):
+    model: str = Field(description="A model or alias of `GET /v1/models`.")
+
+
+class ResponsesRequest(_Request):
+    input: str | list[dict[str, Any]]
+    stream: bool | None = Field(None, description="Answer with server-sent events.")
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
+class TokensUsed(_Open):
+    input_tokens: int
+    output_tokens: int
+
+
+class ResponsesAnswer(_Open):
+    id: str
+    object: Literal["response"]
+    status: str
+    model: str
+    output: list[dict[str, Any]]
+    usage: TokensUsed | None = None
+
+
+class MessagesRequest(_Request):
+    messages: list[dict[str, Any]]
+    max_tokens: int
+    stream: bool | None = Field(None, description="Answer with server-sent events.")
+    system: str | list[dict[str, Any]] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
+class MessagesAnswer(_Open):
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: str | None
+    usage: TokensUsed | None = None
+
+
+class RerankRequest(_Request):
+    query: str
+    documents: list[str | dict[str, Any]]
+    top_n: int | None = Field(None, description="How many of the best to answer; all where it is left out.")
+
+
+class Ranked(_Open):
+    index: int = Field(description="The document's place in the request.")
+    relevance_score: float
+    document: dict[str, Any] | None = None
+
+
+class RerankAnswer(_Open):
+    model: str | None = None
+    results: list[Ranked] = Field(description="The best first.")
+    usage: dict[str, Any] | None = None
+
+
+class ScoreRequest(_Request):
+    text_1: str | list[str]
+    text_2: str | list[str]
+
+
+class Scored(_Open):
+    index: int
+    object: Literal["score"]
+    score: float
+
+
+class ScoreAnswer(_Open):
+    data: list[Scored]
+    usage: dict[str, Any] | None = None
+
+
+class TokenizeRequest(_Request):
+    prompt: str | None = Field(None, description="Either this or `messages`.")
+    messages: list[ChatMessage] | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class TokenizeAnswer(_Open):
+    count: int
+    max_model_len: int | None = None
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class DetokenizeRequest(_Request):
+    tokens: list[int]
+
+
+class DetokenizeAnswer(_Open):
+    prompt: str
+
+
+class InfillRequest(_Request):
+    input_prefix: str
+    input_suffix: str
+    input_extra: list[dict[str, Any]] | None = Field(
+        None, description="Other files, as `filename` and `text`."
+    )
+    n_predict: int | None = None
+    stream: bool | None = Field(None, description="Answer with server-sent events.")
+
+
+class InfillAnswer(_Open):
+    content: str
+    stop: bool | None = None
+
+
+class _Audio(_Request):
+    file: bytes = Field(description="The recording.", json_schema_extra={"format": "binary"})
+    prompt: str | None = None
+    response_format: str | None = Field(None, description="`json`, `text`, `srt`, `verbose_json` or `vtt`.")
+    temperature: float | None = None
+
+
+class TranscriptionRequest(_Audio):
+    language: str | None = None
+    stream: bool | None = Field(None, description="Answer with server-sent events.")
+
+
+class TranslationRequest(_Audio):
+    pass
+
+
+class TranscriptionAnswer(_Open):
+    text: str
+
+
+class SpeechRequest(_Request):
+    input: str
+    voice: str | dict[str, Any] | None = None
+    response_format: str | None = Field(None, description="`mp3`, `opus`, `aac`, `flac`, `wav` or `pcm`.")
+    stream_format: Literal["audio", "sse"] | None = None
+    speed: float | None = None
+
+
+class ImagesRequest(_Request):
+    prompt: str
+    n: int | None = None
+    size: str | None = None
+    response_format: Literal["url", "b64_json"] | None = None
+    stream: bool | None = Field(None, description="Answer with server-sent events.")
+
+
+class Picture(_Open):
+    b64_json: str | None = None
+    url: str | None = None
+
+
+class ImagesAnswer(_Open):
+    created: int | None = None
+    data: list[Picture]
+
+
 class ModelInfo(_Open):
     id: str
     object: Literal["model"] = "model"

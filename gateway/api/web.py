@@ -22,27 +22,16 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
-from backends.base import Operation
 from gateway.api import schemas
+from gateway.api.endpoints import SHAPES, described
 from gateway.api.openai import Core, one_authorization
+from gateway.api.swagger import add_docs
 from gateway.auth import Caller
 from gateway.errors import GatewayError, Own
 from gateway.metrics import CONTENT_TYPE
 from gateway.routing import Listed
 
 log = logging.getLogger("gateway.api")
-
-HOT: dict[str, tuple[Operation, str, type[BaseModel], type[BaseModel]]] = {
-    "/v1/chat/completions": (
-        Operation.CHAT,
-        "Chat completion",
-        schemas.ChatCompletionRequest,
-        schemas.ChatCompletion,
-    ),
-    "/v1/completions": (Operation.COMPLETIONS, "Completion", schemas.CompletionRequest, schemas.Completion),
-    "/v1/embeddings": (Operation.EMBEDDINGS, "Embeddings", schemas.EmbeddingRequest, schemas.EmbeddingList),
-}
-"""Path -> what it does, its title, and the shapes of its request and answer. All are POST."""
 
 _STATUSES = (400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 501, 502, 503, 504)
 
@@ -56,12 +45,14 @@ def web(
         version=version,
         description="One OpenAI-compatible URL in front of every engine.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
     _models(app, core)
     _operations(app, core)
     _errors(app)
+    add_docs(app)
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -94,6 +85,7 @@ def _models(app: FastAPI, core: Core) -> None:
     @app.get("/v1/models/{model:path}", tags=["models"], response_model_exclude_none=True)
     async def get_model(model: str, request: Request) -> schemas.ModelInfo:
         """One model or alias."""
+        model = model.replace("%2F", "/")  # a slash in a name, as the SDKs write it
         who = caller(request)
         catalog = core.snapshot.catalog
         catalog.resolve(model, who)
@@ -168,36 +160,15 @@ def wrong_method(method: str, path: str, allow: tuple[tuple[bytes, bytes], ...])
 
 def _described(app: FastAPI) -> dict[str, Any]:
     """FastAPI's own description, with the hot endpoints and the error shape added."""
-    shapes = [shape for _, _, request, answer in HOT.values() for shape in (request, answer)] + [
-        schemas.ErrorBody
-    ]
+    shapes: list[type[BaseModel]] = [*dict.fromkeys(SHAPES), schemas.ErrorBody]
     references, definitions = models_json_schema(
-        [(shape, "validation") for shape in shapes], ref_template="#/components/schemas/{model}"
+        [(shape, "validation") for shape in shapes],
+        ref_template="#/components/schemas/{model}",
     )
     page = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     page.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
     page["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-
-    def content(shape: type[BaseModel]) -> dict[str, Any]:
-        return {"application/json": {"schema": references[shape, "validation"]}}
-
-    errors = {
-        str(status): {"description": "Error", "content": content(schemas.ErrorBody)} for status in _STATUSES
-    }
-    hot = {}
-    for path, (operation, title, request, answer) in HOT.items():
-        answers: dict[str, Any] = {"200": {"description": "The answer", "content": content(answer)}, **errors}
-        if operation is not Operation.EMBEDDINGS:
-            answers["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-        hot[path] = {
-            "post": {
-                "tags": ["inference"],
-                "summary": title,
-                "operationId": operation.value,
-                "security": [{"key": []}, {}],
-                "requestBody": {"required": True, "content": content(request)},
-                "responses": answers,
-            }
-        }
-    page["paths"] = hot | page["paths"]
+    error = {"application/json": {"schema": references[schemas.ErrorBody, "validation"]}}
+    errors = {str(status): {"description": "Error", "content": error} for status in _STATUSES}
+    page["paths"] = described(references, errors) | page["paths"]
     return page

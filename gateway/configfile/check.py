@@ -12,6 +12,8 @@ import fnmatch
 import re
 from collections.abc import Iterable, Iterator
 
+from backends import registry
+from backends.base import OptionsError
 from gateway.configfile.explain import Names
 from gateway.configfile.problems import Problem, quote
 from gateway.configfile.schema import Config
@@ -60,6 +62,13 @@ def _backends(config: Config, source: Source) -> Iterator[Problem]:
                 "'url' and 'launch' exclude each other: the engine runs already, or the gateway starts it"
             )
             yield source.problem((*where, "launch"), message, at_key=True)
+    for name, backend in config.backends.items():
+        if backend.options is None:
+            continue
+        try:
+            registry.engine(backend.engine)(backend.options)
+        except OptionsError as error:
+            yield source.problem(("backends", name, "options"), str(error), at_key=True)
 
 
 def _given(source: Source, where: Where, *keys: str) -> list[str]:

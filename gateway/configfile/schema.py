@@ -124,6 +124,10 @@ _SEND = "How long the backend may take to read the request."
 _FIRST_BYTE = "From the request being sent to the headers of a streamed answer."
 _FIRST_TOKEN = "From the request being sent to the first token of a streamed answer."
 _IDLE = "The longest silence between two pieces of a streamed answer."
+_ANSWER = (
+    "From the request being sent to the headers of an answer that is not streamed. Left out, as long as `total` "
+    "allows: engines begin such an answer when it is complete, which may take minutes."
+)
 _TOTAL = "From the request's arrival to the end of its answer, every attempt included."
 
 
@@ -136,6 +140,7 @@ class Timeouts(Section):
     first_byte: Duration = setting("60s", _FIRST_BYTE)
     first_token: Duration = setting("60s", _FIRST_TOKEN)
     idle: Duration = setting("60s", _IDLE)
+    answer: Duration | None = setting(None, _ANSWER)
     total: Duration = setting("30m", _TOTAL)
 
 
@@ -148,6 +153,7 @@ class TimeoutOverrides(Section):
     first_byte: Duration | None = setting(None, _FIRST_BYTE)
     first_token: Duration | None = setting(None, _FIRST_TOKEN)
     idle: Duration | None = setting(None, _IDLE)
+    answer: Duration | None = setting(None, _ANSWER)
     total: Duration | None = setting(None, _TOTAL)
 
 
@@ -312,6 +318,9 @@ class Key(Section):
         min_length=1,
     )
     tags: tuple[Line, ...] = setting((), "Free text about the holder of the key.")
+    admin: bool = setting(
+        False, "Whether the key may see and manage the engines: `/gateway/backends` and all below it."
+    )
 
     @property
     def sha256(self) -> str:

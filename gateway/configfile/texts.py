@@ -14,6 +14,9 @@ from pydantic import AfterValidator, SecretStr, WithJsonSchema
 
 from backends.units import MODEL_NAME, expected
 
+NAME = r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}"
+"""What a backend or a key may be called."""
+
 
 def _text(pattern: str, what: str) -> Any:
     """The parts of an annotation for text of one form; `what` says in words what is allowed."""
@@ -28,7 +31,7 @@ def _text(pattern: str, what: str) -> Any:
 
 
 _NAME_CHECK, _NAME_SCHEMA = _text(
-    r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}",
+    NAME,
     "a name: up to 64 letters, digits, '.', '_' and '-', the first a letter or digit",
 )
 _MODEL_CHECK, _MODEL_SCHEMA = _text(

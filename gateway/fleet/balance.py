@@ -16,7 +16,7 @@ class Loaded(Protocol):
     """What a choice is made of."""
 
     @property
-    def weight(self) -> int: ...
+    def weight(self) -> float: ...
 
     @property
     def in_flight(self) -> int:
@@ -49,7 +49,7 @@ class RoundRobin:
         self._credit: dict[int, float] = {}
 
     def choose(self, targets: Sequence[Loaded]) -> int:
-        total = 0
+        total = 0.0
         best, best_credit = 0, float("-inf")
         for index, target in enumerate(targets):
             key = id(target)

@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import enum
 from collections import deque
 from dataclasses import dataclass
 from random import Random
@@ -36,6 +37,32 @@ class Settings:
     """Good probes that close it."""
 
 
+SLICES = 30
+"""Parts the window is counted in: its memory does not grow with the rate of requests; it moves on by one of them."""
+
+
+class State(enum.StrEnum):
+    """What a breaker does with requests, from good to bad."""
+
+    CLOSED = "closed"
+    """They pass."""
+    RESTING = "resting"
+    """The backend said "not now" and is left alone for a moment."""
+    HALF_OPEN = "half_open"
+    """One at a time may probe."""
+    OPEN = "open"
+    """None passes before the pause is over."""
+
+
+@dataclass(slots=True)
+class _Slice:
+    """What was counted in one part of the window, which lasts until a time."""
+
+    until: float
+    total: int = 0
+    bad: int = 0
+
+
 class Breaker:
     """The breaker of one backend."""
 
@@ -54,7 +81,7 @@ class Breaker:
     def __init__(self, rng: Random, settings: Settings | None = None) -> None:
         self._s = settings or Settings()
         self._rng = rng
-        self._recent: deque[tuple[float, bool]] = deque()
+        self._recent: deque[_Slice] = deque()
         self._in_a_row = 0
         self._open_until: float | None = None
         self._cool_until = 0.0
@@ -74,6 +101,12 @@ class Breaker:
         """It is open, or lets only probes through."""
         return self._open_until is not None
 
+    def state(self, now: float) -> State:
+        """What it does with a request at `now`."""
+        if self._open_until is not None:
+            return State.OPEN if now < self._open_until else State.HALF_OPEN
+        return State.RESTING if now < self._cool_until else State.CLOSED
+
     def begin(self) -> bool:
         """A request goes there now, whether allowed or because it is the last resort. True if it is a probe."""
         probe = self._open_until is not None and not self._probing
@@ -91,19 +124,28 @@ class Breaker:
                 self._probed(verdict, now)
             return
         self._in_a_row = 0 if verdict else self._in_a_row + 1
-        self._recent.append((now, verdict))
-        while self._recent and self._recent[0][0] <= now - self._s.window:
-            self._recent.popleft()
-        if not verdict and (self._in_a_row >= self._s.consecutive or self._mostly_bad()):
+        if not self._recent or now >= self._recent[-1].until:
+            self._next_slice(now)
+        current = self._recent[-1]
+        current.total += 1
+        if verdict:
+            return
+        current.bad += 1
+        if self._in_a_row >= self._s.consecutive or self._mostly_bad():
             self._eject(now)
 
     def cool(self, seconds: float, now: float) -> None:
         """Leave it alone for some seconds, as it asked."""
         self._cool_until = max(self._cool_until, now + seconds)
 
+    def _next_slice(self, now: float) -> None:
+        while self._recent and self._recent[0].until <= now - self._s.window:
+            self._recent.popleft()
+        self._recent.append(_Slice(now + self._s.window / SLICES))
+
     def _mostly_bad(self) -> bool:
-        total = len(self._recent)
-        return total >= self._s.volume and sum(not good for _, good in self._recent) >= self._s.share * total
+        total = sum(piece.total for piece in self._recent)
+        return total >= self._s.volume and sum(piece.bad for piece in self._recent) >= self._s.share * total
 
     def _probed(self, good: bool, now: float) -> None:
         if not good:

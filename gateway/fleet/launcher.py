@@ -5,6 +5,8 @@ Rules:
   that end closes, on purpose or because the gateway was killed, the engine and all it forked are ended.
 - Every start gets a fresh port on loopback. Restarts come with growing delays: a broken engine costs next to nothing.
 - An engine sees a short list of the gateway's environment variables and those of its `launch.env`, no others.
+- An engine that can be given a key by environment gets a new one with each start, so that nobody else on this machine
+  may use its port. The key is in no command line and no log.
 - Whether a running engine is ready is for `gateway.fleet.health` to find out; this module only knows processes.
 """
 
@@ -13,10 +15,12 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import dataclasses
 import enum
 import logging
 import os
 import re
+import secrets
 import signal
 import socket
 import sys
@@ -35,7 +39,7 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 """Seconds between an engine's end and its next start: the first time, and at most."""
 STEADY = 60.0
 """Seconds an engine must have run for its next end to count as the first."""
-TAIL = 50
+TAIL = 200
 """Last lines of an engine's output that are kept to tell why it died."""
 LINE_LIMIT = 2000
 """Characters of one line of an engine's output."""
@@ -151,11 +155,12 @@ class Process:
         crash_reason: Callable[[Sequence[str]], str | None],
         rng: Random,
         log_level: Callable[[str], int] = _always_info,
+        new_key: Callable[[], str] = secrets.token_urlsafe,
     ) -> None:
         """
         `name`: of the backend, for the log. `command`: the command line for a host and port; may raise LaunchError.
         `on_state`: called after every change of `state`. `crash_reason`: why the engine died, from its last lines.
-        `log_level`: how serious a line of its output is, as a level of `logging`.
+        `log_level`: how serious a line of its output is, as a level of `logging`. `new_key`: makes the key of a start.
         """
         self.state = ProcessState.STOPPED
         self.restarts = 0
@@ -165,6 +170,8 @@ class Process:
         self.port: int | None = None
         self.pid: int | None = None
         """The engine's process id while it runs."""
+        self.key: str | None = None
+        """What the running engine asks of its clients as a bearer token, if it was given a key."""
         self.start_deadline: float | None = None
         """The event loop's time by which the engine now starting or running must have become ready."""
         self._name = name
@@ -173,6 +180,7 @@ class Process:
         self._crash_reason = crash_reason
         self._rng = rng
         self._log_level = log_level
+        self._new_key = new_key
         self._log = logging.getLogger(f"gateway.backend.{name}")
         self._tail: collections.deque[str] = collections.deque(maxlen=TAIL)
         self._started = False
@@ -228,7 +236,7 @@ class Process:
         self._become(ProcessState.STARTING)
         port = free_port()
         try:
-            launch = self._command(HOST, port)
+            launch = self._with_key(self._command(HOST, port))
         except (LaunchError, OSError, ValueError) as error:
             return self._cannot_start(str(error))
         ours, theirs = socket.socketpair()
@@ -250,8 +258,15 @@ class Process:
                 await self._end(warden, launch.stop_timeout, reading)
             return self._ended(status)
         finally:
-            self._control = self.pid = self.port = self.start_deadline = None
+            self._control = self.pid = self.port = self.key = self.start_deadline = None
             ours.close()
+
+    def _with_key(self, launch: Launch) -> Launch:
+        """The same with a key in its environment, unless the operator has put one there."""
+        if launch.key_env is None or launch.key_env in launch.env:
+            return launch
+        self.key = self._new_key()
+        return dataclasses.replace(launch, env={**launch.env, launch.key_env: self.key})
 
     async def _spawn(self, launch: Launch, control: socket.socket) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
@@ -315,6 +330,8 @@ class Process:
 
     def _note(self, lines: list[str]) -> None:
         for line in lines:
+            if self.key is not None:
+                line = line.replace(self.key, "[key]")  # noqa: PLW2901 (engines like to print their settings)
             self._tail.append(line)
             self._log.log(self._log_level(line), "%s", line)
 

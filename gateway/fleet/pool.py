@@ -4,13 +4,16 @@ Rules:
 - Choosing a backend and counting the request on it is one plain call (`pick`); it returns a `Lease`, closed once.
 - A backend that is known to be down, or whose breaker is open, is left out while another is up. As a last resort it is
   tried all the same: a probe can be wrong, and an error from the engine says more than one from the gateway.
+- A backend that comes back, after it was down or its breaker was open, starts slowly: its weight grows from a tenth to
+  all of it. One that crashes again and again, or has to fill its caches first, costs few requests.
 - One event loop, one writer. `change` wakes whoever waits for a backend to become ready.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Mapping, Sequence
+import time
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -26,6 +29,18 @@ COOL = 5.0
 """Seconds an overloaded backend is left alone where it does not say how long."""
 COOLEST = 60.0
 """The longest rest it may ask for, in seconds."""
+SLOW_START = 30.0
+"""Seconds until a backend that came back has its whole weight."""
+COLDEST = 0.1
+"""The part of its weight it begins with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What last went wrong at a backend, in one line, and when: seconds since the epoch."""
+
+    message: str
+    time: float
 
 
 class Replica:
@@ -39,9 +54,10 @@ class Replica:
         breaker: Breaker,
         models: tuple[str, ...] | None = None,
         headers: Mapping[str, str] = MappingProxyType({}),
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """`models` are the names it serves where the config says so; None: the engine is asked. `headers` go with
-        every request to it."""
+        every request to it. `wall_clock` tells the time of an error."""
         self.name = name
         self.engine = engine
         self._headers = headers
@@ -51,6 +67,13 @@ class Replica:
         self.woken = asyncio.Event()
         """Set when a probe should come at once."""
         self.in_flight = 0
+        self.warmth = 1.0
+        """The part of its weight that it has now, for it may have come back a moment ago."""
+        self._back_since: float | None = None
+        self.spells = 0
+        """How often it went from no request of the gateway to one. While it is busy this numbers the busy time."""
+        self.last_error: Trouble | None = None
+        self._wall_clock = wall_clock
         self.breaker = breaker
         self.models: tuple[ModelCard, ...] | None = None if models is None else tuple(map(ModelCard, models))
         self.label = name.encode()
@@ -66,20 +89,40 @@ class Replica:
         """It is not ready and is expected to be soon."""
         return self.health is Health.LOADING
 
-    def place(self, url: str | None) -> None:
-        """The engine is at `url` from now on, or nowhere. Connections to where it was are closed."""
+    def place(self, url: str | None, key: str | None = None) -> None:
+        """The engine is at `url` from now on, or nowhere. Connections to where it was are closed. `key` is what it asks
+        for, if not what the config says."""
         if self.upstream is not None:
             self.upstream.close()
-        self.upstream = None if url is None else Upstream(url, headers=self._headers)
+        headers = {**self._headers, "authorization": f"Bearer {key}"} if key else self._headers
+        self.upstream = None if url is None else Upstream(url, headers=headers)
 
     def note(self, health: Health, reason: str = "") -> bool:
         """Take over what a probe or the process said. True if that is news."""
         news = health is not self.health
+        if news and self.health is Health.DOWN:
+            self.start_slowly()
         if news and health is Health.LOADING:
             self.woken.set()
         self.health, self.reason = health, reason
+        if health is Health.DOWN:
+            self.trouble(reason)
         self._up.value = 1.0 if health is Health.READY else 0.0
         return news
+
+    def start_slowly(self) -> None:
+        """It is back: from the next choice on its weight grows."""
+        self.warmth, self._back_since = COLDEST, None
+
+    def warm_up(self, now: float) -> None:
+        """Have the warmth of this moment, the loop's time."""
+        if self._back_since is None:
+            self._back_since = now
+        self.warmth = max(COLDEST, min(1.0, (now - self._back_since) / SLOW_START))
+
+    def trouble(self, message: str) -> None:
+        """Something went wrong there, in one line without secrets."""
+        self.last_error = Trouble(message, self._wall_clock())
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +133,12 @@ class Target:
     model: str
     served: Served
     clocks: Timeouts
-    weight: int = 1
+    share: int = 1
+    """Its weight as the config has it."""
+
+    @property
+    def weight(self) -> float:
+        return self.share * self.replica.warmth
 
     @property
     def in_flight(self) -> int:
@@ -105,8 +153,11 @@ class Lease:
     def __init__(self, target: Target) -> None:
         self.target = target
         self._open = True
-        self._probe = target.replica.breaker.begin()
-        target.replica.in_flight += 1
+        replica = target.replica
+        self._probe = replica.breaker.begin()
+        if not replica.in_flight:
+            replica.spells += 1
+        replica.in_flight += 1
         target.served.in_flight.value += 1
 
     def close(self, failure: Failure | None, complete: bool, now: float) -> None:
@@ -118,12 +169,25 @@ class Lease:
         self.target.served.in_flight.value -= 1
         verdict: bool | None = True if complete else None
         if failure is not None:
+            if ROWS[failure.kind].outcome != "client_error":
+                replica.trouble(_in_words(failure))
             if failure.kind is Kind.OVERLOADED:
                 rest = COOL if failure.retry_after is None else min(failure.retry_after, COOLEST)
                 replica.breaker.cool(rest, now)
             elif failure.kind is not Kind.LOADING:
                 verdict = not ROWS[failure.kind].counts
+        was_open = replica.breaker.open
         replica.breaker.end(self._probe, verdict, now)
+        if was_open and not replica.breaker.open:
+            replica.start_slowly()
+
+
+def _in_words(failure: Failure) -> str:
+    """A failure in one line. An engine's own text is left out: it may quote a prompt or an answer."""
+    facts = failure.detail if failure.kind in (Kind.CONNECT, Kind.RESET) else ""
+    if failure.status is not None:
+        facts = f"status {failure.status}"
+    return f"{failure.message} ({facts})" if facts else failure.message
 
 
 class Pool:
@@ -182,4 +246,9 @@ def pick(
     ]
     if not found:
         return None
-    return Lease(found[0] if len(found) == 1 else found[balancer.choose(found)])
+    if len(found) == 1:
+        return Lease(found[0])
+    for target in found:
+        if target.replica.warmth < 1.0:
+            target.replica.warm_up(now)
+    return Lease(found[balancer.choose(found)])

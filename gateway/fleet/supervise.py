@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from backends.base import Health, Launch
 from gateway.fleet.health import Watch
 from gateway.fleet.launcher import Process, ProcessState
+from gateway.fleet.place import OnPlace, Place
 from gateway.fleet.pool import Pool, Replica
 from gateway.metrics import Metrics
 
@@ -31,10 +32,11 @@ class Supervisor:
         watch: Watch,
         metrics: Metrics,
         rng: Random,
-        on_place: Callable[[str, str | None, str], None],
+        on_place: OnPlace,
+        new_key: Callable[[], str],
     ) -> None:
-        """`options` is the engine's own `launch_options`; `on_place` is told the name, URL and reason when the engine
-        comes or goes."""
+        """`options` is the engine's own `launch_options`; `on_place` is told when the engine comes or goes; `new_key`
+        makes the key of a start."""
         self._replica = replica
         self._options = options
         self._pool = pool
@@ -42,14 +44,14 @@ class Supervisor:
         self._on_place = on_place
         self._restarts = metrics.backend_restarts.cell(replica.name, replica.engine.name)
         engine = replica.engine
-        self._process = Process(
-            replica.name, self._command, self._on_state, engine.crash_reason, rng, engine.log_level
+        self.process = Process(
+            replica.name, self._command, self._on_state, engine.crash_reason, rng, engine.log_level, new_key
         )
 
     async def run(self) -> None:
         """Start the engine, and start it again whenever it dies, until cancelled; then stop it."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._process.run())
+            group.create_task(self.process.run())
             group.create_task(self._hurry())
 
     def _command(self, host: str, port: int) -> Launch:
@@ -58,14 +60,14 @@ class Supervisor:
     def _on_state(self, state: ProcessState) -> None:
         if state is ProcessState.STARTING:
             return
-        replica, process = self._replica, self._process
+        replica, process = self._replica, self.process
         running = state is ProcessState.RUNNING
         url = process.url if running else None
         reason = "starting" if running else process.last_error or "its process ended"
-        replica.place(url)
+        replica.place(url, process.key)
         replica.note(Health.LOADING if running else Health.DOWN, reason)
         self._restarts.value = process.restarts
-        self._on_place(replica.name, url, reason)
+        self._on_place(Place(replica.name, url, reason, process.key))
         self._watch.woken.set()
         self._pool.announce()
 
@@ -73,10 +75,10 @@ class Supervisor:
         """End an engine that takes longer to become ready than it may."""
         loop = asyncio.get_running_loop()
         while True:
-            deadline = self._process.start_deadline
+            deadline = self.process.start_deadline
             late = deadline is not None and loop.time() > deadline
             if late and self._replica.health is not Health.READY:
-                self._process.kill("it was not ready in time (start_timeout)")
+                self.process.kill("it was not ready in time (start_timeout)")
             try:
                 async with asyncio.timeout(1.0):
                     await self._pool.change()

@@ -9,14 +9,12 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from backends.base import Failure, Kind, Phase
 
 
-@dataclass(frozen=True, slots=True)
-class Clocks:
+class Clocks(NamedTuple):
     """Limits of one attempt in seconds, and the loop time at which the whole request must be over."""
 
     connect: float
@@ -25,6 +23,8 @@ class Clocks:
     first_token: float
     idle: float
     deadline: float
+    answer: float | None = None
+    """The first byte's limit of an answer that is not streamed; None: as long as there is time."""
 
 
 class Timed(Protocol):
@@ -43,11 +43,12 @@ class Alarm:
     __slots__ = ("_clocks", "_loop", "_streams", "_timed", "_timer", "phase", "since")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clocks: Clocks, streams: bool, timed: Timed) -> None:
-        """A whole answer that is not streamed has no clock but the deadline, once it was asked for."""
+        """Without a limit of its own (`answer`), an answer that is not streamed has no clock but the deadline once it
+        was asked for; nor has its body."""
         self._loop = loop
         self._clocks = clocks
         self._streams = streams
-        self._timed = timed
+        self._timed: Timed | None = timed
         self._timer: asyncio.TimerHandle | None = None
         self.phase = Phase.CONNECT
         self.since = 0.0
@@ -58,9 +59,11 @@ class Alarm:
         self._arm()
 
     def stop(self) -> None:
-        """The attempt is over."""
+        """The attempt is over. It and the alarm know each other; left so, only the collector would find them."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
+        self._timed = None
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -74,7 +77,9 @@ class Alarm:
         elif phase is Phase.SEND:
             limit = self.since + clocks.send
         elif not self._streams:
-            return clocks.deadline
+            if clocks.answer is None or phase is not Phase.FIRST_BYTE:
+                return clocks.deadline
+            limit = self.since + clocks.answer
         elif phase is Phase.FIRST_BYTE:
             limit = self.since + min(clocks.first_byte, clocks.first_token)
         else:
@@ -83,17 +88,20 @@ class Alarm:
 
     def _ring(self) -> None:
         self._timer = None
+        timed = self._timed
+        if timed is None:
+            return
         now = self._loop.time()
-        if self.phase is Phase.STREAM and self._timed.stalled:
+        if self.phase is Phase.STREAM and timed.stalled:
             # A client that takes nothing has a clock of its own, at the front door.
             self.since = now
         if now < self._due():
             self._arm()
         elif now >= self._clocks.deadline:
             late = Failure(Kind.TIMEOUT, "the request took longer than its total limit", phase=Phase.TOTAL)
-            self._timed.on_lost(late)
+            timed.on_lost(late)
         else:
-            self._timed.on_lost(Failure(Kind.TIMEOUT, _LATE[self.phase], phase=self.phase))
+            timed.on_lost(Failure(Kind.TIMEOUT, _LATE[self.phase], phase=self.phase))
 
 
 _LATE = {

@@ -40,13 +40,16 @@ class Source(Protocol):
 class Downstream(ABC):
     """One request's way back."""
 
-    __slots__ = ("_source", "_task", "gone", "started")
+    __slots__ = ("_source", "_task", "gone", "loop", "started")
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """`loop` is the one that runs. To ask asyncio for it costs a system call each time (Python before 3.12), so who
+        has a downstream takes it from there."""
+        self.loop = loop
         self.gone = False
         self.started = False
         self._source: Source | None = None
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task(loop)
 
     def attach(self, source: Source | None) -> None:
         """Name who is to be paused when the client cannot keep up; None when there is nobody."""
@@ -83,7 +86,7 @@ class Downstream(ABC):
 
     async def close(self) -> None:
         """Wait until what was written has been handed on, and let go."""
-        self._source = None
+        self._source = self._task = None
 
     def lost(self) -> None:
         """The client left: end the request's task."""
@@ -98,7 +101,7 @@ class DirectDownstream(Downstream):
     __slots__ = ("_chunked", "_cycle", "_protocol", "_receive")
 
     def __init__(self, exchange: Exchange, receive: Receive) -> None:
-        super().__init__()
+        super().__init__(exchange.protocol.loop)
         self._protocol = exchange.protocol
         self._cycle = exchange.cycle
         self._receive = receive
@@ -181,7 +184,7 @@ class DirectDownstream(Downstream):
         cycle.on_response()
 
     async def close(self) -> None:
-        self._source = None
+        self._source = self._task = None
         if self._protocol.listener is self:
             self._protocol.listener = None
 
@@ -207,7 +210,7 @@ class AsgiDownstream(Downstream):
     __slots__ = ("_ended", "_queue", "_receive", "_send", "_sender", "_size", "_wake", "_watcher")
 
     def __init__(self, receive: Receive, send: Send) -> None:
-        super().__init__()
+        super().__init__(asyncio.get_running_loop())
         self._receive = receive
         self._send = send
         self._queue: deque[MutableMapping[str, Any]] = deque()

@@ -13,16 +13,34 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
+
 from backends import gathered
-from backends.base import Call, Engine, Failure, Headers, Kind, Phase, Reply, Request, StreamDecoder, Usage
+from backends.base import (
+    Engine,
+    Failure,
+    Headers,
+    Kind,
+    Operation,
+    Phase,
+    Reply,
+    Request,
+    RequestError,
+    StreamDecoder,
+    Usage,
+)
 from gateway.errors import GatewayError
 from gateway.metrics import Served
 from gateway.wire.clocks import Alarm, Clocks
 from gateway.wire.downstream import Downstream
 from gateway.wire.upstream import ConnectError, Connection, Upstream
+
+log = logging.getLogger("gateway.relay")
 
 MAX_REPLY = 64 << 20
 """Bytes of an answer that is not a stream."""
@@ -37,6 +55,7 @@ STREAM_HEADERS: Headers = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+_REQUEST_ID = re.compile(rb"(?i)^x-request-id:[^\r]*\r\n")
 JSON_HEADERS: Headers = ((b"content-type", b"application/json"),)
 
 
@@ -53,11 +72,11 @@ class Attempt:
         "_alarm",
         "_clocks",
         "_connection",
-        "_data",
         "_decoder",
         "_done",
         "_downstream",
         "_engine",
+        "_extra",
         "_gathers",
         "_headers",
         "_heartbeat",
@@ -95,19 +114,18 @@ class Attempt:
     ) -> None:
         """`model` is the backend's name for it; `headers` go to the client with the answer, the lines in `extra` to the
         engine. `heartbeat` is stopped at the first content."""
-        call: Call = engine.call(request, model)
         self._upstream = upstream
         self._engine = engine
         self._request = request
         self._model = model
-        self._gathers = not request.stream
-        """A stream that comes is put together to one answer."""
+        self._gathers = not (request.stream or request.operation is Operation.SPEECH)
+        """A stream that comes is put together to one answer. Sound is neither: it comes in pieces, asked or not."""
         self._downstream = downstream
         self._clocks = clocks
         self._served = served
         self._headers = headers
-        self._data = upstream.encode(call, extra)
-        self._loop = asyncio.get_running_loop()
+        self._extra = extra if engine.request_ids else _REQUEST_ID.sub(b"", extra)
+        self._loop = downstream.loop
         self._done: asyncio.Future[None] = self._loop.create_future()
         self._connection: Connection | None = None
         self._decoder: StreamDecoder | None = None
@@ -137,7 +155,7 @@ class Attempt:
             await self._exchange()
             if self.failure is None and not self.complete:
                 self._answer()
-        except ConnectError as error:
+        except (ConnectError, RequestError) as error:
             self.failure = error.failure
         finally:
             self._downstream.attach(None)
@@ -150,6 +168,7 @@ class Attempt:
     async def _exchange(self) -> None:
         loop = self._loop
         now = loop.time()
+        data = self._upstream.encode(self._engine.call(self._request, self._model), self._extra)
         connection = self._upstream.take(now)
         if connection is None:
             connection = await self._connect(now)
@@ -157,7 +176,7 @@ class Attempt:
             self._connection = connection
             self._downstream.attach(connection)
             self.sent_at = loop.time()
-            connection.send(self._data, self)
+            connection.send(data, self)
             self._alarm.enter(Phase.FIRST_BYTE if connection.flushed else Phase.SEND, self.sent_at)
             await self._done
             stale = connection.reused and not connection.answered
@@ -201,7 +220,7 @@ class Attempt:
         if status == 200 and _is_stream(headers, self._engine.stream_types):
             request = self._request
             if self._gathers:
-                request = dataclasses.replace(request, stream=True, include_usage=True)
+                request = msgspec.structs.replace(request, stream=True, include_usage=True)
             self._decoder = self._engine.decoder(request, self._model)
 
     def on_body(self, data: bytes) -> None:
@@ -246,6 +265,7 @@ class Attempt:
         decoder = self._decoder
         if decoder is not None and decoder.finished and not self._done.done():
             # Everything that matters has arrived; only the transfer coding's end is missing.
+            log.debug("%s: a complete stream came without its last chunk", self._upstream.url)
             self.on_end()
         else:
             self._fail(failure)
@@ -278,7 +298,8 @@ class Attempt:
         if self._heartbeat is not None:
             self._heartbeat.stop()
         if not self._downstream.started:
-            self._downstream.start(200, [*STREAM_HEADERS, *self._headers])
+            kind = STREAM_HEADERS if self._request.stream else _content_type(self._reply_headers)
+            self._downstream.start(200, [*kind, *self._headers])
         self._downstream.write(b"".join([*self._held, out]))
         self._held.clear()
 
@@ -310,9 +331,9 @@ class Attempt:
     def _reply(self, body: bytes) -> Reply | Failure:
         if self._decoder is not None:
             try:
-                body = gathered.completion(self._request.operation, body)
-            except ValueError as error:
-                return Failure(Kind.GARBLED, str(error))
+                body = gathered.whole(self._request.operation, body)
+            except (ValueError, LookupError, TypeError) as error:
+                return Failure(Kind.GARBLED, "the engine's stream makes no whole answer", detail=str(error))
         return self._engine.reply(self._request, self._model, self._reply_headers, body)
 
     def _deliver(self, reply: Reply) -> None:
@@ -336,7 +357,7 @@ class Attempt:
             self.usage = self._decoder.usage
         if self.committed:
             self._downstream.write(out)
-            self._downstream.write(GatewayError.of(self.failure).event())
+            self._downstream.write(GatewayError.of(self.failure).event(self._request.operation))
             self._downstream.abort()
         if self._connection is not None:
             self._connection.close()
@@ -347,5 +368,13 @@ class Attempt:
             self._done.set_result(None)
 
 
+def _content_type(headers: Headers) -> Headers:
+    """The header that says what an engine's answer is."""
+    return [header for header in headers if header[0] == b"content-type"][:1]
+
+
 def _is_stream(headers: Headers, types: tuple[bytes, ...]) -> bool:
-    return any(name == b"content-type" and value.startswith(types) for name, value in headers)
+    for name, value in headers:
+        if name == b"content-type":
+            return value.startswith(types)
+    return False

@@ -3,20 +3,24 @@
 Rules, all before any application code runs:
 - A header block has a largest size and count, a body a largest size, and each must arrive within an absolute deadline,
   however steadily it drips.
-- Exactly one `Host`; never `Content-Length` together with `Transfer-Encoding`; no second `Content-Length`. Trailers are
-  read and dropped: they are no headers.
+- Exactly one `Host`; never `Content-Length` together with `Transfer-Encoding`; no second `Content-Length`; no transfer
+  coding but `chunked`. Trailers are read and dropped: they are no headers. What else frames a body (extensions of
+  chunks, a line without end) has a limit too.
 - What breaks a rule gets OpenAI's error shape and a closed connection.
 - An offer to upgrade the connection is declined by not answering it; the request is served as it is.
 - What was written must be taken in time, on a connection that is being closed too.
-- `listener`, set while a request is answered directly, hears when the client's socket fills, drains or goes away.
+- `listener`, set while a request is answered directly, hears when the client's socket fills, drains or goes away; also
+  while nothing is read from it, because more than the next request has come already.
 """
 
 from __future__ import annotations
 
 import asyncio
 import http
+import re
+import socket
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -25,6 +29,13 @@ from gateway.errors import GatewayError, Own
 
 SCOPE_KEY = "gateway.exchange"
 """Where a request's scope holds its `Exchange`."""
+
+
+FRAMING = 256 << 10
+"""Bytes a request may have beyond its head and its body: what is between chunks, or the beginning of a line. Each byte
+of a body may bring eight more."""
+GLANCE = 1.0
+"""Seconds between looks at a client's connection while nothing is read from it."""
 
 
 def _status_line(status: int) -> bytes:
@@ -65,8 +76,7 @@ class Listener(Protocol):
         """The client left."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):
     """One request on one connection; a pipelined request has an exchange of its own."""
 
     protocol: GatewayProtocol
@@ -86,7 +96,13 @@ class GatewayProtocol(HttpToolsProtocol):
     _armed: str = ""
     _deadline: asyncio.TimerHandle | None = None
     _stall: asyncio.TimerHandle | None = None
+    _glance: asyncio.TimerHandle | None = None
+    _read_bytes = 0
+    """What was read of the part that is still to come, framing included."""
     _header_bytes = 0
+    _hosts = 0
+    _lengths = 0
+    """Headers that say how long the body is."""
     _body_bytes = 0
 
     def date_line(self) -> bytes:
@@ -104,10 +120,10 @@ class GatewayProtocol(HttpToolsProtocol):
             self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._deadline, self._stall):
+        for timer in (self._deadline, self._stall, self._glance):
             if timer is not None:
                 timer.cancel()
-        self._deadline = self._stall = None
+        self._deadline = self._stall = self._glance = None
         self._unset_keepalive_if_required()
         if self.listener is not None:
             self.listener.lost()
@@ -120,6 +136,10 @@ class GatewayProtocol(HttpToolsProtocol):
             self._feed(data)
         except httptools.HttpParserError:
             self.send_400_response("")
+        if self._awaits:
+            self._count(len(data))
+        if self.flow.read_paused and self._glance is None:
+            self._glance = self.loop.call_later(GLANCE, self._look)
         if self._awaits != self._armed:
             self._arm()
         if not self._awaits and self.timeout_keep_alive_task is None:
@@ -159,7 +179,7 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         super().on_message_begin()
         self._awaits = "headers"
-        self._header_bytes = self._body_bytes = 0
+        self._header_bytes = self._body_bytes = self._read_bytes = self._hosts = self._lengths = 0
 
     def on_url(self, url: bytes) -> None:
         if self._awaits == "body":
@@ -175,8 +195,13 @@ class GatewayProtocol(HttpToolsProtocol):
                 Own.HEADERS_TOO_LARGE,
                 f"more than {self.limits.header_count} headers or {self.limits.headers} bytes of them",
             )
-        if self._awaits != "body":
-            super().on_header(name, value)
+        if self._awaits == "body":
+            return
+        # What uvicorn does here, without the further call for each header of each request.
+        name = name.lower()
+        if name in _CHECKED:
+            self._check_header(name, value)
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._awaits == "body":
@@ -185,6 +210,7 @@ class GatewayProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.scope[SCOPE_KEY] = Exchange(self, self.cycle)  # type: ignore[literal-required]
         self._awaits = "body"
+        self._read_bytes = 0
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -247,24 +273,55 @@ class GatewayProtocol(HttpToolsProtocol):
 
     # checks and deadlines
 
-    def _check_head(self) -> None:
-        names = [name for name, _ in self.headers if name in _SINGLE]
-        if names.count(b"host") != 1 and self.parser.get_http_version() != "1.0":
-            self._refuse(Own.INVALID, "a request needs exactly one Host header", code="invalid_host")
-        if names.count(b"content-length") + names.count(b"transfer-encoding") > 1:
-            self._refuse(Own.INVALID, "the length of the body is given twice", code="invalid_http")
-        for name, value in self.headers:
+    def _check_header(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"expect":
+            if value.lower() != b"100-continue":
+                self._refuse(Own.EXPECTATION, "only `Expect: 100-continue` is understood")
+            self.expect_100_continue = True
+        else:
+            self._lengths += 1
             if name == b"content-length" and int(value) > self.limits.body:
                 self._too_large()
-            elif name == b"expect" and value.lower() != b"100-continue":
-                self._refuse(Own.EXPECTATION, "only `Expect: 100-continue` is understood")
+            if name == b"transfer-encoding" and _CODED.fullmatch(value):
+                message = "no transfer coding but 'chunked' is understood"
+                self._refuse(Own.INVALID, message, code="unsupported_coding", status=501)
+
+    def _check_head(self) -> None:
+        if self._hosts != 1 and self.parser.get_http_version() != "1.0":
+            self._refuse(Own.INVALID, "a request needs exactly one Host header", code="invalid_host")
+        if self._lengths > 1:
+            self._refuse(Own.INVALID, "the length of the body is given twice", code="invalid_http")
 
     def _too_large(self) -> None:
         self._refuse(Own.TOO_LARGE, f"the request body is larger than {self.limits.body} bytes")
 
-    def _refuse(self, kind: Own, message: str, code: str | None = None) -> None:
-        self.refusal = GatewayError(kind, message, code=code)
+    def _refuse(self, kind: Own, message: str, code: str | None = None, status: int | None = None) -> None:
+        self.refusal = GatewayError(kind, message, code=code, status=status)
         raise self.refusal
+
+    def _count(self, size: int) -> None:
+        """The parser skips the extensions of chunks, and keeps a line until its end: neither goes on for ever."""
+        self._read_bytes += size
+        if self._awaits == "headers":
+            if self._read_bytes > self.limits.url + self.limits.headers + FRAMING:
+                self.refusal = GatewayError(Own.HEADERS_TOO_LARGE, "the request's head is too large")
+                self.send_400_response("")
+        elif self._read_bytes > FRAMING + 9 * self._body_bytes:
+            message = "there is too much between the chunks of the body"
+            self.refusal = GatewayError(Own.INVALID, message, code="invalid_http")
+            self.send_400_response("")
+
+    def _look(self) -> None:
+        """Nothing is read, so the end of what the client sends goes unnoticed; the kernel knows of it."""
+        self._glance = None
+        if not self.flow.read_paused or self.transport.is_closing():
+            return
+        if _has_left(self.transport):
+            self.transport.abort()
+        else:
+            self._glance = self.loop.call_later(GLANCE, self._look)
 
     def _rest(self) -> None:
         """What came was stray line ends, or the rest of a request that was answered early: be as idle as before."""
@@ -300,7 +357,25 @@ class GatewayProtocol(HttpToolsProtocol):
             self.send_400_response("")
 
 
-_SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding"})
+_CHECKED = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
+
+
+_CODED = re.compile(rb".*,[ \t]*chunked", re.IGNORECASE)
+"""Chunks of something that is coded in turn. Where the chunks are not the last coding, it is no HTTP at all."""
+_ESTABLISHED = b"\x01"
+"""The state of a TCP connection that neither side has ended."""
+
+
+def _has_left(transport: asyncio.Transport) -> bool:
+    """The other side has closed its connection, or half of it. False where the system cannot tell (only Linux can)."""
+    if not hasattr(socket, "TCP_INFO"):
+        return False
+    connection = transport.get_extra_info("socket")
+    try:
+        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    except OSError:
+        return True
+    return bool(state != _ESTABLISHED)
 
 
 def protocol_with(limits: Limits) -> type[GatewayProtocol]:

@@ -8,11 +8,14 @@ Rules:
 - No redirects, no cookies, no proxies from the environment. `accept-encoding: identity` is asked for, and an answer
   that is compressed all the same is refused: a small one could become huge.
 - Trailers are read and dropped: nothing that comes after a body may change what its head said.
+- A name is looked up for each new connection, inside the same time limit, and the certificate must be the name's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import ssl
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -22,6 +25,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from backends.base import Call, Failure, Headers, Kind, Phase
+from gateway.wire.names import Resolver, system_look_up
 
 MAX_HEAD = 64 * 1024
 """Bytes of an answer's head, or of its trailers."""
@@ -53,6 +57,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_eof_ends",
+        "_fed",
         "_head",
         "_headers",
         "_interim",
@@ -82,6 +87,7 @@ class Connection(asyncio.Protocol):
         self._head = 0
         self._size = 0
         self._interim = 0
+        self._fed = False
         self._eof_ends = False
 
     def send(self, data: bytes, sink: Sink) -> None:
@@ -160,14 +166,18 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._garbled(str(error.__context__ or error))
         else:
-            if not self.status:
-                self._count_head(data)
+            if self._fed:
+                self._fed = False
+                self._head = 0
+            else:
+                self._count_lines(data)
 
-    def _count_head(self, data: bytes) -> None:
-        """The parser keeps what it has of a header line; one without end must not fill the memory."""
+    def _count_lines(self, data: bytes) -> None:
+        """The parser keeps what it has of a line of the head, of a chunk or of the trailers; one without end must not
+        fill the memory."""
         self._head += len(data)
         if self._head > MAX_HEAD:
-            self._garbled("its head is too large")
+            self._garbled("its body's frame is too large" if self.status else "its head is too large")
 
     # httptools callbacks
 
@@ -193,7 +203,7 @@ class Connection(asyncio.Protocol):
                 raise ValueError("status 101, or too many interim answers")
             return
         self.status = status
-        self._size = 0
+        self._size = self._head = 0
         framed = False
         for name, value in self._headers:
             if name in _FRAMING:
@@ -205,6 +215,7 @@ class Connection(asyncio.Protocol):
             self._sink.on_head(status, self._headers)
 
     def on_body(self, body: bytes) -> None:
+        self._fed = True
         if self._sink is not None:
             self._sink.on_body(body)
 
@@ -238,6 +249,10 @@ class ConnectError(Exception):
         self.failure = failure
 
 
+def _unreachable(message: str, detail: str = "") -> ConnectError:
+    return ConnectError(Failure(Kind.CONNECT, message, phase=Phase.CONNECT, detail=detail))
+
+
 class Upstream:
     """The connections to one base URL."""
 
@@ -259,6 +274,7 @@ class Upstream:
         self._host = parts.hostname or "127.0.0.1"
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
+        self._resolver = Resolver(self._host, self._port, system_look_up)
         self._prefix = parts.path.rstrip("/").encode()
         self._keep_alive = keep_alive
         self._max_idle = max_idle
@@ -310,24 +326,45 @@ class Upstream:
 
     async def connect(self, timeout: float) -> Connection:
         """A new connection. Raises ConnectError, also when it takes longer than `timeout` seconds."""
-        loop = asyncio.get_running_loop()
-        connection = Connection(self._forget)
         try:
             async with asyncio.timeout(timeout):
-                await loop.create_connection(lambda: connection, self._host, self._port, ssl=self._tls)
+                connection = await self._connect(await self._resolver.addresses())
         except TimeoutError:
-            connection.close()
-            failure = Failure(Kind.CONNECT, "the engine could not be reached in time", phase=Phase.CONNECT)
-            raise ConnectError(failure) from None
+            raise _unreachable("the engine could not be reached in time") from None
+        except ssl.SSLCertVerificationError as error:
+            why = error.verify_message
+            raise _unreachable("the engine's TLS certificate is not to be trusted", why) from None
+        except socket.gaierror as error:
+            raise _unreachable("the engine's host name is not known", error.strerror or "") from None
         except (OSError, UnicodeError) as error:  # the latter: a host name no DNS can hold
-            failure = Failure(
-                Kind.CONNECT, "the engine could not be reached", phase=Phase.CONNECT, detail=str(error)
-            )
-            raise ConnectError(failure) from None
+            raise _unreachable("the engine could not be reached", str(error)) from None
         if not connection.usable:
             failure = Failure(Kind.RESET, "the engine closed the connection", phase=Phase.CONNECT)
             raise ConnectError(failure)
         self._open.add(connection)
+        return connection
+
+    async def _connect(self, addresses: list[str]) -> Connection:
+        """A connection to the first address that takes one. Raises what the last one did."""
+        loop = asyncio.get_running_loop()
+        name = self._host if self._tls else None
+        *others, last = addresses
+        for address in others:
+            with contextlib.suppress(OSError):
+                return await self._connect_to(loop, address, name)
+        return await self._connect_to(loop, last, name)
+
+    async def _connect_to(
+        self, loop: asyncio.AbstractEventLoop, address: str, name: str | None
+    ) -> Connection:
+        connection = Connection(self._forget)
+        try:
+            await loop.create_connection(
+                lambda: connection, address, self._port, ssl=self._tls, server_hostname=name
+            )
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def give_back(self, connection: Connection, now: float) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gateway.api.endpoints import HOT
 from tests.serving import Served, serving
 
 CONFIG = """
@@ -78,6 +79,74 @@ BAD = {
         "invalid_value",
         "dimensions",
     ),
+    "n is zero": (CHAT, body(n=0), "invalid_value", "n"),
+    "n is a billion": (CHAT, body(n=1_000_000_000), "invalid_value", "n"),
+    "best_of is a billion": (
+        "/v1/completions",
+        {"model": "llama", "prompt": "x", "best_of": 10**9},
+        "invalid_value",
+        "best_of",
+    ),
+    "max_tokens is negative": (CHAT, body(max_tokens=-1), "invalid_value", "max_tokens"),
+    "max_tokens is beyond 32 bits": (CHAT, body(max_tokens=10**12), "invalid_value", "max_tokens"),
+    "max_tokens is beyond 64 bits": (CHAT, body(max_tokens=10**30), "invalid_value", "max_tokens"),
+    "max_completion_tokens is negative": (
+        CHAT,
+        body(max_completion_tokens=-1),
+        "invalid_value",
+        "max_completion_tokens",
+    ),
+    "top_logprobs is true": (CHAT, body(top_logprobs=True), "invalid_value", "top_logprobs"),
+    "no query": ("/v1/rerank", {"model": "llama", "documents": ["a"]}, "missing_field", "query"),
+    "no documents": ("/rerank", {"model": "llama", "query": "q"}, "missing_field", "documents"),
+    "documents are none": (
+        "/v2/rerank",
+        {"model": "llama", "query": "q", "documents": []},
+        "invalid_value",
+        "documents",
+    ),
+    "top_n is text": (
+        "/v1/rerank",
+        {"model": "llama", "query": "q", "documents": ["a"], "top_n": "1"},
+        "invalid_value",
+        "top_n",
+    ),
+    "one text to compare": ("/v1/score", {"model": "llama", "text_1": "a"}, "missing_field", "text_2"),
+    "nothing to tokenize": ("/tokenize", {"model": "llama"}, "missing_field", "prompt"),
+    "a prompt and messages": (
+        "/v1/tokenize",
+        {"model": "llama", "prompt": "", "messages": USER},
+        "invalid_value",
+        "prompt",
+    ),
+    "no tokens": ("/detokenize", {"model": "llama"}, "missing_field", "tokens"),
+    "tokens of text": ("/v1/detokenize", {"model": "llama", "tokens": ["a"]}, "invalid_value", "tokens[0]"),
+    "a negative token": ("/detokenize", {"model": "llama", "tokens": [-1]}, "invalid_value", "tokens[0]"),
+    "no suffix": ("/infill", {"model": "llama", "input_prefix": "a"}, "missing_field", "input_suffix"),
+    "no input of a response": ("/v1/responses", {"model": "llama"}, "missing_field", "input"),
+    "an empty input": ("/v1/responses", {"model": "llama", "input": []}, "invalid_value", "input"),
+    "an input that is a number": ("/v1/responses", {"model": "llama", "input": 5}, "invalid_value", "input"),
+    "a message without a limit": (
+        "/v1/messages",
+        {"model": "llama", "messages": USER},
+        "missing_field",
+        "max_tokens",
+    ),
+    "a stream that is text": (
+        "/v1/messages",
+        {"model": "llama", "messages": USER, "max_tokens": 1, "stream": "yes"},
+        "invalid_value",
+        "stream",
+    ),
+    "nothing to say": ("/v1/audio/speech", {"model": "llama"}, "missing_field", "input"),
+    "nothing to draw": ("/v1/images/generations", {"model": "llama"}, "missing_field", "prompt"),
+    "no model of a response": ("/v1/responses", {"input": "x"}, "missing_field", "model"),
+    "an empty model of a score": (
+        "/score",
+        {"model": "", "text_1": "a", "text_2": "b"},
+        "invalid_value",
+        "model",
+    ),
 }
 
 
@@ -90,8 +159,7 @@ async def test_bad_body(name: str, tmp_path: Path) -> None:
         assert (answer.error["code"], answer.error["param"]) == (code, param)
         assert answer.error["type"] == "invalid_request_error"
         assert answer.headers["x-request-id"]
-        operation = {"/v1/chat/completions": "chat"}.get(path, path.removeprefix("/v1/"))
-        assert served.metric("gateway_requests_total", outcome="client_error", operation=operation) == 1
+        assert served.metric("gateway_requests_total", outcome="client_error", operation=HOT[path]) == 1
 
 
 UNKNOWN = {

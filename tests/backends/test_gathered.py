@@ -1,12 +1,13 @@
 """A stream put together: what an engine would have answered had it been asked for a whole."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backends.base import Operation
-from backends.gathered import completion
+from backends.gathered import completion, whole
 
 
 def stream(*events: Any) -> bytes:
@@ -107,3 +108,90 @@ def test_completions() -> None:
 def test_a_stream_without_choices_is_no_answer() -> None:
     with pytest.raises(ValueError, match="no choices"):
         completion(Operation.CHAT, stream({"choices": []}))
+
+
+RECORDINGS = Path(__file__).parent.parent / "recordings" / "llamacpp"
+
+
+def recorded(name: str) -> bytes:
+    return (RECORDINGS / f"{name}.http").read_bytes().partition(b"\r\n\r\n")[2]
+
+
+def test_a_response_stands_in_its_last_event() -> None:
+    """The same request was recorded both ways."""
+    made, told = (
+        json.loads(whole(Operation.RESPONSES, recorded("responses_stream"))),
+        json.loads(recorded("responses")),
+    )
+    assert made["output"][0]["content"][0]["text"] == told["output"][0]["content"][0]["text"] != ""
+    assert set(told) - set(made) <= {"completed_at"}
+    assert (made["object"], made["status"], made["model"]) == ("response", "completed", "demo")
+
+
+def test_a_message_is_put_together_from_its_blocks() -> None:
+    made, told = (
+        json.loads(whole(Operation.MESSAGES, recorded("messages_stream"))),
+        json.loads(recorded("messages")),
+    )
+    own = ("id", "usage")  # the second of the two found its prompt in the cache
+    assert {k: v for k, v in made.items() if k not in own} == {k: v for k, v in told.items() if k not in own}
+    assert made["usage"]["output_tokens"] == told["usage"]["output_tokens"]
+
+
+def test_a_message_with_thoughts_and_a_tool() -> None:
+    events = [
+        {"type": "message_start", "message": {"id": "m", "content": [], "usage": {"input_tokens": 5}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hm"}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "."}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "s"}},
+        {
+            "type": "content_block_start",
+            "index": 1,
+            "content_block": {"type": "tool_use", "name": "f", "input": {}},
+        },
+        {
+            "type": "content_block_delta",
+            "index": 1,
+            "delta": {"type": "input_json_delta", "partial_json": '{"a'},
+        },
+        {"type": "ping"},
+        {
+            "type": "content_block_delta",
+            "index": 1,
+            "delta": {"type": "input_json_delta", "partial_json": '": 1}'},
+        },
+        {
+            "type": "content_block_start",
+            "index": 2,
+            "content_block": {"type": "tool_use", "name": "g", "input": {}},
+        },
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9}},
+        {"type": "message_stop"},
+    ]
+    stream = b"".join(b"event: x\ndata: " + json.dumps(event).encode() + b"\n\n" for event in events)
+    assert json.loads(whole(Operation.MESSAGES, stream)) == {
+        "id": "m",
+        "content": [
+            {"type": "thinking", "thinking": "Hm.", "signature": "s"},
+            {"type": "tool_use", "name": "f", "input": {"a": 1}},
+            {"type": "tool_use", "name": "g", "input": {}},
+        ],
+        "usage": {"input_tokens": 5, "output_tokens": 9},
+        "stop_reason": "tool_use",
+    }
+
+
+def test_an_infill_is_its_pieces_in_the_last_one() -> None:
+    made = json.loads(whole(Operation.INFILL, recorded("completion_stream")))
+    assert made["stop"] is True and made["tokens_predicted"] == 4
+    pieces = [
+        json.loads(event[6:])["content"] for event in recorded("completion_stream").split(b"\n\n") if event
+    ]
+    assert made["content"] == "".join(pieces) != ""
+
+
+@pytest.mark.parametrize("operation", [Operation.RESPONSES, Operation.MESSAGES, Operation.RERANK])
+def test_a_stream_of_something_else_is_refused(operation: Operation) -> None:
+    with pytest.raises(ValueError):
+        whole(operation, b'data: {"type":"ping"}\n\n')

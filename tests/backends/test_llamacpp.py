@@ -21,8 +21,13 @@ from backends.base import (
     Operation,
     Reply,
     Request,
+    RequestError,
+    Signal,
+    Status,
+    Usage,
 )
-from backends.llamacpp import RUNNER, LlamaCpp, LlamaCppLaunch
+from backends.llamacpp import LlamaCpp
+from backends.llamacpp_launch import RUNNER, LlamaCppLaunch
 
 RECORDINGS = Path(__file__).parent.parent / "recordings" / "llamacpp"
 ENGINE = LlamaCpp()
@@ -83,6 +88,9 @@ def test_health() -> None:
         ("error_embeddings_off", Kind.UNSUPPORTED),
         ("error_bad_json", Kind.REJECTED),
         ("error_no_messages", Kind.REJECTED),
+        ("error_detokenize", Kind.REJECTED),
+        ("error_infill", Kind.UNSUPPORTED),
+        ("error_rerank_off", Kind.UNSUPPORTED),
         ("loading", Kind.LOADING),
     ],
 )
@@ -150,6 +158,127 @@ def test_a_stream_passes_unchanged(size: int) -> None:
     assert decoder.content == decoder.usage.output == 24
 
 
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ({"prompt": "hi"}, {"content": "hi", "add_special": True, "with_pieces": False}),
+        (
+            {"prompt": "", "add_special_tokens": False, "return_token_strs": True, "x": 1},
+            {"content": "", "add_special": False, "with_pieces": True},
+        ),
+        (
+            {"prompt": "hi", "add_special_tokens": None},
+            {"content": "hi", "add_special": True, "with_pieces": False},
+        ),
+    ],
+)
+def test_tokens_are_asked_for_in_its_words(asked: dict[str, object], sent: dict[str, object]) -> None:
+    body = json.dumps({"model": "m", **asked}).encode()
+    call = ENGINE.call(Request(Operation.TOKENIZE, body, "m"), "demo")
+    assert (call.path, json.loads(call.body)) == ("/tokenize", sent)
+
+
+def test_tokens_of_messages_it_does_not_know() -> None:
+    with pytest.raises(RequestError) as error:
+        ENGINE.call(Request(Operation.TOKENIZE, b'{"model":"m","messages":[{}]}', "m"), "demo")
+    assert (error.value.failure.kind, error.value.failure.param) == (Kind.UNSUPPORTED, "messages")
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "said"),
+    [
+        ("tokenize", Operation.TOKENIZE, {"count": 7, "tokens": [262, 1222, 284, 130, 117, 84, 432]}),
+        (
+            "tokenize_pieces",
+            Operation.TOKENIZE,
+            {
+                "count": 7,
+                "tokens": [262, 1222, 284, 130, 117, 84, 432],
+                "token_strs": ["he", "llo", " w", "\ufffd", "\ufffd", "r", "ld"],
+            },
+        ),
+        ("detokenize", Operation.DETOKENIZE, {"prompt": "hello"}),
+    ],
+)
+def test_tokens_are_told_in_the_clients_words(name: str, operation: Operation, said: object) -> None:
+    _, headers, body = recorded(name)
+    reply = ENGINE.reply(Request(operation, b"{}", "m"), "demo", headers, body)
+    assert isinstance(reply, Reply) and json.loads(reply.body) == said
+
+
+@pytest.mark.parametrize("operation", [Operation.TOKENIZE, Operation.DETOKENIZE])
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"tokens":["a"]}', b'{"content":5}', b"[" * 100_000])
+def test_other_answers_are_garbled(operation: Operation, body: bytes) -> None:
+    failure = ENGINE.reply(Request(operation, b"{}", "m"), "demo", (), body)
+    assert isinstance(failure, Failure) and failure.kind is Kind.GARBLED
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "usage"),
+    [
+        ("rerank", Operation.RERANK, Usage(8)),
+        ("responses", Operation.RESPONSES, Usage(16, 8)),
+        ("messages", Operation.MESSAGES, Usage(16, 8, 15)),
+    ],
+)
+def test_other_operations_pass_unchanged(name: str, operation: Operation, usage: Usage) -> None:
+    _, headers, body = recorded(name)
+    reply = ENGINE.reply(Request(operation, b"{}", "demo"), "demo", headers, body)
+    assert isinstance(reply, Reply) and reply.body == body
+    assert reply.usage is not None
+    assert (reply.usage.input, reply.usage.output) == (usage.input, usage.output)
+
+
+def test_operations_are_those_it_has() -> None:
+    missing = {Operation.SCORE, Operation.TRANSLATIONS, Operation.SPEECH, Operation.IMAGES}
+    assert set(Operation) - LlamaCpp.operations == missing
+
+
+def test_what_is_generated_is_asked_for_as_a_stream() -> None:
+    """For llama.cpp to notice who leaves."""
+    call = ENGINE.call(Request(Operation.RESPONSES, b'{"model":"m","input":"hi"}', "m"), "demo")
+    assert call == Call("/v1/responses", b'{"stream":true,"model":"demo","input":"hi"}')
+    body = b'{"model":"m","query":"q"}'
+    assert ENGINE.call(Request(Operation.RERANK, body, "m"), "demo").body == b'{"model":"demo","query":"q"}'
+
+
+SIGNALS = ("metrics", "slots", "lora_adapters")
+
+
+def test_signals() -> None:
+    assert [call.path for call in ENGINE.signal_calls()] == ["/metrics", "/slots", "/lora-adapters"]
+    signals = ENGINE.signals_of([recorded(name)[2] for name in SIGNALS])
+    assert {signal: (reading.status, reading.value) for signal, reading in signals.items()} == {
+        Signal.RUNNING: (Status.OK, 2),
+        Signal.WAITING: (Status.OK, 1),
+        Signal.SLOTS: (Status.OK, 2),
+        Signal.KV_USE: (Status.OK, (16 + 18) / 4096),
+        Signal.PREFIX_HITS: (Status.OK, 75 / (75 + 23)),
+        Signal.LORAS: (Status.OK, 0),
+    }
+
+
+def test_adapters_in_use_are_named() -> None:
+    said = b'[{"id":0,"path":"/m/sql.gguf","scale":1.0},{"id":1,"path":"fr.gguf","scale":0.0}]'
+    reading = ENGINE.signals_of([None, None, said])[Signal.LORAS]
+    assert (reading.value, reading.names) == (1, ("sql",))
+
+
+@pytest.mark.parametrize("answer", [None, b"", b"{}", b"[{}]", b'{"error":{"code":501}}', b"[" * 100_000])
+def test_signals_that_are_not_told_are_missing(answer: bytes | None) -> None:
+    signals = ENGINE.signals_of([answer] * 3)
+    assert len(signals) == 6
+    for reading in signals.values():
+        assert (reading.status, reading.value) == (Status.MISSING, None)
+        assert reading.source
+
+
+def test_a_slot_beyond_its_context_is_suspect() -> None:
+    slots = b'[{"n_ctx":10,"is_processing":true,"n_prompt_tokens":11}]'
+    assert ENGINE.signals_of([None, slots, None])[Signal.KV_USE].status is Status.SUSPECT
+    assert ENGINE.signals_of([None, b"[]", None])[Signal.KV_USE].status is Status.MISSING
+
+
 def test_the_smallest_options(model: str) -> None:
     plain = options(model=model)
     assert ENGINE.served_names(plain) == ("small-chat",)
@@ -205,10 +334,22 @@ def test_every_option_reaches_a_llama_server(model: str, llama_server: str) -> N
         extra_args=["--cache-reuse", "256"],
     )
     assert " ".join(launched.argv) == (
-        f"{llama_server} -m {model} -a small-chat --host 127.0.0.1 --port 4321 -np 2 --metrics -c 8192 -t 3 -ngl 99 "
-        f"--chat-template chatml --lora {model} --embeddings -b 2048 -ub 2048 --pooling last --cache-reuse 256"
+        f"{llama_server} -m {model} -a small-chat --host 127.0.0.1 --port 4321 -np 2 --metrics --slots -c 8192 -t 3 "
+        f"-ngl 99 --chat-template chatml --lora {model} --embeddings -b 2048 -ub 2048 --pooling last --cache-reuse 256"
     )
     assert launched.env["LLAMA_ARG_LOG_VERBOSITY"] == "1"
+
+
+def test_a_reranker(model: str, llama_server: str) -> None:
+    assert " ".join(launch(model=model, rerank=True).argv[9:]) == (
+        "--parallel 4 --verbosity 1 --embeddings --ubatch 2048 --pooling rank --"
+    )
+    assert " ".join(launch(model=model, rerank=True, runtime=llama_server).argv[11:]) == (
+        "--metrics --slots --rerank -b 2048 -ub 2048"
+    )
+    for other in ({"embeddings": True}, {"pooling": "mean"}):
+        with pytest.raises(ValidationError, match="goes with neither"):
+            options(model=model, rerank=True, **other)
 
 
 def test_a_model_keeps_its_own_pooling(model: str) -> None:

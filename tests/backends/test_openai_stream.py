@@ -271,8 +271,11 @@ def oracle(text: bytes, wanted: str, ask: bool) -> tuple[list[Any], Usage | None
             continue
         if value.get("usage") == COUNTS:
             usage = COUNTED
-        if ask or value.get("usage") != COUNTS or value["choices"]:
-            out.append(value | ({"model": wanted} if "model" in value else {}))
+        if not ask and value.get("usage") == COUNTS:
+            del value["usage"]
+            if not value["choices"]:
+                continue
+        out.append(value | ({"model": wanted} if "model" in value else {}))
     return [*out, "[DONE]"], usage
 
 
@@ -307,10 +310,14 @@ def test_cut_in_two_at_every_byte(name: str) -> None:
         assert watch([text[:place], text[place:]], "public") == whole
 
 
-def test_usage_is_kept_where_it_is_no_event_of_its_own() -> None:
-    seen = watch([ENGINES["llama.cpp, text"][0]], ask=False)
-    assert seen.usage == COUNTED
-    assert sent(seen.out)[-2]["usage"] == COUNTS
+def test_usage_beside_a_finish_is_counted_and_not_told_to_who_did_not_ask() -> None:
+    text = ENGINES["llama.cpp, text"][0]
+    for ask in (True, False):
+        seen = watch([text], ask=ask)
+        assert seen.usage == COUNTED
+        last = sent(seen.out)[-2]
+        assert last["choices"][0]["finish_reason"] == "length"
+        assert ("usage" in last) == ask
 
 
 # What goes wrong.

@@ -171,6 +171,12 @@ class Running:
         found = self.log.wait_for(r"' started: (\S+), process (\d+)", start)
         return found[1], int(found[2])
 
+    def engine_key(self) -> str:
+        """The key the gateway gave the engine, as its environment holds it."""
+        environ = Path(f"/proc/{self.engine()[1]}/environ").read_bytes().split(b"\0")
+        [key] = [line.partition(b"=")[2].decode() for line in environ if line.startswith(b"LLAMA_API_KEY=")]
+        return key
+
     def wait_ready(self) -> None:
         """Wait until the gateway shows what to type next."""
         self.out.wait_for(r"^docs +http")

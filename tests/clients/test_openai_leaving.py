@@ -45,6 +45,7 @@ class Engine:
     def __init__(self, gateway: Running) -> None:
         self._gateway = gateway
         self._url = gateway.engine()[0]
+        self._headers = {"authorization": f"Bearer {gateway.engine_key()}"}
 
     @property
     def busy(self) -> bool:
@@ -71,7 +72,8 @@ class Engine:
         return [slot["is_processing"] for slot in json.loads(self._get("/slots"))]
 
     def _get(self, path: str) -> bytes:
-        with urllib.request.urlopen(self._url + path, timeout=PATIENCE) as answer:
+        request = urllib.request.Request(self._url + path, headers=self._headers)
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             body: bytes = answer.read()
         return body
 

@@ -46,8 +46,8 @@ WORDS: list[tuple[Any, str]] = [
     (str, "text"),
     (Path, "path"),
     (int, "whole number"),
-    (float, "number"),
     (Share, "percentage"),
+    (float, "number"),
     (bool, "`true` or `false`"),
 ]
 

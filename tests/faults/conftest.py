@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 import uvloop
 
+from gateway.fleet import health
+
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
@@ -39,3 +41,9 @@ def errors() -> Iterator[list[str]]:
     finally:
         root.removeHandler(handler)
     assert handler.lines == []
+
+
+@pytest.fixture
+def short_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes give up soon: for engines that cannot be reached, whose first probe every test would wait for."""
+    monkeypatch.setattr(health, "TIMEOUT", 0.2)

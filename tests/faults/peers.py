@@ -15,6 +15,13 @@ from typing import cast
 HOST = "127.0.0.1"
 PAUSE = 1.0
 """Seconds until an engine that does not read gives up."""
+COMPLETION = (
+    b'{"choices":[{"index":0,"message":{"role":"assistant","content":"secret"},"finish_reason":"stop"}]}'
+)
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(COMPLETION)
+    + COMPLETION
+)
 MODELS = b'{"object":"list","data":[{"id":"m","object":"model"}]}'
 
 
@@ -47,11 +54,16 @@ class Early(asyncio.Protocol):
 
     def __init__(self, early: bytes) -> None:
         self._early = early
+        self._transport: asyncio.Transport | None = None
+        self.asked = b""
+        """The first bytes that came."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        assert self._transport is not None
+        self.asked = self.asked or data
         if not data.startswith(b"POST"):
             self._transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(MODELS), MODELS))
             return
@@ -62,7 +74,8 @@ class Early(asyncio.Protocol):
 
     def end(self) -> None:
         """Close the connection, whatever is still to be read."""
-        self._transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
 
 @contextlib.asynccontextmanager
@@ -84,20 +97,66 @@ async def reading_little(early: bytes = b"") -> AsyncIterator[int]:
         server.close()
 
 
-@contextlib.asynccontextmanager
-async def self_signed(folder: Path) -> AsyncIterator[int]:
-    """A TLS server with a certificate that nobody vouches for."""
+AUTHORITY = """
+[ca]
+default_ca = made
+[made]
+dir = {folder}
+database = {folder}/index
+new_certs_dir = {folder}
+certificate = {folder}/authority.pem
+private_key = {folder}/authority.key
+rand_serial = yes
+default_md = sha256
+policy = any
+copy_extensions = copy
+[any]
+commonName = supplied
+"""
+"""What `openssl ca` wants to know."""
+
+
+def _openssl(*arguments: str | Path) -> None:
     program = shutil.which("openssl")
     assert program is not None
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    command = [program, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-keyout", str(key), "-out", str(certificate), "-subj", "/CN=localhost", "-days", "1"]
-    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True, timeout=30)
+    subprocess.run([program, *map(str, arguments)], check=True, capture_output=True, timeout=30)
+
+
+def certificate(folder: Path, name: str, *, expired: bool = False) -> tuple[Path, Path, Path]:
+    """A certificate for the host or address `name`, its key, and the authority that vouches for it."""
+    made, key, request = folder / "made.pem", folder / "made.key", folder / "made.csr"
+    authority, its_key, config = folder / "authority.pem", folder / "authority.key", folder / "authority.cnf"
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    _openssl(
+        "req", "-x509", *curve, "-keyout", its_key, "-out", authority, "-subj", "/CN=authority", "-days", "2"
+    )
+    kind = "IP" if name[0].isdigit() else "DNS"
+    alternative = f"subjectAltName={kind}:{name}"
+    _openssl(
+        "req", "-new", *curve, "-keyout", key, "-out", request, "-subj", f"/CN={name}", "-addext", alternative
+    )
+    config.write_text(AUTHORITY.format(folder=folder))
+    (folder / "index").touch()
+    times = ("-startdate", "20200101000000Z", "-enddate", "20200102000000Z") if expired else ("-days", "1")
+    _openssl("ca", "-batch", "-notext", "-config", config, "-in", request, "-out", made, *times)
+    return made, key, authority
+
+
+@contextlib.asynccontextmanager
+async def speaking_tls(made: Path, key: Path) -> AsyncIterator[tuple[int, list[Early]]]:
+    """An engine behind TLS with this certificate: its port, and its connections."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(asyncio.Protocol, HOST, 0, ssl=context)
+    context.load_cert_chain(made, key)
+    came: list[Early] = []
+
+    def protocol() -> Early:
+        came.append(Early(ANSWER))
+        return came[-1]
+
+    server = await asyncio.get_running_loop().create_server(protocol, HOST, 0, ssl=context)
     try:
-        yield int(server.sockets[0].getsockname()[1])
+        yield int(server.sockets[0].getsockname()[1]), came
     finally:
+        for each in came:
+            each.end()
         server.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.faults.upstream_rows import (
     AUTH,
+    CHUNKED_HEAD,
     COMPLETION,
     CONTEXT,
     FAILED,
@@ -138,6 +139,29 @@ ANSWERS = (
         "sends trailers",
         {"http": {"framing": "chunked", "trailers": {"content-type": "text/html", "x-after": "1"}}},
         FINE,
+    ),
+    both(
+        "U45",
+        "sends a trailer without end",
+        {
+            "http": {"framing": "chunked"},
+            "faults": [
+                {"at": "request", "do": "raw", "data": CHUNKED_HEAD + "0\r\nx-after: " + "x" * 200_000},
+                {"at": "request", "do": "hang"},
+            ],
+        },
+        GARBLED,
+    ),
+    both(
+        "U11",
+        "has a chunk's extension without end",
+        {
+            "faults": [
+                {"at": "request", "do": "raw", "data": CHUNKED_HEAD + "2;" + "x" * 200_000},
+                {"at": "request", "do": "hang"},
+            ],
+        },
+        GARBLED,
     ),
     both("U54", "finds the prompt too long", answered(400, body={"error": OVERLONG}), CONTEXT),
 )

@@ -28,6 +28,13 @@ from tests.faults.upstream_rows import (
 CONNECTIONS = (
     stream("U03", "says nothing", at("request", "hang"), NO_HEAD, clocks=FIRST_BYTE),
     whole("U03", "says nothing till the deadline", at("request", "hang"), TOO_LONG, clocks="total: 300ms"),
+    whole(
+        "U03",
+        "says nothing to a request that is not streamed",
+        at("request", "hang"),
+        NO_HEAD,
+        clocks="answer: 200ms",
+    ),
     both("U04", "closes at accept", at("accept", "close"), RESET),
     both("U04", "closes without a byte", at("request", "close"), RESET),
     both("U04", "resets without a byte", at("request", "reset"), RESET),

@@ -94,7 +94,7 @@ async def stage(
     async with sockets_closed(), FakeEngine(models=["m"]) as faulty, FakeEngine(models=["m"]) as healthy:
         faulty.set(defaults={"say": FAULTY})
         healthy.set(
-            defaults={"say": HEALTHY}, rules=[{"match": {"contains": "for-calm"}, "tokens": 10, "gap": 0.005}]
+            defaults={"say": HEALTHY}, rules=[{"match": {"contains": "for-calm"}, "tokens": 10, "gap": 0.002}]
         )
         text = config.format(url=url or faulty.url, healthy=healthy.url, clocks=clocks, engine=engine)
         async with serving(folder, text, {"ENGINE_KEY": SECRET}) as served:

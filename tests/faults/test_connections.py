@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backends.base import Health
+from gateway.fake.engine import FakeEngine
+from gateway.wire import upstream
 from tests.faults import peers
 from tests.faults.clients import http, until
 from tests.faults.support import FAULTY, HEALTHY, Stage, asked, question, stage, text_of
@@ -44,12 +49,14 @@ async def test_an_engine_that_is_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.usefixtures("short_probes")
 async def test_a_backlog_that_is_full(scheme: str, tmp_path: Path) -> None:
     with peers.full_backlog() as port:
         async with stage(tmp_path, url=f"{scheme}://127.0.0.1:{port}", clocks="connect: 200ms") as at:
             await check_unreachable(at)
 
 
+@pytest.mark.usefixtures("short_probes")
 async def test_a_handshake_that_hangs(tmp_path: Path) -> None:
     with peers.silent() as port:
         async with stage(tmp_path, url=f"https://127.0.0.1:{port}", clocks="connect: 200ms") as at:
@@ -64,11 +71,106 @@ async def test_tls_asked_of_a_plain_engine(tmp_path: Path) -> None:
         await check_unreachable(at)
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
-async def test_a_certificate_nobody_vouches_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with peers.self_signed(tmp_path) as port, stage(tmp_path, url=f"https://127.0.0.1:{port}") as at:
+UNTRUSTED = {
+    "nobody vouches for it": ("127.0.0.1", False, False, "unable to get local issuer certificate"),
+    "another host's": ("elsewhere.test", False, True, "IP address mismatch"),
+    "expired": ("127.0.0.1", True, True, "certificate has expired"),
+}
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
+@pytest.mark.parametrize("name", UNTRUSTED)
+async def test_a_certificate_that_is_not_to_be_trusted(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client hears which backend fails, the log says why, and nobody tries again and again."""
+    host, expired, vouched, why = UNTRUSTED[name]
+    made, key, authority = await asyncio.to_thread(peers.certificate, tmp_path, host, expired=expired)
+    if vouched:
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    async with (
+        peers.speaking_tls(made, key) as (port, came),
+        stage(tmp_path, url=f"https://127.0.0.1:{port}") as at,
+    ):
         await check_unreachable(at)
-        assert "certificate verify failed" in caplog.text
+        told = [line for line in caplog.messages if "request req-" in line]
+        assert len(told) == at.attempts(result="connect") == at.attempts() == 1
+        assert all("TLS certificate is not to be trusted" in line and why in line for line in told)
+        assert at.replica().health is Health.DOWN
+        assert not any(connection.asked for connection in came)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
+async def test_a_certificate_of_ones_own_authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, key, authority = await asyncio.to_thread(peers.certificate, tmp_path, "127.0.0.1")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    async with (
+        peers.speaking_tls(made, key) as (port, _),
+        stage(tmp_path, url=f"https://127.0.0.1:{port}") as at,
+    ):
+        assert text_of(await at.ask("alone")) == "secret"
+
+
+async def test_a_name_is_looked_up_for_each_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is not known, then is; that moves; that has an address where nobody answers beside one that does."""
+    found: list[list[str]] = []
+
+    def look_up(name: str, port: int) -> list[str]:
+        assert name == "engine.test"
+        if not found[0]:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return found[0]
+
+    async with FakeEngine(models=["m"], host="127.0.0.2", defaults={"say": FAULTY}) as engine:
+        port = engine.url.rpartition(":")[2]
+        url = f"http://engine.test:{port}"
+        found.append([])
+        monkeypatch.setattr(upstream, "system_look_up", look_up)
+        async with stage(tmp_path, url=url) as at:
+            answer = await at.ask("alone")
+            assert (answer.status, answer.error["code"]) == (502, "upstream_connect_error")
+            assert answer.error["message"] == "the engine's host name is not known"
+            found[0] = ["127.0.0.1", "127.0.0.2"]
+            assert text_of(await at.ask("alone")) == FAULTY
+            connections = at.replica().upstream
+            assert connections is not None
+            connections.close()
+            found[0] = ["127.0.0.1"]
+            assert (await at.ask("alone")).status == 502
+            found[0] = ["127.0.0.2"]
+            assert text_of(await at.ask("alone")) == FAULTY
+
+
+@pytest.mark.usefixtures("short_probes")
+async def test_a_resolver_that_hangs_is_one_thread_and_the_connect_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    looking: list[str] = []
+
+    def look_up(name: str, port: int) -> list[str]:
+        looking.append(name)
+        answered.wait(30)
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr(upstream, "system_look_up", look_up)
+    async with FakeEngine(models=["m"], defaults={"say": FAULTY}) as engine:
+        url = engine.url.replace("127.0.0.1", "slow.test")
+        try:
+            async with stage(tmp_path, url=url, clocks="connect: 200ms") as at:
+                answers = await asyncio.gather(*(at.ask("alone") for _ in range(20)))
+                assert {answer.error["code"] for answer in answers} == {"upstream_connect_error"}
+                assert {answer.error["message"] for answer in answers} == {
+                    "the engine could not be reached in time"
+                }
+                assert looking == ["slow.test"]
+                answered.set()
+                await until(lambda: threading.active_count() == 1, "the look-up is over")
+                assert text_of(await at.ask("alone")) == FAULTY
+        finally:
+            answered.set()
 
 
 async def test_a_name_that_no_dns_can_hold(tmp_path: Path) -> None:

@@ -21,8 +21,6 @@ from tests.serving import Answer, serving
 GATEWAY = Path(sys.executable).with_name("gateway")
 TWENTY = {"tokens": 20, "gap": 0.03}
 ENDLESS = {"endless": True, "gap": 0.01}
-CANCELLED = "uvicorn.error: Cancel"
-"""How uvicorn says that the time to drain was over."""
 
 
 async def ready(caller: Client) -> int:
@@ -62,7 +60,7 @@ async def test_running_requests_finish_and_new_connections_are_refused(tmp_path:
         await streaming.send(http(chat(stream=True)))
         await waiting.send(http(chat()))
         await streaming.until(b"data: ")
-        served.server.handle_exit(signal.SIGTERM, None)
+        served.server.on_signal()
         assert await idle.rest() == b"", "an idle connection is closed"
         await until(lambda: not _accepts(served.port), "new connections are refused")
         answers = [Answer.read(await each.rest()) for each in (streaming, waiting)]
@@ -72,7 +70,7 @@ async def test_running_requests_finish_and_new_connections_are_refused(tmp_path:
         assert served.metric("gateway_requests_total", outcome="ok") == 2
 
 
-async def test_what_takes_longer_is_told_and_cut(tmp_path: Path, errors: list[str]) -> None:
+async def test_what_takes_longer_is_told_and_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A stream gets the error event and no proper end; a request without an answer yet gets 503, a queued one too."""
     async with (
         FakeEngine(models=["up"], defaults=ENDLESS) as engine,
@@ -88,7 +86,7 @@ async def test_what_takes_longer_is_told_and_cut(tmp_path: Path, errors: list[st
         await until(lambda: served.metric("gateway_requests_in_flight") == 2, "two are at the engine")
         await queued.send(http(chat()))
         await until(lambda: served.metric("gateway_requests_queued") == 1, "one is queued")
-        served.server.handle_exit(signal.SIGTERM, None)
+        served.server.on_signal()
         cut = Answer.read(await streaming.rest())
         assert (cut.status, cut.whole) == (200, False)
         assert cut.events[-1]["error"]["code"] == "draining"
@@ -100,7 +98,8 @@ async def test_what_takes_longer_is_told_and_cut(tmp_path: Path, errors: list[st
         await engine.closed(2)
         assert served.metric("gateway_requests_total", outcome="overloaded") == 3
         assert served.metric("gateway_requests_queued") == 0
-    errors[:] = [line for line in errors if not line.startswith(CANCELLED)]
+    told = [(record.name, record.getMessage()) for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [("gateway.serve", "requests that still run after 0.3 s get an error now: 3")]
 
 
 # In a process of its own
@@ -178,6 +177,31 @@ async def test_signals(signals: list[signal.Signals], drain: str, tmp_path: Path
         assert cut.events[-1]["error"]["code"] == "draining"
         assert await asyncio.wait_for(gateway.wait(), 20) == 0
         await engine.closed()
+
+
+@pytest.mark.slow
+async def test_hanging_up_stops_nothing_and_says_so(tmp_path: Path) -> None:
+    async with (
+        FakeEngine(models=["up"], defaults=ENDLESS) as engine,
+        process(tmp_path, config(engine.url)) as (gateway, port),
+        client(port) as caller,
+    ):
+        await caller.send(http(chat(stream=True)))
+        await caller.until(b"data: ")
+        assert gateway.stderr is not None
+        for _ in range(2):
+            gateway.send_signal(signal.SIGHUP)
+            async with asyncio.timeout(20):
+                while (
+                    b"SIGHUP: reading the config anew is not supported" not in await gateway.stderr.readline()
+                ):
+                    assert gateway.returncode is None
+        caller.received = b""
+        await caller.until(b"data: ")
+        for _ in range(2):
+            gateway.send_signal(signal.SIGTERM)
+            await until(lambda: not _accepts(port), "it stops accepting")
+        assert await asyncio.wait_for(gateway.wait(), 20) == 0
 
 
 @pytest.mark.slow

@@ -17,12 +17,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from backends.base import Health
 from gateway.fake.engine import FakeEngine
+from gateway.wire import server
 from tests.faults.clients import CHAT, Client, at_rest, chat, client, config, http, settled, until
 from tests.serving import Served, serving
 
@@ -185,6 +186,7 @@ async def taken_to_the_end(listener: socket.socket) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
+@pytest.mark.usefixtures("short_probes")
 async def test_leaving_while_the_engine_does_not_read(how: str, tmp_path: Path) -> None:
     large = http(chat("x" * 6_000_000, stream=True))
     async with deaf_engine() as (listener, url), serving(tmp_path, config(url)) as served:
@@ -207,6 +209,7 @@ async def test_leaving_while_the_engine_does_not_read(how: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("how", HOW)
+@pytest.mark.usefixtures("short_probes")
 async def test_leaving_while_connecting(how: str, tmp_path: Path) -> None:
     async with deaf_engine(backlog=0) as (listener, url):
         port = listener.getsockname()[1]
@@ -278,6 +281,37 @@ async def test_a_half_closed_connection_counts_as_left(tmp_path: Path) -> None:
         caller.half_close()
         await engine.closed()
         assert await caller.rest() == b""
+        assert served.metric("gateway_requests_total", outcome="client_gone") == 1
+        engine.set(models=["up"])
+        await settled(served, engine)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux tells")
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("more", [1, 20])
+async def test_leaving_with_further_requests_sent(
+    more: int, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one request is answered and the next wait, nothing is read; the end of the connection is seen all the same,
+    and those that wait are never begun."""
+    monkeypatch.setattr(server, "GLANCE", 0.02)
+    async with (
+        FakeEngine(models=["up"], defaults=SILENT) as engine,
+        serving(tmp_path, config(engine.url)) as served,
+    ):
+        caller = await Client.connect(served.port)
+        await caller.send(http(chat(stream=True)))
+        await engine.until(lambda: engine.requests[-1].path == CHAT)
+        asked = len(engine.requests)
+        await caller.send(http(chat("x" * 1000, stream=True)) * more)
+        [connection] = served.server.server_state.connections
+        flow = cast(server.GatewayProtocol, connection).flow
+        await until(lambda: flow.read_paused, "nothing is read any more")
+        caller.leave(how)
+        await engine.closed()
+        await until(lambda: at_rest(served), "everything is given back")
+        assert len(engine.requests) == asked
+        assert served.metric("gateway_requests_total") == 1
         assert served.metric("gateway_requests_total", outcome="client_gone") == 1
         engine.set(models=["up"])
         await settled(served, engine)

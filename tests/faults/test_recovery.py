@@ -10,6 +10,7 @@ import pytest
 
 from backends.base import Health
 from gateway.fake.engine import FakeEngine
+from gateway.fleet import pool
 from tests.faults.clients import until
 from tests.faults.support import CONFIG, FAULTY, HEALTHY, Stage, asked, question, stage, text_of
 from tests.serving import Answer, Served, serving
@@ -101,7 +102,7 @@ async def test_after_five_failures_the_other_takes_all(tmp_path: Path) -> None:
         assert at.replica().health is Health.READY
 
 
-async def test_probes_bring_it_back(tmp_path: Path) -> None:
+async def test_probes_bring_it_back_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with stage(tmp_path, config=SHORT) as at:
         at.misbehave(reply={"status": 500})
         while not at.replica().breaker.open:
@@ -110,8 +111,27 @@ async def test_probes_bring_it_back(tmp_path: Path) -> None:
         async with asyncio.timeout(10):
             while at.replica().breaker.open:
                 assert text_of(await at.ask("pair")) in (FAULTY, HEALTHY)
-        answers = [await at.ask("pair") for _ in range(4)]
-        assert sorted(map(text_of, answers)) == [FAULTY] * 2 + [HEALTHY] * 2
+        assert await _share(at, 20) <= 4, "it starts with a small part of the requests"
+        monkeypatch.setattr(pool, "SLOW_START", 0.001)
+        await at.ask("pair")
+        assert await _share(at, 20) in (9, 10, 11)
+
+
+async def _share(at: Stage, requests: int) -> int:
+    """How many of so many requests the faulty engine gets."""
+    answers = [text_of(await at.ask("pair")) for _ in range(requests)]
+    assert set(answers) <= {FAULTY, HEALTHY}
+    return answers.count(FAULTY)
+
+
+async def test_an_engine_that_was_down_starts_slowly(tmp_path: Path) -> None:
+    async with stage(tmp_path) as at:
+        assert await _share(at, 20) == 10
+        for _ in range(3):
+            at.replica().note(Health.DOWN)
+            assert await _share(at, 10) == 0
+            at.replica().note(Health.READY)
+            assert await _share(at, 20) <= 4
 
 
 async def test_a_model_is_never_without_a_backend(tmp_path: Path) -> None:
@@ -135,7 +155,7 @@ async def test_a_backend_thought_to_be_down_is_the_last_resort(tmp_path: Path) -
 
 async def test_the_slow_one_gets_less(tmp_path: Path) -> None:
     async with stage(tmp_path, config=CONFIG.replace("balance: round_robin", "balance: least_loaded")) as at:
-        at.misbehave(first_token=0.5)
+        at.misbehave(first_token=0.2)
         async with asyncio.TaskGroup() as group:
             for _ in range(4):
                 group.create_task(_ask_ten_times(at))
@@ -170,6 +190,18 @@ async def test_a_model_that_loads_too_long_is_not_waited_for(tmp_path: Path) -> 
         assert (answer.status, answer.error["code"]) == (503, "model_loading")
         assert "retry-after" in answer.headers
         assert at.outcomes("alone", "overloaded") == 1
+
+
+async def test_a_model_that_loads_behind_a_ready_probe_is_asked_seldom(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage(tmp_path, engine="llamacpp", clocks="queue: 1s") as at:
+        loading = {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}
+        at.misbehave(reply={"status": 503, "body": loading})
+        answer = await at.ask("alone")
+        assert (answer.status, answer.error["code"]) == (503, "model_loading")
+        assert 2 <= len(asked(at.faulty, "alone")) <= 6
+        assert sum("loading its model" in record.getMessage() for record in caplog.records) == 1
 
 
 async def test_who_waits_is_served_in_order(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ async def test_a_slow_reader_is_no_fault_of_the_engine(tmp_path: Path) -> None:
     defaults = "timeouts: {idle: 300ms}, breaker: {failures: 1}"
     async with (
         FakeEngine(models=["up"], defaults={"endless": True, "say": "x" * 1000}) as engine,
-        serving(tmp_path, config(engine.url, defaults=defaults, server="timeouts: {write: 2s}")) as served,
+        serving(tmp_path, config(engine.url, defaults=defaults, server="timeouts: {write: 1s}")) as served,
         client(served.port, SMALL) as slow,
     ):
         await slow.send(http(chat(stream=True)))

@@ -53,6 +53,22 @@ async def test_tokens_are_counted_once(told: str, prompt: int, wanted: bool, tmp
         assert at.served.metric("gateway_tokens_total", model="alone", direction="in") == prompt
 
 
+async def test_a_stream_without_its_last_chunk_is_whole_and_noted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "gateway.relay")
+    async with stage(tmp_path) as at:
+        for stream in (False, True):
+            at.misbehave(faults=[{"at": "event 8", "do": "close"}] if stream else [])
+            assert text_of(await at.ask("alone", stream=stream)) == FAULTY
+        [line] = [record for record in caplog.records if record.name == "gateway.relay"]
+        assert (line.levelname, line.getMessage()) == (
+            "DEBUG",
+            f"{at.faulty.url}: a complete stream came without its last chunk",
+        )
+        assert at.attempts(result="ok") == 2
+
+
 async def test_an_answer_without_end_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay, "MAX_STREAM", 300_000)
     async with stage(tmp_path) as at:

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 KEYS = """
   other: {targets: {engine-0: up}}
+  org/model: {targets: {engine-0: up}}
 keys: {a: {value: "${env.A}"}, b: {value: "${env.B}", models: [other]}}
 """
 A, B = "sk-canary-aaaaaaaaaaaaaaaaaaaa-one", "sk-canary-aaaaaaaaaaaaaaaaaaaa-two"
@@ -59,6 +60,7 @@ REFUSED = {
     # C15
     "a header name of 10 KB": (HEAD + b"x" * 40_000 + b": y\r\n\r\n", 431, "headers_too_large"),
     "50 000 headers": (HEAD + b"X: y\r\n" * 50_000 + b"\r\n", 431, "headers_too_large"),
+    "a header without end": (HEAD + b"X: " + b"y" * 1_000_000, 431, "headers_too_large"),
     # C16
     "a target of 70 KB": (f"GET /{TARGET} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), 414, "url_too_long"),
     "a target that is no UTF-8": (b"GET /v1/\xc0\xaf HTTP/1.1\r\nHost: x\r\n\r\n", 400, "invalid_http"),
@@ -70,6 +72,18 @@ REFUSED = {
         400,
         "invalid_http",
     ),
+    "chunks of gzip": (
+        HEAD + b"Transfer-Encoding: gzip, Chunked\r\n\r\n0\r\n\r\n",
+        501,
+        "unsupported_coding",
+    ),
+    "a chunk's extension without end": (CHUNKED + b"2;" + b"e" * 1_000_000, 400, "invalid_http"),
+    "extensions between tiny chunks": (
+        CHUNKED + (b"1;" + b"e" * 100 + b"\r\n{\r\n") * 5000,
+        400,
+        "invalid_http",
+    ),
+    "a trailer without end": (CHUNKED + b"0\r\nX: " + b"y" * 1_000_000, 400, "invalid_http"),
     "chunked twice": (HEAD + b"Transfer-Encoding: chunked\r\n" * 2 + b"\r\n0\r\n\r\n", 400, "invalid_http"),
     "bare line feeds": (HEAD.replace(b"\r", b"") + b"Content-Length: 2\n\n{}", 400, "invalid_http"),
     "bare line feeds in chunks": (CHUNKED + b"2\n{}\n0\n\n", 400, "invalid_http"),
@@ -114,6 +128,10 @@ SPELLINGS = {
     "an encoded NUL": "/v1/chat/completions%00",
     "an encoded slash at the end": "/v1/chat/completions%2f",
     "no path": "*",
+    "an encoded slash": "/v1/chat%2fcompletions",
+    "encoded slashes": "/v1%2Fchat%2Fcompletions",
+    "an encoded slash before the list": "/v1%2Fmodels",
+    "a slash encoded twice": "/v1/chat%252Fcompletions",
     "another case": "/V1/chat/completions",
     "a semicolon": "/v1/chat/completions;x=1",
 }
@@ -139,6 +157,12 @@ async def test_every_spelling_that_reaches_an_endpoint_asks_for_the_key(name: st
     without = await stage.answer(http(chat(), CLOSE, path=SAME[name]))
     assert (without.status, without.error["code"]) == (401, "missing_api_key")
     assert (await stage.answer(http(chat(), BEARER, CLOSE, path=SAME[name]))).status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/models/org/model", "/v1/models/org%2Fmodel", "/v1/models/org%2fmodel"])
+async def test_a_slash_in_a_models_name_may_be_encoded(path: str, stage: Stage) -> None:
+    answer = await stage.answer(http(None, BEARER, CLOSE, path=path, method="GET"))
+    assert (answer.status, answer.json()["id"]) == (200, "org/model")
 
 
 AUTHORIZATION = {
@@ -180,7 +204,22 @@ async def test_two_keys_in_one_request_are_refused(stage: Stage) -> None:
 
 async def test_keys_that_begin_alike_are_different(stage: Stage) -> None:
     answer = await stage.answer(http(chat(), f"Authorization: Bearer {B}", CLOSE))
-    assert (answer.status, answer.error["code"]) == (403, "model_not_allowed")
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+
+
+async def test_a_key_cannot_find_out_which_other_models_there_are(stage: Stage) -> None:
+    answers = [
+        await stage.answer(http(chat() | {"model": name}, f"Authorization: Bearer {B}", CLOSE))
+        for name in ("m", "x")
+    ]
+    assert [(answer.status, answer.error["code"]) for answer in answers] == [(404, "model_not_found")] * 2
+    there, nowhere = (answer.error["message"] for answer in answers)
+    assert there.replace("'m'", "'x'") == nowhere
+    assert "other" in there, "it says what the key may use"
+    one = await stage.answer(
+        http(None, f"Authorization: Bearer {B}", CLOSE, path="/v1/models/m", method="GET")
+    )
+    assert (one.status, one.error["message"]) == (404, there)
 
 
 @pytest.mark.parametrize("name", ["Authorization", "X-Request-Id", "Traceparent", "Host"])
@@ -337,7 +376,7 @@ async def test_http_1_0_gets_an_answer_that_ends_with_the_connection(stage: Stag
 
 async def test_chunk_extensions_are_ignored(stage: Stage) -> None:
     body = chat_bytes()
-    data = CHUNKED + b"%x;" % len(body) + b"e" * 1_000_000 + b"\r\n" + body + b"\r\n0\r\n\r\n"
+    data = CHUNKED + b"%x;" % len(body) + b"e" * 1000 + b"\r\n" + body + b"\r\n0\r\n\r\n"
     async with client(stage.served.port) as caller:
         await caller.send(data)
         assert (await caller.answer()).status == 200
@@ -354,4 +393,5 @@ async def test_the_stage_is_as_clean_as_before(stage: Stage) -> None:
         b"-",
         b"m",
         b"other",
+        b"org/model",
     }

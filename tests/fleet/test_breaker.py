@@ -5,7 +5,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.fleet.breaker import Breaker, Settings
+from gateway.fleet.breaker import SLICES, Breaker, Settings, State
 
 PLAIN = Settings(jitter=0)
 
@@ -35,6 +35,18 @@ def test_failures_in_a_row_open_it() -> None:
     assert not b.allows(29.9)
 
 
+def test_its_state_is_what_it_does_with_a_request() -> None:
+    b = breaker()
+    assert b.state(0) is State.CLOSED
+    b.cool(5, 0)
+    assert (b.state(4), b.state(5)) == (State.RESTING, State.CLOSED)
+    b = opened()
+    assert (b.state(29), b.state(30)) == (State.OPEN, State.HALF_OPEN)
+    for second in (30, 31):
+        run(b, True, second)
+    assert b.state(32) is State.CLOSED
+
+
 def test_a_success_between_starts_the_count_anew() -> None:
     b = breaker()
     for verdict in (False, False, False, False, True, False, False, False, False):
@@ -55,6 +67,13 @@ def test_what_lies_before_the_window_is_forgotten() -> None:
     for second in range(0, 400, 20):
         run(b, second % 40 == 0, second)
     assert b.allows(400)
+
+
+def test_the_window_does_not_grow_with_the_rate_of_requests() -> None:
+    b = breaker()
+    for number in range(10_000):
+        run(b, True, number / 100)
+    assert len(b._recent) <= SLICES + 1
 
 
 def test_what_is_neither_good_nor_bad_leaves_no_trace() -> None:

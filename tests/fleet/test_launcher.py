@@ -87,6 +87,10 @@ async def running(process: Watched) -> AsyncIterator[asyncio.Task[None]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
+def command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
+
+
 def is_gone(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -260,6 +264,44 @@ async def test_what_cannot_start_is_told_once_and_tried_again(
     assert told == [
         f"backend 'toy' cannot start: {reason}; next start in 0.0 s" for reason in ("no file", "no program")
     ]
+
+
+TELL_KEY = "import os, signal\nprint('the key is', os.environ.get('TOY_KEY'), flush=True)\nsignal.pause()"
+
+
+async def test_an_engine_gets_a_new_key_with_each_start_and_nobody_reads_it(
+    at_once: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    process = Watched(engine(TELL_KEY, key_env="TOY_KEY"))
+    keys = []
+    async with running(process):
+        for _ in range(2):
+            await process.until(ProcessState.RUNNING)
+            assert await process.lines.get() == "the key is [key]"
+            assert process.key is not None and process.pid is not None
+            keys.append(process.key)
+            assert process.key not in command_line(process.pid)
+            process.kill("enough")
+            await process.until(ProcessState.FAILED)
+            assert process.key is None
+    assert len(set(keys)) == 2 and min(map(len, keys)) >= 43
+    assert not any(key in caplog.text for key in keys)
+
+
+async def test_the_operator_s_own_key_stands() -> None:
+    process = Watched(engine(TELL_KEY, key_env="TOY_KEY", env={"TOY_KEY": "mine"}))
+    async with running(process):
+        await process.until(ProcessState.RUNNING)
+        assert await process.lines.get() == "the key is mine"
+        assert process.key is None
+
+
+async def test_an_engine_that_takes_no_key_gets_none() -> None:
+    process = Watched(engine(TELL_KEY))
+    async with running(process):
+        await process.until(ProcessState.RUNNING)
+        assert await process.lines.get() == "the key is None"
 
 
 async def test_a_program_that_is_not_there(tmp_path: Path) -> None:

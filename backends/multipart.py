@@ -1,0 +1,139 @@
+"""A form as files are uploaded in it (`multipart/form-data`), sans I/O: where its parts are. RFC 7578, RFC 2046.
+
+Rules:
+- A part is a name and a place in the body; what is in it is neither copied nor looked at.
+- Strict, because two programs read the same form: what they might read in two ways is an error here. That is text
+  before the first part or after the last, lone line feeds, folded headers, escapes in names, a boundary that goes on.
+- Its messages are fit for the client who sent the form.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MOST_PARTS = 256
+LONGEST_HEAD = 8 << 10
+"""Bytes of the headers of one part."""
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED = rb'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\x20-\x7e])*"'
+# A boundary comes without the quotes it should have at times.
+_BARE = rb"[!#$%&'*+,./:=?^_`|~0-9A-Za-z-]+"
+_PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _TOKEN + rb")=(" + _BARE + rb"|" + _QUOTED + rb")[ \t]*")
+_KIND = re.compile(rb"[ \t]*multipart/form-data[ \t]*", re.IGNORECASE)
+_BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
+_HEADER = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+_DISPOSITION = re.compile(rb"form-data[ \t]*", re.IGNORECASE)
+_AS_IT_IS = (b"binary", b"8bit", b"7bit")
+
+
+class FormError(ValueError):
+    """The form cannot be read, or not in one way only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One field of a form; its content is `body[start:end]`. `filename` is None for a plain value."""
+
+    name: str
+    filename: bytes | None
+    start: int
+    end: int
+
+
+def is_form(content_type: bytes) -> bool:
+    """Whether a body of this type is such a form."""
+    return content_type.partition(b";")[0].strip().lower() == b"multipart/form-data"
+
+
+def boundary_of(content_type: bytes) -> bytes:
+    """What stands between the parts, from a `Content-Type` header. Raises FormError."""
+    kind = _KIND.match(content_type)
+    if kind is None:
+        raise FormError("the body is not a form (multipart/form-data)")
+    boundary = _parameters(content_type[kind.end() :]).get(b"boundary", b"")
+    if not _BOUNDARY.fullmatch(boundary):
+        raise FormError("the header 'Content-Type' names no valid boundary")
+    return boundary
+
+
+def parts_of(body: bytes, boundary: bytes) -> list[Part]:
+    """The parts of a form in their order. Raises FormError."""
+    mark = b"--" + boundary
+    parts: list[Part] = []
+    at = 2 if body.startswith(b"\r\n" + mark) else 0
+    if not body.startswith(mark, at):
+        raise FormError("the form does not begin with its boundary")
+    at += len(mark)
+    mark = b"\n" + mark
+    while not body.startswith(b"--", at):
+        if not body.startswith(b"\r\n", at):
+            raise FormError("the boundary occurs within a part")
+        if len(parts) == MOST_PARTS:
+            raise FormError(f"the form has more than {MOST_PARTS} parts")
+        head = at + 2
+        blank = body.find(b"\r\n\r\n", at, head + LONGEST_HEAD)
+        if blank < 0:
+            raise FormError("the headers of a part have no end")
+        start = blank + 4
+        end = body.find(mark, blank + 3) - 1
+        if end < 0:
+            raise FormError("the form is cut off: its last boundary is missing")
+        if end < start:
+            raise FormError("a part has no content")
+        if body[end : end + 1] != b"\r":
+            raise FormError("a boundary follows a line feed alone")
+        name, filename = _named(body[head:blank])
+        parts.append(Part(name, filename, start, end))
+        at = end + 1 + len(mark)
+    if body[at + 2 :] not in (b"", b"\r\n"):
+        raise FormError("the form goes on after its last boundary")
+    return parts
+
+
+def replaced(body: bytes, part: Part, value: bytes) -> bytes:
+    """The form with another value in one of its parts."""
+    return b"".join((memoryview(body)[: part.start], value, memoryview(body)[part.end :]))
+
+
+def _named(head: bytes) -> tuple[str, bytes | None]:
+    """A part's name and file name, out of its headers."""
+    headers: dict[bytes, bytes] = {}
+    for line in head.split(b"\r\n"):
+        found = _HEADER.fullmatch(line)
+        if found is None:
+            raise FormError("a part has a header that is not one")
+        name = found[1].lower()
+        if name in headers:
+            raise FormError("a part has the same header twice")
+        headers[name] = found[2].rstrip()
+    if headers.get(b"content-transfer-encoding", b"binary").lower() not in _AS_IT_IS:
+        raise FormError("a part has a Content-Transfer-Encoding: send it as it is")
+    said = headers.get(b"content-disposition", b"")
+    kind = _DISPOSITION.match(said)
+    parameters = {} if kind is None else _parameters(said[kind.end() :])
+    named = parameters.get(b"name")
+    if named is None or b"name*" in parameters:
+        raise FormError("a part has no name: it needs 'Content-Disposition: form-data; name=\"...\"'")
+    if b"\\" in named:
+        raise FormError("a part's name has an escape in it")
+    try:
+        return named.decode(), parameters.get(b"filename")
+    except UnicodeDecodeError:
+        raise FormError("a part's name is not valid UTF-8") from None
+
+
+def _parameters(text: bytes) -> dict[bytes, bytes]:
+    """The parameters of a header, `; name=value` each, with names in lower case."""
+    found: dict[bytes, bytes] = {}
+    at = 0
+    while at < len(text):
+        parameter = _PARAMETER.match(text, at)
+        if parameter is None:
+            raise FormError("a header of the form cannot be read")
+        name, value, at = parameter[1].lower(), parameter[2], parameter.end()
+        if name in found:
+            raise FormError("a header of the form says the same thing twice")
+        found[name] = value[1:-1] if value.startswith(b'"') else value
+    return found

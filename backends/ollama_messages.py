@@ -1,0 +1,146 @@
+"""From OpenAI's chat messages to Ollama's: parts to text and images, tool calls and their results.
+
+Rules:
+- A message stays one message. Its texts are joined by line feeds, its images stand beside them in their order.
+- Images come inside the request, as base64. One that would have to be fetched is refused: the gateway fetches nothing.
+- A tool's result names the tool: by `name`, or by the last call before it that had its id.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from backends.base import Failure, Kind, RequestError
+
+Members = dict[str, Any]
+
+ROLES = {"developer": "system", "function": "tool"}
+"""Roles that Ollama calls otherwise."""
+
+_DATA_URL = re.compile(r"data:(?:image/[\w.+-]+)?(?:;[\w=-]+)*;base64,", re.ASCII | re.IGNORECASE)
+
+
+class _Url(msgspec.Struct):
+    url: str
+
+
+class Part(msgspec.Struct):
+    """A piece of a message's content."""
+
+    type: str
+    text: str = ""
+    refusal: str = ""
+    image_url: _Url | str = ""
+
+
+class Function(msgspec.Struct):
+    """What is called, with its arguments as the text of a JSON object."""
+
+    name: str
+    arguments: str | Members | None = None
+
+
+class ToolCall(msgspec.Struct):
+    """A call that the model has made before."""
+
+    function: Function
+    id: str | None = None
+
+
+class Message(msgspec.Struct):
+    """A chat message as OpenAI's clients write it."""
+
+    role: str
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+
+
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def refusal(param: str, why: str, kind: Kind = Kind.UNSUPPORTED) -> RequestError:
+    """The error for a member that cannot be carried out; `why` goes on after "Ollama cannot do this: "."""
+    message = f"Ollama cannot do this: {why}" if kind is Kind.UNSUPPORTED else why
+    return RequestError(Failure(kind, message, param=param))
+
+
+def native_messages(messages: Sequence[Message]) -> list[Members]:
+    """The same for Ollama. Raises RequestError for content it cannot take."""
+    names: dict[str | None, str] = {}
+    return [_native(message, f"messages[{place}]", names) for place, message in enumerate(messages)]
+
+
+def _native(message: Message, where: str, names: dict[str | None, str]) -> Members:
+    """One message; `names` are the tools called so far, by the ids of the calls, and grows."""
+    native: Members = {"role": ROLES.get(message.role, message.role), "content": message.content or ""}
+    if isinstance(message.content, list):
+        native["content"] = "\n".join(_texts(message.content, where))
+        images = list(_images(message.content, where))
+        if images:
+            native["images"] = images
+    thoughts = message.reasoning_content or message.reasoning
+    if isinstance(thoughts, str) and thoughts:
+        native["thinking"] = thoughts
+    if message.tool_calls:
+        native["tool_calls"] = [
+            _call(call, f"{where}.tool_calls[{place}]") for place, call in enumerate(message.tool_calls)
+        ]
+        names.update((call.id, call.function.name) for call in message.tool_calls)
+    if native["role"] == "tool":
+        name = message.name or names.get(message.tool_call_id)
+        if name is not None:
+            native["tool_name"] = name
+        if message.tool_call_id is not None:
+            native["tool_call_id"] = message.tool_call_id
+    return native
+
+
+def _texts(parts: Sequence[Part], where: str) -> Iterator[str]:
+    for place, part in enumerate(parts):
+        if part.type in ("text", "refusal"):
+            yield part.text or part.refusal
+        elif part.type != "image_url":
+            raise refusal(f"{where}.content[{place}]", f"it takes text and images, no {part.type!r}")
+
+
+def _images(parts: Sequence[Part], where: str) -> Iterator[str]:
+    """The base64 text of each image."""
+    for place, part in enumerate(parts):
+        if part.type != "image_url":
+            continue
+        url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
+        param = f"{where}.content[{place}].image_url"
+        if url[:5].lower() != "data:":
+            raise refusal(param, "it fetches no images: send them as data URLs, 'data:image/png;base64,...'")
+        head = _DATA_URL.match(url)
+        if head is None:
+            raise refusal(param, "the data URL is not that of an image in base64", Kind.REJECTED)
+        yield url[head.end() :]
+
+
+def _call(call: ToolCall, where: str) -> Members:
+    native: Members = {
+        "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments, where)}
+    }
+    return native if call.id is None else {"id": call.id, **native}
+
+
+def _arguments(text: str | Members | None, where: str) -> Any:
+    """A call's arguments as the object they are; their own JSON where they came as text."""
+    if not isinstance(text, str) or not text.strip():
+        return text if isinstance(text, dict) else {}
+    try:
+        _object.decode(text)
+    except (ValueError, RecursionError):
+        raise refusal(
+            f"{where}.function.arguments", "the arguments of a tool call are not a JSON object", Kind.REJECTED
+        ) from None
+    return msgspec.Raw(text.encode())

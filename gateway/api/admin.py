@@ -1,0 +1,272 @@
+"""What operators see and do: the backends as they are, and actions on their models.
+
+Rules:
+- With keys configured only a key with `admin: true` gets in; without any, everybody on this machine. A browser that was
+  sent here by another site never does.
+- An engine's answer is passed on as it comes, its errors in OpenAI's shape. One that breaks off never ends cleanly.
+- When the answer to an action ends, the backend has been asked for its models anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from backends.base import Action, Call, Kind
+from backends.ndjson import Framer
+from gateway.api.openai import Core, one_authorization, refuse
+from gateway.api.schemas import ErrorBody
+from gateway.auth import ANYONE, Caller
+from gateway.errors import GatewayError, Own
+from gateway.fleet.pool import Replica
+from gateway.fleet.view import BackendView
+from gateway.wire.downstream import ClientLeft, Downstream, Receive, Scope, Send, downstream_of
+from gateway.wire.transfer import Transfer
+
+log = logging.getLogger("gateway.api")
+
+BODY = 1 << 20
+"""Bytes of an action's arguments: the largest is a whole Modelfile."""
+ANSWER = 16 << 20
+"""Bytes of an engine's answer that is not a stream."""
+WORDS = 500
+"""Characters of an engine's own words about an error."""
+
+LINES = b"application/x-ndjson"
+PASSED = {b"application/json", b"text/plain"}
+"""Content types that are passed on; what calls itself otherwise goes out as text, never as a page."""
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 413, 415, 501, 502, 503, 504)
+}
+_KEY: dict[str, Any] = {"security": [{"key": []}, {}]}
+_TAKES = {**_KEY, "requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}}
+_object = msgspec.json.Decoder(dict[str, Any])
+
+
+class Admin:
+    """What the endpoints work with. The two functions are replaced where several processes serve."""
+
+    def __init__(
+        self,
+        core: Core,
+        backends: Callable[[], Awaitable[list[BackendView]]],
+        changed: Callable[[str], Awaitable[None]],
+    ) -> None:
+        """`backends` tells all backends as they are; `changed` is to be called with the name of one whose models may
+        be others now."""
+        self.core = core
+        self.backends = backends
+        self.changed = changed
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add the endpoints to the application."""
+
+        @app.get("/gateway/backends", tags=["admin"], responses=_ERRORS, openapi_extra=_KEY)
+        async def list_backends(request: Request) -> list[BackendView]:
+            """Every backend: its state, load and signals, and what last went wrong."""
+            self.let_in(request.scope)
+            return await self.backends()
+
+        @app.post(
+            "/gateway/backends/{name}/{action}", tags=["admin"], responses=_ERRORS, openapi_extra=_TAKES
+        )
+        async def act(name: str, action: str) -> Response:
+            """Have a backend's engine do something with its models, such as pull or load one. The body holds the
+            arguments; progress comes as lines of JSON."""
+            return Deed(self, name, action)
+
+    def let_in(self, scope: Scope) -> Caller:
+        """The operator a request comes from. Raises GatewayError where it comes from somebody else."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        _refuse_other_sites(headers)
+        caller = self.core.snapshot.keys.operator(one_authorization(scope, headers))
+        if caller is ANYONE and not _is_local(headers.get(b"host", b"").decode("latin-1")):
+            # A name that a foreign site has made to point at this machine would have passed so far.
+            message = "without a key, name the gateway by its address or as 'localhost'"
+            raise GatewayError(Own.FORBIDDEN, message, code="cross_site")
+        return caller
+
+    def replica(self, name: str) -> Replica:
+        """The backend of this name. Raises GatewayError where there is none."""
+        found = self.core.dispatcher.pool.replicas.get(name)
+        if found is None:
+            raise GatewayError(
+                Own.UNKNOWN_URL, f"there is no backend {name[:64]!r}", code="backend_not_found"
+            )
+        return found
+
+
+class Deed(Response):
+    """One action, from the request's body to the end of the engine's answer."""
+
+    def __init__(self, admin: Admin, name: str, action: str) -> None:
+        super().__init__()
+        self._admin = admin
+        self._name = name
+        self._action = action
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        downstream = downstream_of(scope, receive, send)
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        request_id = self._admin.core.request_id(headers.get(b"x-request-id"))
+        error: GatewayError | None = None
+        try:
+            caller = self._admin.let_in(scope)
+            replica = self._admin.replica(self._name)
+            call = _call(replica, self._action, _arguments_in(headers, await downstream.body(BODY)))
+            log.info(
+                "backend '%s': %s, asked for by '%s' (%s)", self._name, self._action, caller.name, request_id
+            )
+            await self._carry_out(replica, call, downstream, request_id)
+        except GatewayError as found:
+            error = found
+        except ClientLeft:
+            pass
+        except asyncio.CancelledError:
+            # This is the end of the request's task: it has obeyed, and nobody else needs to hear of it.
+            error = None if downstream.gone else GatewayError(Own.DRAINING, "the gateway is shutting down")
+        except Exception:
+            log.exception("request %s failed in the gateway", request_id)
+            error = GatewayError(Own.INTERNAL, "the gateway failed; its log has this request's id")
+        finally:
+            if error is not None:
+                _break_off(downstream, error, request_id)
+            await downstream.close()
+
+    async def _carry_out(self, replica: Replica, call: Call, downstream: Downstream, request_id: str) -> None:
+        if replica.upstream is None:
+            message = f"the backend {replica.name!r} does not run: {replica.reason}"
+            raise GatewayError(Own.NO_BACKEND, message)
+        transfer = Transfer(replica.upstream, call)
+        downstream.attach(transfer)
+        head = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+        try:
+            await transfer.open()
+            kind = _content_type(transfer)
+            if not 200 <= transfer.status < 300:
+                raise _refused(replica, transfer, await transfer.whole(ANSWER))
+            if kind != LINES:
+                body = await transfer.whole(ANSWER)
+                await self._admin.changed(replica.name)
+                downstream.reply(
+                    200, [(b"content-type", kind if kind in PASSED else b"text/plain"), *head], body
+                )
+                return
+            downstream.start(200, [(b"content-type", LINES), *head])
+            try:
+                async for line in _lines(transfer):
+                    downstream.write(_public(line) + b"\n")
+            finally:
+                # Also after half a download, or where the client has left.
+                replica.woken.set()
+            await self._admin.changed(replica.name)
+            downstream.finish()
+        finally:
+            transfer.close()
+
+
+def _break_off(downstream: Downstream, error: GatewayError, request_id: str) -> None:
+    """End an answer that cannot go on, wherever it is. Without its proper end nobody takes it for a whole one."""
+    if downstream.started:
+        downstream.write(error.body() + b"\n")
+        downstream.abort()
+    else:
+        refuse(downstream, error, request_id)
+
+
+async def _lines(transfer: Transfer) -> AsyncIterator[bytes]:
+    framer = Framer()
+    async for piece in transfer.pieces():
+        for line in framer.feed(piece):
+            yield line
+        if framer.too_long:
+            raise GatewayError(Kind.GARBLED, "the engine sent a line that is too long")
+    for line in framer.close():
+        yield line
+
+
+def _public(line: bytes) -> bytes:
+    """A line as it came, or an engine's error in OpenAI's shape."""
+    if b'"error"' not in line:
+        return line
+    try:
+        said = _object.decode(line).get("error")
+    except (msgspec.MsgspecError, RecursionError):
+        return line
+    return GatewayError(Kind.FAILED, said[:WORDS]).body() if isinstance(said, str) else line
+
+
+def _arguments_in(headers: dict[bytes, bytes], body: bytes) -> dict[str, Any]:
+    """The arguments in a request's body; none where it is empty. Raises GatewayError."""
+    if len(body) > BODY:
+        raise GatewayError(Own.TOO_LARGE, f"the arguments are larger than {BODY} bytes")
+    if not body.strip():
+        return {}
+    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+        raise GatewayError(
+            Own.MEDIA_TYPE, "the body must be JSON: send the header 'Content-Type: application/json'"
+        )
+    try:
+        return _object.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        raise GatewayError(Own.INVALID, "the body must be a JSON object of arguments") from None
+
+
+def _call(replica: Replica, action: str, arguments: dict[str, Any]) -> Call:
+    """The engine's request for an action. Raises GatewayError where there is none."""
+    engine = replica.engine
+    if action not in engine.actions:
+        known = f"it has {', '.join(sorted(engine.actions))}" if engine.actions else "it has none"
+        message = (
+            f"the engine {engine.name} of backend {replica.name!r} has no action {action[:64]!r}: {known}"
+        )
+        raise GatewayError(Kind.UNSUPPORTED, message)
+    try:
+        return engine.action(Action(action), arguments)
+    except ValueError as error:
+        raise GatewayError(Own.INVALID, str(error)) from None
+
+
+def _refused(replica: Replica, transfer: Transfer, body: bytes) -> GatewayError:
+    """The engine's refusal, with its own words: an operator may hear them."""
+    failure = replica.engine.failure(transfer.status, transfer.headers, body)
+    error = GatewayError.of(failure)
+    words = failure.message
+    if failure.detail and failure.detail not in words:
+        words = f"{words}: {failure.detail}"
+    status = 404 if failure.kind is Kind.MISSING else error.status
+    return GatewayError(failure.kind, words[:WORDS], param=error.param, code=error.code, status=status)
+
+
+def _content_type(transfer: Transfer) -> bytes:
+    value = next((value for name, value in transfer.headers if name == b"content-type"), b"")
+    return value.partition(b";")[0].strip().lower()
+
+
+def _refuse_other_sites(headers: dict[bytes, bytes]) -> None:
+    """Refuse what a browser sends on behalf of another site."""
+    origin = headers.get(b"origin")
+    foreign = headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site")
+    if foreign or (
+        origin is not None and origin.partition(b"://")[2].lower() != headers.get(b"host", b"").lower()
+    ):
+        raise GatewayError(Own.FORBIDDEN, "not for requests from other sites", code="cross_site")
+
+
+def _is_local(host: str) -> bool:
+    """A `Host` no foreign site can have: an address, or this machine's own name."""
+    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
+    return True

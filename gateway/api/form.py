@@ -1,0 +1,70 @@
+"""A client's form (audio comes in one), checked and read as far as the gateway must know it.
+
+Rules:
+- The fields that matter stand in it once: `model`, `file`, and `stream` where it is wanted. The file stays where it is.
+- Everything else is the engine's to judge, and passes as it came. What is wrong is said with OpenAI's `param`.
+"""
+
+from __future__ import annotations
+
+from backends.base import Operation, Request
+from backends.multipart import FormError, Part, boundary_of, is_form, parts_of
+from gateway.errors import GatewayError, Own
+
+LONGEST_VALUE = 1024
+"""Bytes of a value the gateway reads itself."""
+
+_TRUTH = {b"true": True, b"1": True, b"false": False, b"0": False, b"": False}
+
+
+def check_type(content_type: bytes) -> None:
+    """Raises GatewayError, 415, where a body of this type is no form."""
+    if not is_form(content_type):
+        raise GatewayError(
+            Own.MEDIA_TYPE, "the body must be a form: send the header 'Content-Type: multipart/form-data'"
+        )
+
+
+def decode(operation: Operation, body: bytes, content_type: bytes) -> Request:
+    """The request in a form. Raises GatewayError, 400, for anything wrong with it."""
+    try:
+        parts = parts_of(body, boundary_of(content_type))
+    except FormError as error:
+        raise _invalid(str(error), code="invalid_form") from None
+    model = _text(body, _only(parts, "model"))
+    if not model:
+        raise _invalid("'model' is empty", param="model")
+    file = _only(parts, "file")
+    if file.start == file.end:
+        raise _invalid("'file' is empty", param="file", code="missing_field")
+    stream = any(part.name == "stream" for part in parts) and _truth(body, _only(parts, "stream"))
+    return Request(operation, body, model, stream=stream, content_type=content_type)
+
+
+def _only(parts: list[Part], name: str) -> Part:
+    found = [part for part in parts if part.name == name]
+    if not found:
+        raise _invalid(f"{name!r} is missing", param=name, code="missing_field")
+    if len(found) > 1:
+        raise _invalid(f"{name!r} stands in the form more than once", param=name)
+    return found[0]
+
+
+def _text(body: bytes, part: Part) -> str:
+    if part.filename is not None or part.end - part.start > LONGEST_VALUE:
+        raise _invalid(f"{part.name!r}: expected a short text", param=part.name)
+    try:
+        return body[part.start : part.end].decode()
+    except UnicodeDecodeError:
+        raise _invalid(f"{part.name!r} is not valid UTF-8", param=part.name) from None
+
+
+def _truth(body: bytes, part: Part) -> bool:
+    said = _TRUTH.get(_text(body, part).lower().encode())
+    if said is None:
+        raise _invalid("'stream': expected true or false", param="stream")
+    return said
+
+
+def _invalid(message: str, param: str | None = None, code: str | None = None) -> GatewayError:
+    return GatewayError(Own.INVALID, message, param=param, code=code)

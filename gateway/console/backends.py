@@ -1,0 +1,118 @@
+"""`gateway backends`: a table of the backends of a running gateway, once or again and again.
+
+Rules:
+- What a program may read is `--json`; the table is for people and may change.
+- A signal that cannot be relied on is marked, never shown as if it could.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from gateway.console.client import Client, Failed, add_arguments, printable
+
+PAUSE = 2.0
+"""Seconds between two looks of `--watch`."""
+CLEAR = "\x1b[H\x1b[2J"
+
+View = dict[str, Any]
+
+
+def add_command(parser: argparse.ArgumentParser) -> None:
+    """What the command line takes."""
+    add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print what the gateway answers, for programs")
+    parser.add_argument("--watch", action="store_true", help=f"look again every {PAUSE:g} s until Ctrl-C")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show the backends; returns the exit status."""
+    try:
+        client = Client.of(options)
+        while True:
+            _show(client.backends(), options)
+            if not options.watch:
+                return 0
+            time.sleep(PAUSE)
+    except Failed as error:
+        print(f"gateway: {printable(str(error))}", file=sys.stderr)
+        return 1
+
+
+def _show(views: list[View], options: argparse.Namespace) -> None:
+    if options.json:
+        print(json.dumps(views, indent=None if options.watch else 2), flush=True)
+        return
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else None
+    before = "" if not options.watch else CLEAR if terminal else "\n"
+    print(before + "\n".join(table(views, datetime.now(UTC), width)), flush=True)
+
+
+def table(views: Sequence[View], now: datetime, width: int | None) -> list[str]:
+    """The lines of the table; the last column is cut to fit `width`."""
+    head = ("BACKEND", "ENGINE", "STATE", "MODELS", "IN FLIGHT", "SIGNALS", "LAST ERROR")
+    rows = [head, *(tuple(printable(cell) for cell in _row(view, now)) for view in views)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(size) for cell, size in zip(row, widths, strict=False)]
+        line = "  ".join([*cells, row[-1]]).rstrip()
+        lines.append(line if width is None or len(line) <= width else line[: width - 1] + "…")
+    return lines
+
+
+def _row(view: View, now: datetime) -> tuple[str, ...]:
+    breaker = "" if view["breaker"] == "closed" else f" ({view['breaker']})"
+    models = [model["id"] for model in view["models"]]
+    more = f" +{len(models) - 2}" if len(models) > 2 else ""
+    return (
+        view["name"],
+        view["engine"],
+        view["state"] + breaker,
+        ", ".join(models[:2]) + more or "-",
+        str(view["in_flight"]),
+        _signals(view["signals"]) or "-",
+        _error(view["last_error"], now),
+    )
+
+
+def _signals(signals: dict[str, View]) -> str:
+    told = []
+    for name, facts in signals.items():
+        if facts["status"] == "ok":
+            told.append(f"{name} {_number(name, facts)}")
+        elif facts["status"] == "stale":
+            told.append(f"{name} {_number(name, facts)} ({_ago(facts['age'])} old)")
+        else:
+            told.append(f"{name} {facts['status']}")
+    return ", ".join(told)
+
+
+def _number(name: str, facts: View) -> str:
+    if name in ("kv_use", "prefix_hits"):
+        return f"{facts['value']:.0%}"
+    names = f" ({', '.join(facts['names'])})" if facts["names"] else ""
+    return f"{facts['value']:g}{names}"
+
+
+def _error(error: View | None, now: datetime) -> str:
+    if error is None:
+        return "-"
+    age = (now - datetime.fromisoformat(error["time"])).total_seconds()
+    return f"{_ago(max(0.0, age))} ago: {error['message']}"
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,117 @@
+"""The terminal's way to a running gateway: HTTP by the standard library, and failures in one line.
+
+Rules:
+- Whatever goes wrong is a `Failed` with one line for the person at the terminal.
+- The key comes from an environment variable, never from the command line, where other users could read it.
+- No redirect is followed and no proxy used: the key goes where the URL says and nowhere else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+URL = "http://127.0.0.1:8080"
+KEY_ENV = "GATEWAY_KEY"
+PATIENCE = 10.0
+"""Seconds the gateway may take for an answer it has ready."""
+LONG = 660.0
+"""Seconds of silence while an engine works; the gateway itself gives up a little earlier."""
+
+
+class Failed(Exception):
+    """It did not work; the message says why in one line."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say which gateway, and who asks."""
+    parser.add_argument("--url", default=URL, help=f"the gateway (default: {URL})")
+    parser.add_argument(
+        "--key-env",
+        default=KEY_ENV,
+        metavar="NAME",
+        help=f"the environment variable that holds a key with `admin: true` (default: {KEY_ENV})",
+    )
+
+
+class Client:
+    """One gateway."""
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        """Raises Failed for what is no URL."""
+        try:
+            parts = urlsplit(url)
+            self._host, self._port = parts.hostname, parts.port
+        except ValueError:
+            self._host = None
+        if not self._host or parts.scheme not in ("http", "https"):
+            raise Failed(f"{url!r} is no URL such as {URL}")
+        self._tls = parts.scheme == "https"
+        self._prefix = parts.path.rstrip("/")
+        self._url = url
+        self._key = key
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Client:
+        """The gateway that a command's options name."""
+        return cls(options.url, os.environ.get(options.key_env) or None)
+
+    def backends(self) -> list[dict[str, Any]]:
+        """Every backend, as `GET /gateway/backends` tells it."""
+        body = b"".join(self._exchange("GET", "/gateway/backends", None, PATIENCE))
+        try:
+            found = json.loads(body)
+            return [{**view} for view in found]
+        except (ValueError, TypeError):
+            raise Failed(f"what answers at {self._url} is not the gateway") from None
+
+    def act(self, backend: str, action: str, arguments: dict[str, Any]) -> Iterator[bytes]:
+        """Have a backend do something. The answer's lines as they come."""
+        path = f"/gateway/backends/{quote(backend, safe='')}/{quote(action, safe='')}"
+        rest = b""
+        for piece in self._exchange("POST", path, json.dumps(arguments).encode(), LONG):
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from lines
+        yield rest
+
+    def _exchange(self, method: str, path: str, body: bytes | None, patience: float) -> Iterator[bytes]:
+        kind = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
+        connection = kind(self._host or "", self._port, timeout=PATIENCE)
+        headers = {"content-type": "application/json"} if body is not None else {}
+        if self._key is not None:
+            headers["authorization"] = f"Bearer {self._key}"
+        try:
+            connection.connect()
+            connection.sock.settimeout(patience)
+            connection.request(method, self._prefix + path, body, headers)
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise Failed(_refusal(answer.status, answer.read()))
+            while piece := answer.read1(65536):
+                yield piece
+        except http.client.IncompleteRead:
+            raise Failed("the answer broke off") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise Failed(f"cannot reach the gateway at {self._url}: {why}") from None
+        finally:
+            connection.close()
+
+
+def _refusal(status: int, body: bytes) -> str:
+    try:
+        message = str(json.loads(body)["error"]["message"])
+    except (ValueError, TypeError, KeyError):
+        return f"it answered with status {status}"
+    hint = f"; put a key with `admin: true` into the environment variable {KEY_ENV}" if status == 401 else ""
+    return message + hint
+
+
+def printable(text: str) -> str:
+    """Text fit for a terminal: what engines say may hold anything."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -1,0 +1,140 @@
+"""What an operator sees of one backend: the answer of `GET /gateway/backends`, also between the gateway's processes.
+
+Rules:
+- Nothing secret is in it: no keys, no headers, no environment, no command line.
+- Names here are a promise to users; a field is described once, here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from backends.base import Action, Health, Signal, Status
+from gateway.config import Backend
+from gateway.fleet.breaker import State
+from gateway.fleet.launcher import Process
+from gateway.fleet.pool import Replica
+from gateway.fleet.signals import Book
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class LaunchedView(_View):
+    """The process of an engine that the gateway launches."""
+
+    pid: int | None = Field(description="Its process id; null while it does not run.")
+    restarts: int = Field(description="Times it was started again after it had run.")
+
+
+class ModelView(_View):
+    """A model the backend serves."""
+
+    id: str
+    context: int | None = Field(description="The longest prompt plus answer in tokens, where known.")
+
+
+class SignalView(_View):
+    """What the engine tells of its load, and how far it can be trusted."""
+
+    status: Status
+    value: float | None
+    names: tuple[str, ...] = Field(description="What it counts, where that has names.")
+    source: str = Field(description="The engine's own name for it, or why it is missing or suspect.")
+    age: float | None = Field(description="Seconds since the engine told it.")
+
+
+class ErrorView(_View):
+    """What last went wrong at the backend."""
+
+    message: str
+    time: datetime
+
+
+class BackendView(_View):
+    """One backend as it is now."""
+
+    name: str
+    engine: str
+    url: str | None = Field(description="Where it answers; null while a launched engine does not run.")
+    launched: LaunchedView | None = Field(description="Only for an engine that the gateway launches.")
+    state: Health = Field(description="`loading` also before the first check.")
+    reason: str = Field(description="Why it is not ready; empty if it is.")
+    breaker: State
+    in_flight: int = Field(description="The gateway's own requests there now.")
+    models: tuple[ModelView, ...]
+    signals: dict[Signal, SignalView]
+    last_error: ErrorView | None
+    labels: dict[str, str]
+    actions: tuple[Action, ...] = Field(description="What it can be told to do with its models.")
+    checked: str = Field(
+        description="The version of the engine that the gateway's facts were checked against."
+    )
+
+
+def backend_view(
+    backend: Backend, replica: Replica, process: Process | None, book: Book, now: float, clock: float
+) -> BackendView:
+    """One backend at `now`, the event loop's time; `clock` is that of `book`."""
+    ready = replica.health is Health.READY
+    error = replica.last_error
+    engine = replica.engine
+    return BackendView(
+        name=replica.name,
+        engine=engine.name,
+        url=None if replica.upstream is None else replica.upstream.url,
+        launched=_launched(backend, process),
+        state=replica.health or Health.LOADING,
+        reason="" if ready else replica.reason,
+        breaker=replica.breaker.state(now),
+        in_flight=replica.in_flight,
+        models=tuple(ModelView(id=card.id, context=card.context) for card in replica.models or ()),
+        signals={
+            signal: SignalView(
+                status=shown.status,
+                value=shown.value,
+                names=shown.names,
+                source=shown.source,
+                age=None if shown.age is None else round(shown.age, 1),
+            )
+            for signal, shown in book.shown(clock).items()
+        },
+        last_error=error and ErrorView(message=error.message, time=datetime.fromtimestamp(error.time, UTC)),
+        labels=dict(backend.labels),
+        actions=tuple(sorted(engine.actions)),
+        checked=engine.checked,
+    )
+
+
+def _launched(backend: Backend, process: Process | None) -> LaunchedView | None:
+    if backend.launch is None:
+        return None
+    return LaunchedView(
+        pid=process and process.pid,
+        restarts=0 if process is None else process.restarts,
+    )
+
+
+def merged(own: Sequence[BackendView], others: Iterable[Sequence[BackendView]]) -> list[BackendView]:
+    """Several processes' views as one: of what there is one, `own`; of requests, and what came of them, everybody's."""
+    found: dict[str, list[BackendView]] = {view.name: [view] for view in own}
+    for views in others:
+        for view in views:
+            found[view.name].append(view)
+    return [_one(views) for views in found.values()]
+
+
+def _one(views: list[BackendView]) -> BackendView:
+    errors = [view.last_error for view in views if view.last_error is not None]
+    severity = list(State)
+    return views[0].model_copy(
+        update={
+            "in_flight": sum(view.in_flight for view in views),
+            "breaker": max((view.breaker for view in views), key=severity.index),
+            "last_error": max(errors, key=lambda error: error.time, default=None),
+        }
+    )

@@ -1,0 +1,51 @@
+"""Writes what is made from the code in `docs/api.md`: the table of endpoints, and which engine can do what.
+
+Rules:
+- `python -m tests.api.reference` writes the page; a test fails as long as it is not what this module makes.
+- Endpoints come from the table that serves them, engines from the registry.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backends import registry
+from backends.base import Operation
+from gateway.api.endpoints import ENDPOINTS, EVENTS, FORM
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
+
+
+def page(text: str) -> str:
+    """The page with its tables made anew."""
+    for name, table in (("endpoints", _endpoints()), ("engines", _engines())):
+        begin = f"<!-- {name}: made by `python -m tests.api.reference` -->\n"
+        end = f"<!-- end of {name} -->\n"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = f"{before}{begin}\n{table}\n{end}{after}"
+    return text
+
+
+def _endpoints() -> str:
+    rows = ["| POST | operation | what comes back | asked with | streams |", "|---|---|---|---|---|"]
+    for endpoint in ENDPOINTS:
+        first, *others = (f"`{path}`" for path in endpoint.paths)
+        paths = first + (f", also {', '.join(others)}" if others else "")
+        asked = "a form" if endpoint.takes == FORM else "JSON"
+        streams = "yes" if EVENTS in endpoint.gives else "no"
+        rows.append(f"| {paths} | `{endpoint.operation}` | {endpoint.title} | {asked} | {streams} |")
+    return "\n".join(rows) + "\n"
+
+
+def _engines() -> str:
+    names = [name for name in registry.names() if name in registry.ENGINES]
+    rows = [f"| operation | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for operation in Operation:
+        able = ("✓" if operation in registry.engine(name).operations else "–" for name in names)
+        rows.append(f"| `{operation}` | {' | '.join(able)} |")
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,338 @@
+"""Answers whose bytes pass as they are: what is a whole one, when a stream is over, and whose name stands in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.base import Failure, Kind, Operation, Reply, Request, Usage
+from backends.openai import OpenAI
+from backends.passed import DECODERS, LONGEST_EVENT, OPERATIONS, Events, Pieces
+
+RECORDINGS = Path(__file__).parent.parent / "recordings" / "llamacpp"
+ENGINE = OpenAI()
+JSON = ((b"content-type", b"application/json"),)
+
+
+def recorded(name: str) -> bytes:
+    """The body of a recorded answer."""
+    return (RECORDINGS / f"{name}.http").read_bytes().partition(b"\r\n\r\n")[2]
+
+
+def request(operation: Operation, stream: bool = False, model: str = "public") -> Request:
+    return Request(operation, b"{}", model, stream=stream)
+
+
+def answer(
+    operation: Operation, body: Any, kind: bytes = b"application/json", stream: bool = False
+) -> Reply | Failure:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return ENGINE.reply(request(operation, stream), "private", ((b"content-type", kind),), data)
+
+
+def accepted(operation: Operation, body: Any, kind: bytes = b"application/json") -> Reply:
+    reply = answer(operation, body, kind)
+    assert isinstance(reply, Reply), reply
+    return reply
+
+
+WHOLE: dict[Operation, tuple[dict[str, Any], Usage | None]] = {
+    Operation.RERANK: (
+        {"results": [{"index": 0, "relevance_score": 0.5}], "usage": {"total_tokens": 8}},
+        Usage(8),
+    ),
+    Operation.SCORE: ({"data": [{"index": 0, "score": 1}], "usage": {"prompt_tokens": 3, "total_tokens": 3}}, Usage(3)),
+    Operation.TOKENIZE: ({"count": 0, "tokens": []}, None),
+    Operation.DETOKENIZE: ({"prompt": ""}, None),
+    Operation.INFILL: ({"content": "", "stop": True, "tokens_evaluated": 6, "tokens_predicted": 3}, Usage(6, 3)),
+    Operation.RESPONSES: (
+        {
+            "object": "response",
+            "error": None,
+            "output": [],
+            "usage": {"input_tokens": 9, "output_tokens": 2, "input_tokens_details": {"cached_tokens": 4}},
+        },
+        Usage(9, 2, 4),
+    ),
+    Operation.MESSAGES: (
+        {
+            "type": "message",
+            "content": [],
+            "usage": {"input_tokens": 1, "cache_read_input_tokens": 28, "output_tokens": 4},
+        },
+        Usage(29, 4, 28),
+    ),
+    Operation.TRANSCRIPTIONS: ({"text": "", "usage": {"type": "duration", "seconds": 3}}, None),
+    Operation.TRANSLATIONS: ({"text": "hello"}, None),
+    Operation.IMAGES: ({"data": [{"b64_json": "aGk="}], "usage": {"input_tokens": 5, "output_tokens": 7}}, Usage(5, 7)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", WHOLE)
+def test_a_whole_answer_passes_under_the_public_name(operation: Operation) -> None:
+    said, usage = WHOLE[operation]
+    reply = accepted(operation, said | {"model": "private"})
+    assert json.loads(reply.body) == said | {"model": "public"}
+    assert (reply.usage, reply.content_type) == (usage, b"application/json")
+    unnamed = json.dumps(said).encode()
+    assert accepted(operation, unnamed).body is unnamed
+
+
+@pytest.mark.parametrize("operation", WHOLE)
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"null", b"[]", b"{}", b"<html>", b'{"choices":[{"text":"hi"}]}', b"[" * 100_000, b'{"x":NaN}'],
+)
+def test_what_holds_no_result_is_garbled(operation: Operation, body: bytes) -> None:
+    failure = answer(operation, body)
+    assert isinstance(failure, Failure) and failure.kind is Kind.GARBLED
+
+
+@pytest.mark.parametrize("operation", WHOLE)
+@pytest.mark.parametrize("value", [None, 5, {}, False])
+def test_a_result_of_another_type_is_garbled(operation: Operation, value: Any) -> None:
+    said = dict(WHOLE[operation][0])
+    name = next(n for n in ("results", "tokens", "prompt", "output", "content", "text", "data") if n in said)
+    failure = answer(operation, said | {name: value})
+    assert isinstance(failure, Failure) and failure.kind is Kind.GARBLED
+
+
+@pytest.mark.parametrize("operation", [Operation.RERANK, Operation.SCORE, Operation.IMAGES])
+def test_an_empty_list_is_no_result_where_something_was_asked_for(operation: Operation) -> None:
+    name = "results" if operation is Operation.RERANK else "data"
+    assert isinstance(answer(operation, b'{"%b": [ ]}' % name.encode()), Failure)
+
+
+@pytest.mark.parametrize("operation", WHOLE)
+@pytest.mark.parametrize(
+    "error", [{"error": {"message": "m", "code": 503}}, {"object": "error", "message": "m", "code": 503}]
+)
+def test_an_error_under_status_200_is_the_engines(operation: Operation, error: dict[str, Any]) -> None:
+    failure = answer(operation, WHOLE[operation][0] | error)
+    assert isinstance(failure, Failure) and failure.kind is Kind.OVERLOADED
+
+
+@pytest.mark.parametrize("kind", [b"text/plain; charset=utf-8", b"text/vtt", b"application/x-subrip"])
+def test_a_transcription_may_be_text(kind: bytes) -> None:
+    reply = accepted(Operation.TRANSCRIPTIONS, b"1\n00:00 --> 00:01\nhi", kind)
+    assert (reply.body, reply.content_type) == (b"1\n00:00 --> 00:01\nhi", kind)
+    assert isinstance(answer(Operation.TRANSCRIPTIONS, b"<html>", b"text/html"), Failure)
+    assert isinstance(answer(Operation.RERANK, b"hi", kind), Failure)
+
+
+def test_a_transcription_that_was_to_be_a_stream_becomes_one() -> None:
+    reply = answer(Operation.TRANSCRIPTIONS, {"text": "hi"}, stream=True)
+    assert isinstance(reply, Reply)
+    assert reply.body == (
+        b'data: {"type":"transcript.text.delta","delta":"hi"}\n\ndata: {"type":"transcript.text.done","text":"hi"}\n\n'
+    )
+    failure = answer(Operation.RESPONSES, WHOLE[Operation.RESPONSES][0], stream=True)
+    assert isinstance(failure, Failure) and failure.kind is Kind.GARBLED
+
+
+def test_sound_passes_with_its_type() -> None:
+    reply = accepted(Operation.SPEECH, b"\xff\xf3sound", b"application/octet-stream")
+    assert (reply.body, reply.content_type) == (b"\xff\xf3sound", b"application/octet-stream")
+    assert isinstance(answer(Operation.SPEECH, b"", b"application/octet-stream"), Failure)
+    failure = answer(Operation.SPEECH, b'{"error":{"message":"m","code":503}}')
+    assert isinstance(failure, Failure) and failure.kind is Kind.OVERLOADED
+    assert isinstance(answer(Operation.SPEECH, b'{"text":"no sound"}'), Failure)
+
+
+def test_sound_in_pieces() -> None:
+    pieces = ENGINE.decoder(request(Operation.SPEECH), "private")
+    assert isinstance(pieces, Pieces)
+    assert pieces.feed(b"\x00data: \n\n") == b"\x00data: \n\n" and pieces.content == 1 and not pieces.finished
+    assert pieces.close() == b"" and pieces.finished and pieces.failure is None and pieces.usage == Usage()
+    silent = Pieces(ENGINE, request(Operation.SPEECH))
+    silent.close()
+    assert silent.failure is not None and not silent.finished
+
+
+# Streams
+
+
+def played(
+    operation: Operation, data: bytes, size: int = 1 << 20, model: str = "public"
+) -> tuple[bytes, Events]:
+    """What the client gets of a stream that comes in pieces of this size."""
+    events = ENGINE.decoder(request(operation, stream=True, model=model), "private")
+    assert isinstance(events, Events)
+    out = []
+    for at in range(0, len(data), size):
+        out.append(events.feed(data[at : at + size]))
+        if events.failure is not None:
+            break
+    else:
+        out.append(events.close())
+    return b"".join(out), events
+
+
+STREAMS = {
+    "responses": (Operation.RESPONSES, recorded("responses_stream"), Usage(16, 8, 15)),
+    "messages": (Operation.MESSAGES, recorded("messages_stream"), Usage(16, 8, 15)),
+    "infill": (Operation.INFILL, recorded("completion_stream"), None),
+    "transcript": (
+        Operation.TRANSCRIPTIONS,
+        (
+            b'event: transcript.text.delta\ndata: {"type":"transcript.text.delta","delta":"Hi"}\n\n'
+            b'data: {"type":"transcript.text.done","text":"Hi","usage":{"input_tokens":14,"output_tokens":2}}\n\n'
+        ),
+        Usage(14, 2),
+    ),
+    "transcript as chat": (
+        Operation.TRANSCRIPTIONS,
+        (
+            b'data: {"object":"transcription.chunk","choices":[{"delta":{"content":"Hi"}}],"model":"demo"}\n\n'
+            b'data: {"object":"transcription.chunk","choices":[{"delta":{"content":""},"finish_reason":"stop"}]}\n\n'
+            b"data: [DONE]\n\n"
+        ),
+        None,
+    ),
+    "speech": (
+        Operation.SPEECH,
+        (
+            b'data: {"type":"speech.audio.delta","audio":"AAA="}\n\n'
+            b'data: {"type":"speech.audio.done","usage":{"input_tokens":3,"output_tokens":9}}\n\n'
+        ),
+        Usage(3, 9),
+    ),
+    "images": (
+        Operation.IMAGES,
+        (
+            b'event: image_generation.partial_image\ndata: {"type":"image_generation.partial_image","b64_json":"A"}\n\n'
+            b'event: image_generation.completed\ndata: {"type":"image_generation.completed","b64_json":"AAAA"}\n\n'
+        ),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("size", [1, 2, 7, 100, 1 << 20])
+def test_a_stream_passes_unchanged_however_it_is_cut(name: str, size: int) -> None:
+    operation, data, usage = STREAMS[name]
+    sent, events = played(operation, data, size, model="demo")
+    assert sent == data
+    assert events.finished and events.failure is None and events.content > 0
+    assert usage is None or events.usage == usage
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("newline", [b"\r\n", b"\r"])
+@pytest.mark.parametrize("size", [1, 3, 1 << 20])
+def test_other_line_ends_become_line_feeds(name: str, newline: bytes, size: int) -> None:
+    operation, data, _ = STREAMS[name]
+    sent, events = played(operation, data.replace(b"\n", newline), size, model="demo")
+    assert (sent, events.finished) == (data, True)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_without_its_last_event_is_broken(name: str) -> None:
+    operation, data, _ = STREAMS[name]
+    whole = data.removesuffix(b"data: [DONE]\n\n")
+    cut = whole[: whole.rindex(b"\n\n", 0, -2) + 2]
+    sent, events = played(operation, cut, model="demo")
+    assert sent == cut
+    assert events.failure is not None and events.failure.kind is Kind.RESET and not events.finished
+    sent, events = played(operation, cut + b"data: [DONE]\n\n", model="demo")
+    assert sent == cut
+    assert events.failure is not None and events.failure.kind is Kind.GARBLED
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_half_an_event_at_the_end_says_nothing_and_a_whole_one_counts(name: str) -> None:
+    operation, data, _ = STREAMS[name]
+    whole = data.removesuffix(b"data: [DONE]\n\n")
+    sent, events = played(operation, whole[:-2], model="demo")
+    assert (sent, events.finished) == (whole, True)
+    _, events = played(operation, whole[:-5], model="demo")
+    assert events.failure is not None
+
+
+@pytest.mark.parametrize("name", ["responses", "messages", "infill", "transcript as chat"])
+@pytest.mark.parametrize("public", ["public", 'a"b', "模型"])
+def test_every_event_names_the_model_as_the_client_did(name: str, public: str) -> None:
+    operation, data, _ = STREAMS[name]
+    sent, _ = played(operation, data, 10, model=public)
+    assert b'"model":"demo"' in data
+    assert sent == data.replace(
+        b'"model":"demo"', b'"model":' + json.dumps(public, ensure_ascii=False).encode()
+    )
+
+
+ERRORS = {
+    "OpenAI's": (b'data: {"error":{"message":"m","code":503}}\n\n', Kind.OVERLOADED),
+    "flat": (b'data: {"object":"error","message":"m","code":400}\n\n', Kind.REJECTED),
+    "of responses": (
+        b'event: error\ndata: {"type":"error","code":"server_error","message":"m"}\n\n',
+        Kind.FAILED,
+    ),
+    "Anthropic's": (
+        b'event: error\ndata: {"type":"error","error":{"type":"api_error","message":"m"}}\n\n',
+        Kind.FAILED,
+    ),
+    "a response that failed": (
+        b'data: {"type":"response.failed","response":{"error":{"code":"429","message":"m"}}}\n\n',
+        Kind.OVERLOADED,
+    ),
+    "no JSON": (b"data: {\n\n", Kind.GARBLED),
+    "a list": (b"data: []\n\n", Kind.GARBLED),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_error_ends_the_stream_and_is_not_passed_on(name: str, error: str) -> None:
+    operation, data, _ = STREAMS[name]
+    begin = data[: data.index(b"\n\n") + 2]
+    said, kind = ERRORS[error]
+    sent, events = played(operation, begin + said + data, model="demo")
+    assert sent == begin
+    assert events.failure is not None and events.failure.kind is kind and not events.finished
+    assert events.feed(data) == b""
+
+
+def test_comments_and_pings_are_no_content() -> None:
+    ping = b'event: ping\ndata: {"type":"ping"}\n\n'
+    start = (
+        b'event: content_block_start\ndata: {"type":"content_block_start","content_block":{"text":""}}\n\n'
+    )
+    empty = b'data: {"type":"content_block_delta","delta":{"type":"text_delta","text":""}}\n\n'
+    events = ENGINE.decoder(request(Operation.MESSAGES, stream=True), "private")
+    assert (
+        events.feed(b": waiting\n\n" + ping + b"\n\n\n" + start + empty + b"data: null\n\n")
+        == ping + start + empty
+    )
+    assert events.content == 0
+    events.feed(b'data: {"type":"content_block_delta","delta":{"type":"text_delta","text":"x"}}\n\n')
+    assert events.content == 1
+
+
+def test_an_event_without_end_is_refused() -> None:
+    events = ENGINE.decoder(request(Operation.RESPONSES, stream=True), "private")
+    piece = b"x" * (1 << 20)
+    events.feed(b"data: ")
+    for _ in range(LONGEST_EVENT >> 20):
+        events.feed(piece)
+    assert events.failure is not None and events.failure.kind is Kind.GARBLED
+    assert events.feed(b"\n\ndata: 1\n\n") == b""
+
+
+@pytest.mark.parametrize(
+    "said", ["null", "5", '"many"', "[]", "{}", '{"input_tokens":"3"}', '{"input_tokens":-1}']
+)
+def test_usage_is_read_and_never_spoils_a_stream(said: str) -> None:
+    last = b'data: {"type":"message_stop","usage":%b}\n\n' % said.encode()
+    sent, events = played(Operation.MESSAGES, last)
+    assert (sent, events.finished) == (last, True)
+    assert events.usage in (None, Usage())
+
+
+def test_every_operation_is_read_somewhere() -> None:
+    ours = {Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS}
+    assert set(Operation) == ours | OPERATIONS
+    assert set(DECODERS) <= OPERATIONS

@@ -1,0 +1,276 @@
+"""Every engine of the registry: how it is proven, and where it cannot do what a check asks for.
+
+Rules:
+- An engine is proven on the real thing where that runs here: in every test run (`Proof.HERE`), or by
+  `make test-engines` (`Proof.ENGINES`), beside recordings, which every test run replays. The others are replayed only.
+- `instead` is a check the engine cannot satisfy: what the client sees in its place, which is tested, and why.
+- What only a recording can show although the engine is real (`replayed`) says why, too.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tests.conformance import shapes
+from tests.serving import Answer
+
+
+class Proof(enum.Enum):
+    """What an engine's adapter is tried on."""
+
+    HERE = "the real engine, in every run"
+    ENGINES = "the real engine, by `make test-engines`; its recordings otherwise"
+    RECORDINGS = "recordings"
+
+
+class Instead(NamedTuple):
+    """What happens instead of what a check expects. `reads` looks at the answer to the check's request."""
+
+    reads: Callable[[Answer], object]
+    why: str
+
+
+class Silent(NamedTuple):
+    """Nobody listens while the check is made: the engine's port is closed."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine."""
+
+    proof: Proof = Proof.RECORDINGS
+    upstream: str = "demo"
+    """The engine's name for the model that clients call `public`."""
+    backend: str = ""
+    """More members of the backend in the config file, in YAML's flow form."""
+    instead: Mapping[str, Instead | Silent] = field(default_factory=dict)
+    replayed: Mapping[str, str] = field(default_factory=dict)
+
+
+def one_choice(answer: Answer) -> None:
+    """`n` is not heard."""
+    shapes.completion(answer)
+
+
+def ignored(answer: Answer) -> None:
+    """The field is not heard: an answer like any other."""
+    shapes.content(shapes.completion(answer))
+
+
+def answered(answer: Answer) -> None:
+    """The field is not heard: a stream like any other."""
+    assert shapes.streamed(answer).text
+
+
+def nothing(answer: Answer) -> None:
+    """There is nothing to be asked for."""
+
+
+def not_supported(answer: Answer) -> None:
+    shapes.error(answer, 501, "not_supported")
+
+
+def rejected(answer: Answer) -> None:
+    assert answer.status in (400, 422), answer.body[:500]
+    assert answer.error["type"] == "invalid_request_error"
+
+
+def any_name(answer: Answer) -> None:
+    """The name of the model is not looked at: an answer, under the name the client gave."""
+    assert answer.status == 200, answer.body[:500]
+    assert answer.json()["model"] == "missing" and answer.json()["choices"][0]["message"]["content"]
+
+
+def tokens_alone(answer: Answer) -> None:
+    """Tokens, of which no text can be made again."""
+    assert answer.status == 200, answer.body[:500]
+    tokens = answer.json()["tokens"]
+    assert tokens and all(type(token) is int for token in tokens) and answer.json()["count"] == len(tokens)
+
+
+NO_TELLING = Silent("it does not listen before its model is loaded")
+NEVER_FULL = Instead(ignored, "it lets any number of requests wait")
+NO_SIGNALS = Instead(nothing, "it tells nothing of its load")
+TOY_TOOLS = "nothing makes the demo model write a tool call"
+TOY_RERANKER = "the demo model is no reranker"
+NO_DETOKENIZER = Instead(tokens_alone, "it tokenizes, but does not detokenize")
+
+ENGINES: dict[str, Row] = {
+    "llama-cpp-python": Row(
+        Proof.ENGINES,
+        instead={
+            "chat_stream_usage": Instead(answered, "it counts no tokens in streams"),
+            "chat_n": Instead(not_supported, "it makes one choice for each request"),
+            "chat_reasoning": Instead(ignored, "it does not tell reasoning apart"),
+            "chat_reasoning_stream": Instead(answered, "it does not tell reasoning apart"),
+            "rerank": Instead(not_supported, "it has no reranker"),
+            "score": Instead(not_supported, "it has no scores for texts"),
+            "model_missing": Instead(any_name, "it does not look at the name of the model"),
+            "context_overflow_stream": Instead(rejected, "it ends the stream without a word of why"),
+            "error_first_stream": Instead(rejected, "it ends the stream without a word of why"),
+            "signals": NO_SIGNALS,
+            "overloaded": NEVER_FULL,
+            "health_loading": NO_TELLING,
+            "health_down": Silent("it lists its models as long as it listens"),
+        },
+        replayed={"chat_json": "within a grammar of any JSON the demo model comes to no end here"},
+    ),
+    "llamacpp": Row(
+        Proof.HERE,
+        instead={
+            "score": Instead(not_supported, "it has no scores for texts"),
+            "model_missing": Instead(any_name, "it does not look at the name of the model"),
+            "overloaded": NEVER_FULL,
+            "health_down": Silent("it says 503 while it loads; one that is gone does not listen"),
+        },
+        replayed={"chat_tools": TOY_TOOLS, "chat_tools_stream": TOY_TOOLS, "rerank": TOY_RERANKER},
+    ),
+    "lmdeploy": Row(
+        instead={
+            "embeddings": Instead(not_supported, "its embeddings are a stub"),
+            "embeddings_list": Instead(not_supported, "its embeddings are a stub"),
+            "rerank": Instead(not_supported, "it has no reranker"),
+            "score": Instead(not_supported, "it has no scores for texts"),
+            "tokenize": NO_DETOKENIZER,
+            "overloaded": NEVER_FULL,
+        },
+    ),
+    "ollama": Row(
+        instead={
+            "chat_n": Instead(not_supported, "it gives one answer to a request, whatever `n` says"),
+            "chat_tools": Instead(not_supported, "it cannot be made to call a tool"),
+            "chat_tools_stream": Instead(not_supported, "it cannot be made to call a tool"),
+            "rerank": Instead(not_supported, "it has no reranker"),
+            "score": Instead(not_supported, "it has no scores for texts"),
+            "tokenize": Instead(not_supported, "it keeps its tokens to itself"),
+            "health_loading": Silent("it is up at once; a model loads while its first request waits"),
+            "health_down": Silent("one that is gone does not listen"),
+        },
+    ),
+    "openai": Row(
+        Proof.HERE,
+        instead={
+            "not_supported": Instead(nothing, "any operation of OpenAI's may be behind it"),
+            "signals": NO_SIGNALS,
+            "health_loading": Silent("what listens and does not answer is down, as far as anyone can tell"),
+        },
+        replayed={
+            "chat_tools": TOY_TOOLS,
+            "chat_tools_stream": TOY_TOOLS,
+            "rerank": TOY_RERANKER,
+            "score": TOY_RERANKER,
+        },
+    ),
+    "ray-serve": Row(
+        Proof.ENGINES,
+        instead={
+            "rerank": Instead(not_supported, "its applications have no reranker"),
+            "refused": Instead(ignored, "it has no keys"),
+        },
+        replayed={
+            "chat_tools": TOY_TOOLS,
+            "chat_tools_stream": TOY_TOOLS,
+            "score": TOY_RERANKER,
+            "tokenize": "the application here passes on OpenAI's operations only",
+            "signals": "Ray Serve LLM tells them, through Ray's metrics agent; it needs GPUs",
+        },
+    ),
+    "sglang": Row(
+        instead={
+            "model_missing": Instead(any_name, "it does not look at the name of the model"),
+            "health_down": Silent("it says 503 whenever it is not ready; one that is gone does not listen"),
+        },
+    ),
+    "tensorrt-llm": Row(
+        instead={
+            "rerank": Instead(not_supported, "its reranker has no settled form yet"),
+            "score": Instead(not_supported, "it has no scores for texts"),
+            "tokenize": NO_DETOKENIZER,
+            "model_missing": Instead(any_name, "it does not look at the name of the model"),
+            "overloaded": NEVER_FULL,
+            "refused": Instead(ignored, "it has no keys"),
+            "health_loading": NO_TELLING,
+        },
+    ),
+    "tgi": Row(
+        instead={
+            "chat_n": Instead(not_supported, "it gives one answer to a request, whatever `n` says"),
+            "chat_reasoning": Instead(ignored, "it does not tell reasoning apart"),
+            "chat_reasoning_stream": Instead(answered, "it does not tell reasoning apart"),
+            "embeddings": Instead(
+                not_supported, "embeddings are another server's: text-embeddings-inference"
+            ),
+            "embeddings_list": Instead(not_supported, "embeddings are another server's"),
+            "rerank": Instead(not_supported, "reranking is another server's: text-embeddings-inference"),
+            "score": Instead(not_supported, "it has no scores for texts"),
+            "tokenize": NO_DETOKENIZER,
+            "model_missing": Instead(any_name, "it does not look at the name of the model"),
+            "health_loading": NO_TELLING,
+        },
+    ),
+    "transformers": Row(
+        Proof.ENGINES,
+        upstream="models/demo",
+        instead={
+            "chat_n": Instead(not_supported, "it makes one choice for each request"),
+            "chat_logprobs": Instead(not_supported, "it tells no log probabilities"),
+            "chat_json": Instead(not_supported, "it cannot hold its answer to a format"),
+            "chat_json_schema": Instead(not_supported, "it cannot hold its answer to a format"),
+            "embeddings": Instead(not_supported, "it has no embeddings"),
+            "embeddings_list": Instead(not_supported, "it has no embeddings"),
+            "rerank": Instead(not_supported, "it has no reranker"),
+            "score": Instead(not_supported, "it has no scores for texts"),
+            "tokenize": Instead(not_supported, "it keeps its tokens to itself"),
+            "context_overflow": Instead(ignored, "it computes beyond the model's context"),
+            "context_overflow_stream": Instead(answered, "it computes beyond the model's context"),
+            "signals": NO_SIGNALS,
+            "overloaded": NEVER_FULL,
+            "refused": Instead(ignored, "it has no keys"),
+            "health_loading": NO_TELLING,
+        },
+        replayed={"chat_tools": TOY_TOOLS, "chat_tools_stream": TOY_TOOLS},
+    ),
+    "triton": Row(
+        Proof.ENGINES,
+        backend="options: {tokenizer: models/demo}",
+        instead={
+            "chat_logprobs": Instead(not_supported, "its models tell them in forms of their own"),
+            "chat_tools": Instead(not_supported, "it gives text; nobody reads tool calls out of it"),
+            "chat_tools_stream": Instead(not_supported, "it gives text; nobody reads tool calls out of it"),
+            "chat_tool_result": Instead(not_supported, "it gives text; nobody reads tool calls out of it"),
+            "chat_reasoning": Instead(ignored, "it gives text; what the model thinks is part of it"),
+            "chat_reasoning_stream": Instead(answered, "it gives text; what the model thinks is part of it"),
+            "embeddings": Instead(not_supported, "its generate protocol has none"),
+            "embeddings_list": Instead(not_supported, "its generate protocol has none"),
+            "rerank": Instead(not_supported, "it has no reranker"),
+            "score": Instead(not_supported, "it has no scores for texts"),
+            "tokenize": Instead(not_supported, "its models keep their tokens to themselves"),
+            "health_down": Silent("it lists its models as long as it listens"),
+        },
+        replayed={
+            "chat_json": "the demo model behind Triton has no grammars; vLLM, whose tensors it has, does",
+            "chat_json_schema": "the demo model behind Triton has no grammars; vLLM, whose tensors it has, does",
+        },
+    ),
+    "vllm": Row(
+        Proof.ENGINES,
+        instead={
+            "health_loading": NO_TELLING,
+        },
+        replayed={
+            "chat_json": "within a grammar of any JSON the demo model comes to no end here",
+            "chat_tools": TOY_TOOLS,
+            "chat_tools_stream": TOY_TOOLS,
+            "embeddings": "vLLM serves a model either for text or for vectors",
+            "embeddings_list": "vLLM serves a model either for text or for vectors",
+            "rerank": TOY_RERANKER,
+            "score": TOY_RERANKER,
+            "signals": "it tells of adapters only when one was used, and the demo model has none",
+        },
+    ),
+}

@@ -1,0 +1,96 @@
+"""Where a check plays: a running gateway, one engine behind it, and what can be seen of the connection between them.
+
+Rules:
+- A check sees what a client sees, over a real socket. Only the end of an engine's connection is looked at behind it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from backends.base import Engine
+from tests.serving import Answer, Served
+
+
+class Watch(Protocol):
+    """Stands between the gateway and the engine, or is the engine."""
+
+    @property
+    def url(self) -> str:
+        """Where the gateway finds the engine."""
+
+    @property
+    def busy(self) -> bool:
+        """A request is under way."""
+
+    async def begun(self) -> None:
+        """Wait until a request is under way, health probes and the like apart."""
+
+    async def let_go(self) -> None:
+        """Wait until no request is under way: those that had begun were answered, or left by the gateway."""
+
+
+@dataclass
+class Stage:
+    """What a check works with."""
+
+    served: Served
+    engine: Engine
+    watch: Watch
+
+    async def ask(self, path: str, body: Any) -> Answer:
+        """The answer to one request; None for a GET."""
+        return await self.served.get(path) if body is None else await self.served.post(path, body)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that must hold for every engine.
+
+    `path` and `body` are the client's request, `body` None for a GET. `reads` looks at its answer; `plays` does all of
+    it itself, where one answer is not enough.
+    """
+
+    name: str
+    path: str
+    body: Any
+    reads: Callable[[Answer], None] | None = None
+    plays: Callable[[Stage], Awaitable[None]] | None = None
+    replayed: bool = False
+    """No engine does this when asked: it is always shown from a recording."""
+
+    @property
+    def cancels(self) -> bool:
+        """The client leaves in the middle, so the engine's answer must have one."""
+        return self.name.startswith("cancel_")
+
+    async def run(self, stage: Stage) -> None:
+        """Fails the test where the check does not hold."""
+        if self.plays is not None:
+            await self.plays(stage)
+        if self.reads is not None:
+            self.reads(await stage.ask(self.path, self.body))
+
+
+CHECKS: dict[str, Check] = {}
+"""Every check by its name. Import `checks` and `faults` to fill it."""
+
+Played = Callable[..., Any]
+
+
+def check(path: str = "", body: Any = None, *, replayed: bool = False) -> Callable[[Played], Played]:
+    """Put a function into the table, under its own name. It takes the request's `answer`, or plays on a `stage`."""
+
+    def enter(function: Played) -> Played:
+        name = function.__name__
+        assert name not in CHECKS
+        plays = "stage" in inspect.signature(function).parameters
+        CHECKS[name] = Check(
+            name, path, body, None if plays else function, function if plays else None, replayed
+        )
+        return function
+
+    return enter

@@ -1,0 +1,57 @@
+"""Every engine against every check; see README.md.
+
+Rules:
+- Nothing is skipped: an engine that cannot do what a check asks for has a row that says what happens instead.
+- The real engines of this run are started once; the gateway in front of them is a new one for each check.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from backends import registry
+from tests.conformance import checks, faults, page
+from tests.conformance.engines import ENGINES, Proof
+from tests.conformance.playing import Hosts, play, replay
+from tests.conformance.stage import CHECKS
+
+assert checks and faults  # importing them fills the table
+
+REPLAYED = [
+    pytest.param(engine, name, id=f"{engine}-{name}")
+    for engine, row in ENGINES.items()
+    for name in CHECKS
+    if row.proof is not Proof.HERE or CHECKS[name].replayed or name in row.replayed
+]
+REAL = [
+    pytest.param(engine, name, id=f"{engine}-{name}")
+    for engine, row in ENGINES.items()
+    for name in CHECKS
+    if row.proof is Proof.HERE and not (CHECKS[name].replayed or name in row.replayed)
+]
+
+
+def test_every_engine_has_a_row() -> None:
+    assert set(ENGINES) == set(registry.ENGINES)
+
+
+def test_rows_speak_of_checks_that_exist() -> None:
+    for row in ENGINES.values():
+        assert set(row.instead) | set(row.replayed) <= set(CHECKS)
+
+
+@pytest.mark.parametrize(("engine", "name"), REPLAYED)
+async def test_recordings(engine: str, name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    await replay(engine, CHECKS[name], tmp_path_factory.mktemp("gateway"))
+
+
+@pytest.mark.parametrize(("engine", "name"), REAL)
+@pytest.mark.asyncio(loop_scope="session")
+async def test_real(engine: str, name: str, hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> None:
+    async with hosts.tap(engine, CHECKS[name]) as tap:
+        await play(engine, CHECKS[name], tap, tmp_path_factory.mktemp("gateway"))
+
+
+def test_the_page_on_engines_is_fresh() -> None:
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.page(text) == text, "run `python -m tests.conformance.page`"
