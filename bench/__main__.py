@@ -156,6 +156,7 @@ class Bench:
             print(error, file=sys.stderr)
             subject.absent = "did not start"
             return False
+        subject.rest()
         return True
 
 

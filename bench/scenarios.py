@@ -116,8 +116,9 @@ async def memory(subjects: Sequence[Subject], plan: Plan, upstream: int) -> Resu
     """Resident memory right after the start, and what each of many open streams adds. For fresh processes."""
     result = Result()
     for subject in subjects:
-        idle = accounting.usage(subject.pid).rss
-        held, errors = await _open_streams(subject, plan.open_streams)
+        with subject.awake():
+            idle = accounting.usage(subject.pid).rss
+            held, errors = await _open_streams(subject, plan.open_streams)
         result.figures[subject.name] = {
             "idle_mb": idle / 1e6,
             "kb_per_stream": None if held is None else (held - idle) / plan.open_streams / 1e3,
@@ -164,7 +165,8 @@ async def _rounds(
         for subject in subjects:
             await quiet(upstream)
             try:
-                tally = await window(subject)
+                with subject.awake():
+                    tally = await window(subject)
             except OSError as error:
                 tally = Tally(errors=Counter({f"no connection ({error.strerror})": 1}))
             tallies[subject.name].append(tally)

@@ -3,6 +3,7 @@
 Rules:
 - Every subject stands before the same upstream and answers the same question; only port, model and key differ.
 - Each runs as its makers would run it for this: one worker or thread where it has such a thing, no access log.
+- Only the one that is measured runs; the others are stopped in the middle of whatever they do when nobody asks them.
 - A subject that is not installed is no error: `absent` says what to do about it.
 """
 
@@ -16,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,6 +81,24 @@ class Subject:
                 raise StartError(f"{self.name} did not start:\n{_end_of(log)}")
             await asyncio.sleep(0.1)
 
+    def rest(self) -> None:
+        """Stop it where it is, until it is `awake`."""
+        self._signal(signal.SIGSTOP)
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """It runs until the block ends."""
+        self._signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.rest()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+
     def _spawn(self, folder: Path, upstream_port: int, log: Path) -> subprocess.Popen[bytes]:
         folder.mkdir(parents=True, exist_ok=True)
         command = self.command(folder, upstream_port)
@@ -98,9 +117,9 @@ class Subject:
         """End it and what it started."""
         if self.process is None:
             return
+        self._signal(signal.SIGCONT)
         for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, number)
+            self._signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(10)
         self.process = None

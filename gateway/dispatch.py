@@ -99,7 +99,7 @@ class Dispatcher:
                 await journey.go()
                 return
             if not gate.try_enter():
-                await self._queue(plan, record, downstream)
+                await self.wait_at(gate, plan, record, downstream.loop)
             try:
                 await journey.go()
             finally:
@@ -109,15 +109,13 @@ class Dispatcher:
             if heartbeat is not None:
                 heartbeat.stop()
 
-    async def _queue(self, plan: Plan, record: Record, downstream: Downstream) -> None:
-        """Wait for a place; afterwards it is held."""
-        assert plan.gate is not None
-        loop = downstream.loop
+    async def wait_at(self, gate: Gate, plan: Plan, record: Record, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait for a place; afterwards it is held. Raises GatewayError when it does not come in time."""
         before = loop.time()
         queued = self.metrics.queued.cell(plan.model)
         queued.value += 1
         try:
-            await plan.gate.enter(min(record.received + plan.total, before + plan.queue))
+            await gate.enter(min(record.received + plan.total, before + plan.queue))
         finally:
             queued.value -= 1
             record.waited += loop.time() - before
@@ -205,11 +203,7 @@ class _Journey:
         if gate is None:
             return await attempt.run()
         if not gate.try_enter():
-            before = self._loop.time()
-            try:
-                await gate.enter(min(self._deadline, before + self._plan.queue))
-            finally:
-                self._record.waited += self._loop.time() - before
+            await self._dispatcher.wait_at(gate, self._plan, self._record, self._loop)
         try:
             return await attempt.run()
         finally:

@@ -41,11 +41,15 @@ async def test_another_engine_gets_all_at_once(tmp_path: Path) -> None:
 
 async def test_a_turn_that_does_not_come(tmp_path: Path) -> None:
     async with FakeEngine(models=["m"], rules=[{"say": "one", "first_token": 60}]) as engine:
-        text = CONFIG.format(engine="llama-cpp-python", url=engine.url, queue="100ms")
+        text = CONFIG.format(engine="llama-cpp-python", url=engine.url, queue="500ms")
         async with serving(tmp_path, text) as served:
             first = asyncio.create_task(ask(served, "m"))
             await engine.until(lambda: any(exchange.text for exchange in engine.requests))
-            refused = await ask(served, "m")
+            waiting = asyncio.create_task(ask(served, "m"))
+            async with asyncio.timeout(5):
+                while not served.metric("gateway_requests_queued", model="m"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+            refused = await waiting
             assert refused.status == 503 and refused.error["code"] == "queue_timeout"
             assert sum(bool(exchange.text) for exchange in engine.requests) == 1
             first.cancel()
