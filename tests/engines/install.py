@@ -61,15 +61,23 @@ def install(engine: str) -> float:
     asked = INSTALLATIONS[engine]
     with (HOME / f"{engine}.log").open("wb") as log:
 
-        def run(*command: str) -> None:
-            subprocess.run(
-                [*NICE, *command], check=True, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-            )
+        def run(*command: str, tries: int = 1) -> None:
+            for left in reversed(range(tries)):
+                done = subprocess.run(
+                    [*NICE, *command],
+                    check=not left,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+                if not done.returncode:
+                    return
 
         run(sys.executable, "-m", "venv", str(HOME / engine))
         pip = [str(python(engine)), "-m", "pip", "--disable-pip-version-check"]
         for step in asked.steps:
-            run(*pip, "install", *step)
+            # Gigabytes come over the network: one break-off is no verdict.
+            run(*pip, "install", *step, tries=2)
         if asked.removed:
             run(*pip, "uninstall", "--yes", *asked.removed)
     (HOME / f"{engine}.installed").write_text(repr(asked))
