@@ -119,12 +119,12 @@ async def memory(subjects: Sequence[Subject], plan: Plan, upstream: int) -> Resu
         with subject.awake():
             idle = accounting.usage(subject.pid).rss
             held, errors = await _open_streams(subject, plan.open_streams)
+            await quiet(upstream)
         result.figures[subject.name] = {
             "idle_mb": idle / 1e6,
             "kb_per_stream": None if held is None else (held - idle) / plan.open_streams / 1e3,
         }
         result.errors[subject.name] = dict(errors)
-        await quiet(upstream)
     return result
 
 
@@ -163,10 +163,11 @@ async def _rounds(
     tallies: dict[str, list[Tally]] = {subject.name: [] for subject in subjects}
     for _ in range(rounds):
         for subject in subjects:
-            await quiet(upstream)
             try:
                 with subject.awake():
                     tally = await window(subject)
+                    # Not after it: one that is stopped cannot close what it still has open at the upstream.
+                    await quiet(upstream)
             except OSError as error:
                 tally = Tally(errors=Counter({f"no connection ({error.strerror})": 1}))
             tallies[subject.name].append(tally)
