@@ -66,7 +66,10 @@ class Dispatcher:
         places = replica.engine.parallel
         if places is None:
             return None
-        return self._gates.setdefault(replica, Gate(places, WAITING))
+        gate = self._gates.get(replica)
+        if gate is None:
+            gate = self._gates[replica] = Gate(places, WAITING)
+        return gate
 
     def ready(self) -> bool:
         """Some backend is known to be ready."""
@@ -81,7 +84,7 @@ class Dispatcher:
         record: Record,
         extra: bytes,
     ) -> None:
-        """Answer `request` on `downstream`. `extra` holds header lines for the engine.
+        """Answer `request` on `downstream`. `extra` holds header lines for the engine, beside the request's id.
 
         Raises GatewayError when no attempt succeeded and the client has received no content. After a failure in the
         middle of an answer it returns: the client was told in the stream.
@@ -225,9 +228,8 @@ class _Journey:
             raise GatewayError(Kind.UNSUPPORTED, message, param="model")
         if self._failure is None or self._failure.kind is Kind.LOADING:
             before = self._loop.time()
-            targets = [target for group in self._groups for target in group.targets]
             try:
-                await self._dispatcher.pool.warm(targets, self._patience(before))
+                await self._dispatcher.pool.warm(self._targets(), self._patience(before))
             finally:
                 self._record.waited += self._loop.time() - before
         found = self._choose() or self._choose(last_resort=True)
@@ -240,14 +242,17 @@ class _Journey:
 
     async def _let_load(self, now: float) -> None:
         """A backend may say that it loads though its probe says that it is ready: it is asked ever more seldom then."""
-        targets = [target for group in self._groups for target in group.targets]
         self._asked_to_wait += 1
-        if not any(target.replica.usable and target not in self._tried for target in targets):
+        if not any(target.replica.usable and target not in self._tried for target in self._targets()):
             pause = min(
                 LONGEST_PAUSE, FIRST_PAUSE * 2**self._asked_to_wait, max(0.0, self._patience(now) - now)
             )
             await asyncio.sleep(pause)
             self._record.waited += pause
+
+    def _targets(self) -> list[Target]:
+        """Every place that may serve the request."""
+        return [target for group in self._groups for target in group.targets]
 
     def _patience(self, now: float) -> float:
         """Until when to wait for models that load: once in all, however often a backend says that it is not ready."""
@@ -268,6 +273,9 @@ class _Journey:
             (b"x-gateway-attempts", b"%d" % self._number),
         )
         clocks = target.clocks
+        extra = self._extra
+        if replica.engine.request_ids:
+            extra = b"x-request-id: " + self._record.id.encode() + b"\r\n" + extra
         return Attempt(
             replica.upstream,
             replica.engine,
@@ -285,7 +293,7 @@ class _Journey:
             ),
             target.served,
             headers,
-            self._extra,
+            extra,
             self.heartbeat,
         )
 

@@ -110,7 +110,7 @@ class Endpoint:
         if operation not in plan.places:
             record.model = plan.model
             raise snapshot.catalog.unsupported(plan, operation, caller)
-        extra = b"x-request-id: " + record.id.encode() + b"\r\n"
+        extra = b""
         for name in _TRACE:
             value = headers.get(name)
             if value is not None and len(value) <= _LONGEST_TRACE and value.isascii():

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -55,7 +54,6 @@ STREAM_HEADERS: Headers = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
-_REQUEST_ID = re.compile(rb"(?i)^x-request-id:[^\r]*\r\n")
 JSON_HEADERS: Headers = ((b"content-type", b"application/json"),)
 
 
@@ -124,7 +122,7 @@ class Attempt:
         self._clocks = clocks
         self._served = served
         self._headers = headers
-        self._extra = extra if engine.request_ids else _REQUEST_ID.sub(b"", extra)
+        self._extra = extra
         self._loop = downstream.loop
         self._done: asyncio.Future[None] = self._loop.create_future()
         self._connection: Connection | None = None
