@@ -28,6 +28,7 @@ from backends.base import (
 )
 from backends.llamacpp import LlamaCpp
 from backends.llamacpp_launch import RUNNER, LlamaCppLaunch
+from gateway.configfile.schema import validate
 
 RECORDINGS = Path(__file__).parent.parent / "recordings" / "llamacpp"
 ENGINE = LlamaCpp()
@@ -44,7 +45,7 @@ def recorded(name: str) -> tuple[int, tuple[tuple[bytes, bytes], ...], bytes]:
 
 def options(**given: object) -> LlamaCppLaunch:
     """Options as the config file gives them: as JSON, strictly."""
-    return LlamaCppLaunch.model_validate_json(json.dumps(given), strict=True)
+    return validate(LlamaCppLaunch, given)
 
 
 def launch(**given: object) -> Launch:

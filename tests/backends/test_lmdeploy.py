@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ from backends.base import (
     Status,
 )
 from backends.lmdeploy import FLAGS, LMDeploy, LMDeployLaunch
+from gateway.configfile.schema import validate
 
 ENGINE = LMDeploy()
 
 
 def options(**given: object) -> LMDeployLaunch:
     """Options as the config file gives them: as JSON, strictly."""
-    return LMDeployLaunch.model_validate_json(json.dumps(given), strict=True)
+    return validate(LMDeployLaunch, given)
 
 
 def launch(**given: object) -> Launch:
@@ -39,12 +41,8 @@ def launch(**given: object) -> Launch:
 
 
 @pytest.fixture
-def lmdeploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    program = tmp_path / "lmdeploy"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    return str(program)
+def lmdeploy(program: Callable[[str], str]) -> str:
+    return program("lmdeploy")
 
 
 def test_the_smallest_options(lmdeploy: str) -> None:

@@ -27,6 +27,7 @@ from backends.base import (
     Status,
 )
 from backends.ollama import Ollama, OllamaLaunch, OllamaOptions
+from gateway.configfile.schema import validate
 
 ENGINE = Ollama()
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -34,11 +35,11 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 def options(**given: object) -> OllamaOptions:
     """Options as the config file gives them: as JSON, strictly."""
-    return OllamaOptions.model_validate_json(json.dumps(given), strict=True)
+    return validate(OllamaOptions, given)
 
 
 def launch(**given: object) -> Launch:
-    return ENGINE.launch(OllamaLaunch.model_validate_json(json.dumps(given), strict=True), "127.0.0.1", 4321)
+    return ENGINE.launch(validate(OllamaLaunch, given), "127.0.0.1", 4321)
 
 
 OVER_V1 = Ollama(options(api="openai"))

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from backends.base import Action, Health, Kind, LaunchError, Operation, Request, Signal, Status
 from backends.ray_serve import MODEL_HEADER, RUNNER, RayServe, RayServeLaunch, RayServeOptions
+from gateway.configfile.schema import validate
 
 ENGINE = RayServe()
 NOT_DEPLOYED = b"Path '/v1/models' not found. Ping http://.../-/routes for available routes."
@@ -18,7 +19,7 @@ CHAT = Request(Operation.CHAT, b'{"model":"public","messages":[]}', "public")
 
 
 def options(**given: Any) -> RayServeLaunch:
-    return RayServeLaunch.model_validate_json(json.dumps(given), strict=True)
+    return validate(RayServeLaunch, given)
 
 
 def test_adapters_are_models() -> None:

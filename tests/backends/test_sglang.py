@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from backends.base import (
     Usage,
 )
 from backends.sglang import FLAGS, SGLang, SGLangLaunch
+from gateway.configfile.schema import validate
 
 ENGINE = SGLang()
 
 
 def options(**given: object) -> SGLangLaunch:
     """Options as the config file gives them: as JSON, strictly."""
-    return SGLangLaunch.model_validate_json(json.dumps(given), strict=True)
+    return validate(SGLangLaunch, given)
 
 
 def launch(**given: object) -> Launch:
@@ -41,12 +43,8 @@ def launch(**given: object) -> Launch:
 
 
 @pytest.fixture
-def sglang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    program = tmp_path / "sglang"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    return str(program)
+def sglang(program: Callable[[str], str]) -> str:
+    return program("sglang")
 
 
 def asked(operation: Operation, **body: Any) -> Call:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ from backends.base import (
     Status,
 )
 from backends.trtllm import FLAGS, SETTINGS, TensorRTLLM, TensorRTLLMLaunch
+from gateway.configfile.schema import validate
 
 ENGINE = TensorRTLLM()
 
 
 def options(**given: object) -> TensorRTLLMLaunch:
     """Options as the config file gives them: as JSON, strictly."""
-    return TensorRTLLMLaunch.model_validate_json(json.dumps(given), strict=True)
+    return validate(TensorRTLLMLaunch, given)
 
 
 def launch(**given: object) -> Launch:
@@ -38,12 +40,8 @@ def launch(**given: object) -> Launch:
 
 
 @pytest.fixture
-def trtllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    program = tmp_path / "trtllm-serve"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    return str(program)
+def trtllm(program: Callable[[str], str]) -> str:
+    return program("trtllm-serve")
 
 
 def sent(body: object, operation: Operation = Operation.CHAT, *, usage: bool = True) -> Any:

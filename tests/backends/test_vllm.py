@@ -25,29 +25,16 @@ from backends.base import (
     Status,
 )
 from backends.vllm import FLAGS, VLLM, VLLMLaunch
+from gateway.configfile.schema import validate
 
 ENGINE = VLLM()
 
 Programs = Callable[[str], str]
 
 
-@pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
-    """Makes a program that can be found by its name; gives its path."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-
-    def make(name: str) -> str:
-        path = tmp_path / name
-        path.write_text("#!/bin/sh\n")
-        path.chmod(0o755)
-        return str(path)
-
-    return make
-
-
 def options(**given: object) -> VLLMLaunch:
     """Options as the config file gives them: as JSON, strictly."""
-    return VLLMLaunch.model_validate_json(json.dumps(given), strict=True)
+    return validate(VLLMLaunch, given)
 
 
 def launch(**given: object) -> Launch:
