@@ -16,18 +16,18 @@ from backends.base import Engine
 ENTRY_POINTS = "llm_gateway.engines"
 
 ENGINES: dict[str, str] = {
-    "llama-cpp-python": "backends.llama_cpp_python:LlamaCppPython",
-    "llamacpp": "backends.llamacpp:LlamaCpp",
-    "lmdeploy": "backends.lmdeploy:LMDeploy",
-    "ollama": "backends.ollama:Ollama",
-    "openai": "backends.openai:OpenAI",
-    "ray-serve": "backends.ray_serve:RayServe",
-    "sglang": "backends.sglang:SGLang",
-    "tensorrt-llm": "backends.trtllm:TensorRTLLM",
-    "tgi": "backends.tgi:TGI",
-    "transformers": "backends.transformers:Transformers",
-    "triton": "backends.triton:Triton",
-    "vllm": "backends.vllm:VLLM",
+    "llama-cpp-python": "backends.engines.llama_cpp_python:LlamaCppPython",
+    "llamacpp": "backends.engines.llamacpp.engine:LlamaCpp",
+    "lmdeploy": "backends.engines.lmdeploy:LMDeploy",
+    "ollama": "backends.engines.ollama.engine:Ollama",
+    "openai": "backends.engines.openai:OpenAI",
+    "ray-serve": "backends.engines.ray_serve.engine:RayServe",
+    "sglang": "backends.engines.sglang.engine:SGLang",
+    "tensorrt-llm": "backends.engines.tensorrt_llm:TensorRTLLM",
+    "tgi": "backends.engines.tgi.engine:TGI",
+    "transformers": "backends.engines.transformers:Transformers",
+    "triton": "backends.engines.triton.engine:Triton",
+    "vllm": "backends.engines.vllm:VLLM",
 }
 
 

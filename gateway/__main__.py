@@ -17,8 +17,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway import config, keys, logs
-from gateway.configfile.texts import NAME
+from gateway import keys, logs
+from gateway.config import file as config
+from gateway.config.texts import NAME
 from gateway.console import backends, models
 from gateway.fake import command
 

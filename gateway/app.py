@@ -18,18 +18,18 @@ from urllib.parse import unquote
 
 from fastapi import FastAPI
 
-from gateway import snapshot
-from gateway.admission import Gate
+from gateway.admission.gate import Gate
 from gateway.api.admin import Admin
 from gateway.api.endpoints import HOT
 from gateway.api.openai import Core, Endpoint, refuse
 from gateway.api.web import web, wrong_method
-from gateway.config import Config
-from gateway.dispatch import Dispatcher
+from gateway.config.file import Config
+from gateway.dispatch.dispatcher import Dispatcher
+from gateway.dispatch.retry import Budget
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.view import BackendView
-from gateway.metrics import Metrics
-from gateway.retry import Budget
+from gateway.routing import snapshot
+from gateway.telemetry.metrics import Metrics
 from gateway.wire.downstream import Receive, Scope, Send, downstream_of
 
 log = logging.getLogger("gateway.app")

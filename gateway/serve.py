@@ -24,7 +24,7 @@ from typing import Any
 import uvicorn
 
 from gateway.app import VERSION, Gateway
-from gateway.config import Config, Listen
+from gateway.config.file import Config, Listen
 from gateway.greeting import address, greeting
 from gateway.wire.server import Limits, protocol_with
 from gateway.workers import Link, Master, Worker

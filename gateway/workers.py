@@ -26,12 +26,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from gateway.config import Config
+from gateway.config.file import Config
 from gateway.fleet.fleet import Fleet
-from gateway.fleet.place import Place
+from gateway.fleet.location import Location
 from gateway.fleet.signals import Spells
 from gateway.fleet.view import BackendView, merged
-from gateway.metrics import SIGNAL, SIGNAL_STATUS, Dump, Metrics, merge
+from gateway.telemetry.metrics import SIGNAL, SIGNAL_STATUS, Dump, Metrics, merge
 
 log = logging.getLogger("gateway.workers")
 
@@ -148,8 +148,8 @@ class Worker:
 
     def _on_message(self, message: Message) -> None:
         match message["kind"]:
-            case "place":
-                self._fleet.place(Place(**message["place"]))
+            case "location":
+                self._fleet.relocate(Location(**message["location"]))
             case "changed":
                 self._fleet.wake(message["name"])
             case "numbers":
@@ -182,9 +182,9 @@ class Master:
         self._past: Dump = []
         """The numbers of workers that are gone, as last told."""
         self._links: dict[Link, Dump] = {}
-        self._places: dict[str, Place] = {}
+        self._locations: dict[str, Location] = {}
         self._fleet = Fleet(
-            config, self._metrics, Random(), lambda: None, on_place=self._on_place, spells=self._spells
+            config, self._metrics, Random(), lambda: None, on_location=self._on_location, spells=self._spells
         )
         self._processes: set[asyncio.subprocess.Process] = set()
         self._stopping = asyncio.Event()
@@ -232,8 +232,8 @@ class Master:
         try:
             if self._stopping.is_set():
                 process.terminate()
-            for place in self._places.values():
-                link.tell("place", place=asdict(place))
+            for location in self._locations.values():
+                link.tell("location", location=asdict(location))
             await link.listen(lambda message: self._on_message(link, message))
             return await process.wait()
         finally:
@@ -291,10 +291,10 @@ class Master:
         signals = [entry for entry in own if entry[1] in (SIGNAL, SIGNAL_STATUS)]
         link.answer(message, merge([self._past, _lasting(own), signals, *self._links.values()]))
 
-    def _on_place(self, place: Place) -> None:
-        self._places[place.name] = place
+    def _on_location(self, location: Location) -> None:
+        self._locations[location.name] = location
         for link in self._links:
-            link.tell("place", place=asdict(place))
+            link.tell("location", location=asdict(location))
 
     def _on_signal(self) -> None:
         self._stopping.set()

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import Health
-from gateway import config
 from gateway.app import Gateway
+from gateway.config import file as config
 from gateway.serve import Server, build, listen
 
 
 @dataclass
-class Served:
+class TargetMetrics:
     """A running gateway and the small HTTP client of the tests."""
 
     gateway: Gateway
@@ -132,7 +132,7 @@ async def serving(
     *,
     patient: bool = True,
     alone: bool = True,
-) -> AsyncIterator[Served]:
+) -> AsyncIterator[TargetMetrics]:
     """Serve a config text on a free port; `folder` takes the file. `patient`: wait out what is loading.
     `alone`: nothing else starts tasks in this loop, so none may be left."""
     file = folder / "gateway.yaml"
@@ -145,7 +145,7 @@ async def serving(
     before = asyncio.all_tasks()
     server, gateway = build(loaded)
     running = asyncio.create_task(server.run_on(listener))
-    served = Served(gateway, server, listener.getsockname()[1])
+    served = TargetMetrics(gateway, server, listener.getsockname()[1])
     try:
         await asyncio.wait_for(_settled(gateway, patient), 30)
         yield served
@@ -160,7 +160,7 @@ async def serving(
 async def _settled(gateway: Gateway, patient: bool) -> None:
     """Wait until every backend has been found up or down, or loading for those who are not patient."""
     unsettled = (None, Health.LOADING) if patient else (None,)
-    while any(replica.health in unsettled for replica in gateway.pool.replicas.values()):
+    while any(backend.health in unsettled for backend in gateway.pool.backends.values()):
         await gateway.pool.change()
 
 
@@ -181,10 +181,10 @@ async def idle(gateway: Gateway) -> None:
 def _busy(gateway: Gateway) -> list[str]:
     """What is still in use: leases, and connections that are neither idle nor closed."""
     busy: list[str] = []
-    for replica in gateway.pool.replicas.values():
-        if replica.in_flight:
-            busy.append(f"{replica.name}: {replica.in_flight} in flight")
-        upstream = replica.upstream
+    for backend in gateway.pool.backends.values():
+        if backend.in_flight:
+            busy.append(f"{backend.name}: {backend.in_flight} in flight")
+        upstream = backend.upstream
         if upstream is not None and upstream.open != upstream.idle:
-            busy.append(f"{replica.name}: {upstream.open} connections open, {upstream.idle} idle")
+            busy.append(f"{backend.name}: {upstream.open} connections open, {upstream.idle} idle")
     return busy

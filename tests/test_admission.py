@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from gateway.admission import Gate
+from gateway.admission.gate import Gate
 from gateway.errors import GatewayError
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from backends.base import Kind, Operation, Signal, Status
 from gateway.errors import OUTCOMES, ROWS
-from gateway.metrics import Histogram, Metrics
+from gateway.telemetry.metrics import Histogram, Metrics
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from gateway import config
+from gateway.config import file as config
 from tests.clients.process import PATIENCE, ROOT, Running, running
 
 pytestmark = pytest.mark.slow

@@ -3,7 +3,7 @@
 import pytest
 
 from backends.base import Failure, Kind, Phase
-from gateway.retry import Budget, may_retry
+from gateway.dispatch.retry import Budget, may_retry
 
 AGAIN = {
     Kind.CONNECT: True,

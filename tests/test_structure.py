@@ -19,8 +19,6 @@ from typing import NamedTuple
 
 import pytest
 
-from backends import registry
-
 ROOT = Path(__file__).resolve().parent.parent
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
@@ -47,57 +45,31 @@ class Floor(NamedTuple):
     siblings: bool = False
 
 
-ENGINES = tuple(sorted({row.partition(":")[0] for row in registry.ENGINES.values()} - {"backends.openai"}))
-
-# Edits and conversions of OpenAI's JSON and streams.
-TEXTS = (
-    "backends.rewrite",
-    "backends.gathered",
-    "backends.unstreamed",
-    "backends.passed",
-    "backends.multipart",
-    "backends.ndjson",
-    "backends.ollama_*",
-    "backends.sglang_forms",
-    "backends.chunks",
-    "backends.prompting",
-    "backends.tensor_stream",
-    "backends.tgi_native",
-)
-
-# What engines are told by data, and tell: flags, arguments of actions, names of metrics, words of logs.
-TABLES = (
-    "backends.launching",
-    "backends.signals",
-    "backends.actions",
-    "backends.logs",
-    "backends.llamacpp_launch",
-    "backends.tensors",
-    "backends.tgi_launch",
-)
-
 FLOORS = (
     Floor(("gateway.__main__",)),
     Floor(("gateway.serve", "gateway.fake.*", "gateway.console.*"), siblings=True),
     Floor(("gateway.workers", "gateway.greeting")),
     Floor(("gateway.app",)),
     Floor(("gateway.api.*",), siblings=True),
-    Floor(("gateway.dispatch", "gateway.snapshot")),
-    Floor(("gateway.routing", "gateway.admission", "gateway.auth", "gateway.retry"), siblings=True),
-    Floor(("gateway.fleet.*",), siblings=True),
-    Floor(("gateway.wire.*",), siblings=True),
-    Floor(("gateway.errors", "gateway.metrics", "gateway.logs", "gateway.config", "gateway.keys")),
-    Floor(("gateway.configfile.*",), siblings=True),
-    Floor(("backends.registry",)),
-    Floor(ENGINES),
-    Floor(("backends.openai",)),
+    Floor(("gateway.dispatch.dispatcher", "gateway.routing.snapshot")),
     Floor(
-        ("backends.base", "backends.sse", "backends.errors", "backends.units", *TEXTS, *TABLES), siblings=True
+        ("gateway.routing.catalog", "gateway.admission.*", "gateway.auth", "gateway.dispatch.retry"),
+        siblings=True,
     ),
+    Floor(("gateway.fleet.*",), siblings=True),
+    Floor(("gateway.balance.*",)),
+    Floor(("gateway.wire.*",), siblings=True),
+    Floor(("gateway.errors", "gateway.telemetry.*", "gateway.logs", "gateway.keys")),
+    Floor(("gateway.config.file",)),
+    Floor(("gateway.config.*",), siblings=True),
+    Floor(("backends.registry",)),
+    Floor(("backends.engines.*",), siblings=True),
+    Floor(("backends.dialect.*", "backends.facts.*"), siblings=True),
+    Floor(("backends.framing.*", "backends.base"), siblings=True),
 )
 
 # A runner is a program of its own, started as a process: nobody imports it, it imports nothing of ours.
-RUNNERS = re.compile(r"backends\.\w+_runner|gateway\.fleet\.warden")
+RUNNERS = re.compile(r"backends\.engines\.\w+\.runner|gateway\.fleet\.warden")
 
 # path -> why this file imports inside a function
 LATE_IMPORTS = {
@@ -223,6 +195,22 @@ def impure(modules: Mapping[str, Module]) -> Iterator[str]:
                 yield f"{module.path}:{node.lineno}: waits. Nothing in backends/ is a coroutine"
 
 
+def entangled_engines(modules: Mapping[str, Module]) -> Iterator[str]:
+    for module in modules.values():
+        here = engine_of(module.name)
+        for name, line in imports(module, modules):
+            if here and engine_of(name) not in ("", here):
+                yield (
+                    f"{module.path}:{line}: imports {name}, another engine's file. What several engines share lives in "
+                    "backends/dialect or backends/facts"
+                )
+
+
+def engine_of(name: str) -> str:
+    """The engine that a module belongs to; empty for any other module."""
+    return name.split(".")[2] if name.startswith("backends.engines.") else ""
+
+
 def entangled_runners(modules: Mapping[str, Module]) -> Iterator[str]:
     for module in modules.values():
         for name, line in imports(module, modules):
@@ -235,8 +223,11 @@ def entangled_runners(modules: Mapping[str, Module]) -> Iterator[str]:
 def second_metrics_owners(modules: Mapping[str, Module]) -> Iterator[str]:
     for module in modules.values():
         for name, line in imports(module, modules):
-            if name.partition(".")[0] == "prometheus_client" and module.name != "gateway.metrics":
-                yield f"{module.path}:{line}: imports {name}. Every metric lives in gateway/metrics.py: add yours there"
+            if name.partition(".")[0] == "prometheus_client" and module.name != "gateway.telemetry.metrics":
+                yield (
+                    f"{module.path}:{line}: imports {name}. "
+                    "Every metric lives in gateway/telemetry/metrics.py: add yours there"
+                )
 
 
 def late_imports(modules: Mapping[str, Module], allowed: Mapping[str, str]) -> Iterator[str]:
@@ -322,6 +313,10 @@ def test_backends_are_pure(code: dict[str, Module]) -> None:
     clean(impure(code))
 
 
+def test_engines_know_nothing_of_each_other(code: dict[str, Module]) -> None:
+    clean(entangled_engines(code))
+
+
 def test_runners_stand_alone(code: dict[str, Module]) -> None:
     clean(entangled_runners(code))
 
@@ -373,14 +368,24 @@ def body(lines: int) -> str:
     [
         homeless(house(gateway__attic="")),
         upward(house(gateway__wire__relay="from gateway.fleet import pool", gateway__fleet__pool="")),
-        upward(house(gateway__auth="if TYPE_CHECKING:\n    import gateway.dispatch", gateway__dispatch="")),
+        upward(
+            house(
+                gateway__auth="if TYPE_CHECKING:\n    import gateway.dispatch.dispatcher",
+                gateway__dispatch="",
+            )
+        ),
         upward(house(gateway__auth="def f():\n    from . import app", gateway__app="")),
-        upward(house(backends__base="from backends.openai import OpenAI", backends__openai="")),
+        upward(house(backends__base="from backends.dialect.openai import OpenAI", backends__openai="")),
         impure(house(backends__openai="import asyncio.streams")),
         impure(house(backends__openai="from gateway import errors")),
         impure(house(backends__openai="async def f(): ...")),
-        entangled_runners(house(backends__x="from backends import x_runner", backends__x_runner="")),
-        entangled_runners(house(backends__x_runner="import backends.base", backends__base="")),
+        entangled_engines(
+            house(backends__engines__x="from backends.engines import y", backends__engines__y="")
+        ),
+        entangled_runners(
+            house(backends__x="import backends.engines.x.runner", backends__engines__x__runner="")
+        ),
+        entangled_runners(house(backends__engines__x__runner="import backends.base", backends__base="")),
         second_metrics_owners(house(gateway__app="from prometheus_client import Counter")),
         late_imports(house(gateway__app="def f():\n    import json"), {}),
         late_imports(house(gateway__app="import json"), {"gateway/app.py": "stale"}),
@@ -414,7 +419,7 @@ def test_good_code_passes() -> None:
         gateway__wire__relay='"""Low."""\nfrom gateway.wire.upstream import x\nfrom backends.base import y',
         gateway__wire__upstream='"""Low."""',
         backends__base='"""Ground."""\nimport json',
-        backends__x_runner='"""Alone."""\nimport socket',
+        backends__engines__x__runner='"""Alone."""\nimport socket',
     )
     for check in (homeless, upward, impure, entangled_runners, second_metrics_owners, wordless, vague_names):
         assert list(check(modules)) == []

@@ -18,10 +18,10 @@ from random import Random
 import pytest
 
 from backends.base import Call
-from gateway import config
+from gateway.config import file as config
 from gateway.fleet.fleet import Fleet
-from gateway.fleet.place import Place
-from gateway.metrics import Metrics, merge
+from gateway.fleet.location import Location
+from gateway.telemetry.metrics import Metrics, merge
 from gateway.workers import Link, Worker
 from tests.processes import alive, children
 
@@ -55,7 +55,7 @@ async def test_a_worker_tells_when_it_is_busy_and_hears_of_places_and_changes(tm
     file = tmp_path / "gateway.yaml"
     file.write_text(CONFIG)
     fleet = Fleet(config.load(file), Metrics("9"), Random(1), lambda: None, launches=False)
-    replica = fleet.pool.replicas["local"]
+    backend = fleet.pool.backends["local"]
     near, far = socket.socketpair()
     link = await Link.on(near)
     stopped = asyncio.Event()
@@ -63,22 +63,22 @@ async def test_a_worker_tells_when_it_is_busy_and_hears_of_places_and_changes(tm
     master = asyncio.create_task(link.listen(lambda message: None))
 
     assert await link.ask("spells", name="local") == []
-    replica.in_flight, replica.spells = 1, 7
+    backend.in_flight, backend.spells = 1, 7
     assert await link.ask("spells", name="local") == [[os.getpid(), 7]]
     assert fleet.spells("local") == {(os.getpid(), 7)}
 
-    place = Place("local", "http://127.0.0.1:9", "starting", "sk-engine")
-    assert "sk-engine" not in repr(place)
-    link.tell("place", place=dataclasses.asdict(place))
+    location = Location("local", "http://127.0.0.1:9", "starting", "sk-engine")
+    assert "sk-engine" not in repr(location)
+    link.tell("location", location=dataclasses.asdict(location))
     [view] = await link.ask("views")
     assert (view["url"], view["in_flight"]) == ("http://127.0.0.1:9", 1)
-    assert replica.upstream is not None
-    assert b"authorization: Bearer sk-engine\r\n" in replica.upstream.encode(Call("/"))
+    assert backend.upstream is not None
+    assert b"authorization: Bearer sk-engine\r\n" in backend.upstream.encode(Call("/"))
 
-    replica.woken.clear()
+    backend.woken.clear()
     link.tell("changed", name="local")
     await link.ask("views")
-    assert replica.woken.is_set()
+    assert backend.woken.is_set()
 
     # Whoever of the two goes, the other notices.
     far.shutdown(socket.SHUT_RDWR)

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from backends.base import Action, Call, Signal, Signals
-from backends.openai import OpenAI
-from backends.signals import Metric, Table, from_metrics
+from backends.engines.openai import OpenAI
+from backends.facts.signals import Metric, Table, from_metrics
 
 ROW = "tests.toy_engine:Orchard"
 TABLE: Table = {

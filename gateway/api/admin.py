@@ -21,12 +21,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from backends.base import Action, Call, Kind
-from backends.ndjson import Framer
+from backends.framing.ndjson import Framer
 from gateway.api.openai import Core, one_authorization, refuse
 from gateway.api.schemas import ErrorBody
 from gateway.auth import ANYONE, Caller
 from gateway.errors import GatewayError, Own
-from gateway.fleet.pool import Replica
+from gateway.fleet.pool import Backend
 from gateway.fleet.view import BackendView
 from gateway.wire.downstream import ClientLeft, Downstream, Receive, Scope, Send, downstream_of
 from gateway.wire.transfer import Transfer
@@ -95,9 +95,9 @@ class Admin:
             raise GatewayError(Own.FORBIDDEN, message, code="cross_site")
         return caller
 
-    def replica(self, name: str) -> Replica:
+    def backend(self, name: str) -> Backend:
         """The backend of this name. Raises GatewayError where there is none."""
-        found = self.core.dispatcher.pool.replicas.get(name)
+        found = self.core.dispatcher.pool.backends.get(name)
         if found is None:
             raise GatewayError(
                 Own.UNKNOWN_URL, f"there is no backend {name[:64]!r}", code="backend_not_found"
@@ -121,12 +121,12 @@ class Deed(Response):
         error: GatewayError | None = None
         try:
             caller = self._admin.let_in(scope)
-            replica = self._admin.replica(self._name)
-            call = _call(replica, self._action, _arguments_in(headers, await downstream.body(BODY)))
+            backend = self._admin.backend(self._name)
+            call = _call(backend, self._action, _arguments_in(headers, await downstream.body(BODY)))
             log.info(
                 "backend '%s': %s, asked for by '%s' (%s)", self._name, self._action, caller.name, request_id
             )
-            await self._carry_out(replica, call, downstream, request_id)
+            await self._carry_out(backend, call, downstream, request_id)
         except GatewayError as found:
             error = found
         except ClientLeft:
@@ -142,21 +142,21 @@ class Deed(Response):
                 _break_off(downstream, error, request_id)
             await downstream.close()
 
-    async def _carry_out(self, replica: Replica, call: Call, downstream: Downstream, request_id: str) -> None:
-        if replica.upstream is None:
-            message = f"the backend {replica.name!r} does not run: {replica.reason}"
+    async def _carry_out(self, backend: Backend, call: Call, downstream: Downstream, request_id: str) -> None:
+        if backend.upstream is None:
+            message = f"the backend {backend.name!r} does not run: {backend.reason}"
             raise GatewayError(Own.NO_BACKEND, message)
-        transfer = Transfer(replica.upstream, call)
+        transfer = Transfer(backend.upstream, call)
         downstream.attach(transfer)
         head = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
         try:
             await transfer.open()
             kind = _content_type(transfer)
             if not 200 <= transfer.status < 300:
-                raise _refused(replica, transfer, await transfer.whole(ANSWER))
+                raise _refused(backend, transfer, await transfer.whole(ANSWER))
             if kind != LINES:
                 body = await transfer.whole(ANSWER)
-                await self._admin.changed(replica.name)
+                await self._admin.changed(backend.name)
                 downstream.reply(
                     200, [(b"content-type", kind if kind in PASSED else b"text/plain"), *head], body
                 )
@@ -167,8 +167,8 @@ class Deed(Response):
                     downstream.write(_public(line) + b"\n")
             finally:
                 # Also after half a download, or where the client has left.
-                replica.woken.set()
-            await self._admin.changed(replica.name)
+                backend.woken.set()
+            await self._admin.changed(backend.name)
             downstream.finish()
         finally:
             transfer.close()
@@ -221,13 +221,13 @@ def _arguments_in(headers: dict[bytes, bytes], body: bytes) -> dict[str, Any]:
         raise GatewayError(Own.INVALID, "the body must be a JSON object of arguments") from None
 
 
-def _call(replica: Replica, action: str, arguments: dict[str, Any]) -> Call:
+def _call(backend: Backend, action: str, arguments: dict[str, Any]) -> Call:
     """The engine's request for an action. Raises GatewayError where there is none."""
-    engine = replica.engine
+    engine = backend.engine
     if action not in engine.actions:
         known = f"it has {', '.join(sorted(engine.actions))}" if engine.actions else "it has none"
         message = (
-            f"the engine {engine.name} of backend {replica.name!r} has no action {action[:64]!r}: {known}"
+            f"the engine {engine.name} of backend {backend.name!r} has no action {action[:64]!r}: {known}"
         )
         raise GatewayError(Kind.UNSUPPORTED, message)
     try:
@@ -236,9 +236,9 @@ def _call(replica: Replica, action: str, arguments: dict[str, Any]) -> Call:
         raise GatewayError(Own.INVALID, str(error)) from None
 
 
-def _refused(replica: Replica, transfer: Transfer, body: bytes) -> GatewayError:
+def _refused(backend: Backend, transfer: Transfer, body: bytes) -> GatewayError:
     """The engine's refusal, with its own words: an operator may hear them."""
-    failure = replica.engine.failure(transfer.status, transfer.headers, body)
+    failure = backend.engine.failure(transfer.status, transfer.headers, body)
     error = GatewayError.of(failure)
     words = failure.message
     if failure.detail and failure.detail not in words:

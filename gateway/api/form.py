@@ -8,7 +8,7 @@ Rules:
 from __future__ import annotations
 
 from backends.base import Operation, Request
-from backends.multipart import FormError, Part, boundary_of, is_form, parts_of
+from backends.framing.multipart import FormError, Part, boundary_of, is_form, parts_of
 from gateway.errors import GatewayError, Own
 
 LONGEST_VALUE = 1024

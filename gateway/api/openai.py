@@ -16,12 +16,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from backends.base import Operation
-from backends.openai import FORMS
+from backends.dialect.openai import FORMS
 from gateway.api import body, form
-from gateway.dispatch import Dispatcher, Record
+from gateway.dispatch.dispatcher import Dispatcher, Record
 from gateway.errors import GatewayError, Own
-from gateway.metrics import Metrics
-from gateway.snapshot import Snapshot
+from gateway.routing.snapshot import Snapshot
+from gateway.telemetry.metrics import Metrics
 from gateway.wire.downstream import ClientLeft, Downstream, Receive, Scope, Send, downstream_of
 from gateway.wire.relay import JSON_HEADERS
 
@@ -107,7 +107,7 @@ class Endpoint:
         kind = headers[b"content-type"] if self._form else b""
         request = form.decode(operation, data, kind) if kind else body.decode(operation, data)
         plan = snapshot.catalog.resolve(request.model, caller)
-        if operation not in plan.places:
+        if operation not in plan.candidates:
             record.model = plan.model
             raise snapshot.catalog.unsupported(plan, operation, caller)
         extra = b""

@@ -28,8 +28,8 @@ from gateway.api.openai import Core, one_authorization
 from gateway.api.swagger import add_docs
 from gateway.auth import Caller
 from gateway.errors import GatewayError, Own
-from gateway.metrics import CONTENT_TYPE
-from gateway.routing import Listed
+from gateway.routing.catalog import Listed
+from gateway.telemetry.metrics import CONTENT_TYPE
 
 log = logging.getLogger("gateway.api")
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
-from backends.units import Size, Wait, expected
+from backends.facts.units import Size, Wait, expected
 
 MOST_TOKENS = 100_000
 """The longest answer, in tokens, unless the script says `endless`."""

@@ -2,7 +2,7 @@
 
 Rules:
 - Whoever builds a fleet says whether it launches engines itself. Where another process does (the gateway with several
-  workers), that one tells the places of the engines, and `place` takes them over. Only the one that launches asks
+  workers), that one tells the locations of the engines, and `relocate` takes them over. Only the one that launches asks
   engines for their signals.
 - Nothing runs before `run` and nothing after it, however it ends.
 """
@@ -18,19 +18,19 @@ from random import Random
 
 from backends import registry
 from backends.base import Health, Status
-from gateway.config import Backend, Config
+from gateway.config.file import BackendConfig, Config
 from gateway.fleet.breaker import Breaker, Settings
 from gateway.fleet.health import Watch
-from gateway.fleet.place import OnPlace, Place
-from gateway.fleet.pool import Pool, Replica
+from gateway.fleet.location import Location, OnLocation
+from gateway.fleet.pool import Backend, Pool
 from gateway.fleet.signals import Book, Poll, Spells
 from gateway.fleet.supervise import Supervisor
 from gateway.fleet.view import BackendView, backend_view
-from gateway.metrics import Metrics
+from gateway.telemetry.metrics import Metrics
 from gateway.wire.upstream import Upstream
 
 
-def _nobody(place: Place) -> None:
+def _nobody(location: Location) -> None:
     """Nobody wants to know where an engine went."""
 
 
@@ -44,13 +44,13 @@ class Fleet:
         rng: Random,
         on_models: Callable[[], None],
         launches: bool = True,
-        on_place: OnPlace = _nobody,
+        on_location: OnLocation = _nobody,
         spells: Callable[[str], Awaitable[Spells]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_models` is called when a backend has told other models than before; `on_place` whenever a launched engine
-        has come or gone. `rng` breaks ties and spreads probes. `spells` tells the busy times of the processes that
-        serve, if that is not this one. `clock` tells the age of signals."""
+        """`on_models` is called when a backend has told other models than before; `on_location` whenever a launched
+        engine has come or gone. `rng` breaks ties and spreads probes. `spells` tells the busy times of the
+        processes that serve, if that is not this one. `clock` tells the age of signals."""
         self.pool = Pool()
         self._backends = config.backends
         self._metrics = metrics
@@ -61,16 +61,16 @@ class Fleet:
         self._clock = clock
         wanted = config.defaults.breaker
         self._settings = Settings(wanted.failures, pause=wanted.pause, longest=wanted.longest)
-        for name, backend in config.backends.items():
-            replica = self._add(name, backend, on_models)
+        for name, settings in config.backends.items():
+            backend = self._add(name, settings, on_models)
             if launches:
-                self.polls[name] = self._poll(backend, replica, spells or self._own_spells)
-            if backend.url is not None:
-                replica.place(backend.url)
+                self.polls[name] = self._poll(settings, backend, spells or self._own_spells)
+            if settings.url is not None:
+                backend.locate(settings.url)
             else:
-                replica.note(Health.LOADING, "starting")
+                backend.note(Health.LOADING, "starting")
                 if launches:
-                    self._supervisors[name] = self._supervisor(backend, replica, on_place)
+                    self._supervisors[name] = self._supervisor(settings, backend, on_location)
         metrics.before_scrape(self._count_connections)
         metrics.before_scrape(self._count_signals)
 
@@ -85,15 +85,15 @@ class Fleet:
                 for poll in self.polls.values():
                     group.create_task(poll.run())
         finally:
-            for replica in self.pool.replicas.values():
-                replica.place(None)
+            for backend in self.pool.backends.values():
+                backend.locate(None)
 
-    def place(self, place: Place) -> None:
+    def relocate(self, location: Location) -> None:
         """Another process has launched an engine, or lost it."""
-        replica = self.pool.replicas[place.name]
-        replica.place(place.url, place.key)
-        replica.note(Health.LOADING if place.url else Health.DOWN, place.reason)
-        self.wake(place.name)
+        backend = self.pool.backends[location.name]
+        backend.locate(location.url, location.key)
+        backend.note(Health.LOADING if location.url else Health.DOWN, location.reason)
+        self.wake(location.name)
         self.pool.announce()
 
     def wake(self, name: str) -> None:
@@ -102,61 +102,63 @@ class Fleet:
 
     async def refresh(self, name: str) -> None:
         """Probe a backend, and ask for its models, before this returns."""
-        upstream = self.pool.replicas[name].upstream
+        upstream = self.pool.backends[name].upstream
         if upstream is not None:
             await self._watches[name].probe(upstream)
 
     def spells(self, name: str) -> Spells:
         """The busy time this process has now at a backend."""
-        replica = self.pool.replicas[name]
-        return frozenset({(os.getpid(), replica.spells)} if replica.in_flight else ())
+        backend = self.pool.backends[name]
+        return frozenset({(os.getpid(), backend.spells)} if backend.in_flight else ())
 
     def views(self, now: float) -> list[BackendView]:
         """Every backend as it is at `now`, the event loop's time."""
         found = []
-        for name, replica in self.pool.replicas.items():
+        for name, backend in self.pool.backends.items():
             supervisor, poll = self._supervisors.get(name), self.polls.get(name)
             process = None if supervisor is None else supervisor.process
             book = Book() if poll is None else poll.book
-            found.append(backend_view(self._backends[name], replica, process, book, now, self._clock()))
+            found.append(backend_view(self._backends[name], backend, process, book, now, self._clock()))
         return found
 
     async def _own_spells(self, name: str) -> Spells:
         return self.spells(name)
 
-    def _poll(self, backend: Backend, replica: Replica, spells: Callable[[str], Awaitable[Spells]]) -> Poll:
+    def _poll(
+        self, settings: BackendConfig, backend: Backend, spells: Callable[[str], Awaitable[Spells]]
+    ) -> Poll:
         metrics_at = None
-        if backend.metrics_url is not None:
-            metrics_at = Upstream(backend.metrics_url, headers=_headers(backend))
-        return Poll(replica, self.pool, metrics_at, spells, self._rng, self._clock)
+        if settings.metrics_url is not None:
+            metrics_at = Upstream(settings.metrics_url, headers=_headers(settings))
+        return Poll(backend, self.pool, metrics_at, spells, self._rng, self._clock)
 
-    def _supervisor(self, backend: Backend, replica: Replica, on_place: OnPlace) -> Supervisor:
-        key = backend.api_key
+    def _supervisor(self, settings: BackendConfig, backend: Backend, on_location: OnLocation) -> Supervisor:
+        key = settings.api_key
         # Where the config has a key, the engine is told that one, and others may use it who know it.
         new_key = secrets.token_urlsafe if key is None else key.get_secret_value
-        watch = self._watches[replica.name]
+        watch = self._watches[backend.name]
         return Supervisor(
-            replica, backend.launch, self.pool, watch, self._metrics, self._rng, on_place, new_key
+            backend, settings.launch, self.pool, watch, self._metrics, self._rng, on_location, new_key
         )
 
-    def _add(self, name: str, backend: Backend, on_models: Callable[[], None]) -> Replica:
-        engine = registry.engine(backend.engine)(backend.options)
-        models = backend.models
-        if backend.launch is not None:
-            engine = engine.launched(backend.launch)
-            models = (engine.served_names(backend.launch) or None) if models is None else models
+    def _add(self, name: str, settings: BackendConfig, on_models: Callable[[], None]) -> Backend:
+        engine = registry.engine(settings.engine)(settings.options)
+        models = settings.models
+        if settings.launch is not None:
+            engine = engine.launched(settings.launch)
+            models = (engine.served_names(settings.launch) or None) if models is None else models
         breaker = Breaker(self._rng, self._settings)
-        replica = Replica(name, engine, self._metrics, breaker, models, _headers(backend))
-        self.pool.replicas[name] = replica
-        self._watches[name] = Watch(replica, self.pool, on_models, self._rng)
-        return replica
+        backend = Backend(name, engine, self._metrics, breaker, models, _headers(settings))
+        self.pool.backends[name] = backend
+        self._watches[name] = Watch(backend, self.pool, on_models, self._rng)
+        return backend
 
     def _count_connections(self) -> None:
-        for replica in self.pool.replicas.values():
-            upstream = replica.upstream
+        for backend in self.pool.backends.values():
+            upstream = backend.upstream
             idle, total = (upstream.idle, upstream.open) if upstream is not None else (0, 0)
-            self._metrics.connections.cell(replica.name, "idle").value = idle
-            self._metrics.connections.cell(replica.name, "busy").value = total - idle
+            self._metrics.connections.cell(backend.name, "idle").value = idle
+            self._metrics.connections.cell(backend.name, "busy").value = total - idle
 
     def _count_signals(self) -> None:
         metrics, now = self._metrics, self._clock()
@@ -171,9 +173,9 @@ class Fleet:
                     metrics.signal_status.cell(name, signal, status).value = float(status is shown.status)
 
 
-def _headers(backend: Backend) -> dict[str, str]:
+def _headers(settings: BackendConfig) -> dict[str, str]:
     """What goes with every request to a backend."""
-    headers = {name.lower(): value.get_secret_value() for name, value in backend.headers.items()}
-    if backend.api_key is not None:
-        headers["authorization"] = f"Bearer {backend.api_key.get_secret_value()}"
+    headers = {name.lower(): value.get_secret_value() for name, value in settings.headers.items()}
+    if settings.api_key is not None:
+        headers["authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
     return headers

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from random import Random
 
 from backends.base import Failure, Health, ModelCard
-from backends.units import MODEL_NAME
-from gateway.fleet.pool import Pool, Replica
+from backends.facts.units import MODEL_NAME
+from gateway.fleet.pool import Backend, Pool
 from gateway.wire.ask import ask
 from gateway.wire.upstream import Upstream
 
@@ -42,25 +42,25 @@ DOWN_AFTER = 3
 class Watch:
     """Probes one backend."""
 
-    def __init__(self, replica: Replica, pool: Pool, on_models: Callable[[], None], rng: Random) -> None:
+    def __init__(self, backend: Backend, pool: Pool, on_models: Callable[[], None], rng: Random) -> None:
         """`on_models` is called when the backend has told other models than before."""
-        self._replica = replica
+        self._backend = backend
         self._pool = pool
         self._on_models = on_models
         self._rng = rng
         self._failed = 0
-        self._named = replica.models
+        self._named = backend.models
         """The models the config names; the engine only adds what it knows of them."""
-        self.woken = replica.woken
+        self.woken = backend.woken
 
     async def run(self) -> None:
         """Probe until cancelled."""
         pause = QUICK
         while True:
-            upstream = self._replica.upstream
+            upstream = self._backend.upstream
             if upstream is not None:
                 await self.probe(upstream)
-            if self._replica.health is Health.READY:
+            if self._backend.health is Health.READY:
                 wait = STEADY * self._rng.uniform(0.8, 1.2)
                 pause = QUICK
             else:
@@ -76,43 +76,43 @@ class Watch:
 
     async def probe(self, upstream: Upstream) -> None:
         """Ask once and take over what it says."""
-        replica = self._replica
-        answer = await ask(upstream, replica.engine.health(), TIMEOUT)
-        if upstream is not replica.upstream:
+        backend = self._backend
+        answer = await ask(upstream, backend.engine.health(), TIMEOUT)
+        if upstream is not backend.upstream:
             return
         if isinstance(answer, Failure):
             why = f" ({answer.detail})" if answer.detail else ""
             health, reason = Health.DOWN, f"{answer.message} at {upstream.url}{why}"
-            if replica.health is Health.LOADING:
+            if backend.health is Health.LOADING:
                 # A launched engine may not even listen before it has loaded.
                 health = Health.LOADING
         else:
-            health = replica.engine.health_of(*answer)
+            health = backend.engine.health_of(*answer)
             reason = f"its health check answered {answer[0]}"
         if health is Health.READY:
             self._failed = 0
             if not await self._ask_models(upstream):
                 return
-        elif replica.health is Health.READY:
+        elif backend.health is Health.READY:
             self._failed += 1
             if self._failed < DOWN_AFTER:
                 return
-        if replica.note(health, reason):
+        if backend.note(health, reason):
             self._tell(health, reason)
             self._pool.announce()
 
     async def _ask_models(self, upstream: Upstream) -> bool:
         """Take over the models the engine lists. False where it is not there any more."""
-        replica = self._replica
-        answer = await ask(upstream, replica.engine.models(), TIMEOUT)
-        if upstream is not replica.upstream or (isinstance(answer, Failure) and self._named is None):
+        backend = self._backend
+        answer = await ask(upstream, backend.engine.models(), TIMEOUT)
+        if upstream is not backend.upstream or (isinstance(answer, Failure) and self._named is None):
             return False
         told = {card.id: card for card in self._read(answer)}
         models = tuple(told.values())
         if self._named is not None:
             models = tuple(told.get(card.id, card) for card in self._named)
-        if models != replica.models:
-            replica.models = models
+        if models != backend.models:
+            backend.models = models
             self._on_models()
         return True
 
@@ -120,16 +120,16 @@ class Watch:
         if isinstance(answer, Failure) or answer[0] != 200:
             return ()
         try:
-            cards = self._replica.engine.models_of(answer[1])
+            cards = self._backend.engine.models_of(answer[1])
             # Names become labels, header values and lines on the terminal: an engine may not make up just any.
             return tuple(card for card in cards[:MOST_MODELS] if NAME.fullmatch(card.id))
         except ValueError as error:
-            log.warning("backend '%s': %s", self._replica.name, error)
+            log.warning("backend '%s': %s", self._backend.name, error)
             return ()
 
     def _tell(self, health: Health, reason: str) -> None:
         if health is Health.READY:
-            models = ", ".join(card.id for card in self._replica.models or ()) or "no models told"
-            log.info("backend '%s' is ready (%s)", self._replica.name, models)
+            models = ", ".join(card.id for card in self._backend.models or ()) or "no models told"
+            log.info("backend '%s' is ready (%s)", self._backend.name, models)
         elif health is Health.DOWN:
-            log.warning("backend '%s' is down: %s", self._replica.name, reason)
+            log.warning("backend '%s' is down: %s", self._backend.name, reason)

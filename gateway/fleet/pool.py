@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from backends.base import Engine, Failure, Health, Kind, ModelCard
-from gateway.config import Timeouts
+from gateway.balance.basic import Balancer
+from gateway.config.file import Timeouts
 from gateway.errors import ROWS, GatewayError, Own
-from gateway.fleet.balance import Balancer
 from gateway.fleet.breaker import Breaker
-from gateway.metrics import Metrics, Served, Value
+from gateway.telemetry.metrics import Metrics, TargetMetrics, Value
 from gateway.wire.upstream import Upstream
 
 COOL = 5.0
@@ -43,7 +43,7 @@ class Trouble:
     time: float
 
 
-class Replica:
+class Backend:
     """One running engine, as far as the gateway can tell."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Replica:
         """It is not ready and is expected to be soon."""
         return self.health is Health.LOADING
 
-    def place(self, url: str | None, key: str | None = None) -> None:
+    def locate(self, url: str | None, key: str | None = None) -> None:
         """The engine is at `url` from now on, or nowhere. Connections to where it was are closed. `key` is what it asks
         for, if not what the config says."""
         if self.upstream is not None:
@@ -127,22 +127,22 @@ class Replica:
 
 @dataclass(slots=True, eq=False)
 class Target:
-    """One place where a model is served: a backend, and its name for the model."""
+    """Where a model is served: a backend, and its name for the model."""
 
-    replica: Replica
+    backend: Backend
     model: str
-    served: Served
+    served: TargetMetrics
     clocks: Timeouts
     share: int = 1
     """Its weight as the config has it."""
 
     @property
     def weight(self) -> float:
-        return self.share * self.replica.warmth
+        return self.share * self.backend.warmth
 
     @property
     def in_flight(self) -> int:
-        return self.replica.in_flight
+        return self.backend.in_flight
 
 
 class Lease:
@@ -153,33 +153,33 @@ class Lease:
     def __init__(self, target: Target) -> None:
         self.target = target
         self._open = True
-        replica = target.replica
-        self._probe = replica.breaker.begin()
-        if not replica.in_flight:
-            replica.spells += 1
-        replica.in_flight += 1
+        backend = target.backend
+        self._probe = backend.breaker.begin()
+        if not backend.in_flight:
+            backend.spells += 1
+        backend.in_flight += 1
         target.served.in_flight.value += 1
 
     def close(self, failure: Failure | None, complete: bool, now: float) -> None:
         """Give it back with how it went: `complete` where the client got all, else `failure`; neither where it left."""
         assert self._open, "a lease is closed once"
         self._open = False
-        replica = self.target.replica
-        replica.in_flight -= 1
+        backend = self.target.backend
+        backend.in_flight -= 1
         self.target.served.in_flight.value -= 1
         verdict: bool | None = True if complete else None
         if failure is not None:
             if ROWS[failure.kind].outcome != "client_error":
-                replica.trouble(_in_words(failure))
+                backend.trouble(_in_words(failure))
             if failure.kind is Kind.OVERLOADED:
                 rest = COOL if failure.retry_after is None else min(failure.retry_after, COOLEST)
-                replica.breaker.cool(rest, now)
+                backend.breaker.cool(rest, now)
             elif failure.kind is not Kind.LOADING:
                 verdict = not ROWS[failure.kind].counts
-        was_open = replica.breaker.open
-        replica.breaker.end(self._probe, verdict, now)
-        if was_open and not replica.breaker.open:
-            replica.start_slowly()
+        was_open = backend.breaker.open
+        backend.breaker.end(self._probe, verdict, now)
+        if was_open and not backend.breaker.open:
+            backend.start_slowly()
 
 
 def _in_words(failure: Failure) -> str:
@@ -194,7 +194,7 @@ class Pool:
     """All backends of the gateway."""
 
     def __init__(self) -> None:
-        self.replicas: dict[str, Replica] = {}
+        self.backends: dict[str, Backend] = {}
         self._changed = asyncio.Event()
 
     def announce(self) -> None:
@@ -214,8 +214,8 @@ class Pool:
         """
         try:
             async with asyncio.timeout_at(deadline):
-                while not any(target.replica.usable for target in targets):
-                    if not any(target.replica.coming for target in targets):
+                while not any(target.backend.usable for target in targets):
+                    if not any(target.backend.coming for target in targets):
                         return
                     await self.change()
         except TimeoutError:
@@ -240,8 +240,8 @@ def pick(
         for target in targets
         if target not in tried
         and (
-            (target.replica.usable and target.replica.breaker.allows(now))
-            or (last_resort and target.replica.upstream is not None and not target.replica.coming)
+            (target.backend.usable and target.backend.breaker.allows(now))
+            or (last_resort and target.backend.upstream is not None and not target.backend.coming)
         )
     ]
     if not found:
@@ -249,6 +249,6 @@ def pick(
     if len(found) == 1:
         return Lease(found[0])
     for target in found:
-        if target.replica.warmth < 1.0:
-            target.replica.warm_up(now)
+        if target.backend.warmth < 1.0:
+            target.backend.warm_up(now)
     return Lease(found[balancer.choose(found)])

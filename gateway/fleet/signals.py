@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from random import Random
 
 from backends.base import Call, Failure, Health, Reading, Signal, Signals, Status
-from gateway.fleet.pool import Pool, Replica
+from gateway.fleet.pool import Backend, Pool
 from gateway.wire.ask import ask
 from gateway.wire.upstream import Upstream
 
@@ -144,7 +144,7 @@ class Poll:
 
     def __init__(
         self,
-        replica: Replica,
+        backend: Backend,
         pool: Pool,
         metrics_at: Upstream | None,
         spells: Callable[[str], Awaitable[Spells]],
@@ -154,7 +154,7 @@ class Poll:
         """`metrics_at` is where to ask if not where the engine answers; `spells` tells the busy times there are now at
         the backend of that name."""
         self.book = Book()
-        self._replica = replica
+        self._backend = backend
         self._pool = pool
         self._metrics_at = metrics_at
         self._spells = spells
@@ -163,8 +163,8 @@ class Poll:
 
     async def run(self) -> None:
         """Ask until cancelled, while the backend is ready or loading."""
-        while self._replica.engine.signal_calls():
-            if self._replica.upstream is None or self._replica.health not in (Health.READY, Health.LOADING):
+        while self._backend.engine.signal_calls():
+            if self._backend.upstream is None or self._backend.health not in (Health.READY, Health.LOADING):
                 await self._pool.change()
                 continue
             await self.ask()
@@ -172,22 +172,22 @@ class Poll:
 
     async def ask(self) -> None:
         """Ask once, and take down what it says."""
-        replica, upstream = self._replica, self._replica.upstream
-        calls = replica.engine.signal_calls()
+        backend, upstream = self._backend, self._backend.upstream
+        calls = backend.engine.signal_calls()
         if upstream is None or not calls:
             return
-        before = await self._spells(replica.name)
+        before = await self._spells(backend.name)
         where = self._metrics_at or upstream
         answers = await asyncio.gather(*(ask(where, call, TIMEOUT, PAGE) for call in calls))
-        spells = before & await self._spells(replica.name)
-        if upstream is not replica.upstream:
+        spells = before & await self._spells(backend.name)
+        if upstream is not backend.upstream:
             return
         told, lost = self._read(calls, answers)
         now = self._clock()
         self.book.take(told, lost, spells, now)
-        if replica.health is Health.READY:
+        if backend.health is Health.READY:
             for level, text in self.book.news(now):
-                log.log(level, "backend '%s': %s", replica.name, text)
+                log.log(level, "backend '%s': %s", backend.name, text)
 
     def _read(self, calls: Sequence[Call], answers: Sequence[Answer]) -> tuple[Signals, str | None]:
         """What the answers tell, and why some of them tell nothing."""
@@ -199,10 +199,10 @@ class Poll:
             elif answer[0] != 200:
                 lost.append(f"{call.method} {call.path} answered {answer[0]}")
             bodies.append(None if isinstance(answer, Failure) or answer[0] != 200 else answer[1])
-        engine = self._replica.engine
+        engine = self._backend.engine
         try:
             return engine.signals_of(bodies), "; ".join(lost) or None
         except Exception:
             # A page can hold anything, and an adapter may come from elsewhere: its slip must not end the watch.
-            log.debug("backend '%s': cannot read its signals", self._replica.name, exc_info=True)
+            log.debug("backend '%s': cannot read its signals", self._backend.name, exc_info=True)
             return engine.signals_of([None] * len(bodies)), "its answer cannot be read"

@@ -1,7 +1,7 @@
-"""A launched backend: ties the engine's process to the replica that requests see.
+"""A launched backend: ties the engine's process to the backend that requests see.
 
 Rules:
-- The replica has connections only while the process runs; each start has its own port and thus its own connections.
+- The backend has connections only while the process runs; each start has its own port and thus its own connections.
 - An engine that is not ready within its start timeout is stopped and started anew, like one that died.
 """
 
@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from backends.base import Health, Launch
 from gateway.fleet.health import Watch
 from gateway.fleet.launcher import Process, ProcessState
-from gateway.fleet.place import OnPlace, Place
-from gateway.fleet.pool import Pool, Replica
-from gateway.metrics import Metrics
+from gateway.fleet.location import Location, OnLocation
+from gateway.fleet.pool import Backend, Pool
+from gateway.telemetry.metrics import Metrics
 
 
 class Supervisor:
@@ -26,26 +26,26 @@ class Supervisor:
 
     def __init__(
         self,
-        replica: Replica,
+        backend: Backend,
         options: BaseModel | None,
         pool: Pool,
         watch: Watch,
         metrics: Metrics,
         rng: Random,
-        on_place: OnPlace,
+        on_location: OnLocation,
         new_key: Callable[[], str],
     ) -> None:
-        """`options` is the engine's own `launch_options`; `on_place` is told when the engine comes or goes; `new_key`
-        makes the key of a start."""
-        self._replica = replica
+        """`options` is the engine's own `launch_options`; `on_location` is told when the engine comes or goes;
+        `new_key` makes the key of a start."""
+        self._backend = backend
         self._options = options
         self._pool = pool
         self._watch = watch
-        self._on_place = on_place
-        self._restarts = metrics.backend_restarts.cell(replica.name, replica.engine.name)
-        engine = replica.engine
+        self._on_location = on_location
+        self._restarts = metrics.backend_restarts.cell(backend.name, backend.engine.name)
+        engine = backend.engine
         self.process = Process(
-            replica.name, self._command, self._on_state, engine.crash_reason, rng, engine.log_level, new_key
+            backend.name, self._command, self._on_state, engine.crash_reason, rng, engine.log_level, new_key
         )
 
     async def run(self) -> None:
@@ -55,19 +55,19 @@ class Supervisor:
             group.create_task(self._hurry())
 
     def _command(self, host: str, port: int) -> Launch:
-        return self._replica.engine.launch(self._options, host, port)
+        return self._backend.engine.launch(self._options, host, port)
 
     def _on_state(self, state: ProcessState) -> None:
         if state is ProcessState.STARTING:
             return
-        replica, process = self._replica, self.process
+        backend, process = self._backend, self.process
         running = state is ProcessState.RUNNING
         url = process.url if running else None
         reason = "starting" if running else process.last_error or "its process ended"
-        replica.place(url, process.key)
-        replica.note(Health.LOADING if running else Health.DOWN, reason)
+        backend.locate(url, process.key)
+        backend.note(Health.LOADING if running else Health.DOWN, reason)
         self._restarts.value = process.restarts
-        self._on_place(Place(replica.name, url, reason, process.key))
+        self._on_location(Location(backend.name, url, reason, process.key))
         self._watch.woken.set()
         self._pool.announce()
 
@@ -77,7 +77,7 @@ class Supervisor:
         while True:
             deadline = self.process.start_deadline
             late = deadline is not None and loop.time() > deadline
-            if late and self._replica.health is not Health.READY:
+            if late and self._backend.health is not Health.READY:
                 self.process.kill("it was not ready in time (start_timeout)")
             try:
                 async with asyncio.timeout(1.0):

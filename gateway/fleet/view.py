@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from backends.base import Action, Health, Signal, Status
-from gateway.config import Backend
+from gateway.config.file import BackendConfig
 from gateway.fleet.breaker import State
 from gateway.fleet.launcher import Process
-from gateway.fleet.pool import Replica
+from gateway.fleet.pool import Backend
 from gateway.fleet.signals import Book
 
 
@@ -77,22 +77,22 @@ class BackendView(_View):
 
 
 def backend_view(
-    backend: Backend, replica: Replica, process: Process | None, book: Book, now: float, clock: float
+    settings: BackendConfig, backend: Backend, process: Process | None, book: Book, now: float, clock: float
 ) -> BackendView:
     """One backend at `now`, the event loop's time; `clock` is that of `book`."""
-    ready = replica.health is Health.READY
-    error = replica.last_error
-    engine = replica.engine
+    ready = backend.health is Health.READY
+    error = backend.last_error
+    engine = backend.engine
     return BackendView(
-        name=replica.name,
+        name=backend.name,
         engine=engine.name,
-        url=None if replica.upstream is None else replica.upstream.url,
-        launched=_launched(backend, process),
-        state=replica.health or Health.LOADING,
-        reason="" if ready else replica.reason,
-        breaker=replica.breaker.state(now),
-        in_flight=replica.in_flight,
-        models=tuple(ModelView(id=card.id, context=card.context) for card in replica.models or ()),
+        url=None if backend.upstream is None else backend.upstream.url,
+        launched=_launched(settings, process),
+        state=backend.health or Health.LOADING,
+        reason="" if ready else backend.reason,
+        breaker=backend.breaker.state(now),
+        in_flight=backend.in_flight,
+        models=tuple(ModelView(id=card.id, context=card.context) for card in backend.models or ()),
         signals={
             signal: SignalView(
                 status=shown.status,
@@ -104,14 +104,14 @@ def backend_view(
             for signal, shown in book.shown(clock).items()
         },
         last_error=error and ErrorView(message=error.message, time=datetime.fromtimestamp(error.time, UTC)),
-        labels=dict(backend.labels),
+        labels=dict(settings.labels),
         actions=tuple(sorted(engine.actions)),
         checked=engine.checked,
     )
 
 
-def _launched(backend: Backend, process: Process | None) -> LaunchedView | None:
-    if backend.launch is None:
+def _launched(settings: BackendConfig, process: Process | None) -> LaunchedView | None:
+    if settings.launch is None:
         return None
     return LaunchedView(
         pid=process and process.pid,

@@ -19,7 +19,6 @@ from typing import Protocol
 
 import msgspec
 
-from backends import gathered
 from backends.base import (
     Engine,
     Failure,
@@ -33,8 +32,9 @@ from backends.base import (
     StreamDecoder,
     Usage,
 )
+from backends.dialect import gathered
 from gateway.errors import GatewayError
-from gateway.metrics import Served
+from gateway.telemetry.metrics import TargetMetrics
 from gateway.wire.clocks import Alarm, Clocks
 from gateway.wire.downstream import Downstream
 from gateway.wire.upstream import ConnectError, Connection, Upstream
@@ -105,7 +105,7 @@ class Attempt:
         model: str,
         downstream: Downstream,
         clocks: Clocks,
-        served: Served,
+        served: TargetMetrics,
         headers: Sequence[tuple[bytes, bytes]],
         extra: bytes = b"",
         heartbeat: Stoppable | None = None,

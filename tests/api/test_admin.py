@@ -19,7 +19,7 @@ import pytest
 from backends import registry
 from gateway.fake.engine import FakeEngine
 from gateway.fake.script import Fault, Match, Reply, Rule
-from tests.serving import Answer, Served, serving
+from tests.serving import Answer, TargetMetrics, serving
 from tests.toy_engine import ROW, page
 
 LINES = b'{"status":"pulling","total":10,"completed":4}\n{"status":"success"}\n'
@@ -56,13 +56,13 @@ KEYS = "keys:\n" + key("boss", "sk-boss", admin=True) + key("team", "sk-team")
 
 
 @contextlib.asynccontextmanager
-async def gateway(folder: Path, *rules: Rule) -> AsyncIterator[tuple[FakeEngine, Served]]:
+async def gateway(folder: Path, *rules: Rule) -> AsyncIterator[tuple[FakeEngine, TargetMetrics]]:
     """A fake engine with these rules, and a gateway in front of it."""
     async with FakeEngine(rules=rules) as engine, serving(folder, config(engine.url)) as served:
         yield engine, served
 
 
-async def pull(served: Served, **headers: str) -> Answer:
+async def pull(served: TargetMetrics, **headers: str) -> Answer:
     return await served.post(PULL, {"model": "m"}, **headers)
 
 
@@ -307,7 +307,7 @@ async def test_an_engine_whose_process_ends_is_noticed_at_once(tmp_path: Path) -
         asked = asyncio.create_task(pull(served))
         await engine.until(lambda: any(each.path == "/pull" for each in engine.requests))
         # What the launcher does when the process has ended.
-        served.gateway.pool.replicas["a"].place(None)
+        served.gateway.pool.backends["a"].locate(None)
         answer = await asyncio.wait_for(asked, 10)
         assert (answer.status, answer.error["code"]) == (502, "upstream_reset")
         answer = await pull(served)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from backends.actions import asked
 from backends.base import Action
+from backends.facts.actions import asked
 
 
 def test_arguments_that_are_right() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.base import Operation, Request, Usage
-from backends.chunks import Chunks, Stamp, StopCutter, fresh_id, stamp
+from backends.dialect.chunks import Chunks, Stamp, StopCutter, fresh_id, stamp
 
 
 def events(data: bytes) -> list[Any]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.base import Failure, Headers, Kind
-from backends.errors import read_failure, readable, retry_after
+from backends.dialect.errors import read_failure, readable, retry_after
 
 RECORDINGS = Path(__file__).resolve().parent.parent / "recordings"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from backends.base import Operation
-from backends.gathered import completion, whole
+from backends.dialect.gathered import completion, whole
 
 
 def stream(*events: Any) -> bytes:

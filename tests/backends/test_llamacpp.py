@@ -26,9 +26,9 @@ from backends.base import (
     Status,
     Usage,
 )
-from backends.llamacpp import LlamaCpp
-from backends.llamacpp_launch import RUNNER, LlamaCppLaunch
-from gateway.configfile.schema import validate
+from backends.engines.llamacpp.engine import LlamaCpp
+from backends.engines.llamacpp.launch import RUNNER, LlamaCppLaunch
+from gateway.config.schema import validate
 
 RECORDINGS = Path(__file__).parent.parent / "recordings" / "llamacpp"
 ENGINE = LlamaCpp()

@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 
 from backends.base import Health
-from backends.llamacpp import LlamaCpp
-from backends.llamacpp_launch import RUNNER, LlamaCppLaunch
+from backends.engines.llamacpp.engine import LlamaCpp
+from backends.engines.llamacpp.launch import RUNNER, LlamaCppLaunch
 from gateway.fleet.launcher import Process, ProcessState, free_port
 
 pytestmark = pytest.mark.slow

@@ -25,8 +25,8 @@ from backends.base import (
     Signal,
     Status,
 )
-from backends.lmdeploy import FLAGS, LMDeploy, LMDeployLaunch
-from gateway.configfile.schema import validate
+from backends.engines.lmdeploy import FLAGS, LMDeploy, LMDeployLaunch
+from gateway.config.schema import validate
 
 ENGINE = LMDeploy()
 

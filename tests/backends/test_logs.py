@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from backends import logs
+from backends.facts import logs
 
 
 @pytest.mark.parametrize(

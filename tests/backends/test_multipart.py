@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.multipart import LONGEST_HEAD, MOST_PARTS, FormError, boundary_of, is_form, parts_of, replaced
+from backends.framing.multipart import (
+    LONGEST_HEAD,
+    MOST_PARTS,
+    FormError,
+    boundary_of,
+    is_form,
+    parts_of,
+    replaced,
+)
 
 Field = tuple[str, bytes, bytes]
 """A name, further parameters of its disposition, and the content."""

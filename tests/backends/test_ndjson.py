@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import ndjson
+from backends.framing import ndjson
 
 
 def read(pieces: Iterable[bytes], limit: int = ndjson.LIMIT) -> tuple[list[bytes], bool]:

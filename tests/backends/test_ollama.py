@@ -26,8 +26,8 @@ from backends.base import (
     Signal,
     Status,
 )
-from backends.ollama import Ollama, OllamaLaunch, OllamaOptions
-from gateway.configfile.schema import validate
+from backends.engines.ollama.engine import Ollama, OllamaLaunch, OllamaOptions
+from gateway.config.schema import validate
 
 ENGINE = Ollama()
 HELLO = [{"role": "user", "content": "Hello"}]

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from backends import gathered, ndjson
 from backends.base import Failure, Kind, Operation, Reply, Request, Usage
-from backends.ollama import Ollama
+from backends.dialect import gathered
+from backends.engines.ollama.engine import Ollama
+from backends.framing import ndjson
 
 AT = "2026-08-21T10:00:00.123456789Z"
 CREATED = 1787306400

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from backends.base import Action, Call
-from backends.ollama import Ollama
-from backends.ollama_models import from_modelfile
+from backends.engines.ollama.engine import Ollama
+from backends.engines.ollama.models import from_modelfile
 
 ENGINE = Ollama()
 

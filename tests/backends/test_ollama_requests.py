@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backends.base import Kind, Operation, Request, RequestError
-from backends.ollama import Ollama, OllamaOptions
+from backends.engines.ollama.engine import Ollama, OllamaOptions
 
 HELLO = [{"role": "user", "content": "Hello"}]
 PNG = "iVBORw0KGgo="

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from backends.base import Call, Failure, Health, Kind, ModelCard, Operation, Reply, Request, Usage
-from backends.openai import OpenAI
+from backends.engines.openai import OpenAI
 
 ENGINE = OpenAI()
 

@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import openai, sse
 from backends.base import Kind, Operation, Request, Usage
-from backends.openai import EventStream, OpenAI
+from backends.dialect import openai
+from backends.dialect.openai import EventStream
+from backends.engines.openai import OpenAI
+from backends.framing import sse
 
 DONE = b"data: [DONE]\n\n"
 

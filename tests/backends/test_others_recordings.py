@@ -17,7 +17,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletionChunk
 
 from backends.base import Kind, ModelCard, Operation, Reply, Request, Signal, Status, Usage
-from backends.ollama import Ollama, OllamaOptions
+from backends.engines.ollama.engine import Ollama, OllamaOptions
 
 FOLDER = Path(os.environ.get("FIELD_RECORDINGS", "")) / "ollama"
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from backends.base import Operation, Reply, Request
-from backends.tgi import TGI
+from backends.engines.tgi.engine import TGI
 
 FOLDER = Path(os.environ.get("FIELD_RECORDINGS", "/nowhere")) / "tgi"
 ENGINE = TGI()

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from backends.base import Failure, Kind, Operation, Reply, Request, Usage
-from backends.openai import OpenAI
-from backends.passed import DECODERS, LONGEST_EVENT, OPERATIONS, Events, Pieces
+from backends.dialect.passed import DECODERS, LONGEST_EVENT, OPERATIONS, Events, Pieces
+from backends.engines.openai import OpenAI
 
 RECORDINGS = Path(__file__).parent.parent / "recordings" / "llamacpp"
 ENGINE = OpenAI()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backends.base import OptionsError
-from backends.prompting import Prompter
+from backends.engines.triton.prompting import Prompter
 
 DEMO = Path(__file__).resolve().parents[2] / "models" / "demo"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -79,7 +79,7 @@ def test_the_first_token_does_not_come_twice(
 ) -> None:
     place = folder(tmp_path, "{{ bos_token }}{{ messages[0].content }}", bos_token="<s>", **config)
     (place / "tokenizer.json").write_text(json.dumps({"post_processor": tokenizer}))
-    monkeypatch.setattr("backends.prompting.tokenizers", None)
+    monkeypatch.setattr("backends.engines.triton.prompting.tokenizers", None)
     assert Prompter(place).render(HELLO, {}) == prompt
 
 

@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from backends.base import Action, Health, Kind, LaunchError, Operation, Request, Signal, Status
-from backends.ray_serve import MODEL_HEADER, RUNNER, RayServe, RayServeLaunch, RayServeOptions
-from gateway.configfile.schema import validate
+from backends.engines.ray_serve.engine import MODEL_HEADER, RUNNER, RayServe, RayServeLaunch, RayServeOptions
+from gateway.config.schema import validate
 
 ENGINE = RayServe()
 NOT_DEPLOYED = b"Path '/v1/models' not found. Ping http://.../-/routes for available routes."

@@ -7,7 +7,7 @@ import pytest
 
 from backends import registry
 from backends.base import Engine
-from backends.openai import OpenAI
+from backends.engines.openai import OpenAI
 
 Install = Callable[..., None]
 
@@ -47,11 +47,11 @@ def test_every_row_leads_to_an_engine_of_that_name(name: str, install: Install) 
 
 
 def test_names_are_sorted_and_hold_both_kinds(install: Install) -> None:
-    install(zebra="backends.openai:OpenAI", ape="backends.openai:OpenAI")
+    install(zebra="backends.engines.openai:OpenAI", ape="backends.engines.openai:OpenAI")
     assert registry.names() == tuple(sorted({*registry.ENGINES, "zebra", "ape"}))
 
 
-@pytest.mark.parametrize("name", ["", "OpenAI", "openai ", "backends.openai:OpenAI", "nothing"])
+@pytest.mark.parametrize("name", ["", "OpenAI", "openai ", "backends.engines.openai:OpenAI", "nothing"])
 def test_an_unknown_name_is_a_key_error(name: str, install: Install) -> None:
     install()
     with pytest.raises(KeyError, match=name or "''"):
@@ -59,7 +59,7 @@ def test_an_unknown_name_is_a_key_error(name: str, install: Install) -> None:
 
 
 def test_an_engine_of_another_package(install: Install) -> None:
-    install(theirs="backends.openai:OpenAI")
+    install(theirs="backends.engines.openai:OpenAI")
     assert registry.engine("theirs") is OpenAI
 
 
@@ -77,7 +77,7 @@ def test_what_is_no_engine_is_refused(row: str, install: Install) -> None:
 
 @pytest.mark.parametrize(
     ("row", "error"),
-    [("no_such_module:Engine", ModuleNotFoundError), ("backends.openai:Nothing", AttributeError)],
+    [("no_such_module:Engine", ModuleNotFoundError), ("backends.engines.openai:Nothing", AttributeError)],
 )
 def test_a_row_that_leads_nowhere(row: str, error: type[Exception], install: Install) -> None:
     install(theirs=row)

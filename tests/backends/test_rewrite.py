@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import rewrite
 from backends.base import Operation, Request
+from backends.dialect import rewrite
 
 USAGE = b'"stream_options":{"include_usage":true}'
 

@@ -27,8 +27,8 @@ from backends.base import (
     Status,
     Usage,
 )
-from backends.sglang import FLAGS, SGLang, SGLangLaunch
-from gateway.configfile.schema import validate
+from backends.engines.sglang.engine import FLAGS, SGLang, SGLangLaunch
+from gateway.config.schema import validate
 
 ENGINE = SGLang()
 

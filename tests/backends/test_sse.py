@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import sse
+from backends.framing import sse
 
 
 def read(pieces: Iterable[bytes], limit: int = sse.LIMIT) -> tuple[list[bytes], bool]:

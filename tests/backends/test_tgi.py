@@ -27,9 +27,9 @@ from backends.base import (
     StreamDecoder,
     Usage,
 )
-from backends.chunks import Stamp
-from backends.tgi import TGI, TGIOptions
-from backends.tgi_launch import TGILaunch
+from backends.dialect.chunks import Stamp
+from backends.engines.tgi.engine import TGI, TGIOptions
+from backends.engines.tgi.launch import TGILaunch
 
 RECORDINGS = Path(__file__).parent.parent / "recordings" / "tgi"
 

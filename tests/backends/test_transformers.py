@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backends.base import Action, Health, Kind, LaunchError, Operation, Request, RequestError
-from backends.transformers import Transformers, TransformersLaunch, TransformersOptions
+from backends.engines.transformers import Transformers, TransformersLaunch, TransformersOptions
 
 ENGINE = Transformers()
 MESSAGES = [{"role": "user", "content": "Hi"}]

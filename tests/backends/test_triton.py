@@ -28,8 +28,8 @@ from backends.base import (
     StreamDecoder,
     Usage,
 )
-from backends.chunks import Stamp
-from backends.triton import Triton, TritonFrontend, TritonOptions
+from backends.dialect.chunks import Stamp
+from backends.engines.triton.engine import Triton, TritonFrontend, TritonOptions
 
 RECORDINGS = Path(__file__).parent.parent / "recordings" / "triton"
 DEMO = Path(__file__).resolve().parents[2] / "models" / "demo"
@@ -457,7 +457,7 @@ def test_wrong_options(wrong: dict[str, Any]) -> None:
 def test_a_tokenizer_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OptionsError, match="cannot read"):
         engine(tokenizer=str(tmp_path))
-    monkeypatch.setattr("backends.triton.Prompter", None)
+    monkeypatch.setattr("backends.engines.triton.engine.Prompter", None)
     with pytest.raises(OptionsError, match=r"jinja2 is not installed: pip install 'llm-gateway\[triton\]'"):
         engine(tokenizer=str(DEMO))
 

@@ -24,8 +24,8 @@ from backends.base import (
     Signal,
     Status,
 )
-from backends.trtllm import FLAGS, SETTINGS, TensorRTLLM, TensorRTLLMLaunch
-from gateway.configfile.schema import validate
+from backends.engines.tensorrt_llm import FLAGS, SETTINGS, TensorRTLLM, TensorRTLLMLaunch
+from gateway.config.schema import validate
 
 ENGINE = TensorRTLLM()
 

@@ -24,8 +24,8 @@ from backends.base import (
     Signal,
     Status,
 )
-from backends.vllm import FLAGS, VLLM, VLLMLaunch
-from gateway.configfile.schema import validate
+from backends.engines.vllm import FLAGS, VLLM, VLLMLaunch
+from gateway.config.schema import validate
 
 ENGINE = VLLM()
 

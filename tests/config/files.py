@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from gateway.config import Config, ConfigError, load
+from gateway.config.file import Config, ConfigError, load
 
 
 def written(folder: Path, text: str | bytes) -> Path:

@@ -18,11 +18,11 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from backends import registry
-from backends.units import Duration, Share, Size, Wait
-from gateway import config
-from gateway.configfile.address import ListenAddress, Url
-from gateway.configfile.schema import Backend, Config, Target, TimeoutOverrides, engine_section
-from gateway.configfile.texts import Hash, Line, ModelGlob, ModelName, Name, Secret
+from backends.facts.units import Duration, Share, Size, Wait
+from gateway.config import file as config
+from gateway.config.address import ListenAddress, Url
+from gateway.config.schema import BackendConfig, Config, Target, TimeoutOverrides, engine_section
+from gateway.config.texts import Hash, Line, ModelGlob, ModelName, Name, Secret
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "configs" / "schema.json"
@@ -69,7 +69,7 @@ def _sections() -> Iterator[str]:
     for title, kind in sections(Config, ""):
         yield f"### {title or 'The file'}\n\n{_sentence(kind)}\n"
         yield _table(kind, title)
-        if kind is Backend:
+        if kind is BackendConfig:
             for engine in registry.names():
                 for name in ("options", "launch"):
                     own = engine_section(engine, name)

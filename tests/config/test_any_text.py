@@ -10,8 +10,8 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gateway.config import ConfigError, Problem, load
-from gateway.configfile.schema import Config
+from gateway.config.file import ConfigError, Problem, load
+from gateway.config.schema import Config
 from tests.config.files import written
 
 ENVIRON = {"A": "one", "N": "8", "BAD": "\udcff"}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import ConfigError, load
-from gateway.configfile import yaml_source
+from gateway.config import yaml_source
+from gateway.config.file import ConfigError, load
 from tests.config.files import config, lines, written
 
 BACKEND = "backends: {a: {engine: openai, url: 'http://h:1'}}\n"

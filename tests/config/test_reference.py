@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from backends import registry
-from gateway import config
-from gateway.config import Config, Defaults, Server, load
-from gateway.configfile.schema import Backend, Section, engine_section
+from gateway.config import file as config
+from gateway.config.file import Config, Defaults, Server, load
+from gateway.config.schema import BackendConfig, Section, engine_section
 from tests.config import reference
 
 EXAMPLES = sorted((reference.ROOT / "configs").rglob("*.yaml"))
@@ -203,7 +203,8 @@ def test_the_problems_in_the_docs_are_real(tmp_path: Path) -> None:
 
 
 def test_backend_descriptions_reach_the_schema() -> None:
-    described = config.schema()["$defs"]["Backend"]["properties"]
+    described = config.schema()["$defs"]["BackendConfig"]["properties"]
     assert all(
-        described[name]["description"] == field.description for name, field in Backend.model_fields.items()
+        described[name]["description"] == field.description
+        for name, field in BackendConfig.model_fields.items()
     )

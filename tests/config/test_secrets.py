@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.config import ConfigError, load
+from gateway.config.file import ConfigError, load
 from tests.config.files import config, written
 
 CANARY = "canary-5e1f"

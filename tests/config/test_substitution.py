@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.configfile.substitution import FILE_BYTES
+from gateway.config.substitution import FILE_BYTES
 from tests.config.files import config, lines
 
 ENVIRON = {

@@ -10,7 +10,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from gateway.config import Config, Listen, Retry, Target, Timeouts, retry, timeouts
+from gateway.config.file import Config, Listen, Retry, Target, Timeouts, retry, timeouts
 from tests.config.files import config, lines
 from tests.config.toy import Shape, ToyOptions
 

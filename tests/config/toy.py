@@ -9,7 +9,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from backends.base import Engine
-from backends.units import Duration
+from backends.facts.units import Duration
 
 
 class Shape(enum.StrEnum):

@@ -18,7 +18,7 @@ from tests.conformance.replay import recordings, replaying
 from tests.conformance.shapes import MODEL
 from tests.conformance.stage import CHECKS, Check, Stage, Watch
 from tests.conformance.tap import Tap, tapping
-from tests.serving import Served, serving
+from tests.serving import TargetMetrics, serving
 
 RECORDINGS = Path(__file__).resolve().parents[1] / "recordings"
 
@@ -57,13 +57,13 @@ async def play(engine: str, check: Check, watch: Watch, folder: Path, metrics_ur
     # A tapped engine belongs to a gateway of its own, which goes on in this loop.
     alone = not isinstance(watch, Tap)
     async with serving(folder, text, patient=False, alone=alone) as served:
-        replica = served.gateway.pool.replicas["engine"]
-        stage = Stage(served, replica.engine, watch)
+        backend = served.gateway.pool.backends["engine"]
+        stage = Stage(served, backend.engine, watch)
         if instead is None:
             await check.run(stage)
         elif isinstance(instead, Silent):
             shapes.error(await stage.ask("/readyz", None), 503, "no_healthy_backend")
-            assert replica.health is Health.DOWN
+            assert backend.health is Health.DOWN
         else:
             instead.reads(await stage.ask(check.path, check.body))
 
@@ -85,7 +85,7 @@ class Hosts:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stack = contextlib.AsyncExitStack()
-        self._host: Served | None = None
+        self._host: TargetMetrics | None = None
 
     async def __aenter__(self) -> Hosts:
         return self
@@ -98,7 +98,7 @@ class Hosts:
         """A tap in front of the engine: the llama.cpp that a gateway has launched, or that gateway itself."""
         if self._host is None:
             self._host = await self._stack.enter_async_context(serving(self._folder, HOST, alone=False))
-        upstream = self._host.gateway.pool.replicas["demo"].upstream
+        upstream = self._host.gateway.pool.backends["demo"].upstream
         assert upstream is not None
         url = self._host.url if engine == "openai" else upstream.url
         async with tapping(int(url.rpartition(":")[2]), hold=check.cancels) as tap:

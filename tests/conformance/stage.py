@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from backends.base import Engine
-from tests.serving import Answer, Served
+from tests.serving import Answer, TargetMetrics
 
 
 class Watch(Protocol):
@@ -37,7 +37,7 @@ class Watch(Protocol):
 class Stage:
     """What a check works with."""
 
-    served: Served
+    served: TargetMetrics
     engine: Engine
     watch: Watch
 

@@ -98,13 +98,13 @@ class Hosts:
         served = await self._stack.enter_async_context(
             serving(self._folder, text, patient=False, alone=False)
         )
-        replica = served.gateway.pool.replicas["host"]
+        backend = served.gateway.pool.backends["host"]
         async with asyncio.timeout(START):
-            while replica.health is not Health.READY:
-                assert replica.health is not Health.DOWN, f"{engine}: {replica.reason}"
+            while backend.health is not Health.READY:
+                assert backend.health is not Health.DOWN, f"{engine}: {backend.reason}"
                 await served.gateway.pool.change()
-        assert replica.upstream is not None
-        self._port = int(replica.upstream.url.rpartition(":")[2])
+        assert backend.upstream is not None
+        self._port = int(backend.upstream.url.rpartition(":")[2])
 
     async def _start_triton(self) -> None:
         # It starts and stops in seconds, in which nothing else runs here.

@@ -16,7 +16,7 @@ import pytest
 from backends.base import Action, Health
 from gateway.wire.ask import ask
 from tests.engines import triton
-from tests.serving import Answer, Served, serving
+from tests.serving import Answer, TargetMetrics, serving
 
 pytestmark = pytest.mark.engines
 
@@ -38,7 +38,7 @@ def server() -> Iterator[triton.Server]:
 
 
 @contextlib.asynccontextmanager
-async def gateway(server: triton.Server, folder: Path) -> AsyncIterator[Served]:
+async def gateway(server: triton.Server, folder: Path) -> AsyncIterator[TargetMetrics]:
     text = CONFIG.format(url=server.url, metrics_url=server.metrics_url)
     async with serving(folder, text) as served:
         yield served
@@ -92,13 +92,13 @@ async def test_the_model_hears_that_its_client_left(
 
 async def test_models_come_and_go(server: triton.Server, tmp_path: Path) -> None:
     async with gateway(server, tmp_path) as served:
-        replica = served.gateway.pool.replicas["triton"]
-        assert replica.upstream is not None and replica.health is Health.READY
+        backend = served.gateway.pool.backends["triton"]
+        assert backend.upstream is not None and backend.health is Health.READY
         asked = question(max_tokens=3) | {"model": "spare"}
         missing = await served.post("/v1/chat/completions", asked)
         assert missing.status == 502 and missing.error["code"] == "upstream_model_missing"
-        load = replica.engine.action(Action.LOAD, {"model": "spare"})
-        assert await ask(replica.upstream, load, PATIENCE) == (200, b"")
+        load = backend.engine.action(Action.LOAD, {"model": "spare"})
+        assert await ask(backend.upstream, load, PATIENCE) == (200, b"")
         answer = await served.post("/v1/chat/completions", asked)
         assert answer.json()["choices"][0] | {"message": None} == {
             "index": 0,
@@ -106,8 +106,8 @@ async def test_models_come_and_go(server: triton.Server, tmp_path: Path) -> None
             "finish_reason": "length",
             "message": None,
         }
-        unload = replica.engine.action(Action.UNLOAD, {"model": "spare"})
-        assert await ask(replica.upstream, unload, PATIENCE) == (200, b"")
+        unload = backend.engine.action(Action.UNLOAD, {"model": "spare"})
+        assert await ask(backend.upstream, unload, PATIENCE) == (200, b"")
         gone = await served.post("/v1/chat/completions", asked)
         assert gone.status == 502 and gone.error["code"] == "upstream_model_missing"
         assert (await served.post("/v1/chat/completions", question(max_tokens=3))).status == 200

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from backends.sse import Framer
+from backends.framing.sse import Framer
 from gateway.fake.engine import FakeEngine
 
 CHAT = "/v1/chat/completions"

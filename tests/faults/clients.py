@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from gateway.fake.engine import FakeEngine
-from tests.serving import Answer, Served
+from tests.serving import Answer, TargetMetrics
 
 CHAT = "/v1/chat/completions"
 PATIENCE = 5.0
@@ -165,26 +165,26 @@ async def until(holds: Callable[[], bool], what: str, patience: float = PATIENCE
         await asyncio.sleep(0.001)
 
 
-def at_rest(served: Served) -> bool:
+def at_rest(served: TargetMetrics) -> bool:
     """No request is anywhere in the gateway, and nothing is held for one."""
     gateway = served.gateway
-    replicas = gateway.pool.replicas.values()
+    backends = gateway.pool.backends.values()
     return (
         not served.server.server_state.tasks
         and not [sample for sample in gateway.metrics.queued.collect().samples if sample.value]
         and not [sample for sample in gateway.metrics.in_flight.collect().samples if sample.value]
         and gateway.core.dispatcher.budget.active == 0
-        and all(replica.in_flight == 0 for replica in replicas)
-        and all(r.upstream.open == r.upstream.idle for r in replicas if r.upstream is not None)
+        and all(backend.in_flight == 0 for backend in backends)
+        and all(r.upstream.open == r.upstream.idle for r in backends if r.upstream is not None)
     )
 
 
-async def rest(served: Served) -> None:
+async def rest(served: TargetMetrics) -> None:
     """Wait until everything that requests held is given back."""
     await until(lambda: at_rest(served), "everything is given back")
 
 
-async def settled(served: Served, *engines: FakeEngine) -> None:
+async def settled(served: TargetMetrics, *engines: FakeEngine) -> None:
     """The invariants after every fault: alive, nothing held, nothing left running, and the next request works."""
     await rest(served)
     for engine in engines:

@@ -18,9 +18,9 @@ from typing import Any
 
 from gateway.fake.engine import FakeEngine
 from gateway.fake.journal import Exchange
-from gateway.fleet.pool import Replica
+from gateway.fleet.pool import Backend
 from tests.faults.clients import until
-from tests.serving import Answer, Served, idle, serving
+from tests.serving import Answer, TargetMetrics, idle, serving
 
 SECRET = "canary-of-the-engines-key"
 PROMPT = "canary-of-the-prompt"
@@ -45,7 +45,7 @@ models:
 class Stage:
     """The gateway, and the two engines behind it."""
 
-    served: Served
+    served: TargetMetrics
     faulty: FakeEngine
     healthy: FakeEngine
 
@@ -57,8 +57,8 @@ class Stage:
         """One chat request for the model."""
         return await self.served.post("/v1/chat/completions", question(model, stream=stream, **more))
 
-    def replica(self, name: str = "faulty") -> Replica:
-        return self.served.gateway.pool.replicas[name]
+    def backend(self, name: str = "faulty") -> Backend:
+        return self.served.gateway.pool.backends[name]
 
     def attempts(self, backend: str = "faulty", **labels: str) -> float:
         return self.served.metric("gateway_attempts_total", backend=backend, **labels)
@@ -114,7 +114,7 @@ async def undisturbed(at: Stage) -> AsyncIterator[None]:
     assert len(text_of(answer).split()) == 10
 
 
-async def sound(served: Served) -> None:
+async def sound(served: TargetMetrics) -> None:
     """What holds when nothing is going on."""
     await idle(served.gateway)
     budget = served.gateway.core.dispatcher.budget

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from gateway import config as configuration
 from gateway.app import Gateway
+from gateway.config import file as configuration
 from gateway.fake.engine import FakeEngine
 from gateway.wire.downstream import BUFFER, StreamAborted
 from tests.faults.clients import CHAT, chat, config, http, until
@@ -211,7 +211,7 @@ async def test_a_slow_client_pauses_the_engine_and_misses_nothing(tmp_path: Path
         await until(lambda: len(exchange.parts) > 0, "the stream begins")
         exchange.reading.clear()
         taken = sum(map(len, exchange.parts))
-        upstream = gateway.pool.replicas["engine-0"].upstream
+        upstream = gateway.pool.backends["engine-0"].upstream
         assert upstream is not None
         [connection] = upstream._open
         await until(lambda: connection.paused, "the engine's socket is paused")

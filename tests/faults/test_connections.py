@@ -43,7 +43,7 @@ async def test_an_engine_that_is_gone(tmp_path: Path) -> None:
         answer = await at.ask("pair")
         assert (text_of(answer), answer.headers["x-gateway-attempts"]) == (HEALTHY, "2")
         await check_unreachable(at)
-        assert at.replica().breaker.open
+        assert at.backend().breaker.open
         await at.faulty.up()
         assert text_of(await at.ask("alone")) == FAULTY
 
@@ -96,7 +96,7 @@ async def test_a_certificate_that_is_not_to_be_trusted(
         told = [line for line in caplog.messages if "request req-" in line]
         assert len(told) == at.attempts(result="connect") == at.attempts() == 1
         assert all("TLS certificate is not to be trusted" in line and why in line for line in told)
-        assert at.replica().health is Health.DOWN
+        assert at.backend().health is Health.DOWN
         assert not any(connection.asked for connection in came)
 
 
@@ -134,7 +134,7 @@ async def test_a_name_is_looked_up_for_each_connection(
             assert answer.error["message"] == "the engine's host name is not known"
             found[0] = ["127.0.0.1", "127.0.0.2"]
             assert text_of(await at.ask("alone")) == FAULTY
-            connections = at.replica().upstream
+            connections = at.backend().upstream
             assert connections is not None
             connections.close()
             found[0] = ["127.0.0.1"]
@@ -215,7 +215,7 @@ async def test_connections_the_engine_closed_are_forgotten(tmp_path: Path) -> No
         at.faulty.set(keep_alive=0.02, defaults={"say": FAULTY})
         await asyncio.gather(*(at.ask("alone") for _ in range(5)))
         await at.faulty.until(lambda: at.faulty.journal.totals.open == 0)
-        upstream = at.replica().upstream
+        upstream = at.backend().upstream
         assert upstream is not None
         await until(lambda: upstream.open == upstream.idle == 0, "the connections are forgotten")
         assert text_of(await at.ask("alone")) == FAULTY
@@ -246,7 +246,7 @@ async def test_an_engine_that_answers_before_it_has_read(tmp_path: Path) -> None
     async with peers.reading_little(early) as port, stage(tmp_path, url=f"http://127.0.0.1:{port}") as at:
         for _ in range(2):
             assert (await at.ask("alone", **LARGE)).status == 413
-            upstream = at.replica().upstream
+            upstream = at.backend().upstream
             assert upstream is not None
             assert upstream.idle == 0
 
@@ -265,7 +265,7 @@ async def test_a_connection_whose_client_could_not_keep_up_is_read_again(tmp_pat
         reader, writer = await at.served.connect()
         writer.write(http(question("alone"), "Connection: close"))
         await at.faulty.until(lambda: [e.outcome for e in asked(at.faulty, "alone")] == ["finished"])
-        await until(lambda: not at.replica().in_flight, "the attempt is over")
+        await until(lambda: not at.backend().in_flight, "the attempt is over")
         at.misbehave()
         assert text_of(await at.ask("alone")) == FAULTY
         first, second = asked(at.faulty, "alone")

@@ -25,7 +25,7 @@ from backends.base import Health
 from gateway.fake.engine import FakeEngine
 from gateway.wire import server
 from tests.faults.clients import CHAT, Client, at_rest, chat, client, config, http, settled, until
-from tests.serving import Served, serving
+from tests.serving import TargetMetrics, serving
 
 HOW = ("FIN", "RST")
 TIMES = 50
@@ -37,7 +37,7 @@ ENDLESS: dict[str, Any] = {"endless": True, "gap": 0.005}
 class Scene:
     """What a phase is looked at from."""
 
-    served: Served
+    served: TargetMetrics
     engine: FakeEngine
     caller: Client
     turn: int
@@ -144,21 +144,21 @@ async def test_leaving_while_the_model_loads(how: str, tmp_path: Path) -> None:
         FakeEngine(models=["up"]) as engine,
         serving(tmp_path, config(engine.url, kind="llamacpp")) as served,
     ):
-        replica = served.gateway.pool.replicas["engine-0"]
+        backend = served.gateway.pool.backends["engine-0"]
         budget = served.gateway.core.dispatcher.budget
         engine.set(models=["up"], loading=60)
         for _ in range(TIMES):
             caller = await Client.connect(served.port)
             await caller.send(http(chat(stream=True)))
             await until(
-                lambda: budget.active == 1 and replica.health is Health.LOADING and not replica.in_flight,
+                lambda: budget.active == 1 and backend.health is Health.LOADING and not backend.in_flight,
                 "the request waits for the model",
             )
             caller.leave(how)
             await until(lambda: at_rest(served), "everything is given back")
         assert served.metric("gateway_requests_total", outcome="client_gone") == TIMES
         engine.set(models=["up"])
-        replica.note(Health.READY)
+        backend.note(Health.READY)
         await settled(served, engine)
 
 
@@ -190,17 +190,17 @@ async def taken_to_the_end(listener: socket.socket) -> int:
 async def test_leaving_while_the_engine_does_not_read(how: str, tmp_path: Path) -> None:
     large = http(chat("x" * 6_000_000, stream=True))
     async with deaf_engine() as (listener, url), serving(tmp_path, config(url)) as served:
-        replica = served.gateway.pool.replicas["engine-0"]
-        assert replica.upstream is not None
+        backend = served.gateway.pool.backends["engine-0"]
+        assert backend.upstream is not None
         # The gateway's own probe, which it gave up.
         await taken_to_the_end(listener)
         for turn in range(10):
             caller = await Client.connect(served.port)
             await caller.send(large)
             await until(
-                lambda: served.gateway.pool.replicas["engine-0"].in_flight == 1, "the request is sent"
+                lambda: served.gateway.pool.backends["engine-0"].in_flight == 1, "the request is sent"
             )
-            await until(lambda: replica.upstream.open == 1, "there is a connection")  # type: ignore[union-attr]
+            await until(lambda: backend.upstream.open == 1, "there is a connection")  # type: ignore[union-attr]
             caller.leave(how)
             await until(lambda: at_rest(served), "everything is given back")
             assert await taken_to_the_end(listener) < len(large), "it was sent to the end"
@@ -219,13 +219,13 @@ async def test_leaving_while_connecting(how: str, tmp_path: Path) -> None:
         fillers[1].connect_ex(("127.0.0.1", port))
         defaults = "timeouts: {connect: 60s}"
         async with serving(tmp_path, config(url, defaults=defaults)) as served:
-            replica = served.gateway.pool.replicas["engine-0"]
-            assert replica.upstream is not None
+            backend = served.gateway.pool.backends["engine-0"]
+            assert backend.upstream is not None
             for _ in range(TIMES):
                 caller = await Client.connect(served.port)
                 await caller.send(http(chat(stream=True)))
-                await until(lambda: replica.in_flight == 1, "the request has a backend")
-                assert replica.upstream.open == 0
+                await until(lambda: backend.in_flight == 1, "the request has a backend")
+                assert backend.upstream.open == 0
                 caller.leave(how)
                 await until(lambda: at_rest(served), "everything is given back")
             assert served.metric("gateway_requests_total", outcome="client_gone") == TIMES

@@ -13,7 +13,7 @@ from gateway.fake.engine import FakeEngine
 from gateway.fleet import pool
 from tests.faults.clients import until
 from tests.faults.support import CONFIG, FAULTY, HEALTHY, Stage, asked, question, stage, text_of
-from tests.serving import Answer, Served, serving
+from tests.serving import Answer, TargetMetrics, serving
 
 PATIENT = CONFIG.replace("failures: 2", "failures: 1000")
 FIVE = CONFIG.replace("failures: 2, pause: 30s", "failures: 5, pause: 30s")
@@ -68,7 +68,7 @@ async def test_an_engine_that_asks_for_a_rest_gets_it(
         answer = await at.ask("alone")
         now = asyncio.get_running_loop().time()
         assert (answer.status, answer.headers["retry-after"]) == (503, told)
-        breaker = at.replica().breaker
+        breaker = at.backend().breaker
         assert breaker.allows(now + rest)
         assert not breaker.open
         if rest:
@@ -86,30 +86,30 @@ async def test_a_trailer_asks_for_nothing(tmp_path: Path) -> None:
         trailers = {"framing": "chunked", "trailers": {"retry-after": "50"}}
         at.misbehave(reply={"status": 429}, http=trailers)
         assert (await at.ask("alone")).headers["retry-after"] == "1"
-        assert at.replica().breaker.allows(asyncio.get_running_loop().time() + 5)
+        assert at.backend().breaker.allows(asyncio.get_running_loop().time() + 5)
 
 
 async def test_after_five_failures_the_other_takes_all(tmp_path: Path) -> None:
     async with stage(tmp_path, config=FIVE) as at:
         at.misbehave(reply={"status": 500})
-        while not at.replica().breaker.open:
+        while not at.backend().breaker.open:
             assert text_of(await at.ask("pair")) == HEALTHY
         assert len(asked(at.faulty, "pair")) == 5
         for stream in (False, True) * 4:
             answer = await at.ask("pair", stream=stream)
             assert (text_of(answer), answer.headers["x-gateway-attempts"]) == (HEALTHY, "1")
         assert len(asked(at.faulty, "pair")) == 5
-        assert at.replica().health is Health.READY
+        assert at.backend().health is Health.READY
 
 
 async def test_probes_bring_it_back_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with stage(tmp_path, config=SHORT) as at:
         at.misbehave(reply={"status": 500})
-        while not at.replica().breaker.open:
+        while not at.backend().breaker.open:
             await at.ask("pair")
         at.misbehave()
         async with asyncio.timeout(10):
-            while at.replica().breaker.open:
+            while at.backend().breaker.open:
                 assert text_of(await at.ask("pair")) in (FAULTY, HEALTHY)
         assert await _share(at, 20) <= 4, "it starts with a small part of the requests"
         monkeypatch.setattr(pool, "SLOW_START", 0.001)
@@ -128,9 +128,9 @@ async def test_an_engine_that_was_down_starts_slowly(tmp_path: Path) -> None:
     async with stage(tmp_path) as at:
         assert await _share(at, 20) == 10
         for _ in range(3):
-            at.replica().note(Health.DOWN)
+            at.backend().note(Health.DOWN)
             assert await _share(at, 10) == 0
-            at.replica().note(Health.READY)
+            at.backend().note(Health.READY)
             assert await _share(at, 20) <= 4
 
 
@@ -138,7 +138,7 @@ async def test_a_model_is_never_without_a_backend(tmp_path: Path) -> None:
     async with stage(tmp_path, config=FIVE) as at:
         for engine in (at.faulty, at.healthy):
             engine.set(rules=[{"faults": [{"at": "request", "do": "close"}]}])
-        while not (at.replica().breaker.open and at.replica("healthy").breaker.open):
+        while not (at.backend().breaker.open and at.backend("healthy").breaker.open):
             assert (await at.ask("pair")).error["code"] == "upstream_reset"
         at.misbehave()
         at.healthy.set(defaults={"say": HEALTHY})
@@ -148,8 +148,8 @@ async def test_a_model_is_never_without_a_backend(tmp_path: Path) -> None:
 
 async def test_a_backend_thought_to_be_down_is_the_last_resort(tmp_path: Path) -> None:
     async with stage(tmp_path) as at:
-        at.replica().note(Health.DOWN)
-        at.replica("healthy").note(Health.DOWN)
+        at.backend().note(Health.DOWN)
+        at.backend("healthy").note(Health.DOWN)
         assert text_of(await at.ask("alone")) == FAULTY
 
 
@@ -172,14 +172,14 @@ async def _ask_ten_times(at: Stage) -> None:
 async def test_a_loading_model_is_waited_for(stream: bool, tmp_path: Path) -> None:
     async with stage(tmp_path, engine="llamacpp", clocks="queue: 5s") as at:
         at.faulty.set(loading=0.4, defaults={"say": FAULTY})
-        assert at.replica().health is Health.READY
+        assert at.backend().health is Health.READY
         answer = await at.ask("pair", stream=stream)
         assert text_of(answer) == HEALTHY
-        assert at.replica().health is Health.LOADING
+        assert at.backend().health is Health.LOADING
         waiting = [asyncio.create_task(at.ask("alone", stream=stream)) for _ in range(3)]
         for answer in await asyncio.gather(*waiting):
             assert (text_of(answer), answer.headers["x-gateway-attempts"]) == (FAULTY, "1")
-        assert not at.replica().breaker.open
+        assert not at.backend().breaker.open
         assert at.attempts(result="ok") == 3
 
 
@@ -217,7 +217,7 @@ async def test_who_waits_is_served_in_order(tmp_path: Path) -> None:
             assert [request.json()["user"] for request in asked(engine, "alone")] == list("012345")
 
 
-def _seen(served: Served, engine: FakeEngine) -> float:
+def _seen(served: TargetMetrics, engine: FakeEngine) -> float:
     """Requests that wait or that the engine has got."""
     return served.metric("gateway_requests_queued") + len(asked(engine, "alone"))
 

@@ -97,7 +97,7 @@ def check_books(at: Stage, expected: Expected) -> None:
     else:
         outcome = {"timeout": "timeout", "overloaded": "overloaded"}.get(expected.kind, "upstream_error")
         assert at.outcomes("alone", outcome) == at.outcomes("pair", outcome) == 1
-    assert at.replica().breaker.open == (not isinstance(expected, Fine) and expected.counts)
+    assert at.backend().breaker.open == (not isinstance(expected, Fine) and expected.counts)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ async def test_fault(case: Case, streamed: bool, tmp_path: Path, caplog: pytest.
         told = [
             r.getMessage()
             for r in caplog.records
-            if r.name == "gateway.dispatch" and r.levelno >= logging.WARNING
+            if r.name == "gateway.dispatch.dispatcher" and r.levelno >= logging.WARNING
         ]
         quiet = isinstance(expected, Fine) or (
             isinstance(expected, Refused) and expected.status in CLIENTS_OWN

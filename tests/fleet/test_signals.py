@@ -23,9 +23,9 @@ from backends.base import Health, Reading, Signal, Signals, Status
 from gateway.fake.engine import FakeEngine
 from gateway.fake.script import Match, Reply, Rule
 from gateway.fleet.breaker import Breaker
-from gateway.fleet.pool import Pool, Replica
+from gateway.fleet.pool import Backend, Pool
 from gateway.fleet.signals import FRESH, INTERVAL, Book, Poll, Spells
-from gateway.metrics import Metrics
+from gateway.telemetry.metrics import Metrics
 from gateway.wire.upstream import Upstream
 from tests.serving import idle, serving
 from tests.toy_engine import ROW, Orchard, page
@@ -234,13 +234,13 @@ class Asked:
 
     def __init__(self, url: str, metrics_at: str | None = None) -> None:
         metrics = Metrics("0")
-        self.replica = Replica("a", Orchard(), metrics, Breaker(Random(1)))
-        self.replica.place(url)
-        self.replica.note(Health.READY)
+        self.backend = Backend("a", Orchard(), metrics, Breaker(Random(1)))
+        self.backend.locate(url)
+        self.backend.note(Health.READY)
         self.now = 0.0
         self.busy: Spells = NONE
         where = None if metrics_at is None else Upstream(metrics_at)
-        self.poll = Poll(self.replica, Pool(), where, self._spells, Random(1), lambda: self.now)
+        self.poll = Poll(self.backend, Pool(), where, self._spells, Random(1), lambda: self.now)
 
     async def _spells(self, name: str) -> Spells:
         return self.busy
@@ -294,10 +294,10 @@ async def test_a_page_that_goes_away_ages_and_comes_back(caplog: pytest.LogCaptu
 async def test_nothing_is_reported_of_an_engine_that_still_loads(caplog: pytest.LogCaptureFixture) -> None:
     async with FakeEngine(rules=[metrics_page(None)]) as engine:
         asked = Asked(engine.url)
-        asked.replica.note(Health.LOADING)
+        asked.backend.note(Health.LOADING)
         assert (await asked.shown())[Signal.RUNNING][0] is Status.MISSING
         assert not caplog.records
-        asked.replica.note(Health.READY)
+        asked.backend.note(Health.READY)
         await asked.shown()
         assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
 
@@ -321,7 +321,7 @@ async def test_an_adapter_that_stumbles_ends_nothing() -> None:
 async def test_a_backend_that_is_down_is_not_asked() -> None:
     async with FakeEngine(rules=[metrics_page(page(running=0))]) as engine:
         asked = Asked(engine.url)
-        asked.replica.note(Health.DOWN, "gone")
+        asked.backend.note(Health.DOWN, "gone")
         task = asyncio.create_task(asked.poll.run())
         await asyncio.wait([task], timeout=0.05)
         assert not task.done() and not engine.journal.exchanges
@@ -371,7 +371,7 @@ async def test_our_own_requests_are_known_by_their_busy_time(tmp_path: Path) -> 
             finally:
                 writer.close()
             await idle(served.gateway)
-            replica = served.gateway.pool.replicas["a"]
-            assert (replica.spells, served.gateway.fleet.spells("a")) == (1, NONE)
+            backend = served.gateway.pool.backends["a"]
+            assert (backend.spells, served.gateway.fleet.spells("a")) == (1, NONE)
             assert (await served.post("/v1/embeddings", {"model": "fake", "input": "x"})).status == 200
-            assert replica.spells == 2, "another busy time"
+            assert backend.spells == 2, "another busy time"

@@ -7,21 +7,21 @@ from random import Random
 import pytest
 
 from backends.base import Failure, Health, Kind
-from backends.openai import OpenAI
-from gateway.config import Timeouts
-from gateway.fleet.balance import Balancer, LeastLoaded, RoundRobin
+from backends.engines.openai import OpenAI
+from gateway.balance.basic import Balancer, LeastLoaded, RoundRobin
+from gateway.config.file import Timeouts
 from gateway.fleet.breaker import Breaker, Settings
-from gateway.fleet.pool import COLDEST, SLOW_START, Replica, Target, pick
-from gateway.metrics import Metrics
+from gateway.fleet.pool import COLDEST, SLOW_START, Backend, Target, pick
+from gateway.telemetry.metrics import Metrics
 
 
 def place(name: str, failures: int = 5) -> Target:
     metrics = Metrics("")
     breaker = Breaker(Random(1), Settings(consecutive=failures, pause=1.0, jitter=0.0, probes=1))
-    replica = Replica(name, OpenAI(), metrics, breaker, ("m",))
-    replica.place("http://127.0.0.1:9")
-    replica.note(Health.READY)
-    return Target(replica, "m", metrics.served("m", name), Timeouts())
+    backend = Backend(name, OpenAI(), metrics, breaker, ("m",))
+    backend.locate("http://127.0.0.1:9")
+    backend.note(Health.READY)
+    return Target(backend, "m", metrics.served("m", name), Timeouts())
 
 
 def share(targets: list[Target], balancer: Balancer, now: float, requests: int = 200) -> float:
@@ -38,8 +38,8 @@ def share(targets: list[Target], balancer: Balancer, now: float, requests: int =
 def test_the_share_grows_with_time() -> None:
     targets, balancer = [place("back"), place("steady")], RoundRobin()
     assert share(targets, balancer, 0.0) == 0.5
-    targets[0].replica.note(Health.DOWN)
-    targets[0].replica.note(Health.READY)
+    targets[0].backend.note(Health.DOWN)
+    targets[0].backend.note(Health.READY)
     parts = [share(targets, balancer, 100.0 + SLOW_START * part) for part in (0.0, 0.25, 0.5, 1.0)]
     expected = [part / (1 + part) for part in (COLDEST, 0.25, 0.5, 1.0)]
     assert parts == pytest.approx(expected, abs=0.02)
@@ -47,8 +47,8 @@ def test_the_share_grows_with_time() -> None:
 
 def test_under_load_it_gets_as_much_less() -> None:
     targets, balancer = [place("back"), place("steady")], LeastLoaded(Random(1))
-    targets[0].replica.note(Health.DOWN)
-    targets[0].replica.note(Health.READY)
+    targets[0].backend.note(Health.DOWN)
+    targets[0].backend.note(Health.READY)
     leases = [pick(targets, balancer, 7.0) for _ in range(44)]
     running = [target.in_flight for target in targets]
     assert running == [4, 40]
@@ -59,18 +59,18 @@ def test_under_load_it_gets_as_much_less() -> None:
 
 def test_a_breaker_that_closes_begins_it() -> None:
     target = place("back", failures=1)
-    replica = target.replica
+    backend = target.backend
     for now, good in ((0.0, False), (2.0, True)):
-        assert replica.warmth == 1.0
+        assert backend.warmth == 1.0
         lease = pick([target], RoundRobin(), now, last_resort=True)
         assert lease is not None
         lease.close(None if good else Failure(Kind.RESET, "gone"), complete=good, now=now)
-    assert not replica.breaker.open
-    assert replica.warmth == COLDEST
+    assert not backend.breaker.open
+    assert backend.warmth == COLDEST
 
 
 def test_one_alone_takes_all() -> None:
     target = place("back")
-    target.replica.note(Health.DOWN)
-    target.replica.note(Health.READY)
+    target.backend.note(Health.DOWN)
+    target.backend.note(Health.READY)
     assert share([target], RoundRobin(), 1.0) == 1.0

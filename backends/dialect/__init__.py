@@ -1,0 +1,1 @@
+"""OpenAI's JSON and streams: reading, editing and converting them."""

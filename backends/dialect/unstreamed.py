@@ -1,0 +1,73 @@
+"""A whole answer as a stream: for engines that answer a stream request with plain JSON.
+
+Rules:
+- Pure: the bytes of an OpenAI completion in, the bytes of its SSE events out, `[DONE]` included.
+- Each choice is one event that says all of it; what the gateway does not know of it goes along untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from backends.base import Operation, Request
+from backends.framing import sse
+
+Members = dict[str, msgspec.Raw]
+
+_NAMED = ("id", "created", "system_fingerprint", "service_tier")
+
+
+class _Choice(msgspec.Struct):
+    index: int | None = None
+    message: Members | None = None
+    text: msgspec.Raw = msgspec.Raw(b'""')
+    logprobs: msgspec.Raw = msgspec.Raw(b"null")
+    finish_reason: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice]
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_answer = msgspec.json.Decoder(_Answer)
+_members = msgspec.json.Decoder(Members)
+_calls = msgspec.json.Decoder(list[Members] | None)
+
+
+def stream_of(request: Request, body: bytes) -> bytes:
+    """The events of the completion in `body`. Raises ValueError where it is none."""
+    answer, members = _answer.decode(body), _members.decode(body)
+    chat = request.operation is Operation.CHAT
+    envelope: dict[str, Any] = {name: members[name] for name in _NAMED if name in members}
+    envelope |= {"object": "chat.completion.chunk" if chat else "text_completion", "model": request.model}
+    chunks = [envelope | {"choices": [choice]} for choice in _choices(answer, chat)]
+    if request.include_usage:
+        chunks.append(envelope | {"choices": [], "usage": answer.usage})
+    return b"".join([*map(_event, chunks), sse.encode(b"[DONE]")])
+
+
+def _event(chunk: dict[str, Any]) -> bytes:
+    # The engine's own JSON may be spread over lines; between its tokens a line break is only white space.
+    return sse.encode(msgspec.json.encode(chunk).replace(b"\r", b" ").replace(b"\n", b" "))
+
+
+def _choices(answer: _Answer, chat: bool) -> Iterator[dict[str, Any]]:
+    for place, choice in enumerate(answer.choices):
+        yield {
+            "index": place if choice.index is None else choice.index,
+            **({"delta": _delta(choice.message or {})} if chat else {"text": choice.text}),
+            "logprobs": choice.logprobs,
+            "finish_reason": choice.finish_reason or "stop",
+        }
+
+
+def _delta(message: Members) -> dict[str, Any]:
+    """A message as a delta: its tool calls carry their place."""
+    calls = _calls.decode(message.get("tool_calls", b"null"))
+    if not calls:
+        return dict(message)
+    return message | {"tool_calls": [{"index": place} | call for place, call in enumerate(calls)]}

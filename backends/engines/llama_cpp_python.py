@@ -1,0 +1,381 @@
+"""llama-cpp-python: its server (`python -m llama_cpp.server`), attached to by URL or launched as a child process.
+
+Facts are those of llama-cpp-python 0.3.36.
+
+Rules:
+- It computes one request at a time, and as it comes a second one breaks off the first, with a `[DONE]` as if it were
+  whole. A launch switches that off; attached or launched, only one request is sent at a time.
+- Nearly every mistake of a client is an error 500, told apart by its wording, or in a stream an end before it began.
+  What it cannot do at all is refused here.
+- It can be made to call a tool that is named, not to call some tool: the only one there is can be named.
+- A request whose `x-request-id` is no UUID it refuses with an empty 400, so none is sent.
+- It answers under whatever model's name it was asked for.
+- It counts no tokens in streams, and notices only in streams that a client has left. A whole answer is asked for as
+  one, for its usage; it is computed to its end though nobody may want it any more.
+- A model that has no pooling of its own yields a vector for each token; their mean is the text's, as llama.cpp has it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar
+
+import msgspec
+from pydantic import BaseModel, Field, model_validator
+
+from backends.base import (
+    Call,
+    Failure,
+    Headers,
+    Kind,
+    Launch,
+    LaunchError,
+    Operation,
+    Reply,
+    Request,
+    RequestError,
+    StreamDecoder,
+)
+from backends.dialect import rewrite
+from backends.dialect.errors import garbled
+from backends.dialect.openai import EventStream, OpenAICompatible
+from backends.facts import logs
+from backends.facts.launching import Count, LaunchOptions, Text, arguments, program
+from backends.facts.units import MODEL_NAME
+from backends.framing import sse
+
+COMMAND = ("python", "-m", "llama_cpp.server")
+INSTALL = "install it with `pip install 'llama-cpp-python[server]'`"
+
+
+TOO_LONG = "the engine found the request wrong before its answer began; most likely the prompt is too long"
+
+
+class LlamaCppPythonLaunch(LaunchOptions):
+    """How to start llama-cpp-python's server."""
+
+    model: Path = Field(
+        description="The model, a GGUF file. A relative path starts at the working directory."
+    )
+    name: str | None = Field(
+        None,
+        pattern=f"^{MODEL_NAME}$",
+        description="The model's public name. Left out, the file's name without `.gguf`.",
+    )
+    command: tuple[Text, ...] | None = Field(
+        None,
+        min_length=1,
+        description="The program and its first arguments, where it is not `python -m llama_cpp.server`: a path into "
+        "another virtual environment, or a wrapper.",
+    )
+    max_model_len: Count | None = Field(
+        None, description="Tokens a request may use, prompt and answer together. Its own default is 2048."
+    )
+    max_batched_tokens: Count | None = Field(None, description="Tokens of a prompt computed in one step.")
+    threads: Count | None = Field(None, description="CPU threads. Left out, half of the processors.")
+    gpu_layers: int | None = Field(
+        None, ge=-1, le=10_000, description="Layers of the model on the GPU; `-1` for all. Left out, none."
+    )
+    flash_attention: bool | None = Field(None, description="Whether llama.cpp's flash attention is used.")
+    chat_format: Text | None = Field(
+        None,
+        description="How messages and tools become a prompt, by the engine's own name, such as "
+        "`chatml-function-calling`. Left out, as the model file says.",
+    )
+    lora: Path | None = Field(None, description="A LoRA adapter, a GGUF file, applied at full strength.")
+    embeddings: bool = Field(False, description="Whether the model serves embeddings.")
+    prompt_lookup: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Speculative decoding with words of the prompt: tokens that are guessed at once.",
+    )
+    cache: bool = Field(
+        False, description="Whether computed prompts are kept in memory for requests that begin alike."
+    )
+    extra_args: tuple[str, ...] = Field((), description="More arguments for the program, as they are.")
+
+    @model_validator(mode="after")
+    def _public_name_is_one(self) -> LlamaCppPythonLaunch:
+        if not re.fullmatch(MODEL_NAME, self.public_name):
+            raise ValueError("the file's name is no model name: give one with 'name'")
+        return self
+
+    @property
+    def public_name(self) -> str:
+        """What clients call the model."""
+        return self.name or self.model.stem
+
+
+FLAGS: Mapping[str, str] = {
+    "max_model_len": "--n_ctx",
+    "max_batched_tokens": "--n_batch",
+    "threads": "--n_threads",
+    "gpu_layers": "--n_gpu_layers",
+    "chat_format": "--chat_format",
+    "lora": "--lora_path",
+    "prompt_lookup": "--draft_model_num_pred_tokens",
+}
+SWITCHES: Mapping[str, str] = {
+    "flash_attention": "--flash_attn",
+    "embeddings": "--embedding",
+    "cache": "--cache",
+}
+"""Flags that want `true` or `false` behind them."""
+
+
+class _Asked(msgspec.Struct):
+    """What of a request must be looked at."""
+
+    n: int | None = None
+    prompt: Any = None
+
+
+class _Schema(msgspec.Struct):
+    schema: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _Format(msgspec.Struct):
+    json_schema: _Schema | None = None
+
+
+class _Function(msgspec.Struct):
+    name: str = ""
+
+
+class _Tool(msgspec.Struct):
+    function: _Function
+
+
+class _Tokenize(msgspec.Struct):
+    prompt: str | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[int]
+
+
+class _Text(msgspec.Struct):
+    text: str
+
+
+class _Vector(msgspec.Struct):
+    embedding: list[Any]
+    index: int = 0
+
+
+class _Vectors(msgspec.Struct):
+    data: list[_Vector]
+
+
+_asked = msgspec.json.Decoder(_Asked)
+_format = msgspec.json.Decoder(_Format | None)
+_tools = msgspec.json.Decoder(list[_Tool] | None)
+_tokenize = msgspec.json.Decoder(_Tokenize)
+_tokens = msgspec.json.Decoder(_Tokens)
+_text = msgspec.json.Decoder(_Text)
+_vectors = msgspec.json.Decoder(_Vectors)
+
+
+class LlamaCppPython(OpenAICompatible):
+    """llama-cpp-python's server."""
+
+    name: ClassVar[str] = "llama-cpp-python"
+    checked: ClassVar[str] = "llama-cpp-python 0.3.36 (run, recordings)"
+    launch_options: ClassVar[type[BaseModel] | None] = LlamaCppPythonLaunch
+    operations: ClassVar[frozenset[Operation]] = frozenset(
+        {
+            Operation.CHAT,
+            Operation.COMPLETIONS,
+            Operation.EMBEDDINGS,
+            Operation.TOKENIZE,
+            Operation.DETOKENIZE,
+        }
+    )
+    paths: ClassVar[Mapping[Operation, str]] = {
+        Operation.TOKENIZE: "/extras/tokenize",
+        Operation.DETOKENIZE: "/extras/detokenize",
+    }
+    parallel: ClassVar[int | None] = 1
+    request_ids: ClassVar[bool] = False
+
+    def call(self, request: Request, model: str) -> Call:
+        call = super().call(request, model)
+        if request.operation is Operation.TOKENIZE:
+            return msgspec.structs.replace(call, body=_tokenizing(request.body))
+        if request.operation in (Operation.CHAT, Operation.COMPLETIONS):
+            try:
+                _check(request)
+                return msgspec.structs.replace(call, body=_as_it_reads(call.body))
+            except msgspec.ValidationError as error:
+                failure = Failure(Kind.REJECTED, f"the engine cannot read this request: {error}")
+                raise RequestError(failure) from error
+        return call
+
+    def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
+        try:
+            if request.operation is Operation.TOKENIZE:
+                tokens = _tokens.decode(body).tokens
+                return Reply(msgspec.json.encode({"count": len(tokens), "tokens": tokens}))
+            if request.operation is Operation.DETOKENIZE:
+                return Reply(msgspec.json.encode({"prompt": _text.decode(body).text}))
+            if request.operation is Operation.EMBEDDINGS:
+                body = _pooled(body)
+        except (ValueError, RecursionError) as error:
+            return garbled("the engine's reply is not the JSON object expected", body, error)
+        return super().reply(request, model, headers, body)
+
+    def decoder(self, request: Request, model: str) -> StreamDecoder:
+        if request.operation in (Operation.CHAT, Operation.COMPLETIONS):
+            return _Stream(self, request)
+        return super().decoder(request, model)
+
+    def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
+        failure = super().failure(status, headers, body)
+        if status != 500:
+            return failure
+        for pattern, words in _MISTAKES:
+            if pattern.search(failure.detail):
+                return dataclasses.replace(failure, kind=Kind.REJECTED, message=words)
+        return failure
+
+    def served_names(self, options: Any) -> tuple[str, ...]:
+        assert isinstance(options, LlamaCppPythonLaunch)
+        return (options.public_name,)
+
+    def launch(self, options: Any, host: str, port: int) -> Launch:
+        assert isinstance(options, LlamaCppPythonLaunch)
+        for path in (options.model, options.lora):
+            if options.command is None and path is not None and not path.is_file():
+                raise LaunchError(f"there is no file {path}: put a GGUF file there or correct the path")
+        argv = [*program(options.command or COMMAND, INSTALL), "--model", str(options.model)]
+        argv += ["--model_alias", options.public_name, "--host", host, "--port", str(port)]
+        argv += ["--interrupt_requests", "false", "--verbose", "false", *arguments(options, FLAGS)]
+        for field, flag in SWITCHES.items():
+            value = getattr(options, field)
+            argv += [flag, str(value).lower()] if value else []
+        if options.prompt_lookup is not None:
+            argv += ["--draft_model", "prompt-lookup-decoding"]
+        argv += options.extra_args
+        # These two variables would win over the arguments.
+        env = {"HOST": host, "PORT": str(port), **options.environment()}
+        return Launch(tuple(argv), env, options.start_timeout, options.stop_timeout, key_env="API_KEY")
+
+    def log_level(self, line: str) -> int:
+        return logs.level(line)
+
+    def crash_reason(self, log: Sequence[str]) -> str | None:
+        return logs.crash_reason(log, _CRASHES)
+
+
+class _Stream(EventStream):
+    """A stream that may end before it has begun, and repeats a tool's name and id with each piece of its arguments."""
+
+    __slots__ = ("_named",)
+
+    def __init__(self, engine: OpenAICompatible, request: Request) -> None:
+        super().__init__(engine, request)
+        self._named: set[tuple[int, int]] = set()
+
+    def _decode(self, payload: bytes, event: bytes) -> bytes:
+        if b'"tool_calls": [' in payload:
+            payload = self._named_once(payload)
+            event = sse.encode(payload)
+        return super()._decode(payload, event)
+
+    def _named_once(self, payload: bytes) -> bytes:
+        """The event with a call's name and id only where it begins, so that clients can put the pieces together."""
+        try:
+            chunk = msgspec.json.decode(payload)
+            for choice in chunk["choices"]:
+                choice["delta"].pop("function_call", None)
+                for call in choice["delta"]["tool_calls"]:
+                    place = choice["index"], call["index"]
+                    if place in self._named:
+                        call.update(function={"arguments": call["function"]["arguments"]})
+                        del call["id"], call["type"]
+                    self._named.add(place)
+            return msgspec.json.encode(chunk)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return payload
+
+    def close(self) -> bytes:
+        out = super().close()
+        if self.failure is not None and self.failure.kind is Kind.RESET and not self._begun:
+            self.failure = Failure(Kind.REJECTED, TOO_LONG)
+        return out
+
+
+def _check(request: Request) -> None:
+    """Raises RequestError for what the engine does not do, or would fail over."""
+    wish = _asked.decode(request.body)
+    if wish.n is not None and wish.n > 1:
+        message = "the engine makes one choice for each request"
+        raise RequestError(Failure(Kind.UNSUPPORTED, message, param="n"))
+    if isinstance(wish.prompt, list) and len(wish.prompt) > 1 and isinstance(wish.prompt[0], str):
+        message = "the engine takes one prompt for each request"
+        raise RequestError(Failure(Kind.UNSUPPORTED, message, param="prompt"))
+
+
+def _as_it_reads(body: bytes) -> bytes:
+    """What OpenAI's newer fields say, in the older words that the engine knows."""
+    if not any(word in body for word in (b"max_completion_tokens", b"json_schema", b'"required"')):
+        return body
+    members = rewrite.members(body)
+    limit = members.pop("max_completion_tokens", b"null")
+    if limit != b"null":
+        members["max_tokens"] = limit
+    form = _format.decode(members.get("response_format", b"null"))
+    if form is not None and form.json_schema is not None:
+        members["response_format"] = b'{"type":"json_object","schema":%s}' % bytes(form.json_schema.schema)
+    tools = _tools.decode(members.get("tools", b"null"))
+    if members.get("tool_choice") == b'"required"' and tools and len(tools) == 1:
+        named = {"type": "function", "function": {"name": tools[0].function.name}}
+        members["tool_choice"] = msgspec.json.encode(named)
+    return rewrite.joined(members)
+
+
+def _tokenizing(body: bytes) -> bytes:
+    """Raises RequestError where messages are to be cut: the engine cuts texts only."""
+    wish = _tokenize.decode(body)
+    if wish.prompt is None or wish.return_token_strs:
+        what = "messages" if wish.prompt is None else "return_token_strs"
+        message = f"the engine has no way to tokenize with {what!r}"
+        raise RequestError(Failure(Kind.UNSUPPORTED, message, param=what))
+    return msgspec.json.encode({"input": wish.prompt})
+
+
+def _pooled(body: bytes) -> bytes:
+    """The same with one vector for each text: the mean of its tokens' where there are several."""
+    found = _vectors.decode(body).data
+    if all(item.embedding and isinstance(item.embedding[0], float) for item in found):
+        return body
+    data = [
+        {"object": "embedding", "index": item.index, "embedding": _mean(item.embedding)} for item in found
+    ]
+    return rewrite.joined({**rewrite.members(body), "data": msgspec.json.encode(data)})
+
+
+def _mean(vectors: Sequence[Any]) -> list[float]:
+    return [fmean(column) for column in zip(*vectors, strict=True)]
+
+
+_MISTAKES = (  # 0.3.36
+    (re.compile(r"^\d+ validation errors?:"), "the engine found a field of the request wrong"),
+    (re.compile(r"embedding=True"), "the engine was started without embeddings"),
+)
+
+_CRASHES: logs.Crashes = (
+    (re.compile(r"Model path does not exist: (.+)"), "there is no model file {0}"),
+    (
+        re.compile(r"Failed to load model from file: (.+)"),
+        "cannot load {0}: it is no model that llama.cpp can read",
+    ),
+    (re.compile(r"Invalid chat handler: ([^(]+?) \(valid"), "there is no chat format {0}"),
+)

@@ -1,0 +1,1 @@
+"""llama.cpp's server, attached to or launched as the embedded engine."""

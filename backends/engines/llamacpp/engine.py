@@ -1,0 +1,366 @@
+"""llama.cpp: its HTTP server, attached to by URL or launched as a child process (see `llamacpp_launch.py`).
+
+Facts are those of llama.cpp b11549 (xllamacpp 2026.10). It speaks OpenAI's API, the Responses and the Messages API and
+its own infill; tokenize and detokenize have other words for the same and are translated.
+
+Rules:
+- The engine is launched under the public model name, so its answers need no rewriting.
+- Its type of an error decides, wording only where the type says no more.
+- The tokens of requests under way are the part of the cache in use. With `--kv-unified` every slot claims all of it
+  for itself, and the part looks smaller than it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any, ClassVar
+
+import msgspec
+from pydantic import BaseModel
+
+from backends.base import (
+    Call,
+    Failure,
+    Headers,
+    Health,
+    Kind,
+    Launch,
+    ModelCard,
+    Operation,
+    Reading,
+    Reply,
+    Request,
+    RequestError,
+    Signal,
+    Signals,
+    Status,
+)
+from backends.dialect import rewrite
+from backends.dialect.errors import garbled
+from backends.dialect.openai import OpenAICompatible
+from backends.engines.llamacpp.launch import LlamaCppLaunch, launch_of
+from backends.facts.signals import Metric, Table, from_metrics, samples, told
+
+
+class _Error(msgspec.Struct):
+    type: str = ""
+    message: str = ""
+
+
+class _Body(msgspec.Struct):
+    error: _Error
+
+
+class _Meta(msgspec.Struct):
+    n_ctx: int | None = None
+
+
+class _Card(msgspec.Struct):
+    id: str
+    meta: _Meta | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_Card]
+
+
+class _ToTokenize(msgspec.Struct):
+    prompt: str | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class _Piece(msgspec.Struct):
+    """A token and its text: bytes where it is no whole character."""
+
+    id: int
+    piece: str | list[int]
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[int | _Piece]
+
+
+class _Text(msgspec.Struct):
+    content: str
+
+
+class _Slot(msgspec.Struct):
+    n_ctx: int
+    is_processing: bool
+    n_prompt_tokens: int = 0
+    """What stands in the cache, the answer so far included."""
+
+
+class _Adapter(msgspec.Struct):
+    path: str
+    scale: float
+
+
+_body = msgspec.json.Decoder(_Body)
+_to_tokenize = msgspec.json.Decoder(_ToTokenize)
+_tokens = msgspec.json.Decoder(_Tokens)
+_text = msgspec.json.Decoder(_Text)
+_slots = msgspec.json.Decoder(list[_Slot])
+_adapters = msgspec.json.Decoder(list[_Adapter])
+_models = msgspec.json.Decoder(_Models)
+
+
+def _error(body: bytes) -> _Error:
+    """llama.cpp's typed error, an empty one where the body holds none."""
+    try:
+        return _body.decode(body).error
+    except (msgspec.MsgspecError, RecursionError):
+        return _Error()
+
+
+_METRICS: Table = {
+    Signal.RUNNING: (Metric("llamacpp:requests_processing", "b11549"),),
+    Signal.WAITING: (Metric("llamacpp:requests_deferred", "b11549"),),
+}
+_CACHED, _READ = "llamacpp:prompt_tokens_cached_total", "llamacpp:prompt_tokens_total"
+
+
+class LlamaCpp(OpenAICompatible):
+    """llama.cpp's server."""
+
+    name: ClassVar[str] = "llamacpp"
+    checked: ClassVar[str] = "llama.cpp b11549 in xllamacpp 2026.10.11549 (run)"
+    launch_options: ClassVar[type[BaseModel] | None] = LlamaCppLaunch
+    operations: ClassVar[frozenset[Operation]] = frozenset(Operation) - {
+        Operation.SCORE,
+        Operation.TRANSLATIONS,
+        Operation.SPEECH,
+        Operation.IMAGES,
+    }
+
+    def call(self, request: Request, model: str) -> Call:
+        """Always a stream, put together by the relay where the client wants a whole. llama.cpp notices that a client of
+        a whole answer has left only in a second in which it tells nobody anything: never while it is busy (b11549)."""
+        if request.operation is Operation.TOKENIZE:
+            return Call("/tokenize", _tokenized(request.body))
+        if request.stream or request.operation not in _GATHERED or b'"logprobs"' in request.body:
+            # Log probabilities together with tools it refuses to stream.
+            return super().call(request, model)
+        asked = msgspec.structs.replace(request, body=rewrite.streamed(request.body), stream=True)
+        return super().call(asked, model)
+
+    def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
+        translate = _TRANSLATIONS.get(request.operation)
+        if translate is None:
+            return super().reply(request, model, headers, body)
+        try:
+            return Reply(translate(body))
+        except (ValueError, RecursionError) as error:
+            return garbled("the engine's reply is not the JSON object expected", body, error)
+
+    def health(self) -> Call:
+        return Call("/health", method="GET")
+
+    def health_of(self, status: int, body: bytes) -> Health:
+        if status == 200:
+            return Health.READY
+        loading = status == 503 and _error(body).type == "unavailable_error"
+        return Health.LOADING if loading else Health.DOWN
+
+    def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
+        failure = super().failure(status, headers, body)
+        error = _error(body)
+        kind = _KINDS.get(error.type)
+        # The client's input is at fault at times, though the status is 500 and the type says no more.
+        if error.type == "server_error" and _TOO_LARGE.match(error.message):
+            kind = Kind.CONTEXT
+        elif error.type == "server_error" and _NO_TOKEN.match(error.message):
+            return dataclasses.replace(
+                failure, kind=Kind.REJECTED, message="one of the tokens is none of the model's"
+            )
+        elif error.type == "server_error" and _UNFIT.match(error.message):
+            return dataclasses.replace(failure, kind=Kind.REJECTED, message=failure.detail)
+        if kind is None or kind is failure.kind:
+            return failure
+        return dataclasses.replace(failure, kind=kind, message=_MESSAGES[kind])
+
+    def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
+        try:
+            return tuple(
+                ModelCard(card.id, card.meta.n_ctx if card.meta else None)
+                for card in _models.decode(body).data
+            )
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise ValueError(f"not a list of models: {error}") from error
+
+    def signal_calls(self) -> tuple[Call, ...]:
+        return tuple(Call(path, method="GET") for path in ("/metrics", "/slots", "/lora-adapters"))
+
+    def signals_of(self, answers: Sequence[bytes | None]) -> Signals:
+        page, slots, adapters = answers
+        return {
+            **from_metrics(page, _METRICS),
+            Signal.PREFIX_HITS: _prefix_hits(page),
+            **_slot_signals(slots),
+            Signal.LORAS: _loras(adapters),
+        }
+
+    def served_names(self, options: Any) -> tuple[str, ...]:
+        assert isinstance(options, LlamaCppLaunch)
+        return (options.public_name,)
+
+    def launch(self, options: Any, host: str, port: int) -> Launch:
+        assert isinstance(options, LlamaCppLaunch)
+        return launch_of(options, host, port)
+
+    def crash_reason(self, log: Sequence[str]) -> str | None:
+        lines = [_PREFIX.sub("", line) for line in log]
+        for pattern, words in _CRASHES:
+            for line in lines:
+                found = pattern.search(line)
+                if found:
+                    return _clearly(words.format(*found.groups()), lines)
+        errors = (found for line in log if (found := _PREFIX.match(line)) and found["level"] == "E")
+        return next((found.string[found.end() :].strip() for found in errors), None)
+
+    def log_level(self, line: str) -> int:
+        """How serious a line of llama.cpp's output is, as a level of `logging`."""
+        found = _PREFIX.match(line)
+        if _KNOWN.search(line):
+            return logging.DEBUG
+        return _LEVELS[found["level"]] if found else logging.INFO
+
+
+_GATHERED = (
+    Operation.CHAT,
+    Operation.COMPLETIONS,
+    Operation.RESPONSES,
+    Operation.MESSAGES,
+    Operation.INFILL,
+)
+"""Whole answers that are asked for as streams."""
+
+
+def _tokenized(body: bytes) -> bytes:
+    """A wish for tokens in llama.cpp's words. Raises RequestError: it knows no tokens of messages."""
+    asked = _to_tokenize.decode(body)
+    if asked.prompt is None:
+        raise RequestError(
+            Failure(Kind.UNSUPPORTED, "llama.cpp gives the tokens of a 'prompt' only", param="messages")
+        )
+    # Left out, vLLM, whose words these are, adds them, and llama.cpp does not.
+    return msgspec.json.encode(
+        {
+            "content": asked.prompt,
+            "add_special": asked.add_special_tokens is not False,
+            "with_pieces": bool(asked.return_token_strs),
+        }
+    )
+
+
+def _counted(body: bytes) -> bytes:
+    found = _tokens.decode(body).tokens
+    said: dict[str, Any] = {
+        "count": len(found),
+        "tokens": [token.id if isinstance(token, _Piece) else token for token in found],
+    }
+    if found and isinstance(found[0], _Piece):
+        said["token_strs"] = [_piece(token.piece) for token in found if isinstance(token, _Piece)]
+    return msgspec.json.encode(said)
+
+
+def _piece(piece: str | list[int]) -> str:
+    return piece if isinstance(piece, str) else bytes(byte & 0xFF for byte in piece).decode(errors="replace")
+
+
+def _detokenized(body: bytes) -> bytes:
+    return msgspec.json.encode({"prompt": _text.decode(body).content})
+
+
+_TRANSLATIONS = {Operation.TOKENIZE: _counted, Operation.DETOKENIZE: _detokenized}
+
+
+def _missing(source: str) -> Reading:
+    return Reading(Status.MISSING, source=source)
+
+
+def _prefix_hits(page: bytes | None) -> Reading:
+    """llama.cpp counts the tokens it found in its cache beside those it had to read."""
+    text = (page or b"").decode(errors="replace")
+    cached, read = ([value for _, value in samples(text, name)] for name in (_CACHED, _READ))
+    if not (cached and read):
+        return _missing("no metrics page" if page is None else f"not on its metrics page: {_CACHED}, {_READ}")
+    seen = sum(cached) + sum(read)
+    return told(Signal.PREFIX_HITS, sum(cached) / seen if seen else 0.0, f"{_CACHED} of {_CACHED} + {_READ}")
+
+
+def _slot_signals(answer: bytes | None) -> Signals:
+    try:
+        slots = _slots.decode(answer or b"")
+    except (ValueError, RecursionError):
+        words = "no answer at /slots" if answer is None else "cannot read its /slots"
+        return {Signal.SLOTS: _missing(words), Signal.KV_USE: _missing(words)}
+    room = sum(slot.n_ctx for slot in slots)
+    used = sum(slot.n_prompt_tokens for slot in slots if slot.is_processing)
+    return {
+        Signal.SLOTS: told(Signal.SLOTS, len(slots), "/slots"),
+        Signal.KV_USE: told(Signal.KV_USE, used / room, "/slots: n_prompt_tokens of n_ctx")
+        if room
+        else _missing("/slots tells no n_ctx"),
+    }
+
+
+def _loras(answer: bytes | None) -> Reading:
+    """Adapters by the names of their files; one at strength 0 is loaded and not in use."""
+    try:
+        adapters = _adapters.decode(answer or b"")
+    except (ValueError, RecursionError):
+        return _missing("no answer at /lora-adapters" if answer is None else "cannot read its /lora-adapters")
+    names = tuple(PurePath(adapter.path).stem for adapter in adapters if adapter.scale)
+    return told(Signal.LORAS, len(names), "/lora-adapters", names)
+
+
+_KINDS = {
+    "exceed_context_size_error": Kind.CONTEXT,
+    "unavailable_error": Kind.LOADING,
+    "not_supported_error": Kind.UNSUPPORTED,
+}
+_MESSAGES = {
+    Kind.CONTEXT: "the prompt is longer than the model's context",
+    Kind.LOADING: "the engine is loading its model",
+    Kind.UNSUPPORTED: "the engine does not offer this operation",
+}
+_TOO_LARGE = re.compile(r"input \(\d+ tokens\) is too large to process")
+_NO_TOKEN = re.compile(r"vector::_M_range_check")
+_UNFIT = re.compile(
+    r"Failed to parse (?:tools|messages|grammar)|image input is not supported|audio input is not"
+)
+_LEVELS = {"E": logging.ERROR, "W": logging.WARNING, "I": logging.INFO, "D": logging.DEBUG}
+_PREFIX = re.compile(r"^\d+(\.\d+){3} (?P<level>[DIWE]) ")
+# Told elsewhere: failed requests by their answers, what ended the process by `crash_reason`, in one line.
+_KNOWN = re.compile(
+    r"^llamacpp_runner: | E .*(send_error: |error loading model|failed to load (model|lora)|lora adapter: "
+    r"|chat template|jinja|trying to fit params|gguf_init_from_|failed to create.context|exiting due to"
+    r"|common_chat_templates_init)"
+)
+_CRASHES = (
+    (re.compile(r"^llamacpp_runner: (.+)"), "{0}"),
+    (re.compile(r"couldn't bind HTTP server socket"), "its port was taken by another program"),
+    (re.compile(r"gguf_init_from_\w+: (.+)"), "{0}"),
+    (re.compile(r"error loading model: (?:error loading model \w+: )?(.+)"), "{0}"),
+    (re.compile(r"(GGML_ASSERT\(.+\) failed)"), "llama.cpp gave up: {0}"),
+    (re.compile(r"(unable to allocate .+|failed to allocate .+|CUDA error: .+|out of memory.*)"), "{0}"),
+    (re.compile(r"failed to apply lora adapter: (.+)"), "cannot apply a LoRA adapter: {0}"),
+    (re.compile(r"common_chat_templates_init: error: (.+)"), "the chat template is not valid: {0}"),
+    (re.compile(r"^error: (.+)"), "{0}"),  # llama-server, of its arguments
+)
+_PATH = re.compile(r"failed to load model,? '(.+)'")
+
+
+def _clearly(reason: str, lines: list[str]) -> str:
+    """The reason with the file it is about, and what to do, where the log says which."""
+    path = next((found[1] for line in lines if (found := _PATH.search(line))), None)
+    if path is None or path in reason:
+        return reason
+    advice = "; download it again" if "corrupted or incomplete" in reason else ""
+    return f"cannot load {path}: {reason}{advice}"

@@ -1,0 +1,380 @@
+"""From Ollama's own answers to OpenAI's: whole ones, streams of JSON lines, embeddings.
+
+Facts: ollama/ollama v0.33.0-rc2, `api/types.go` and `server/routes.go`.
+
+Rules:
+- A stream is complete with its line that says `done`. An `error` line, or no such line at all, is a failure.
+- One decode and one encode per line; the rest of a chunk is written once, with the first.
+- `thinking` is OpenAI's clients' `reasoning_content`. A tool call's arguments, an object here, become the text of one.
+- An answer that calls tools ends with `tool_calls`, unless it was cut off for its length.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from array import array
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from backends.base import Failure, Headers, Kind, Operation, Reply, Request, Usage
+from backends.dialect.chunks import DONE, fresh_id
+from backends.dialect.errors import garbled
+from backends.dialect.unstreamed import stream_of
+from backends.framing import ndjson, sse
+
+Members = dict[str, Any]
+ReadFailure = Callable[[int, Headers, bytes], Failure]
+"""How the engine reads an error: status, headers, body."""
+
+
+class _Function(msgspec.Struct):
+    name: str
+    arguments: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _Call(msgspec.Struct):
+    function: _Function
+    id: str | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Token(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+    top_logprobs: list[_Token] | None = None
+
+
+# Counts are `Any`: one that cannot be read spoils the books, not the answer.
+class _Line(msgspec.Struct):
+    created_at: str = ""
+    message: _Message | None = None
+    response: str | None = None
+    thinking: str | None = None
+    done: bool = False
+    done_reason: str | None = None
+    logprobs: list[_Token] | None = None
+    prompt_eval_count: Any = None
+    prompt_eval_cached_count: Any = None
+    eval_count: Any = None
+    error: Any = None
+
+
+class _Vectors(msgspec.Struct):
+    embeddings: list[msgspec.Raw] | None = None
+    prompt_eval_count: Any = None
+    error: Any = None
+
+
+class _Asked(msgspec.Struct):
+    encoding_format: str | None = None
+
+
+_line = msgspec.json.Decoder(_Line)
+_vectors = msgspec.json.Decoder(_Vectors)
+_asked = msgspec.json.Decoder(_Asked)
+_floats = msgspec.json.Decoder(list[float])
+_encode = msgspec.json.Encoder().encode
+_ROLE = b'"role":"assistant"'
+
+
+def reply_of(request: Request, body: bytes, failure: ReadFailure) -> Reply | Failure:
+    """The whole answer in `body`, for the client. Where a stream was asked for, as its events."""
+    try:
+        if request.operation is Operation.EMBEDDINGS:
+            return _embeddings(request, body, failure)
+        line = _line.decode(body)
+    except (ValueError, RecursionError) as error:
+        return garbled("the engine's reply is not the JSON object expected", body, error)
+    if line.error:
+        return failure(500, (), body)
+    said = line.response if request.operation is Operation.COMPLETIONS else line.message
+    if not line.done or said is None:
+        return garbled("the engine's reply has no result in it", body)
+    usage = _usage(line)
+    whole = _encode(_completion(request, line) | {"usage": _counts(usage)})
+    return Reply(stream_of(request, whole) if request.stream else whole, usage)
+
+
+def _completion(request: Request, line: _Line) -> Members:
+    chat = request.operation is Operation.CHAT
+    calls = line.message.tool_calls if line.message else None
+    choice: Members = {"index": 0, "logprobs": None, "finish_reason": _reason(line, bool(calls))}
+    if line.message is not None:
+        said = line.message
+        message: Members = {"role": "assistant", "content": said.content or (None if calls else "")}
+        if said.thinking:
+            message["reasoning_content"] = said.thinking
+        if calls:
+            message["tool_calls"] = [_openai_call(call) for call in calls]
+        choice["message"] = message
+    else:
+        choice["text"] = line.response
+        if line.thinking:
+            choice["reasoning_content"] = line.thinking
+    if line.logprobs:
+        choice["logprobs"] = _chat_logprobs(line.logprobs) if chat else _text_logprobs(line.logprobs, 0)
+    return _head(request, line) | {"choices": [choice]}
+
+
+def _embeddings(request: Request, body: bytes, failure: ReadFailure) -> Reply | Failure:
+    answer = _vectors.decode(body)
+    if answer.error:
+        return failure(500, (), body)
+    if not answer.embeddings:
+        return garbled("the engine's reply has no result in it", body)
+    vectors: Sequence[Any] = answer.embeddings
+    if _asked.decode(request.body).encoding_format == "base64":
+        vectors = [_base64(vector) for vector in answer.embeddings]
+    usage = Usage(input=_number(answer.prompt_eval_count))
+    told = {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": place, "embedding": vector}
+            for place, vector in enumerate(vectors)
+        ],
+        "model": request.model,
+        "usage": {"prompt_tokens": usage.input, "total_tokens": usage.input},
+    }
+    return Reply(_encode(told), usage)
+
+
+class LineStream:
+    """Turns one stream of Ollama's lines into OpenAI's events; see `backends.base.StreamDecoder`."""
+
+    __slots__ = (
+        "_called",
+        "_chat",
+        "_failure_of",
+        "_framer",
+        "_head",
+        "_include_usage",
+        "_offset",
+        "_over",
+        "_request",
+        "content",
+        "failure",
+        "finished",
+        "usage",
+    )
+
+    def __init__(self, request: Request, failure: ReadFailure) -> None:
+        self.content = 0
+        self.usage: Usage | None = None
+        self.finished = False
+        self.failure: Failure | None = None
+        self._request = request
+        self._chat = request.operation is Operation.CHAT
+        self._include_usage = request.include_usage
+        self._failure_of = failure
+        self._framer = ndjson.Framer()
+        self._head = b""
+        """The beginning of every chunk, up to the choice's own; empty before the first."""
+        self._called = 0
+        """Tool calls so far."""
+        self._offset = 0
+        """Characters of text so far, counted where log probabilities ask for it."""
+        self._over = False
+
+    def feed(self, data: bytes) -> bytes:
+        out = b"".join([self._event(line) for line in self._framer.feed(data)])
+        if self._framer.too_long and not self._over:
+            limit = f"a line in the engine's stream is longer than {ndjson.LIMIT} bytes"
+            self._fail(Failure(Kind.GARBLED, limit))
+        return out
+
+    def close(self) -> bytes:
+        # A last line without its line feed counts if it is whole; half of one says nothing.
+        out = b"".join([self._event(line) for line in self._framer.close() if _is_whole(line)])
+        if not self._over:
+            self._fail(Failure(Kind.RESET, "the engine's stream ended before it was complete"))
+        return out
+
+    def _event(self, raw: bytes) -> bytes:
+        """What the client gets for one line."""
+        if self._over:
+            return b""
+        try:
+            line = _line.decode(raw)
+        except (ValueError, RecursionError) as error:
+            self._fail(garbled("the engine sent a line that is not valid", raw, error))
+            return b""
+        if line.error:
+            self._fail(self._failure_of(500, (), raw))
+            return b""
+        said = self._delta(line) if self._chat else self._text(line)
+        return said + self._end(line) if line.done else said
+
+    def _delta(self, line: _Line) -> bytes:
+        said = line.message
+        if said is None:
+            return b""
+        text, calls = said.content, said.tool_calls
+        if not (text or said.thinking or calls or line.logprobs):
+            return b""
+        members = [] if self._head else [_ROLE]
+        if said.thinking:
+            members.append(b'"reasoning_content":' + _encode(said.thinking))
+        if text or not (said.thinking or calls):
+            members.append(b'"content":' + _encode(text or ""))
+        if calls:
+            members.append(b'"tool_calls":' + _encode(self._numbered(calls)))
+        self.content += bool(text or said.thinking or calls)
+        logprobs = _encode(_chat_logprobs(line.logprobs)) if line.logprobs else b"null"
+        return self._chunk(line, b'"delta":{' + b",".join(members) + b"}", logprobs)
+
+    def _text(self, line: _Line) -> bytes:
+        text = line.response or ""
+        if not (text or line.thinking or line.logprobs):
+            return b""
+        self.content += bool(text or line.thinking)
+        said = b'"text":' + _encode(text)
+        if line.thinking:
+            said += b',"reasoning_content":' + _encode(line.thinking)
+        logprobs = b"null"
+        if line.logprobs:
+            logprobs = _encode(_text_logprobs(line.logprobs, self._offset))
+            self._offset += sum(len(token.token) for token in line.logprobs)
+        return self._chunk(line, said, logprobs)
+
+    def _numbered(self, calls: Sequence[_Call]) -> list[Members]:
+        first = self._called
+        self._called += len(calls)
+        return [{"index": first + place, **_openai_call(call)} for place, call in enumerate(calls)]
+
+    def _end(self, line: _Line) -> bytes:
+        self.usage = _usage(line)
+        self.finished = self._over = True
+        said = b'"text":""'
+        if self._chat:
+            said = b'"delta":{}' if self._head else b'"delta":{' + _ROLE + b"}"
+        out = self._chunk(line, said, b"null", _encode(_reason(line, self._called > 0)))
+        if self._include_usage:
+            counts = _encode(_counts(self.usage))
+            out += sse.encode(self._begin(line) + b'"choices":[],"usage":' + counts + b"}")
+        return out + DONE
+
+    def _chunk(self, line: _Line, said: bytes, logprobs: bytes, reason: bytes = b"null") -> bytes:
+        choice = b'"choices":[{"index":0,' + said + b',"logprobs":' + logprobs
+        return b"data: " + self._begin(line) + choice + b',"finish_reason":' + reason + b"}]}\n\n"
+
+    def _begin(self, line: _Line) -> bytes:
+        if not self._head:
+            head = _head(self._request, line)
+            if self._chat:
+                head["object"] = "chat.completion.chunk"
+            self._head = _encode(head)[:-1] + b","
+        return self._head
+
+    def _fail(self, failure: Failure) -> None:
+        self.failure = failure
+        self._over = True
+
+
+def _head(request: Request, line: _Line) -> Members:
+    """What every answer begins with. The time is Ollama's, the id ours: it gives none."""
+    chat = request.operation is Operation.CHAT
+    return {
+        "id": fresh_id("chatcmpl" if chat else "cmpl"),
+        "object": "chat.completion" if chat else "text_completion",
+        "created": _seconds(line.created_at),
+        "model": request.model,
+    }
+
+
+def _seconds(text: str) -> int:
+    """Seconds since 1970 of a time as Go writes it; 0 for what is none."""
+    try:
+        return int(datetime.fromisoformat(text).timestamp())
+    except (ValueError, OverflowError):
+        return 0
+
+
+def _reason(line: _Line, called: bool) -> str:
+    if line.done_reason == "length":
+        return "length"
+    return "tool_calls" if called else "stop"
+
+
+def _openai_call(call: _Call) -> Members:
+    arguments = bytes(call.function.arguments).decode()
+    return {
+        "id": call.id or fresh_id("call"),
+        "type": "function",
+        "function": {"name": call.function.name, "arguments": arguments},
+    }
+
+
+def _usage(line: _Line) -> Usage:
+    # A count of nothing is left out.
+    return Usage(
+        _number(line.prompt_eval_count), _number(line.eval_count), _number(line.prompt_eval_cached_count)
+    )
+
+
+def _number(said: Any) -> int:
+    return max(0, said) if type(said) is int else 0
+
+
+def _counts(usage: Usage) -> Members:
+    return {
+        "prompt_tokens": usage.input,
+        "completion_tokens": usage.output,
+        "total_tokens": usage.input + usage.output,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
+    }
+
+
+def _chat_logprobs(tokens: Sequence[_Token]) -> Members:
+    return {
+        "content": [
+            {**_told(token), "top_logprobs": [_told(other) for other in token.top_logprobs or ()]}
+            for token in tokens
+        ]
+    }
+
+
+def _told(token: _Token) -> Members:
+    spelled = token.bytes if token.bytes is not None else list(token.token.encode())
+    return {"token": token.token, "logprob": token.logprob, "bytes": spelled}
+
+
+def _text_logprobs(tokens: Sequence[_Token], offset: int) -> Members:
+    """The older form, of completions. `offset`: characters of text before the first token."""
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.token)
+    return {
+        "tokens": [token.token for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [
+            {other.token: other.logprob for other in token.top_logprobs or (token,)} for token in tokens
+        ],
+        "text_offset": offsets,
+    }
+
+
+def _base64(vector: msgspec.Raw) -> str:
+    """A list of numbers as OpenAI packs it: 32-bit floats, little end first."""
+    packed = array("f", _floats.decode(vector))
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return base64.b64encode(packed.tobytes()).decode()
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        _line.decode(line)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,365 @@
+"""Ollama: attached to by URL, or launched with `ollama serve`. It loads models by itself, as they are asked for.
+
+It is spoken to over its own API: OpenAI's at `/v1` sets no context length, no `top_k`, no `keep_alive`, and cuts long
+prompts in silence. `api: openai` chooses that one all the same. Facts: ollama/ollama v0.33.0-rc2, `server/routes.go`,
+`server/sched.go`, `openai/openai.go`, `envconfig/config.go`.
+
+Rules:
+- What is translated stands beside: requests in `ollama_requests`, messages in `ollama_messages`, answers in
+  `ollama_answers`, the care of models in `ollama_models`. This file knows the server.
+- `/v1` gets `max_tokens` for `max_completion_tokens`, which it would ignore. What else it ignores though it decides
+  about the answer (`n`, `logit_bias`, a forced `tool_choice`, `echo`, `best_of`) is refused. `top_k`, `min_p` and
+  Ollama's own members are without effect there.
+- A model that is not in memory is loaded while its first request waits: Ollama is never "loading", it is up or down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from backends.base import (
+    Action,
+    Call,
+    Failure,
+    Headers,
+    Health,
+    Kind,
+    Launch,
+    ModelCard,
+    Operation,
+    Reading,
+    Reply,
+    Request,
+    Signal,
+    Signals,
+    Status,
+    StreamDecoder,
+)
+from backends.dialect import rewrite
+from backends.dialect.errors import read_failure
+from backends.dialect.openai import OpenAICompatible
+from backends.engines.ollama.answers import LineStream, reply_of
+from backends.engines.ollama.models import ACTIONS, call_for
+from backends.engines.ollama.requests import Defaults, native_body, refuse_what_is_ignored
+from backends.facts.launching import LaunchOptions, Text, program
+from backends.facts.signals import told
+from backends.facts.units import Duration, Size, Wait
+
+PATHS = {
+    Operation.CHAT: "/api/chat",
+    Operation.COMPLETIONS: "/api/generate",
+    Operation.EMBEDDINGS: "/api/embed",
+}
+LATEST = ":latest"
+"""The tag a model has that was named without one, and that may be left out."""
+CONTEXT_MARKS = (
+    "exceeds the context length",  # v0.12
+    "exceeds maximum context length",  # embeddings, before v0.12
+    "exceeds the available context size",  # llama-server's: v0.34
+)
+
+
+class OllamaOptions(BaseModel):
+    """How to speak to Ollama."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    api: Literal["native", "openai"] = Field(
+        "native",
+        description="Ollama's own API, or the OpenAI-compatible one at `/v1`, where the other options cannot be set.",
+    )
+    context: int | None = Field(
+        None,
+        ge=1,
+        le=4_194_304,
+        description="Tokens one request may use, prompt and answer together (`num_ctx`). Left out, as the server was "
+        "started. A request with another number makes Ollama load the model anew.",
+    )
+    keep_alive: Wait | None = Field(
+        None,
+        description="How long a model stays in memory after a request; `0s` is not at all. Left out, as Ollama was "
+        "started: 5 minutes.",
+    )
+    truncate: bool | None = Field(
+        None,
+        description="Whether Ollama may cut off, in silence, the beginning of what does not fit the context. `false` "
+        "makes that an error. Left out, it may.",
+    )
+
+    @model_validator(mode="after")
+    def _openai_takes_no_others(self) -> OllamaOptions:
+        named = [name for name in ("context", "keep_alive", "truncate") if getattr(self, name) is not None]
+        if self.api == "openai" and named:
+            raise ValueError(f"'{named[0]}' cannot be set with 'api: openai'")
+        return self
+
+
+class OllamaLaunch(LaunchOptions):
+    """How to start Ollama's server. Which models it has is its own affair: `pull` them, or name their folder."""
+
+    command: tuple[Text, ...] | None = Field(
+        None,
+        min_length=1,
+        description="The program and its first arguments, where it is not `ollama` on the PATH. `serve` follows.",
+    )
+    models_folder: Path | None = Field(
+        None, description="Where models are kept. Left out, `~/.ollama/models`."
+    )
+    context: int | None = Field(
+        None,
+        ge=1,
+        le=4_194_304,
+        description="Tokens one request may use, prompt and answer together, unless the request says otherwise. Left "
+        "out, by the size of the GPU's memory: 4096, 32768 or 262144.",
+    )
+    parallel: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Requests of one model that are computed at the same time. Left out, 1.",
+    )
+    max_loaded_models: int | None = Field(
+        None, ge=1, le=1024, description="Models in memory at the same time. Left out, 3 per GPU."
+    )
+    max_queue: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Requests that may wait; more are refused with 503. Left out, 512.",
+    )
+    keep_alive: Wait | None = Field(
+        None, description="How long a model stays in memory after its last request. Left out, 5 minutes."
+    )
+    load_timeout: Duration | None = Field(
+        None, description="How long the loading of a model may stand still. Left out, 5 minutes."
+    )
+    flash_attention: bool | None = Field(
+        None,
+        description="Whether attention is computed by the method that needs less memory. Left out, by model.",
+    )
+    kv_cache_dtype: Literal["f16", "q8_0", "q4_0"] | None = Field(
+        None,
+        description="The type of keys and values in the cache. Left out, f16; others need `flash_attention`.",
+    )
+    gpu_overhead: Size | None = Field(None, description="Memory to leave free on each GPU.")
+    spread: bool | None = Field(
+        None, description="Whether every model is spread over all GPUs, also one that fits on a single one."
+    )
+    cloud: bool = Field(
+        False, description="Whether models that run on ollama.com may be used through this server."
+    )
+    debug: bool = Field(False, description="Whether Ollama tells more in the gateway's log.")
+
+    def settings(self, host: str, port: int) -> dict[str, str]:
+        """Ollama's environment variables for these options."""
+        said = {
+            "OLLAMA_HOST": f"{host}:{port}",
+            "OLLAMA_MODELS": self.models_folder,
+            "OLLAMA_CONTEXT_LENGTH": self.context,
+            "OLLAMA_NUM_PARALLEL": self.parallel,
+            "OLLAMA_MAX_LOADED_MODELS": self.max_loaded_models,
+            "OLLAMA_MAX_QUEUE": self.max_queue,
+            "OLLAMA_KEEP_ALIVE": _go_time(self.keep_alive),
+            "OLLAMA_LOAD_TIMEOUT": _go_time(self.load_timeout),
+            "OLLAMA_FLASH_ATTENTION": self.flash_attention,
+            "OLLAMA_KV_CACHE_TYPE": self.kv_cache_dtype,
+            "OLLAMA_GPU_OVERHEAD": self.gpu_overhead,
+            "OLLAMA_SCHED_SPREAD": self.spread,
+            "OLLAMA_NO_CLOUD": not self.cloud or None,
+            "OLLAMA_DEBUG": self.debug or None,
+        }
+        return {
+            name: str(int(value)) if isinstance(value, bool) else str(value)
+            for name, value in said.items()
+            if value is not None
+        }
+
+
+def _go_time(seconds: float | None) -> str | None:
+    """A duration as Go reads it."""
+    return None if seconds is None else f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
+
+
+class _Named(msgspec.Struct):
+    name: str
+
+
+class _Models(msgspec.Struct):
+    models: list[_Named]
+
+
+class _Words(msgspec.Struct):
+    message: str = ""
+
+
+class _Complaint(msgspec.Struct):
+    error: str | _Words
+
+
+_models = msgspec.json.Decoder(_Models)
+_complaint = msgspec.json.Decoder(_Complaint)
+
+
+class Ollama(OpenAICompatible):
+    """Ollama's server."""
+
+    name: ClassVar[str] = "ollama"
+    checked: ClassVar[str] = (
+        "Ollama v0.33.0-rc2 (source), its Python client 0.6.3 (types), answers other projects recorded"
+    )
+    launch_options: ClassVar[type[BaseModel] | None] = OllamaLaunch
+    options_type: ClassVar[type[BaseModel] | None] = OllamaOptions
+    operations: ClassVar[frozenset[Operation]] = frozenset(PATHS)
+    actions: ClassVar[frozenset[Action]] = ACTIONS
+    stream_types: ClassVar[tuple[bytes, ...]] = (b"application/x-ndjson", b"text/event-stream")
+
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        assert isinstance(self.options, OllamaOptions)
+        self._native = self.options.api == "native"
+        self._defaults = Defaults(self.options.context, self.options.keep_alive, self.options.truncate)
+
+    def call(self, request: Request, model: str) -> Call:
+        if self._native:
+            return Call(PATHS[request.operation], native_body(request, model, self._defaults))
+        if _IGNORED.search(request.body):
+            refuse_what_is_ignored(request)
+        if b'"max_completion_tokens"' in request.body:
+            request = msgspec.structs.replace(request, body=_with_max_tokens(request.body))
+        return super().call(request, model)
+
+    def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
+        if self._native:
+            return reply_of(request, body, self.failure)
+        return super().reply(request, model, headers, body)
+
+    def decoder(self, request: Request, model: str) -> StreamDecoder:
+        return LineStream(request, self.failure) if self._native else super().decoder(request, model)
+
+    def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
+        said = _said(body)
+        if said.startswith('{"error"'):
+            # Newer versions run llama-server; their words can be its whole answer (v0.34).
+            return read_failure(status, headers, said.encode())
+        failure = read_failure(status, headers, body)
+        kind = _kind(status, said)
+        if kind is None or kind is failure.kind:
+            return failure
+        return dataclasses.replace(failure, kind=kind, message=_MESSAGES.get(kind, failure.detail))
+
+    def health(self) -> Call:
+        return Call("/api/version", method="GET")
+
+    def health_of(self, status: int, body: bytes) -> Health:
+        return Health.READY if status == 200 and b'"version"' in body else Health.DOWN
+
+    def models(self) -> Call:
+        return Call("/api/tags", method="GET")
+
+    def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
+        """The models on its disk. One with the tag `latest` is there under both its names."""
+        names = _names(body)
+        short = [name.removesuffix(LATEST) for name in names if name.endswith(LATEST)]
+        return tuple(map(ModelCard, (*names, *short)))
+
+    def signal_calls(self) -> tuple[Call, ...]:
+        return (Call("/api/ps", method="GET"),)
+
+    def signals_of(self, answers: Sequence[bytes | None]) -> Signals:
+        try:
+            names = _names(answers[0] or b"")
+        except ValueError:
+            return {Signal.MODELS: Reading(Status.MISSING, source="/api/ps gave no list of models")}
+        return {Signal.MODELS: told(Signal.MODELS, float(len(names)), "/api/ps", names)}
+
+    def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
+        return call_for(action, arguments)
+
+    def served_names(self, options: Any) -> tuple[str, ...]:
+        """None that is known before: it is asked what lies in its folder."""
+        return ()
+
+    def launch(self, options: Any, host: str, port: int) -> Launch:
+        assert isinstance(options, OllamaLaunch)
+        argv = (
+            *program(options.command or ("ollama",), "install Ollama from https://ollama.com/download"),
+            "serve",
+        )
+        env = {**options.settings(host, port), **options.environment()}
+        return Launch(argv, env, options.start_timeout, options.stop_timeout)
+
+    def log_level(self, line: str) -> int:
+        if line.startswith("[GIN]"):
+            # One line for each request, the gateway's own probes too.
+            return logging.DEBUG
+        found = _LEVEL.search(line)
+        return _LEVELS.get(found[1], logging.INFO) if found else logging.INFO
+
+    def crash_reason(self, log: Sequence[str]) -> str | None:
+        for line in log:
+            if "address already in use" in line:
+                return "its port was taken by another program"
+        return next((line[7:].strip() for line in reversed(log) if line.startswith("Error: ")), None)
+
+
+_IGNORED = re.compile(rb'"(?:n|logit_bias|tool_choice|echo|best_of)"')
+_LEVEL = re.compile(r"\blevel=([A-Z]+)")
+_LEVELS = {
+    "ERROR": logging.ERROR,
+    "WARN": logging.WARNING,
+    "DEBUG": logging.DEBUG,
+    "TRACE": logging.DEBUG,
+}
+_MESSAGES = {
+    Kind.CONTEXT: "the prompt is longer than the model's context",
+    Kind.FAILED: "the engine gave the request up",
+}
+
+
+def _said(body: bytes) -> str:
+    """Ollama's words for what went wrong, if it had any."""
+    try:
+        error = _complaint.decode(body).error
+    except (ValueError, RecursionError):
+        return ""
+    return error if isinstance(error, str) else error.message
+
+
+def _kind(status: int, said: str) -> Kind | None:
+    """What status and words say beyond the status alone."""
+    if any(mark in said for mark in CONTEXT_MARKS):
+        return Kind.CONTEXT
+    if status == 400 and " does not support " in said:
+        # Chat, tools, thinking, insert, generate: another backend's model may.
+        return Kind.UNSUPPORTED
+    if status == 499:
+        return Kind.FAILED
+    if status == 404 and not said:
+        # A model that is not there is told in JSON: this is a version that lacks the path.
+        return Kind.UNSUPPORTED
+    return None
+
+
+def _names(body: bytes) -> tuple[str, ...]:
+    """The names in a list of models. Raises ValueError where it is none."""
+    try:
+        return tuple(model.name for model in _models.decode(body).models)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not a list of models: {error}") from error
+
+
+def _with_max_tokens(body: bytes) -> bytes:
+    """The body with `max_completion_tokens` under the name that `/v1` reads."""
+    members = rewrite.members(body)
+    wanted = members.pop("max_completion_tokens", None)
+    if wanted not in (None, b"null"):
+        members["max_tokens"] = wanted
+    return rewrite.joined(members)

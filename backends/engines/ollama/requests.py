@@ -1,0 +1,308 @@
+"""From OpenAI's requests to Ollama's own: `/api/chat`, `/api/generate` and `/api/embed`.
+
+Facts: ollama/ollama v0.33.0-rc2, `api/types.go` and `server/routes.go`; types of its Python client 0.6.3.
+
+Rules:
+- What Ollama cannot do is refused before anything is sent, as UNSUPPORTED, so that another backend may be asked: more
+  than one choice, `logit_bias`, a `tool_choice` that forces a call, images by URL, audio, files, `echo`, `best_of`,
+  tokens instead of text, several prompts at once.
+- What ordinary clients send along and what changes nothing for them is left out in silence: `user`, `metadata`,
+  `store`, `service_tier`, `parallel_tool_calls`, `prompt_cache_key`, `strict` of a tool, and members nobody knows.
+- Ollama's own members are honoured where a client sends them: `options`, `keep_alive`, `think`, `truncate`, `shift`,
+  and `raw` for completions. They win over OpenAI's, and these over the backend's defaults.
+- A completion's prompt goes to the model as it is, like everywhere else, not through the chat template. With a `suffix`
+  it is the model's template that knows how to ask for what is between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from backends.base import Failure, Kind, Operation, Request, RequestError
+from backends.engines.ollama.messages import Members, Message, native_messages, refusal
+
+OPTIONS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "typical_p": "typical_p",
+    "seed": "seed",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "repetition_penalty": "repeat_penalty",
+    "repeat_penalty": "repeat_penalty",
+    "repeat_last_n": "repeat_last_n",
+    "max_tokens": "num_predict",
+    "max_completion_tokens": "num_predict",
+}
+"""What OpenAI's clients, vLLM's and llama.cpp's call a sampling parameter, and what Ollama calls it among `options`."""
+
+EFFORTS: dict[str, bool | str] = {
+    "none": False,
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "max",
+    "max": "max",
+}
+"""`reasoning_effort`, and what `think` says for it. Ollama's own `/v1` reads it the same way."""
+
+MOST_LOGPROBS = 20
+"""Alternatives of a token that Ollama tells at most."""
+
+Number = int | float
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a backend's options say for every request that does not say it itself. `keep_alive` is in seconds, -1 for
+    ever; None leaves a thing to Ollama."""
+
+    context: int | None = None
+    keep_alive: float | None = None
+    truncate: bool | None = None
+
+
+class _Schema(msgspec.Struct):
+    schema: msgspec.Raw = msgspec.Raw()
+
+
+class _Format(msgspec.Struct):
+    type: str
+    json_schema: _Schema | None = None
+
+
+class _Native(msgspec.Struct):
+    """Members of Ollama's own that a client may send to each of the three."""
+
+    model: str
+    options: dict[str, msgspec.Raw] | None = None
+    keep_alive: Number | str | None = None
+    truncate: bool | None = None
+
+
+class _Sampled(_Native):
+    temperature: Number | None = None
+    top_p: Number | None = None
+    top_k: Number | None = None
+    min_p: Number | None = None
+    typical_p: Number | None = None
+    seed: int | None = None
+    presence_penalty: Number | None = None
+    frequency_penalty: Number | None = None
+    repetition_penalty: Number | None = None
+    repeat_penalty: Number | None = None
+    repeat_last_n: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    stop: str | list[str] | None = None
+    response_format: _Format | None = None
+    reasoning_effort: str | None = None
+    think: bool | str | None = None
+    shift: bool | None = None
+    n: int | None = None
+    logit_bias: dict[str, Number] | None = None
+    logprobs: bool | int | None = None
+
+
+class _Tool(msgspec.Struct):
+    type: str
+    function: msgspec.Raw = msgspec.Raw()
+
+
+class _Chat(_Sampled):
+    messages: list[Message] = msgspec.field(default_factory=list)
+    tools: list[_Tool] | None = None
+    tool_choice: Any = None
+    functions: Any = None
+    top_logprobs: int | None = None
+    modalities: list[str] | None = None
+
+
+class _Completion(_Sampled):
+    prompt: Any = None
+    suffix: str | None = None
+    raw: bool | None = None
+    echo: bool | None = None
+    best_of: int | None = None
+
+
+class _Embedding(_Native):
+    input: Any = None
+    dimensions: int | None = None
+    encoding_format: str | None = None
+
+
+_chat = msgspec.json.Decoder(_Chat)
+_completion = msgspec.json.Decoder(_Completion)
+_embedding = msgspec.json.Decoder(_Embedding)
+
+
+def native_body(request: Request, model: str, defaults: Defaults) -> bytes:
+    """The body for Ollama's own API. Raises RequestError for what it cannot do, or what is no request at all."""
+    body: Members
+    if request.operation is Operation.CHAT:
+        body = _chat_body(_decoded(_chat, request.body), defaults)
+    elif request.operation is Operation.COMPLETIONS:
+        body = _generate_body(_decoded(_completion, request.body), defaults)
+    else:
+        return msgspec.json.encode(
+            {"model": model, **_embed_body(_decoded(_embedding, request.body), defaults)}
+        )
+    return msgspec.json.encode({"model": model, **body, "stream": request.stream})
+
+
+def refuse_what_is_ignored(request: Request) -> None:
+    """Raises RequestError for what Ollama's `/v1` would leave out without a word, though the answer depends on it."""
+    if request.operation is Operation.CHAT:
+        _refuse_chat(_decoded(_chat, request.body))
+    elif request.operation is Operation.COMPLETIONS:
+        _refuse_completion(_decoded(_completion, request.body))
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except (ValueError, RecursionError) as error:
+        what, _, place = str(error).partition(" - at `$")
+        param = place.strip("`.") or None
+        said = what.replace("`", "'")
+        message = f"{param!r}: {said}" if param else f"the body cannot be read: {said}"
+        raise RequestError(Failure(Kind.REJECTED, message, param=param)) from error
+
+
+def _chat_body(asked: _Chat, defaults: Defaults) -> Members:
+    _refuse_chat(asked)
+    body: Members = {"messages": native_messages(asked.messages)}
+    tools = [{"type": tool.type, "function": tool.function} for tool in asked.tools or ()]
+    if tools and asked.tool_choice != "none":
+        body["tools"] = tools
+    return body | _sampled(asked, defaults, _logprobs(bool(asked.logprobs), asked.top_logprobs or 0))
+
+
+def _generate_body(asked: _Completion, defaults: Defaults) -> Members:
+    _refuse_completion(asked)
+    prompt = asked.prompt[0] if isinstance(asked.prompt, list) else asked.prompt
+    body: Members = {"prompt": prompt}
+    if asked.suffix:
+        body["suffix"] = asked.suffix
+    raw = not asked.suffix if asked.raw is None else asked.raw
+    if raw:
+        # Told to think, Ollama would take what looks like thoughts out of the text.
+        body |= {"raw": True, "think": False}
+    # Here `logprobs` is how many alternatives are wanted, and none is a number too.
+    wanted = asked.logprobs is not None and asked.logprobs is not False
+    return body | _sampled(asked, defaults, _logprobs(wanted, int(asked.logprobs or 0)))
+
+
+def _embed_body(asked: _Embedding, defaults: Defaults) -> Members:
+    texts = [asked.input] if isinstance(asked.input, str) else asked.input
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise refusal("input", "it embeds texts, not tokens")
+    if not texts or texts == [""]:
+        raise refusal("input", "the input is empty", Kind.REJECTED)
+    if asked.encoding_format not in (None, "float", "base64"):
+        raise refusal("encoding_format", "'encoding_format' is neither 'float' nor 'base64'", Kind.REJECTED)
+    body = {"input": asked.input, **_native(asked, defaults, {})}
+    return body if asked.dimensions is None else {**body, "dimensions": asked.dimensions}
+
+
+def _sampled(asked: _Sampled, defaults: Defaults, logprobs: Members) -> Members:
+    """The members that chat and generate have in common."""
+    options: Members = {
+        native: value for name, native in OPTIONS.items() if (value := getattr(asked, name, None)) is not None
+    }
+    if asked.stop:
+        options["stop"] = [asked.stop] if isinstance(asked.stop, str) else asked.stop
+    body = _native(asked, defaults, options)
+    form = _format(asked.response_format)
+    if form is not None:
+        body["format"] = form
+    think = _think(asked)
+    if think is not None:
+        body["think"] = think
+    shift = body.get("truncate") if asked.shift is None else asked.shift
+    if shift is False:
+        # Else Ollama drops the prompt's beginning as soon as the answer has filled the context.
+        body["shift"] = False
+    return body | logprobs
+
+
+def _native(asked: _Native, defaults: Defaults, options: Members) -> Members:
+    """Ollama's own members: the client's, or else the backend's."""
+    if defaults.context is not None:
+        options = {"num_ctx": defaults.context, **options}
+    options |= asked.options or {}
+    keep_alive = defaults.keep_alive if asked.keep_alive is None else asked.keep_alive
+    truncate = defaults.truncate if asked.truncate is None else asked.truncate
+    body = {"options": options or None, "keep_alive": keep_alive, "truncate": truncate}
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _logprobs(wanted: bool, alternatives: int) -> Members:
+    if not wanted:
+        return {}
+    if not 0 <= alternatives <= MOST_LOGPROBS:
+        raise refusal("logprobs", f"it tells at most {MOST_LOGPROBS} alternatives of a token")
+    return {"logprobs": True, "top_logprobs": alternatives} if alternatives else {"logprobs": True}
+
+
+def _format(asked: _Format | None) -> Any:
+    """What `format` says for a `response_format`; None where any text will do."""
+    if asked is None or asked.type == "text":
+        return None
+    if asked.type == "json_object":
+        return "json"
+    if asked.type != "json_schema":
+        raise refusal("response_format", f"it has no response format {asked.type!r}")
+    schema = asked.json_schema.schema if asked.json_schema is not None else msgspec.Raw()
+    if not bytes(schema).startswith(b"{"):
+        raise refusal("response_format", "'response_format' has no 'json_schema.schema'", Kind.REJECTED)
+    return schema
+
+
+def _think(asked: _Sampled) -> bool | str | None:
+    if asked.think is not None or asked.reasoning_effort is None:
+        return asked.think
+    if asked.reasoning_effort not in EFFORTS:
+        known = ", ".join(EFFORTS)
+        raise refusal("reasoning_effort", f"'reasoning_effort' is none of {known}", Kind.REJECTED)
+    return EFFORTS[asked.reasoning_effort]
+
+
+def _refuse_chat(asked: _Chat) -> None:
+    _refuse_sampled(asked)
+    if asked.tool_choice not in (None, "auto", "none"):
+        raise refusal("tool_choice", "it leaves it to the model whether to call a tool: 'auto' or 'none'")
+    if asked.functions:
+        raise refusal("functions", "it knows 'tools', not their forerunner 'functions'")
+    if any(tool.type != "function" for tool in asked.tools or ()):
+        raise refusal("tools", "its tools are functions only")
+    if not all(bytes(tool.function).startswith(b"{") for tool in asked.tools or ()):
+        raise refusal("tools", "a tool has no 'function'", Kind.REJECTED)
+    if set(asked.modalities or ()) - {"text"}:
+        raise refusal("modalities", "it answers with text only")
+
+
+def _refuse_completion(asked: _Completion) -> None:
+    _refuse_sampled(asked)
+    prompts = asked.prompt if isinstance(asked.prompt, list) else [asked.prompt]
+    if len(prompts) != 1 or not isinstance(prompts[0], str):
+        raise refusal("prompt", "it takes one prompt for each request, as text")
+    if asked.echo:
+        raise refusal("echo", "it does not repeat the prompt")
+    if (asked.best_of or 1) > 1:
+        raise refusal("best_of", "it gives one choice for each request")
+
+
+def _refuse_sampled(asked: _Sampled) -> None:
+    if (asked.n or 1) > 1:
+        raise refusal("n", "it gives one choice for each request")
+    if asked.logit_bias:
+        raise refusal("logit_bias", "it has no bias of single tokens")

@@ -1,0 +1,14 @@
+"""Any server that speaks OpenAI's API, attached to by its URL."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from backends.dialect.openai import OpenAICompatible
+
+
+class OpenAI(OpenAICompatible):
+    """An OpenAI-compatible server of which nothing more is known."""
+
+    name: ClassVar[str] = "openai"
+    checked: ClassVar[str] = "OpenAI's API reference, and this gateway behind itself (run)"

@@ -1,0 +1,221 @@
+"""Ray Serve: applications behind its HTTP proxy that speak OpenAI's API, attached to by URL or launched.
+
+Facts are those of Ray 2.60: of the proxy, which every application has, and of Ray Serve LLM, whose applications speak
+as the vLLM inside them does.
+
+Rules:
+- Bodies pass both ways. Adapters are models of their own, `base:adapter`, in requests and in lists.
+- The proxy is up long before an application is, and says so of every path: that is loading, not a missing model.
+- An application deployed below a prefix is at a URL with that prefix.
+- Metrics are not at the proxy: `metrics_url` names a node's metrics agent. They are Ray's names for vLLM's.
+- A launch deploys one application, or those of a config file, on a Ray of its own on this machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from backends.base import (
+    Action,
+    Call,
+    Failure,
+    Headers,
+    Health,
+    Kind,
+    Launch,
+    LaunchError,
+    Operation,
+    Request,
+    Signal,
+    Signals,
+)
+from backends.dialect.openai import OpenAICompatible
+from backends.facts import logs
+from backends.facts.actions import asked
+from backends.facts.launching import LaunchOptions, Text, program
+from backends.facts.signals import Metric, Table, from_metrics
+from backends.facts.units import Duration
+
+COMMAND = ("python",)
+INSTALL = "install Ray with `pip install 'ray[serve]'`"
+RUNNER = Path(__file__).with_name("runner.py")
+MODEL_HEADER = b"serve_multiplexed_model_id"
+"""The header by which Ray's router finds a replica that has the model in memory."""
+
+
+class RayServeOptions(BaseModel):
+    """How to speak to an application of Ray Serve."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    multiplexed: bool = Field(
+        False,
+        description="Whether the application multiplexes models (`@serve.multiplexed`) and goes by Ray's header for "
+        "that. Ray Serve LLM does not need it.",
+    )
+
+
+class RayServeLaunch(LaunchOptions):
+    """How to deploy applications on a Ray of their own."""
+
+    app: Text | None = Field(
+        None,
+        description="The application, as `module:name`, such as `ray.serve.llm:build_openai_app`. Exactly one of `app` "
+        "and `config`.",
+    )
+    args: dict[str, JsonValue] = Field(
+        {}, description="What `app` is called with, if it is a function, such as `{llm_configs: [...]}`."
+    )
+    config: Path | None = Field(
+        None,
+        description="A config file of Ray Serve (`serve build`) instead; its `http_options` are replaced.",
+    )
+    app_dir: Path | None = Field(
+        None, description="Where `app` is looked for. Left out, where the gateway was started."
+    )
+    command: tuple[Text, ...] | None = Field(
+        None,
+        min_length=1,
+        description="The Python that has Ray, where it is not `python`: a path into another virtual environment.",
+    )
+    start_timeout: Duration = Field(
+        1800.0, description="How long it may take until the applications are ready, downloads included."
+    )
+    stop_timeout: Duration = Field(
+        30.0, description="How long Ray may take to end after SIGTERM; then it is killed."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> RayServeLaunch:
+        if (self.app is None) == (self.config is None):
+            raise ValueError("give exactly one of 'app' and 'config'")
+        if self.args and self.app is None:
+            raise ValueError("'args' belong to 'app'")
+        return self
+
+
+TABLE: Table = {
+    Signal.RUNNING: (Metric("ray_vllm_num_requests_running", "since 2.49, from vLLM"),),
+    Signal.WAITING: (Metric("ray_vllm_num_requests_waiting", "since 2.49, from vLLM"),),
+    Signal.KV_USE: (
+        Metric("ray_vllm_kv_cache_usage_perc", "since 2.50, from vLLM", combine=fmean),
+        Metric("ray_vllm_gpu_cache_usage_perc", "before", combine=fmean),
+    ),
+    Signal.PREFIX_HITS: (
+        Metric("ray_vllm_prefix_cache_hits_total", "all", per="ray_vllm_prefix_cache_queries_total"),
+        Metric("ray_vllm_prefix_cache_hits", "some builds", per="ray_vllm_prefix_cache_queries"),
+    ),
+}
+
+
+class RayServe(OpenAICompatible):
+    """An application of Ray Serve that speaks OpenAI's API."""
+
+    name: ClassVar[str] = "ray-serve"
+    checked: ClassVar[str] = "Ray 2.60.0 (the proxy: run, recordings; Ray Serve LLM: source)"
+    options_type: ClassVar[type[BaseModel] | None] = RayServeOptions
+    launch_options: ClassVar[type[BaseModel] | None] = RayServeLaunch
+    operations: ClassVar[frozenset[Operation]] = frozenset(
+        {
+            Operation.CHAT,
+            Operation.COMPLETIONS,
+            Operation.EMBEDDINGS,
+            Operation.SCORE,
+            Operation.TOKENIZE,
+            Operation.DETOKENIZE,
+            Operation.TRANSCRIPTIONS,
+        }
+    )
+    actions: ClassVar[frozenset[Action]] = frozenset({Action.SLEEP, Action.WAKE})
+
+    def call(self, request: Request, model: str) -> Call:
+        call = super().call(request, model)
+        if not self.options.multiplexed:
+            return call
+        return msgspec.structs.replace(call, headers=((MODEL_HEADER, model.encode()),))
+
+    def health_of(self, status: int, body: bytes) -> Health:
+        """Of the model list: the proxy's own answers tell that nothing is deployed there, or nothing runs yet."""
+        if _not_deployed(status, body):
+            return Health.LOADING
+        return Health.READY if status < 404 else Health.DOWN
+
+    def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
+        if _not_deployed(status, body):
+            return Failure(Kind.LOADING, "the engine's application is not deployed yet", status=status)
+        return super().failure(status, headers, body)
+
+    def signal_calls(self) -> tuple[Call, ...]:
+        return (Call("/metrics", method="GET"),)
+
+    def signals_of(self, answers: Sequence[bytes | None]) -> Signals:
+        (page,) = answers
+        return from_metrics(page, TABLE)
+
+    def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
+        """Of an application made with `build_dev_openai_app`. `sleep`: `model`, `level`. `wake`: `model`."""
+        match action:
+            case Action.SLEEP:
+                given = asked(action, arguments, {"model": str}, {"level": int})
+                options = {name: value for name, value in given.items() if name != "model"}
+                return Call("/sleep", msgspec.json.encode({"model": given["model"], "options": options}))
+            case Action.WAKE:
+                given = asked(action, arguments, {"model": str})
+                return Call("/wakeup", msgspec.json.encode({"model": given["model"]}))
+        return super().action(action, arguments)
+
+    def served_names(self, options: Any) -> tuple[str, ...]:
+        """None: what an application serves, only it can tell."""
+        return ()
+
+    def launch(self, options: Any, host: str, port: int) -> Launch:
+        assert isinstance(options, RayServeLaunch)
+        if options.config is not None and not options.config.is_file():
+            raise LaunchError(f"there is no config file {options.config}: correct the path")
+        argv = [
+            *program(options.command or COMMAND, INSTALL),
+            str(RUNNER),
+            "--host",
+            host,
+            "--port",
+            str(port),
+        ]
+        if options.config is not None:
+            argv += ["--config", str(options.config)]
+        else:
+            argv += ["--app", str(options.app), "--args", msgspec.json.encode(options.args).decode()]
+        if options.app_dir is not None:
+            argv += ["--app-dir", str(options.app_dir)]
+        env = {"RAY_USAGE_STATS_ENABLED": "0", **options.environment()}
+        return Launch(tuple(argv), env, options.start_timeout, options.stop_timeout)
+
+    def log_level(self, line: str) -> int:
+        return logging.DEBUG if _PROBE.search(line) else logs.level(line)
+
+    def crash_reason(self, log: Sequence[str]) -> str | None:
+        return logs.crash_reason(log, _CRASHES)
+
+
+def _not_deployed(status: int, body: bytes) -> bool:
+    return status in (404, 503) and any(mark in body for mark in _NOT_DEPLOYED)
+
+
+_NOT_DEPLOYED = (  # 2.60
+    b"/-/routes for available routes",
+    b"Route table is not populated yet",
+)
+
+_PROBE = re.compile(r" -- GET /v1/models 200 ")
+
+_CRASHES: logs.Crashes = (
+    (re.compile(r"^ray_serve_runner: (.+)"), "{0}"),
+    (re.compile(r"(The file .+ could not be found)"), "{0}"),
+)

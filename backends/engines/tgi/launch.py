@@ -1,0 +1,109 @@
+"""How TGI's server is started: the options of `launch`, the flags they become, and what its log says of a crash.
+
+Facts are those of TGI 3.3.7's `text-generation-launcher`.
+
+Rules:
+- A model has no public name there: it answers to any, so a launch serves the name its options say.
+- Adapters and prefix caching are set by environment variables; everything else has a flag.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from backends.base import Launch
+from backends.facts import logs
+from backends.facts.launching import Count, LoraName, ServerLaunch, Text, arguments, program
+from backends.facts.units import Share
+
+COMMAND = ("text-generation-launcher",)
+INSTALL = "install Text Generation Inference, or run its container image and give its url"
+
+
+class TGILaunch(ServerLaunch):
+    """How to start TGI's server."""
+
+    tensor_parallel: Count | None = Field(
+        None, description="GPUs that share the model. Left out, all that it sees."
+    )
+    gpu_memory: Share | None = Field(None, description="How much of each GPU's memory it may take.")
+    max_model_len: Count | None = Field(
+        None,
+        description="Tokens one request may use, prompt and answer together. Left out, what fits.",
+    )
+    max_input_len: Count | None = Field(
+        None, description="Tokens of the longest prompt. Left out, one less than `max_model_len`."
+    )
+    max_num_seqs: Count | None = Field(
+        None, description="Requests that are computed at the same time. Left out, what fits."
+    )
+    max_batched_tokens: Count | None = Field(
+        None, description="Tokens of prompts that are computed in one step. Left out, what fits."
+    )
+    max_queue: Count | None = Field(
+        None, description="Requests it holds, running and waiting together; more are refused. TGI's own: 128."
+    )
+    dtype: Text | None = Field(
+        None, description="The type of the weights: `float16` or `bfloat16`. Left out, as the model says."
+    )
+    quantization: Text | None = Field(
+        None, description="How the weights are quantized, such as `awq`, `gptq`, `fp8` or `eetq`."
+    )
+    kv_cache_dtype: Text | None = Field(None, description="The type of the KV cache, such as `fp8_e4m3fn`.")
+    prefix_caching: bool | None = Field(
+        None, description="Whether prompts that begin alike share their KV cache. Left out, where it can."
+    )
+    speculate: Count | None = Field(
+        None, description="Tokens to guess ahead, by n-grams or by the model's own Medusa heads."
+    )
+    lora: dict[LoraName, Text] = Field(
+        {}, description="LoRA adapters: the model name under which clients ask for one, and its folder."
+    )
+    trust_remote_code: bool = Field(
+        False, description="Whether Python code that comes with the model may run in the engine."
+    )
+
+
+FLAGS: Mapping[str, str | tuple[str, str]] = {
+    "model": "--model-id",
+    "tensor_parallel": "--num-shard",
+    "gpu_memory": "--cuda-memory-fraction",
+    "max_model_len": "--max-total-tokens",
+    "max_input_len": "--max-input-tokens",
+    "max_num_seqs": "--max-batch-size",
+    "max_batched_tokens": "--max-batch-prefill-tokens",
+    "max_queue": "--max-concurrent-requests",
+    "dtype": "--dtype",
+    "quantization": "--quantize",
+    "kv_cache_dtype": "--kv-cache-dtype",
+    "speculate": "--speculate",
+    "trust_remote_code": "--trust-remote-code",
+}
+
+
+def launched(options: TGILaunch, host: str, port: int) -> Launch:
+    """The command line. Raises LaunchError where there is no such program."""
+    argv = [*program(options.command or COMMAND, INSTALL), "--hostname", host, "--port", str(port)]
+    # Two servers on one machine must not meet in the sockets of their shards.
+    argv += ["--shard-uds-path", f"/tmp/text-generation-{port}"]  # noqa: S108
+    argv += [*arguments(options, FLAGS), *options.extra_args]
+    adapters = ",".join(f"{name}={path}" for name, path in options.lora.items())
+    env = {
+        **({"LORA_ADAPTERS": adapters} if adapters else {}),
+        **({} if options.prefix_caching is None else {"PREFIX_CACHING": str(int(options.prefix_caching))}),
+        **options.environment(),
+    }
+    return Launch(tuple(argv), env, options.start_timeout, options.stop_timeout, key_env="API_KEY")
+
+
+CRASHES: logs.Crashes = (
+    (re.compile(r"(Not enough memory to handle \d+ prefill tokens)"), "{0}: lower 'max_batched_tokens'"),
+    (re.compile(r"(`?max_input_tokens`? must be < `?max_total_tokens`?)"), "{0}"),
+    (
+        re.compile(r"sharded is true but only found (\d+) CUDA devices"),
+        "it finds {0} GPUs, too few for 'tensor_parallel'",
+    ),
+)

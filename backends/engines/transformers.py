@@ -1,0 +1,352 @@
+"""Transformers: the server of Hugging Face's library (`transformers serve`), attached to by URL or launched.
+
+Facts are those of Transformers 5.23.
+
+Rules:
+- It refuses a request with a field it does not know, so nothing else is sent. What sampling there is beyond OpenAI's
+  fields goes into its `generation_config`; what no field can carry is left out.
+- What it would take and not do is refused here, for another backend may be able to: several choices, log
+  probabilities, output in a format.
+- It tells a client's mistakes as errors of its own, without a word. The ones that can be seen are told here.
+- Its answer ends with the stop string it stopped at; that is cut off here.
+- It is always asked for a stream: only of a stream it notices that nobody listens any more. A stream ends without
+  `[DONE]`; usage comes beside the finish reason.
+- Without a model of its own (`transformers serve` alone) it loads the one that is asked for inside the first request,
+  and lists what is in the hub's cache. With one it answers to that name only, or to none: `pinned`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from backends.base import (
+    Action,
+    Call,
+    Failure,
+    Headers,
+    Health,
+    Kind,
+    Launch,
+    Operation,
+    Request,
+    RequestError,
+    StreamDecoder,
+)
+from backends.dialect import rewrite
+from backends.dialect.chunks import StopCutter
+from backends.dialect.openai import PATHS, EventStream, OpenAICompatible
+from backends.facts import logs
+from backends.facts.actions import asked
+from backends.facts.launching import Count, ServerLaunch, Text, arguments, program
+from backends.facts.units import Share
+from backends.framing import sse
+
+COMMAND = ("transformers", "serve")
+INSTALL = "install it with `pip install 'transformers[serving]' torch`"
+MAX_NEW_TOKENS = 1024
+"""What it generates at most where the request does not say; with a `generation_config` it would be 20."""
+
+
+class TransformersOptions(BaseModel):
+    """How to speak to `transformers serve`."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    pinned: bool = Field(
+        False,
+        description="Whether it was started with a model of its own (`transformers serve MODEL`) that is called "
+        "otherwise here. It is not told a name then. Set by itself where the gateway launches it.",
+    )
+
+
+class TransformersLaunch(ServerLaunch):
+    """How to start `transformers serve` with one model."""
+
+    device: Text | None = Field(
+        None, description="Where the model runs, such as `cpu` or `cuda:0`. Left out, as fits."
+    )
+    dtype: Text | None = Field(
+        None, description="The type of the weights, such as `bfloat16`. Left out, as the model says."
+    )
+    quantization: Literal["bnb-4bit", "bnb-8bit"] | None = Field(
+        None, description="How the weights are quantized while they are loaded, with bitsandbytes."
+    )
+    attention: Text | None = Field(
+        None, description="The implementation of attention, such as `sdpa` or `flash_attention_2`."
+    )
+    compile: bool = Field(
+        False, description="Whether the model is compiled with torch: slower to start, faster to answer."
+    )
+    continuous_batching: bool = Field(
+        False,
+        description="Whether requests are computed together. Needs a GPU; without it they go one after the other.",
+    )
+    gpu_memory: Share | None = Field(
+        None, description="How much of the GPU's memory the KV cache takes, with `continuous_batching`."
+    )
+    max_batched_tokens: Count | None = Field(
+        None, description="Tokens that are computed in one step, with `continuous_batching`."
+    )
+    reasoning: Literal["on", "off", "auto"] | None = Field(
+        None, description="Whether a model that can reason does. Left out, as its chat template says."
+    )
+    chat_template_kwargs: dict[str, JsonValue] = Field(
+        {}, description="Settings for the chat template, such as `{enable_thinking: false}`."
+    )
+    trust_remote_code: bool = Field(
+        False, description="Whether Python code that comes with the model may run in the engine."
+    )
+    seed: int | None = Field(
+        None, ge=0, le=2**32 - 1, description="Where random numbers begin. Left out, anywhere."
+    )
+
+
+FLAGS: Mapping[str, str | tuple[str, str]] = {
+    "device": "--device",
+    "dtype": "--dtype",
+    "quantization": "--quantization",
+    "attention": "--attn-implementation",
+    "compile": "--compile",
+    "continuous_batching": "--continuous-batching",
+    "gpu_memory": "--cb-max-memory-percent",
+    "max_batched_tokens": "--cb-max-batch-tokens",
+    "reasoning": "--reasoning",
+    "chat_template_kwargs": "--chat-template-kwargs",
+    "trust_remote_code": "--trust-remote-code",
+    "seed": "--default-seed",
+}
+
+_SHARED = frozenset(
+    "model stream stop temperature top_p seed frequency_penalty logit_bias generation_config".split()
+)
+FIELDS: Mapping[Operation, frozenset[str]] = {
+    Operation.CHAT: _SHARED
+    | {"messages", "max_tokens", "max_completion_tokens", "tools", "chat_template_kwargs"},
+    Operation.COMPLETIONS: _SHARED | {"prompt", "max_tokens", "suffix"},
+}
+"""What it reads of a request. OpenAI's other fields it takes and ignores; anything else it refuses."""
+
+GENERATION = {
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "typical_p": "typical_p",
+    "repetition_penalty": "repetition_penalty",
+    "repeat_penalty": "repetition_penalty",
+    "no_repeat_ngram_size": "no_repeat_ngram_size",
+    "min_tokens": "min_new_tokens",
+    "length_penalty": "length_penalty",
+    "do_sample": "do_sample",
+}
+"""Sampling by the names other engines give it, and what Transformers' generation calls it."""
+
+
+class _Message(msgspec.Struct):
+    content: str | list[msgspec.Raw] | None = None
+
+
+class _Format(msgspec.Struct):
+    type: str = "text"
+
+
+class _Asked(msgspec.Struct):
+    """What of a request must be looked at."""
+
+    messages: list[_Message] | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+    logprobs: bool | int | None = None
+    response_format: _Format | None = None
+    generation_config: str | None = None
+    stop: str | list[str] | None = None
+
+
+_asked = msgspec.json.Decoder(_Asked)
+
+
+class Transformers(OpenAICompatible):
+    """`transformers serve`."""
+
+    name: ClassVar[str] = "transformers"
+    checked: ClassVar[str] = "Transformers 5.23.0 (run, recordings)"
+    options_type: ClassVar[type[BaseModel] | None] = TransformersOptions
+    launch_options: ClassVar[type[BaseModel] | None] = TransformersLaunch
+    operations: ClassVar[frozenset[Operation]] = frozenset(
+        {Operation.CHAT, Operation.COMPLETIONS, Operation.RESPONSES, Operation.TRANSCRIPTIONS}
+    )
+    actions: ClassVar[frozenset[Action]] = frozenset({Action.LIST, Action.LOAD, Action.UNLOAD})
+
+    def call(self, request: Request, model: str) -> Call:
+        fields = FIELDS.get(request.operation)
+        if fields is None:
+            call = super().call(request, model)
+            return (
+                _nameless(call) if self.options.pinned and request.operation is Operation.RESPONSES else call
+            )
+        wish = _wish(request)
+        sent = rewrite.members(request.body)
+        moved = {GENERATION[name]: sent[name] for name in GENERATION.keys() & sent.keys()}
+        sent = {name: value for name, value in sent.items() if name in fields and value != b"null"}
+        if moved:
+            sent["generation_config"] = _generation(moved, wish)
+        sent |= {"model": msgspec.json.encode(model), "stream": b"true"}
+        call = Call(PATHS[request.operation], rewrite.joined(sent))
+        return _nameless(call) if self.options.pinned else call
+
+    def decoder(self, request: Request, model: str) -> StreamDecoder:
+        stops = _stops(request) if request.operation in FIELDS else ()
+        return _StoppedStream(self, request, stops) if stops else super().decoder(request, model)
+
+    def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
+        failure = super().failure(status, headers, body)
+        if status == 400 and _PINNED.match(failure.detail):
+            return dataclasses.replace(failure, kind=Kind.MISSING, message="the engine serves another model")
+        return failure
+
+    def health(self) -> Call:
+        return Call("/health", method="GET")
+
+    def health_of(self, status: int, body: bytes) -> Health:
+        """503 means that its continuous batching has died, which never heals."""
+        return Health.READY if status == 200 else Health.DOWN
+
+    def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
+        """`list`: none. `load`: `model`. `unload`: none, it unloads all of them."""
+        match action:
+            case Action.LIST:
+                asked(action, arguments, {})
+                return self.models()
+            case Action.LOAD:
+                return Call("/load_model", msgspec.json.encode(asked(action, arguments, {"model": str})))
+            case Action.UNLOAD:
+                asked(action, arguments, {})
+                return Call("/reset")
+        return super().action(action, arguments)
+
+    def served_names(self, options: Any) -> tuple[str, ...]:
+        assert isinstance(options, TransformersLaunch)
+        return (options.public_name,)
+
+    def launched(self, options: Any) -> Transformers:
+        return Transformers(TransformersOptions(pinned=True))
+
+    def launch(self, options: Any, host: str, port: int) -> Launch:
+        assert isinstance(options, TransformersLaunch)
+        argv = [
+            *program(options.command or COMMAND, INSTALL),
+            options.model,
+            "--host",
+            host,
+            "--port",
+            str(port),
+        ]
+        argv += [*arguments(options, FLAGS), *options.extra_args]
+        return Launch(tuple(argv), options.environment(), options.start_timeout, options.stop_timeout)
+
+    def log_level(self, line: str) -> int:
+        return logs.level(line)
+
+    def crash_reason(self, log: Sequence[str]) -> str | None:
+        return logs.crash_reason(log, _CRASHES)
+
+
+class _StoppedStream(EventStream):
+    """A stream whose text is cut before the stop strings that were asked for."""
+
+    __slots__ = ("_cutter",)
+
+    def __init__(self, engine: OpenAICompatible, request: Request, stops: Sequence[str]) -> None:
+        super().__init__(engine, request)
+        self._cutter = StopCutter(stops)
+
+    def _more(self, event: bytes) -> bytes | None:
+        """Each event is looked at."""
+        return None
+
+    def _decode(self, payload: bytes, event: bytes) -> bytes:
+        try:
+            chunk = msgspec.json.decode(payload)
+            payload = b"" if self._cut(chunk) else msgspec.json.encode(chunk)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            pass  # not an event with text: it is told what it is where every event is
+        return super()._decode(payload, sse.encode(payload)) if payload else b""
+
+    def _cut(self, chunk: Any) -> bool:
+        """Cut the text of the one choice. True if nothing is left to be told."""
+        (choice,) = chunk["choices"]
+        said, key = (choice["delta"], "content") if "delta" in choice else (choice, "text")
+        text = self._cutter.feed(said.get(key) or "")
+        if choice.get("finish_reason"):
+            text += self._cutter.close()
+        elif said.get(key) and not text:
+            return True
+        if text or said.get(key):
+            said[key] = text
+        return False
+
+
+def _stops(request: Request) -> tuple[str, ...]:
+    """The stop strings in a request."""
+    stop = _asked.decode(request.body).stop
+    return (stop,) if isinstance(stop, str) else tuple(stop or ())
+
+
+def _nameless(call: Call) -> Call:
+    """The same without the model's name."""
+    sent = rewrite.members(call.body)
+    return msgspec.structs.replace(
+        call, body=rewrite.joined({name: sent[name] for name in sent if name != "model"})
+    )
+
+
+def _wish(request: Request) -> _Asked:
+    """The request as far as it matters. Raises RequestError for what it would not do, or would fail over."""
+    try:
+        wish = _asked.decode(request.body)
+    except msgspec.ValidationError as error:
+        raise _rejected(f"the engine cannot read this request: {error}", None) from error
+    for name in ("max_tokens", "max_completion_tokens"):
+        limit = getattr(wish, name)
+        if limit is not None and limit < 1:
+            raise _rejected(f"'{name}' must be at least 1", name)
+    if wish.n is not None and wish.n > 1:
+        raise _unsupported("the engine makes one choice for each request", "n")
+    if wish.logprobs:
+        raise _unsupported("the engine tells no log probabilities", "logprobs")
+    if wish.response_format is not None and wish.response_format.type != "text":
+        raise _unsupported("the engine cannot hold its answer to a format", "response_format")
+    return wish
+
+
+def _generation(moved: Mapping[str, bytes], wish: _Asked) -> bytes:
+    """The `generation_config`, a text of JSON: what was moved there, under what the client wrote in it."""
+    config = {name: value for name, value in moved.items() if value != b"null"}
+    if wish.max_tokens is None and wish.max_completion_tokens is None:
+        config = {"max_new_tokens": b"%d" % MAX_NEW_TOKENS, **config}
+    try:
+        own = rewrite.members(wish.generation_config.encode()) if wish.generation_config else {}
+    except ValueError as error:
+        raise _rejected("'generation_config' must be a text of JSON", "generation_config") from error
+    return msgspec.json.encode(rewrite.joined({**config, **own}).decode())
+
+
+def _rejected(message: str, param: str | None) -> RequestError:
+    return RequestError(Failure(Kind.REJECTED, message, param=param))
+
+
+def _unsupported(message: str, param: str) -> RequestError:
+    return RequestError(Failure(Kind.UNSUPPORTED, message, param=param))
+
+
+_PINNED = re.compile(r"Server is pinned to ")  # 5.23
+
+_CRASHES: logs.Crashes = (
+    (re.compile(r"Unsupported dtype: '([^']+)'"), "there is no dtype {0}"),
+    (re.compile(r"Unrecognized model in (\S+?)\. "), "{0} is no model that Transformers knows"),
+)

@@ -1,0 +1,184 @@
+"""What launching has in common for every engine: the options each of them takes, and how options become a command line.
+
+Rules:
+- An option that an engine spells as a plain flag is a field of its own type and a row in its table of flags; the table
+  is the only place that knows the spelling.
+- A field that is None, False or empty says nothing: the engine's own default stands.
+- A program that is not installed is refused before the start, in one line that says how to install it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from backends.base import LaunchError
+from backends.facts.units import MODEL_NAME, Duration, Share
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+LoraName = Annotated[str, StringConstraints(pattern=f"^{MODEL_NAME}$")]
+Plain = str | int | float | bool
+"""A value that an argument can be."""
+
+
+class LaunchOptions(BaseModel):
+    """What every launched engine takes."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    gpus: tuple[Annotated[int, Field(ge=0, le=1023)], ...] | None = Field(
+        None,
+        description="The GPUs the engine sees, by number; `[]` for none. Left out, those the gateway sees.",
+    )
+    env: dict[str, str] = Field(
+        {}, description="Environment variables of the process, beside the few it inherits."
+    )
+    start_timeout: Duration = Field(300.0, description="How long it may take until the engine is ready.")
+    stop_timeout: Duration = Field(
+        10.0, description="How long the engine may take to end after SIGTERM; then it is killed."
+    )
+
+    def environment(self) -> dict[str, str]:
+        """The variables that follow from these options; those of `env` win."""
+        devices = {} if self.gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.gpus))}
+        return {**devices, **self.env}
+
+
+class ServerLaunch(LaunchOptions):
+    """What every launched engine takes that is a program of its own, serving one model."""
+
+    model: Text = Field(
+        description="The model: a folder, or the name of a repository on the Hugging Face hub."
+    )
+    name: str | None = Field(
+        None,
+        pattern=f"^{MODEL_NAME}$",
+        description="The model's public name. Left out, `model` as it is, or the folder's name.",
+    )
+    command: tuple[Text, ...] | None = Field(
+        None,
+        min_length=1,
+        description="The program and its first arguments, where it is not the engine's usual one: a path into another "
+        "virtual environment, or a wrapper.",
+    )
+    extra_args: tuple[str, ...] = Field((), description="More arguments for the program, as they are.")
+    start_timeout: Duration = Field(
+        1800.0, description="How long it may take until the engine is ready, a download included."
+    )
+    stop_timeout: Duration = Field(
+        30.0, description="How long the engine may take to end after SIGTERM; then it is killed."
+    )
+
+    @model_validator(mode="after")
+    def _public_name_is_one(self) -> ServerLaunch:
+        if not re.fullmatch(MODEL_NAME, self.public_name):
+            raise ValueError("'model' is no model name itself: give one with 'name'")
+        return self
+
+    @property
+    def public_name(self) -> str:
+        """What clients call the model."""
+        if self.name is not None:
+            return self.name
+        path = Path(self.model)
+        return path.name if path.is_absolute() or path.is_dir() or self.model.startswith(".") else self.model
+
+
+class GpuServerLaunch(ServerLaunch):
+    """What every launched engine takes that serves one model on GPUs, many requests at once."""
+
+    tensor_parallel: Count | None = Field(
+        None, description="GPUs that share each layer of the model. Left out, one."
+    )
+    gpu_memory: Share | None = Field(
+        None,
+        description="How much of each GPU's memory the engine takes for the model and its KV cache together.",
+    )
+    max_model_len: Count | None = Field(
+        None,
+        description="Tokens one request may use, prompt and answer together. Left out, as many as the model can.",
+    )
+    max_num_seqs: Count | None = Field(None, description="Requests that are computed at the same time.")
+    max_batched_tokens: Count | None = Field(
+        None, description="Tokens that are computed in one step, of all requests together."
+    )
+    dtype: Text | None = Field(
+        None, description="The type of the weights, such as `bfloat16`. Left out, as the model says."
+    )
+    quantization: Text | None = Field(
+        None,
+        description="How the weights are quantized, such as `fp8` or `awq`. Left out, as the model says.",
+    )
+    kv_cache_dtype: Text | None = Field(None, description="The type of the KV cache, such as `fp8`.")
+    prefix_caching: bool | None = Field(
+        None,
+        description="Whether prompts that begin alike share their KV cache. Left out, as the engine does.",
+    )
+    reasoning_parser: Text | None = Field(
+        None,
+        description="The engine's name for the way this model marks its reasoning, which is then told apart.",
+    )
+    tool_parser: Text | None = Field(
+        None,
+        description="The engine's name for the way this model writes tool calls. Without it there are none.",
+    )
+    chat_template: Text | None = Field(
+        None, description="How messages become a prompt, where it is not as the model says."
+    )
+    trust_remote_code: bool = Field(
+        False, description="Whether Python code that comes with the model may run in the engine."
+    )
+
+    def check_paths(self, *others: str) -> None:
+        """Raises LaunchError where the model, or one of the others, is a path and not there. What is no path may be a
+        name on a hub; and where the engine runs in a place of its own, its paths are not ours."""
+        if self.command is not None:
+            return
+        for path in (self.model, *others):
+            if (Path(path).is_absolute() or path.startswith(".")) and not Path(path).exists():
+                where = "" if Path(path).is_absolute() else f" (in {Path.cwd()})"
+                raise LaunchError(f"there is no {path}{where}: correct the path")
+
+
+def program(command: Sequence[str], install: str) -> tuple[str, ...]:
+    """The command with its program's path. Raises LaunchError, with the `install` advice, where there is none."""
+    found = shutil.which(command[0])
+    if found is None:
+        raise LaunchError(f"there is no program {command[0]}: {install}, or name one with 'command'")
+    return (found, *command[1:])
+
+
+def arguments(options: BaseModel, flags: Mapping[str, str | tuple[str, str]]) -> list[str]:
+    """The arguments for the options in `flags`: field to flag, or to the flags for true and for false.
+
+       A plain flag of a bool stands alone if it is true. A map becomes one argument of JSON. A tuple's items follow the
+       flag
+    one by one. A map under a flag that ends with `=` becomes `name=value` items.
+    """
+    found: list[str] = []
+    for field, flag in flags.items():
+        found += _argument(flag, getattr(options, field))
+    return found
+
+
+def _argument(flag: str | tuple[str, str], value: Any) -> list[str]:
+    if value is None or value in ((), {}):
+        return []
+    if isinstance(flag, tuple):
+        return [flag[0] if value else flag[1]]
+    if isinstance(value, bool):
+        return [flag] if value else []
+    if flag.endswith("="):
+        return [flag[:-1], *(f"{name}={item}" for name, item in value.items())]
+    if isinstance(value, Mapping):
+        return [flag, msgspec.json.encode(value).decode()]
+    if isinstance(value, tuple):
+        return [flag, *map(str, value)]
+    return [flag, str(value)]

@@ -1,0 +1,95 @@
+"""What the log of an engine written in Python says: how serious a line is, and why the process died.
+
+Rules:
+- Wording is looked at here and in the engines' own tables only, as patterns; a version that words it otherwise costs a
+  plainer reason, nothing else.
+- An engine's own patterns come first, then what every such engine prints (torch, Hugging Face's hub, argparse), then
+  the last exception that is no mere consequence of another one.
+- A reason is one line, without the prefix of its log line.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+
+from backends.dialect.errors import readable
+
+Crashes = Sequence[tuple[re.Pattern[str], str]]
+"""A pattern and the reason it stands for, with the pattern's groups as `{0}`, `{1}`; the most telling first."""
+
+PORT_TAKEN = "its port was taken by another program"
+
+SHARED: Crashes = (
+    (re.compile(r"address already in use", re.IGNORECASE), PORT_TAKEN),
+    (re.compile(r"(CUDA out of memory\. Tried to allocate [\d.]+ \w+)"), "{0}: the GPU's memory is full"),
+    (re.compile(r"CUDA (?:error: )?out of memory"), "the GPU's memory is full"),
+    (
+        re.compile(r"(?:Cannot access|trying to access a) gated repo"),
+        "the model needs a licence accepted: set HF_TOKEN",
+    ),
+    (
+        re.compile(r"(\S+) is not a local folder and is not a valid model identifier"),
+        "there is no model {0}, neither as a folder nor on the Hugging Face hub",
+    ),
+    (
+        re.compile(r"Repository Not Found for url: https?://[^/]+/(?:api/models/)?([^/\s]+/[^/\s]+)"),
+        "there is no model {0} on the Hugging Face hub",
+    ),
+    (re.compile(r"Repo id must .*: '([^']+)'"), "there is no model {0}: no such folder"),
+    (
+        re.compile(r"couldn't connect to '?https://huggingface\.co|LocalEntryNotFoundError"),
+        "cannot download the model: the Hugging Face hub cannot be reached",
+    ),
+    (re.compile(r"No space left on device"), "no space is left on its disk"),
+    (re.compile(r"(?:No CUDA GPUs are available|Found no NVIDIA driver)"), "it finds no GPU"),
+    # pydantic's errors take several lines, of which the first tells nothing.
+    (re.compile(r"^(?:\(.*?\) )?\s*Value error, (.+?)(?: \[type=|$)"), "{0}"),
+    (re.compile(r"error: (unrecognized arguments: .+|argument .+: .+)"), "{0}"),
+    (re.compile(r"Error: (No such (?:option|command).+|Invalid value for .+)"), "{0}"),
+    (re.compile(r"No module named '?([\w.]+)"), "the Python package {0} is not installed there"),
+)
+
+_EXCEPTION = re.compile(r"(?:^|[\s\]])((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception): \S.*)")
+# Told by a process because another one died, or by Python on the way out.
+_CONSEQUENCE = re.compile(
+    r"root cause above|initialization failed|EngineDeadError|sigquit|BrokenPipeError|EOFError|CancelledError"
+    r"|ConnectionResetError|died unexpectedly|ChildProcessError",
+    re.IGNORECASE,
+)
+_LEVEL = re.compile(r"\b(CRITICAL|FATAL|ERROR|WARNING|WARN|INFO|DEBUG)\b|\[([EWIVDF])\]")
+_LEVELS = {
+    "CRITICAL": logging.ERROR,
+    "FATAL": logging.ERROR,
+    "ERROR": logging.ERROR,
+    "WARNING": logging.WARNING,
+    "WARN": logging.WARNING,
+    "DEBUG": logging.DEBUG,
+    "F": logging.ERROR,
+    "E": logging.ERROR,
+    "W": logging.WARNING,
+    "V": logging.DEBUG,
+    "D": logging.DEBUG,
+}
+_PREFIX = 100
+"""Characters at a line's begin in which its level stands, if it has one."""
+
+
+def level(line: str) -> int:
+    """How serious a line is by the word in its prefix, as a level of `logging`; INFO without one."""
+    found = _LEVEL.search(line, 0, _PREFIX)
+    return _LEVELS.get(found[1] or found[2], logging.INFO) if found else logging.INFO
+
+
+def crash_reason(log: Sequence[str], own: Crashes = ()) -> str | None:
+    """Why the process died, from the last lines it printed; None where they do not tell."""
+    for pattern, words in (*own, *SHARED):
+        for line in log:
+            found = pattern.search(line)
+            if found is not None:
+                return readable(words.format(*found.groups()))
+    raised = [
+        found[1] for line in log if (found := _EXCEPTION.search(line)) and not _CONSEQUENCE.search(line)
+    ]
+    return readable(raised[-1]) if raised else None

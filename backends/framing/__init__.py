@@ -1,0 +1,1 @@
+"""Cut byte streams into events, lines and form parts, without any I/O."""

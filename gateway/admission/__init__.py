@@ -1,0 +1,1 @@
+"""Bounded concurrency and bounded queues."""

@@ -1,0 +1,212 @@
+"""The rules between the values of a config file: what must exist, be unique, or go together.
+
+Rules:
+- Every rule is a small generator of problems; none stops another.
+- What is broken by itself is left out here, but its name counts: one mistake gives one problem.
+- Nothing is compared pairwise: a thousand models and ten thousand keys are checked in linear time.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator
+
+from backends import registry
+from backends.base import OptionsError
+from gateway.config.explain import Names
+from gateway.config.problems import Problem, quote
+from gateway.config.schema import Config
+from gateway.config.yaml_source import Node, Source, Where
+
+_FROM_OUTSIDE = re.compile(r"\$\{(env\.[A-Za-z_][A-Za-z0-9_]*|file:[^{}]+)\}")
+
+
+def check(config: Config, source: Source, names: Names) -> Iterator[Problem]:
+    """Every broken rule. `config` holds what is sound by itself of `source`."""
+    yield from _server(config, source)
+    yield from _backends(config, source)
+    owners, clashes = _owners(source)
+    yield from clashes
+    yield from _targets(config, source, names)
+    yield from _fallbacks(config, source, owners, names)
+    yield from _cycles(config, source, owners)
+    yield from _keys(config, source)
+    yield from _globs(config, source, owners, names)
+
+
+def _server(config: Config, source: Source) -> Iterator[Problem]:
+    where: Where = ("server", "listen")
+    auth, keys = source.find(("server", "auth")), source.root.child("keys")
+    asks = auth is None or auth.content == "keys"
+    if asks and not config.server.listen.loopback and (keys is None or not keys.content):
+        yield source.problem(
+            where,
+            f"other machines can reach {_written(source, where)} and there are no keys: "
+            "make one with `gateway key new`, or accept everybody with `auth: none`",
+        )
+
+
+def _backends(config: Config, source: Source) -> Iterator[Problem]:
+    section = source.root.child("backends")
+    if section is None or section.content in (None, {}):
+        yield source.problem(("backends",), "'backends' is missing: name at least one engine", at_key=True)
+    for name in config.backends:
+        where: Where = ("backends", name)
+        given = _given(source, where, "url", "launch")
+        if not given:
+            message = "give 'url' (the engine runs already) or 'launch' (the gateway starts it)"
+            yield source.problem(where, message, at_key=True)
+        elif len(given) == 2:
+            message = (
+                "'url' and 'launch' exclude each other: the engine runs already, or the gateway starts it"
+            )
+            yield source.problem((*where, "launch"), message, at_key=True)
+    for name, backend in config.backends.items():
+        if backend.options is None:
+            continue
+        try:
+            registry.engine(backend.engine)(backend.options)
+        except OptionsError as error:
+            yield source.problem(("backends", name, "options"), str(error), at_key=True)
+
+
+def _given(source: Source, where: Where, *keys: str) -> list[str]:
+    """Which of these keys the file has at this place, be their values sound or not."""
+    return [key for key in keys if source.find((*where, key))]
+
+
+def _owners(source: Source) -> tuple[dict[str, str], list[Problem]]:
+    """The model that each public name, its own or an alias, belongs to; and the names that are given twice."""
+    owners = {name: name for name in source.names("models")}
+    clashes: list[Problem] = []
+    for model, node in source.names("models").items():
+        for index, alias in enumerate(_aliases(node)):
+            if not isinstance(alias.content, str) or alias.broken:
+                continue
+            if alias.content in owners:
+                message = f"{quote(alias.written)} is already a name of model {quote(owners[alias.content])}"
+                clashes.append(source.problem(("models", model, "aliases", index), message))
+            owners.setdefault(alias.content, model)
+    return owners, clashes
+
+
+def _aliases(model: Node) -> list[Node]:
+    aliases = model.child("aliases")
+    return aliases.content if aliases and isinstance(aliases.content, list) else []
+
+
+def _written(source: Source, where: Where) -> str:
+    """Text as the file has it, before anything was filled in."""
+    node = source.find(where)
+    return node.written if node else ""
+
+
+def _public(source: Source) -> Iterator[str]:
+    """The names of models, own and aliases, that may be shown: nothing in them was filled in."""
+    for name, model in source.names("models").items():
+        yield name
+        for alias in _aliases(model):
+            if isinstance(alias.content, str) and not alias.substituted:
+                yield alias.written
+
+
+def _targets(config: Config, source: Source, names: Names) -> Iterator[Problem]:
+    known = source.names("backends")
+    for name, model in config.models.items():
+        where: Where = ("models", name, "targets")
+        node = source.find(where)
+        if node and not node.content:
+            yield source.problem(where, "must not be empty: name a backend that serves the model")
+        for backend in model.targets if known else ():
+            if backend not in known:
+                message = f"unknown backend {quote(backend)}{names.suggest(backend, known)}"
+                yield source.problem((*where, backend), message, at_key=True)
+
+
+def _fallbacks(config: Config, source: Source, owners: dict[str, str], names: Names) -> Iterator[Problem]:
+    for name, model in config.models.items():
+        for index, fallback in enumerate(model.fallback):
+            if fallback not in owners:
+                where: Where = ("models", name, "fallback", index)
+                shown = _written(source, where)
+                hint = names.suggest(shown, _public(source))
+                yield source.problem(where, f"unknown model {quote(shown)}{hint}")
+
+
+def _cycles(config: Config, source: Source, owners: dict[str, str]) -> Iterator[Problem]:
+    """Fallbacks that lead back to where they came from: one problem at each name that closes a circle."""
+    done: set[str] = set()
+    for start in config.models:
+        trail: dict[str, None] = {}
+        pending: list[Iterator[tuple[str, Where]]] = [iter([(start, ())])]
+        while pending:
+            step = next(pending[-1], None)
+            if step is None:
+                pending.pop()
+                if trail:
+                    done.add(trail.popitem()[0])
+            elif step[0] in trail:
+                yield source.problem(
+                    step[1], f"the fallbacks go in a circle: {_circle(list(trail), step[0])}"
+                )
+            elif step[0] not in done:
+                trail[step[0]] = None
+                pending.append(_onward(config, step[0], owners))
+
+
+def _onward(config: Config, name: str, owners: dict[str, str]) -> Iterator[tuple[str, Where]]:
+    """The models a model falls back to, each with the place that says so."""
+    model = config.models.get(name)
+    for index, fallback in enumerate(model.fallback if model else ()):
+        if fallback in owners:
+            yield owners[fallback], ("models", name, "fallback", index)
+
+
+def _circle(trail: list[str], back_to: str) -> str:
+    members = trail[trail.index(back_to) :]
+    shown = members if len(members) <= 8 else [*members[:4], "…", *members[-3:]]
+    return " -> ".join([*shown, back_to])
+
+
+def _keys(config: Config, source: Source) -> Iterator[Problem]:
+    holders: dict[str, str] = {}
+    for name, key in config.keys.items():
+        where: Where = ("keys", name)
+        if len(_given(source, where, "hash", "value")) != 1:
+            yield source.problem(where, "give exactly one of 'hash' and 'value'", at_key=True)
+        if (key.hash is None) == (key.value is None):
+            continue
+        if key.value is not None and not _FROM_OUTSIDE.fullmatch(_written(source, (*where, "value"))):
+            message = (
+                "a key must not stand in this file: write ${env.NAME} or ${file:/path} without a fallback, "
+                "or its hash; `gateway key new` makes a key and its hash"
+            )
+            yield source.problem((*where, "value"), message)
+        holder = holders.setdefault(key.sha256, name)
+        if holder != name:
+            yield source.problem(where, f"this is the same key as that of {quote(holder)}", at_key=True)
+
+
+def _globs(config: Config, source: Source, owners: dict[str, str], names: Names) -> Iterator[Problem]:
+    """Key permissions that allow nothing, most likely misspelled. Each distinct pattern is tried once."""
+    fits: dict[str, bool] = {}
+    for name, key in config.keys.items() if owners else ():
+        for index, glob in enumerate(key.models or ()):
+            if glob not in fits:
+                fits[glob] = glob in owners or _matches(glob, owners)
+            if not fits[glob]:
+                where: Where = ("keys", name, "models", index)
+                shown = _written(source, where)
+                hint = "" if _WILD.search(glob) else names.suggest(shown, _public(source))
+                yield source.problem(where, f"no model is named {quote(shown)}{hint}")
+
+
+_WILD = re.compile(r"[*?]")
+
+
+def _matches(glob: str, names: Iterable[str]) -> bool:
+    if not _WILD.search(glob):
+        return False
+    fits = re.compile(fnmatch.translate(glob)).match
+    return any(fits(name) for name in names)

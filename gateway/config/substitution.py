@@ -1,0 +1,94 @@
+"""Fills `${env.NAME}`, `${env.NAME:-fallback}` and `${file:/path}` into the text of one value.
+
+Rules:
+- `$${` is a literal `${`; any other `${` is a mistake. Nothing is filled in twice.
+- A fallback stands in for a variable that is unset or empty, as in a shell. Without one, unset is a mistake.
+- A file gives its text without one newline at its end. It is a regular file, in UTF-8 and of bounded size.
+- Complaints name variables and paths, never what they hold.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from gateway.config.problems import closest
+
+FILE_BYTES = 64 * 2**10
+"""The largest file that may be filled in."""
+
+
+class Substitution:
+    """Fills in the substitutions of one scalar at a time."""
+
+    _PART = re.compile(r"\$\$\{|\$\{(?P<body>[^{}]*)\}|\$\{")
+    _ENV = re.compile(r"env\.(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-(?P<fallback>.*))?", re.DOTALL)
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def fill(self, text: str, complain: Callable[[str], None]) -> tuple[str, bool]:
+        """The text with its substitutions filled in, and whether it had any."""
+        parts: list[str] = []
+        end, substituted = 0, False
+        for match in self._PART.finditer(text):
+            parts.append(text[end : match.start()])
+            end = match.end()
+            if match[0] == "$${":
+                parts.append("${")
+            elif match["body"] is None:
+                complain("'${' is not closed with '}'; write $${ for a literal '${'")
+            else:
+                substituted = True
+                parts.append(self._value(match["body"], complain))
+        return "".join([*parts, text[end:]]), substituted
+
+    def _value(self, body: str, complain: Callable[[str], None]) -> str:
+        if body.startswith("file:"):
+            return self._file(body.removeprefix("file:"), complain)
+        match = self._ENV.fullmatch(body)
+        if not match:
+            hint = f" (did you mean ${{env.{body}}}?)" if re.fullmatch(r"[A-Z][A-Z0-9_]*", body) else ""
+            complain(
+                "unknown substitution: there are ${env.NAME}, ${env.NAME:-fallback} and ${file:/path}, "
+                f"and $${{ for a literal '${{'{hint}"
+            )
+            return ""
+        name, value = match["name"], self._environ.get(match["name"])
+        if match["default"] and not value:
+            return str(match["fallback"])
+        if value is None:
+            near = closest(name, self._environ)
+            complain(
+                f"environment variable {name} is not set" + (f" (did you mean '{near}'?)" if near else "")
+            )
+        elif any("\ud800" <= character <= "\udfff" for character in value):
+            complain(f"environment variable {name} is not UTF-8 text")
+        else:
+            return value
+        return ""
+
+    def _file(self, name: str, complain: Callable[[str], None]) -> str:
+        path = Path(name)
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                complain(f"cannot read {repr(name)[1:-1]}: not a regular file")
+                return ""
+            with path.open("rb") as stream:
+                data = stream.read(FILE_BYTES + 1)
+            if len(data) > FILE_BYTES:
+                complain(f"cannot read {repr(name)[1:-1]}: larger than {FILE_BYTES >> 10} KiB")
+                return ""
+            return data.decode().removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError:
+            complain(f"cannot read {repr(name)[1:-1]}: not UTF-8 text")
+        except (OSError, ValueError) as error:
+            complain(f"cannot read {repr(name)[1:-1]}: {reason(error)}")
+        return ""
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, without its name."""
+    return (error.strerror if isinstance(error, OSError) else None) or "not a usable path"

@@ -1,0 +1,87 @@
+"""The kinds of text the config file has: what each may be, as a pattern, and in words for who wrote something else.
+
+Rules:
+- Names become labels, header values and lines on a terminal, so each kind allows only what is safe there.
+- What may hold a secret is `SecretStr`; a message about it never quotes it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, SecretStr, WithJsonSchema
+
+from backends.facts.units import MODEL_NAME, expected
+
+NAME = r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}"
+"""What a backend or a key may be called."""
+
+
+def _text(pattern: str, what: str) -> Any:
+    """The parts of an annotation for text of one form; `what` says in words what is allowed."""
+    allowed = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not allowed.fullmatch(value):
+            raise expected(what)
+        return value
+
+    return AfterValidator(check), WithJsonSchema({"type": "string", "pattern": f"^{pattern}$"})
+
+
+_NAME_CHECK, _NAME_SCHEMA = _text(
+    NAME,
+    "a name: up to 64 letters, digits, '.', '_' and '-', the first a letter or digit",
+)
+_MODEL_CHECK, _MODEL_SCHEMA = _text(
+    MODEL_NAME, "a model name: up to 256 letters, digits and any of . _ : / @ + -"
+)
+_GLOB_CHECK, _GLOB_SCHEMA = _text(
+    r"[A-Za-z0-9._:/@+*?-]{1,256}", "a model name, in which * stands for any text and ? for any one character"
+)
+_LINE_CHECK, _LINE_SCHEMA = _text(r"[^\x00-\x1f\x7f]{1,256}", "up to 256 characters of text on one line")
+_HASH_CHECK, _HASH_SCHEMA = _text(
+    r"sha256:[0-9a-f]{64}", "'sha256:' and 64 hex digits in lower case, as `gateway key new` prints them"
+)
+
+Name = Annotated[str, _NAME_CHECK, _NAME_SCHEMA]
+ModelName = Annotated[str, _MODEL_CHECK, _MODEL_SCHEMA]
+ModelGlob = Annotated[str, _GLOB_CHECK, _GLOB_SCHEMA]
+Line = Annotated[str, _LINE_CHECK, _LINE_SCHEMA]
+Hash = Annotated[str, _HASH_CHECK, _HASH_SCHEMA]
+
+
+def _sendable(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[\x21-\x7e]{1,4096}", value.get_secret_value()):
+        raise expected("a key: visible ASCII characters without spaces, at least one")
+    return value
+
+
+Secret = Annotated[SecretStr, AfterValidator(_sendable), WithJsonSchema({"type": "string", "minLength": 1})]
+"""Text that can be sent as a bearer token and is never printed."""
+
+
+def _sendable_line(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[\x21-\x7e](?:[\x20-\x7e]{0,4094}[\x21-\x7e])?", value.get_secret_value()):
+        raise expected("a header's value: visible ASCII characters, with spaces only between them")
+    return value
+
+
+def _free_header(value: str) -> str:
+    if value.lower() in _OWN_HEADERS:
+        hint = ": use api_key" if value.lower() == "authorization" else ""
+        raise ValueError(f"the gateway sets this header itself{hint}")
+    return value
+
+
+_OWN_HEADERS = frozenset(
+    "accept-encoding authorization connection content-encoding content-length content-type expect host keep-alive te "
+    "traceparent tracestate trailer transfer-encoding upgrade x-request-id".split()
+)
+_HEADER_CHECK, _HEADER_SCHEMA = _text(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", "a header's name")
+
+HeaderName = Annotated[str, _HEADER_CHECK, AfterValidator(_free_header), _HEADER_SCHEMA]
+HeaderValue = Annotated[
+    SecretStr, AfterValidator(_sendable_line), WithJsonSchema({"type": "string", "minLength": 1})
+]

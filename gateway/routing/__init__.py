@@ -1,0 +1,1 @@
+"""From a requested model name to the backends that serve it."""

@@ -1,0 +1,298 @@
+"""Every metric of the gateway, and the only importer of prometheus_client.
+
+Rules:
+- A request updates plain numbers in cells that were looked up once; Prometheus' own objects are made when it scrapes.
+  (An update of a prometheus_client child costs about a microsecond, of a cell a twentieth, and streams make many.)
+- Labels come from the config and from closed sets, never from what a client typed.
+- A name, once published, is a promise; docs/metrics.md lists them all and a test compares.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
+NONE = "-"
+"""Label value where a request never came as far as a model or a backend."""
+
+_DURATION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+_TOKEN_GAP = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_OVERHEAD = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5)
+
+
+Dump = list[tuple[str, str, tuple[str, ...], float | list[float]]]
+"""Cells as plain values: kind of metric, name, label values, and the number or the sum and counts of a histogram."""
+
+SIGNAL, SIGNAL_STATUS = "gateway_backend_signal", "gateway_backend_signal_status"
+"""Gauges only one of several processes sets."""
+
+_LARGEST = frozenset({"gateway_backend_up", "gateway_build_info"})
+"""Gauges every worker states for itself about the same thing: the sum would mean nothing."""
+
+
+class Value:
+    """One number: a counter that only grows, or a gauge."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def plain(self) -> float | list[float]:
+        """The number."""
+        return self.value
+
+
+class Histogram:
+    """Counts per bucket, and the sum."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def plain(self) -> float | list[float]:
+        """The sum, then the counts."""
+        return [self.sum, *self.counts]
+
+    def buckets(self) -> Iterator[tuple[str, float]]:
+        """Upper bounds with cumulative counts, as Prometheus wants them."""
+        total = 0
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            total += count
+            yield ("+Inf" if bound == float("inf") else repr(float(bound))), total
+
+
+Cell = TypeVar("Cell", Value, Histogram)
+
+
+class Family(Generic[Cell]):
+    """One metric name with its labelled cells, made when first asked for."""
+
+    def __init__(
+        self, kind: str, name: str, help: str, labels: tuple[str, ...], make: Callable[[], Cell]
+    ) -> None:
+        self.kind, self.name, self.help, self.labels = kind, name, help, labels
+        self._make: Callable[[], Cell] = make
+        self._cells: dict[tuple[str, ...], Cell] = {}
+
+    def cell(self, *labels: str) -> Cell:
+        """The cell of these label values. Keep it: looking it up is not for the hot path."""
+        found = self._cells.get(labels)
+        if found is None:
+            found = self._cells[labels] = self._make()
+        return found
+
+    def forget(self, *labels: str) -> None:
+        """Stop exporting a cell, such as a backend's that left the config."""
+        self._cells.pop(labels, None)
+
+    def dump(self) -> Dump:
+        """All cells as plain values, for another process."""
+        return [(self.kind, self.name, labels, cell.plain()) for labels, cell in self._cells.items()]
+
+    def take(self, labels: tuple[str, ...], value: float | list[float]) -> None:
+        """Set a cell to a dumped value."""
+        cell = self._cells[labels] = self._make()
+        if isinstance(cell, Value) and isinstance(value, float | int):
+            cell.value = value
+        elif isinstance(cell, Histogram) and isinstance(value, list):
+            cell.sum, cell.counts = value[0], [int(count) for count in value[1:]]
+
+    def collect(self) -> Metric:
+        if self.kind == "histogram":
+            histogram = HistogramMetricFamily(self.name, self.help, labels=self.labels)
+            for labels, cell in self._cells.items():
+                assert isinstance(cell, Histogram)
+                histogram.add_metric(labels, list(cell.buckets()), cell.sum)
+            return histogram
+        family = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
+        metric = family(self.name, self.help, labels=self.labels)
+        for labels, cell in self._cells.items():
+            assert isinstance(cell, Value)
+            metric.add_metric(labels, cell.value)
+        return metric
+
+
+@dataclass(slots=True)
+class TargetMetrics:
+    """The cells a request on one model and one backend writes to."""
+
+    in_flight: Value
+    duration: Histogram
+    first_token: Histogram
+    token_gap: Histogram
+    overhead: Histogram
+    input_tokens: Value
+    output_tokens: Value
+
+
+class Metrics(Collector):
+    """All families, and the page that shows them."""
+
+    def __init__(self, version: str) -> None:
+        where = ("model", "backend")
+        self.requests = _counter(
+            "gateway_requests", "Requests finished, by what became of them.", (*where, "operation", "outcome")
+        )
+        self.attempts = _counter(
+            "gateway_attempts",
+            "Tries at a backend; result is ok, cancelled or the kind of failure.",
+            ("backend", "result"),
+        )
+        self.tokens = _counter(
+            "gateway_tokens",
+            "Tokens as the engines counted them, or one for each piece of a stream that was cut.",
+            (*where, "direction"),
+        )
+        self.in_flight = _gauge("gateway_requests_in_flight", "Requests at a backend now.", where)
+        self.queued = _gauge("gateway_requests_queued", "Requests waiting for a place.", ("model",))
+        self.duration = _histogram(
+            "gateway_request_duration_seconds",
+            "From the request's last byte to the answer's last byte.",
+            where,
+            _DURATION,
+        )
+        self.first_token = _histogram(
+            "gateway_time_to_first_token_seconds",
+            "From the request's last byte to the first content of a stream.",
+            where,
+            _DURATION,
+        )
+        self.token_gap = _histogram(
+            "gateway_time_between_tokens_seconds", "Between pieces of content in a stream.", where, _TOKEN_GAP
+        )
+        self.overhead = _histogram(
+            "gateway_overhead_seconds",
+            "The gateway's own share: from the request's last byte until it was sent on, without waiting for a place, "
+            "a model or a connection.",
+            where,
+            _OVERHEAD,
+        )
+        self._add_backends()
+        self.build = _gauge(
+            "gateway_build_info", "Always 1; the label says which version runs.", ("version",)
+        )
+        self.build.cell(version).value = 1
+        self.families: list[Family[Value] | Family[Histogram]] = [
+            value for value in vars(self).values() if isinstance(value, Family)
+        ]
+        self._served: dict[tuple[str, str], TargetMetrics] = {}
+        self._looks: list[Callable[[], None]] = []
+        self._registry = self._registered()
+
+    def _add_backends(self) -> None:
+        """What there is to say of backends, whatever requests they get."""
+        self.backend_up = _gauge(
+            "gateway_backend_up", "1 if the backend can take requests.", ("backend", "engine")
+        )
+        self.backend_restarts = _counter(
+            "gateway_backend_restarts",
+            "Times a launched engine died and was started again.",
+            ("backend", "engine"),
+        )
+        self.signal = _gauge(
+            SIGNAL, "What an engine told of its load; only while that is believed.", ("backend", "signal")
+        )
+        self.signal_status = _gauge(
+            SIGNAL_STATUS,
+            "1 for the status a signal has now: ok, missing, stale or suspect.",
+            ("backend", "signal", "status"),
+        )
+        self.connections = _gauge(
+            "gateway_upstream_connections", "Open connections to a backend.", ("backend", "state")
+        )
+
+    def _registered(self) -> CollectorRegistry:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        for standard in (ProcessCollector, PlatformCollector, GCCollector):
+            standard(registry=registry)
+        return registry
+
+    def served(self, model: str, backend: str) -> TargetMetrics:
+        """The cells of one model on one backend, made once."""
+        found = self._served.get((model, backend))
+        if found is None:
+            found = self._served[model, backend] = TargetMetrics(
+                self.in_flight.cell(model, backend),
+                self.duration.cell(model, backend),
+                self.first_token.cell(model, backend),
+                self.token_gap.cell(model, backend),
+                self.overhead.cell(model, backend),
+                self.tokens.cell(model, backend, "in"),
+                self.tokens.cell(model, backend, "out"),
+            )
+        return found
+
+    def before_scrape(self, look: Callable[[], None]) -> None:
+        """Have `look` called before each scrape, to set gauges of things nobody counts as they change."""
+        self._looks.append(look)
+
+    def collect(self) -> Iterable[Metric]:
+        for look in self._looks:
+            look()
+        return [family.collect() for family in self.families]
+
+    def dump(self) -> Dump:
+        """All cells as plain values, for another process."""
+        for look in self._looks:
+            look()
+        return [entry for family in self.families for entry in family.dump()]
+
+    def page_of(self, dump: Dump) -> bytes:
+        """The page with the numbers of a dump instead of one's own, and nothing about this process."""
+        shown = Metrics("")
+        shown.build.forget("")
+        families = {family.name: family for family in shown.families}
+        for _, name, labels, value in dump:
+            families[name].take(tuple(labels), value)
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(shown)
+        return generate_latest(registry)
+
+    def page(self) -> bytes:
+        """What `GET /metrics` answers, in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+def _counter(name: str, help: str, labels: tuple[str, ...]) -> Family[Value]:
+    return Family("counter", name, help, labels, Value)
+
+
+def _gauge(name: str, help: str, labels: tuple[str, ...]) -> Family[Value]:
+    return Family("gauge", name, help, labels, Value)
+
+
+def _histogram(name: str, help: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> Family[Histogram]:
+    return Family("histogram", name, help, labels, lambda: Histogram(bounds))
+
+
+def merge(dumps: Iterable[Dump]) -> Dump:
+    """Several processes' numbers as one: counts and states added up, except the states each has of the same thing."""
+    total: dict[tuple[str, str, tuple[str, ...]], float | list[float]] = {}
+    for dump in dumps:
+        for kind, name, labels, value in dump:
+            key = (kind, name, tuple(labels))
+            known = total.get(key)
+            if known is None:
+                total[key] = value
+            elif isinstance(known, list) and isinstance(value, list):
+                total[key] = [a + b for a, b in zip(known, value, strict=True)]
+            elif isinstance(known, float | int) and isinstance(value, float | int):
+                total[key] = max(known, value) if name in _LARGEST else known + value
+    return [(*key, value) for key, value in total.items()]
