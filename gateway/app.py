@@ -20,8 +20,8 @@ from fastapi import FastAPI
 
 from gateway.admission.gate import Gate
 from gateway.api.admin import Admin
+from gateway.api.endpoint import Core, Endpoint
 from gateway.api.endpoints import HOT
-from gateway.api.openai import Core, Endpoint, refuse
 from gateway.api.web import web, wrong_method
 from gateway.config.file import Config
 from gateway.dispatch.dispatcher import Dispatcher
@@ -29,8 +29,9 @@ from gateway.dispatch.retry import Budget
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.view import BackendView
 from gateway.routing import snapshot
+from gateway.telemetry.accounting import Accounting
 from gateway.telemetry.metrics import Metrics
-from gateway.wire.downstream import Receive, Scope, Send, downstream_of
+from gateway.wire.downstream import Receive, Scope, Send, way_back_of
 
 log = logging.getLogger("gateway.app")
 
@@ -49,9 +50,11 @@ class Gateway:
         self._gates: dict[str, Gate] = {}
         self.fleet = Fleet(config, self.metrics, self._rng, self._rebuild, launches)
         self.pool = self.fleet.pool
-        dispatcher = Dispatcher(self.pool, self.metrics, Budget(config.defaults.retry_budget))
+        dispatcher = Dispatcher(
+            self.pool, self.metrics, Accounting(self.metrics), Budget(config.defaults.retry_budget)
+        )
         self.core = Core(self._snapshot(), dispatcher, self.metrics, self._page)
-        self._hot = {path: Endpoint(self.core, operation) for path, operation in HOT.items()}
+        self.hot = {path: Endpoint(self.core, operation) for path, operation in HOT.items()}
         self._web = web(self.core, VERSION, self._lifespan)
         self.admin = Admin(self.core, self._backends, self.fleet.refresh)
         self.admin.add_to(self._web)
@@ -60,7 +63,7 @@ class Gateway:
         if scope["type"] == "http":
             if b"%" in (scope.get("raw_path") or b""):
                 scope["path"] = _decoded(scope["raw_path"])
-            endpoint = self._hot.get(scope["path"])
+            endpoint = self.hot.get(scope["path"])
             if endpoint is not None:
                 if scope["method"] == "POST":
                     await endpoint(scope, receive, send)
@@ -105,10 +108,10 @@ class Gateway:
             await asyncio.wait([running])
 
     async def _refuse_method(self, scope: Scope, receive: Receive, send: Send) -> None:
-        downstream = downstream_of(scope, receive, send)
-        error = wrong_method(scope["method"], scope["path"], ((b"allow", b"POST"),))
-        refuse(downstream, error, self.core.request_id(None))
-        await downstream.close()
+        way = way_back_of(scope, receive, send)
+        exchange = self.core.uncounted(way, dict(scope["headers"]))
+        exchange.end(wrong_method(scope["method"], scope["path"], ((b"allow", b"POST"),)))
+        await way.close()
 
 
 def _say_if_broken(task: asyncio.Task[None]) -> None:
@@ -123,12 +126,12 @@ def _decoded(path: bytes) -> str:
     return unquote(path.decode("ascii").replace("%2f", "%2F").replace("%2F", "%252F"))
 
 
-def _tagged(send: Send, request_id: str) -> Send:
+def _tagged(send: Send, request_id: bytes) -> Send:
     """`send` with the request's id among the answer's headers."""
 
     async def tagged(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
         await send(message)
 
     return tagged

@@ -39,7 +39,7 @@ def test_numbers_add_up_and_states_of_one_thing_do_not() -> None:
     for number in (1, 2):
         metrics = Metrics("9")
         metrics.backend_up.cell("b", "e").value = 1
-        cells = metrics.served("m", "b")
+        cells = metrics.target("m", "b")
         cells.in_flight.value = number
         cells.duration.observe(number)
         dumps.append(metrics.dump())

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import msgspec
 
 from backends.base import (
+    FORMS,
     Call,
     Engine,
     Failure,
@@ -52,9 +53,6 @@ PATHS = {
     Operation.IMAGES: "/v1/images/generations",
 }
 """Where the operations are, unless an engine's `paths` says otherwise. They are the gateway's own paths too."""
-
-FORMS = frozenset({Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS})
-"""Operations that are asked for with a form instead of JSON."""
 
 _TEXT_KEYS = rb"content|text|reasoning|reasoning_content|arguments"
 _TEXT = rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrtu])++'
@@ -257,16 +255,32 @@ class EventStream:
         self._end()
         return out + _DONE
 
+    def more(self, data: bytes, start: int, end: int) -> bytes | None:
+        """Take `data[start:end]` if that is one whole event, like the one before but for its text. Return the event for
+        the client, `data` itself where it is the same; None where nothing was taken, and `feed` has to be asked."""
+        like = self._like
+        if like is None or not self._framer.idle:
+            return None
+        head, tail = like.head, like.tail
+        first, last = start + len(head), end - len(tail)
+        if not (data.startswith(head, start, end) and data.endswith(tail, first, end)):
+            return None
+        if not _is_text(data, first, last):
+            return None
+        self.content += 1
+        public = like.public
+        return data if public is None else public[0] + data[first:last] + public[1]
+
     def _more(self, event: bytes) -> bytes | None:
         """The event for the client if it is like the one before but for its text; else None."""
         like = self._like
-        if like is None or not (event.startswith(like[0]) and event.endswith(like[1])):
+        if like is None or not (event.startswith(like.head) and event.endswith(like.tail)):
             return None
-        start, end = len(like[0]), len(event) - len(like[1])
+        start, end = len(like.head), len(event) - len(like.tail)
         if not _is_text(event, start, end):
             return None
         self.content += 1
-        return event if like[2] is None else like[2][0] + event[start:end] + like[2][1]
+        return event if like.public is None else like.public[0] + event[start:end] + like.public[1]
 
     def _event(self, payload: bytes) -> bytes:
         """What the client gets for one event."""

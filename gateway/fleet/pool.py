@@ -19,10 +19,11 @@ from types import MappingProxyType
 
 from backends.base import Engine, Failure, Health, Kind, ModelCard
 from gateway.balance.basic import Balancer
-from gateway.config.file import Timeouts
 from gateway.errors import ROWS, GatewayError, Own
 from gateway.fleet.breaker import Breaker
-from gateway.telemetry.metrics import Metrics, TargetMetrics, Value
+from gateway.telemetry.cells import TargetMetrics, Value
+from gateway.telemetry.metrics import Metrics
+from gateway.wire.clocks import Clocks
 from gateway.wire.upstream import Upstream
 
 COOL = 5.0
@@ -131,8 +132,8 @@ class Target:
 
     backend: Backend
     model: str
-    served: TargetMetrics
-    clocks: Timeouts
+    metrics: TargetMetrics
+    clocks: Clocks
     share: int = 1
     """Its weight as the config has it."""
 
@@ -158,7 +159,7 @@ class Lease:
         if not backend.in_flight:
             backend.spells += 1
         backend.in_flight += 1
-        target.served.in_flight.value += 1
+        target.metrics.in_flight.value += 1
 
     def close(self, failure: Failure | None, complete: bool, now: float) -> None:
         """Give it back with how it went: `complete` where the client got all, else `failure`; neither where it left."""
@@ -166,7 +167,7 @@ class Lease:
         self._open = False
         backend = self.target.backend
         backend.in_flight -= 1
-        self.target.served.in_flight.value -= 1
+        self.target.metrics.in_flight.value -= 1
         verdict: bool | None = True if complete else None
         if failure is not None:
             if ROWS[failure.kind].outcome != "client_error":

@@ -13,10 +13,11 @@ from random import Random
 from gateway.admission.gate import Gate
 from gateway.auth import Keys
 from gateway.balance.basic import Balancer, LeastLoaded, RoundRobin
-from gateway.config.file import Config, Timeouts, retry, timeouts
+from gateway.config.file import Config, retry, timeouts
 from gateway.fleet.pool import Pool, Target
 from gateway.routing.catalog import Catalog, Group, Listed, Plan
 from gateway.telemetry.metrics import Metrics
+from gateway.wire.clocks import Clocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def _target(
 ) -> Target:
     live = pool.backends[backend]
     clocks = timeouts(config, model, backend)
-    return Target(live, upstream_name, metrics.served(model, backend), clocks, weight)
+    return Target(live, upstream_name, metrics.target(model, backend), Clocks(clocks), weight)
 
 
 def _plan(config: Config, group: Group, names: dict[str, Group], gates: dict[str, Gate]) -> Plan:
@@ -90,7 +91,7 @@ def _plan(config: Config, group: Group, names: dict[str, Group], gates: dict[str
             order.append(found)
             model = config.models.get(found.model)
             waiting += [names[name] for name in model.fallback] if model else []
-    first: Timeouts = group.targets[0].clocks
+    first = timeouts(config, group.model, group.targets[0].backend.name)
     attempts = retry(config, group.model).attempts
     own = config.models.get(group.model)
     if own is None:

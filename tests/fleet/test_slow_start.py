@@ -13,6 +13,7 @@ from gateway.config.file import Timeouts
 from gateway.fleet.breaker import Breaker, Settings
 from gateway.fleet.pool import COLDEST, SLOW_START, Backend, Target, pick
 from gateway.telemetry.metrics import Metrics
+from gateway.wire.clocks import Clocks
 
 
 def place(name: str, failures: int = 5) -> Target:
@@ -21,7 +22,7 @@ def place(name: str, failures: int = 5) -> Target:
     backend = Backend(name, OpenAI(), metrics, breaker, ("m",))
     backend.locate("http://127.0.0.1:9")
     backend.note(Health.READY)
-    return Target(backend, "m", metrics.served("m", name), Timeouts())
+    return Target(backend, "m", metrics.target("m", name), Clocks(Timeouts()))
 
 
 def share(targets: list[Target], balancer: Balancer, now: float, requests: int = 200) -> float:
