@@ -13,7 +13,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from gateway.config.file import Config
+from gateway.config.schema import Config
 from gateway.errors import GatewayError, Own
 
 

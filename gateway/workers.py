@@ -26,10 +26,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from gateway.config.file import Config
+from gateway.config.schema import Config
+from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.location import Location
-from gateway.fleet.signals import Spells
 from gateway.fleet.view import BackendView, merged
 from gateway.telemetry.metrics import SIGNAL, SIGNAL_STATUS, Dump, Metrics, merge
 
@@ -99,65 +99,66 @@ class Link:
 
 
 class Worker:
-    """A worker's side: takes over where engines are, tells its numbers, asks for those of all."""
+    """A worker's side: the worker's `Peers`, and what the master asks of it and tells it."""
 
-    def __init__(self, link: Link, metrics: Metrics, fleet: Fleet, stop: Callable[[], None]) -> None:
-        """`stop` is called when the master is gone."""
+    launches = False
+
+    def __init__(self, link: Link) -> None:
+        """Use the link to the master; nothing is read from it before `run`."""
         self._link = link
-        self._metrics = metrics
-        self._fleet = fleet
-        self._stop = stop
 
-    async def run(self) -> None:
-        """Serve the link until the master is gone."""
-        await self._link.listen(self._on_message)
-        self._stop()
+    async def run(self, fleet: Fleet, metrics: Metrics, stop: Callable[[], None]) -> None:
+        """Serve the link until the master is gone; then call `stop`. `fleet` and `metrics` are this worker's own."""
+        await self._link.listen(lambda message: self._on_message(message, fleet, metrics))
+        stop()
 
     def tell_listening(self) -> None:
-        """Connections are accepted."""
+        """Tell the master that connections are accepted."""
         self._link.tell("listening")
 
     def tell_ready(self, models: list[str]) -> None:
-        """Some backend can take requests."""
+        """Tell the master that some backend can take requests, and which models there are."""
         self._link.tell("ready", models=models)
 
-    async def page(self) -> bytes:
-        """The metrics page with the numbers of all workers."""
+    async def page(self, metrics: Metrics) -> bytes:
+        """Return the metrics page with the numbers of all workers."""
         try:
             total: Dump = await self._link.ask("total")
         except TimeoutError:
             log.warning("the master did not tell the metrics of all workers; these are one worker's")
-            return self._metrics.page()
-        return self._metrics.page_of(total)
+            return metrics.page()
+        return metrics.page_of(total)
 
-    async def backends(self) -> list[BackendView]:
-        """The backends as all workers and the master see them."""
+    async def views(self, fleet: Fleet) -> list[BackendView]:
+        """Return the backends as all workers and the master see them."""
         try:
             return _VIEWS.validate_python(await self._link.ask("backends"), strict=False)
         except TimeoutError:
             log.warning("the master did not tell what all workers see; this is one worker's view")
-            return self._views()
+            return _views(fleet)
 
-    async def changed(self, name: str) -> None:
-        """This worker has changed a backend's models: look now, and have all others look."""
+    async def changed(self, fleet: Fleet, name: str) -> None:
+        """Ask a backend for its models anew: this worker has changed them. Have all other workers do the same."""
         self._link.tell("changed", name=name)
-        await self._fleet.refresh(name)
+        await fleet.refresh(name)
 
-    def _views(self) -> list[BackendView]:
-        return self._fleet.views(asyncio.get_running_loop().time())
-
-    def _on_message(self, message: Message) -> None:
+    def _on_message(self, message: Message, fleet: Fleet, metrics: Metrics) -> None:
         match message["kind"]:
             case "location":
-                self._fleet.relocate(Location(**message["location"]))
+                fleet.relocate(Location(**message["location"]))
             case "changed":
-                self._fleet.wake(message["name"])
+                fleet.wake(message["name"])
             case "numbers":
-                self._link.answer(message, self._metrics.dump())
+                self._link.answer(message, metrics.dump())
             case "views":
-                self._link.answer(message, _VIEWS.dump_python(self._views(), mode="json"))
-            case "spells":
-                self._link.answer(message, list(self._fleet.spells(message["name"])))
+                self._link.answer(message, _VIEWS.dump_python(_views(fleet), mode="json"))
+            case "busy":
+                self._link.answer(message, list(fleet.busy_periods(message["name"])))
+
+
+def _views(fleet: Fleet) -> list[BackendView]:
+    """Return the backends as this process sees them now."""
+    return fleet.views(asyncio.get_running_loop().time())
 
 
 class Master:
@@ -184,8 +185,9 @@ class Master:
         self._links: dict[Link, Dump] = {}
         self._locations: dict[str, Location] = {}
         self._fleet = Fleet(
-            config, self._metrics, Random(), lambda: None, on_location=self._on_location, spells=self._spells
+            self._metrics, Random(), lambda: None, on_location=self._on_location, busy=self._busy
         )
+        self._fleet.apply(config)
         self._processes: set[asyncio.subprocess.Process] = set()
         self._stopping = asyncio.Event()
         self._answering: set[asyncio.Task[None]] = set()
@@ -262,13 +264,14 @@ class Master:
         task.add_done_callback(self._answering.discard)
 
     async def _answer_backends(self, link: Link, message: Message) -> None:
-        own = self._fleet.views(asyncio.get_running_loop().time())
+        own = _views(self._fleet)
         told = [_VIEWS.validate_python(views, strict=False) for views in await self._from_all("views")]
         link.answer(message, _VIEWS.dump_python(merged(own, told), mode="json"))
 
-    async def _spells(self, name: str) -> Spells:
-        told = await self._from_all("spells", name=name)
-        return frozenset((process, number) for spells in told for process, number in spells)
+    async def _busy(self, backend: Backend) -> BusyPeriods:
+        """Return the busy periods of all workers at a backend."""
+        told = await self._from_all("busy", name=backend.name)
+        return frozenset((process, number) for periods in told for process, number in periods)
 
     async def _from_all(self, kind: str, **content: Any) -> list[Any]:
         """What the workers answer, without those that do not."""

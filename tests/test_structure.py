@@ -53,11 +53,11 @@ FLOORS = (
     Floor(("gateway.api.*",), siblings=True),
     Floor(("gateway.dispatch.dispatcher", "gateway.routing.snapshot")),
     Floor(
-        ("gateway.routing.catalog", "gateway.admission.*", "gateway.auth", "gateway.dispatch.retry"),
+        ("gateway.routing.catalog", "gateway.routing.state", "gateway.auth", "gateway.dispatch.retry"),
         siblings=True,
     ),
     Floor(("gateway.fleet.*",), siblings=True),
-    Floor(("gateway.balance.*",)),
+    Floor(("gateway.balance.*", "gateway.admission.*")),
     Floor(("gateway.wire.*",), siblings=True),
     Floor(("gateway.errors", "gateway.telemetry.*", "gateway.logs", "gateway.keys")),
     Floor(("gateway.config.file",)),

@@ -26,7 +26,7 @@ from gateway.api.openai import Core, one_authorization, refuse
 from gateway.api.schemas import ErrorBody
 from gateway.auth import ANYONE, Caller
 from gateway.errors import GatewayError, Own
-from gateway.fleet.pool import Backend
+from gateway.fleet.backend import Backend
 from gateway.fleet.view import BackendView
 from gateway.wire.downstream import ClientLeft, Downstream, Receive, Scope, Send, downstream_of
 from gateway.wire.transfer import Transfer
@@ -53,7 +53,7 @@ _object = msgspec.json.Decoder(dict[str, Any])
 
 
 class Admin:
-    """What the endpoints work with. The two functions are replaced where several processes serve."""
+    """What the endpoints work with."""
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from gateway.config import check, explain, json_schema, yaml_source
 from gateway.config.address import Listen
+from gateway.config.inherit import retry, timeouts
 from gateway.config.problems import ConfigError, Problem, quote
 from gateway.config.schema import (
     BackendConfig,
@@ -127,25 +128,6 @@ def _held(data: dict[str, Any], where: Where) -> tuple[str, ...]:
 
 def _details(error: ValidationError) -> list[ErrorDetails]:
     return error.errors(include_url=False, include_input=False, include_context=False)
-
-
-def timeouts(config: Config, model: str | None, backend: str) -> Timeouts:
-    """The timeouts of a request for `model` at `backend`: the model's win over the backend's, these over the defaults.
-
-    `model` is the model's own name, not an alias; None or a name outside `models` inherits nothing from a model.
-    Raises KeyError for an unknown backend.
-    """
-    overrides = [config.backends[backend].timeouts]
-    if model is not None and model in config.models:
-        overrides.append(config.models[model].timeouts)
-    changes = {phase: value for layer in overrides for phase, value in layer if value is not None}
-    return config.defaults.timeouts.model_copy(update=changes)
-
-
-def retry(config: Config, model: str | None) -> Retry:
-    """How requests for `model` (its own name) are retried: as the model says, else as the defaults say."""
-    own = config.models[model].retry if model is not None and model in config.models else None
-    return own or config.defaults.retry
 
 
 def schema() -> dict[str, Any]:

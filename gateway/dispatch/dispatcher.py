@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from weakref import WeakKeyDictionary
 
 from backends.base import Failure, Health, Kind, Request
 from gateway.admission.gate import Gate
 from gateway.auth import Caller
 from gateway.dispatch.retry import Budget, may_retry
 from gateway.errors import ROWS, GatewayError, Own
-from gateway.fleet.pool import Backend, Lease, Pool, Target, pick
+from gateway.fleet.lease import Lease, Target, pick
+from gateway.fleet.pool import Pool
 from gateway.routing.catalog import Plan
 from gateway.telemetry.metrics import NONE, Metrics
 from gateway.wire.clocks import Clocks
@@ -30,9 +30,6 @@ log = logging.getLogger("gateway.dispatch.dispatcher")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds until a backend that said it was loading is asked once more; it doubles each time."""
-
-WAITING = 1000
-"""Requests that may wait for one backend whose engine takes only so many at once."""
 
 
 class Record:
@@ -59,17 +56,6 @@ class Dispatcher:
         self.pool = pool
         self.metrics = metrics
         self.budget = budget
-        self._gates: WeakKeyDictionary[Backend, Gate] = WeakKeyDictionary()
-
-    def gate(self, backend: Backend) -> Gate | None:
-        """Where requests wait for a backend that cannot take all of them at once; None where it can."""
-        places = backend.engine.parallel
-        if places is None:
-            return None
-        gate = self._gates.get(backend)
-        if gate is None:
-            gate = self._gates[backend] = Gate(places, WAITING)
-        return gate
 
     def ready(self) -> bool:
         """Some backend is known to be ready."""
@@ -204,7 +190,7 @@ class _Journey:
     async def _in_turn(self, target: Target, attempt: Attempt) -> Failure | None:
         """Run the attempt, after others where the engine cannot take all at once. Raises GatewayError when its turn
         does not come."""
-        gate = self._dispatcher.gate(target.backend)
+        gate = target.backend.gate
         if gate is None:
             return await attempt.run()
         if not gate.try_enter():
@@ -293,7 +279,7 @@ class _Journey:
                 self._deadline,
                 clocks.answer,
             ),
-            target.served,
+            target.metrics,
             headers,
             extra,
             self.heartbeat,
@@ -316,7 +302,7 @@ class _Journey:
 
     def _account(self, target: Target, attempt: Attempt, now: float) -> None:
         """Write down what one attempt cost and brought."""
-        served, record = target.served, self._record
+        served, record = target.metrics, self._record
         record.waited += attempt.connect_seconds
         if attempt.first_token_at:
             served.first_token.observe(attempt.first_token_at - record.received)

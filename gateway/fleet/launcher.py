@@ -186,7 +186,10 @@ class Process:
         self._started = False
         self._control: socket.socket | None = None
         self._killed: str | None = None
-        self._stopping = asyncio.Event()
+        self._renewing = False
+        self._woken = asyncio.Event()
+        """Set when the wait for the next start is to end."""
+        self._stopping = False
         self._finished = asyncio.Event()
         self._finished.set()
 
@@ -203,18 +206,23 @@ class Process:
         self._finished.clear()
         failures = 0
         try:
-            while not self._stopping.is_set():
+            while not self._stopping:
+                self._woken.clear()
                 began = loop.time()
                 end = await self._attempt()
-                if self._stopping.is_set():
+                if self._stopping:
                     break
+                if self._renewing:
+                    self._renewing = self._started = False
+                    failures = 0
+                    continue
                 failures = 1 if loop.time() - began >= STEADY else failures + 1
                 delay = restart_delay(failures, self._rng)
                 log.log(end.level, "backend '%s' %s; next start in %.1f s", self._name, end.words, delay)
                 self._become(ProcessState.FAILED)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(delay):
-                        await self._stopping.wait()
+                        await self._woken.wait()
         finally:
             self._become(ProcessState.STOPPED)
             self._finished.set()
@@ -225,10 +233,22 @@ class Process:
             self._killed = reason
             self._let_go()
 
+    def renew(self) -> None:
+        """End the running engine and start it at once with a new command line. That is not counted as a restart."""
+        if self._control is not None:
+            self._renewing = True
+            self._let_go()
+        self._woken.set()
+
+    def end(self) -> None:
+        """End the engine, and `run` once the engine has ended."""
+        self._stopping = True
+        self._woken.set()
+        self._let_go()
+
     async def stop(self) -> None:
         """End the engine and `run`, and wait until both have ended."""
-        self._stopping.set()
-        self._let_go()
+        self.end()
         await self._finished.wait()
 
     async def _attempt(self) -> End:
@@ -352,7 +372,7 @@ class Process:
         return End(f"cannot start: {reason}", logging.DEBUG if known else logging.ERROR)
 
     def _ended(self, status: int) -> End:
-        if self._stopping.is_set():
+        if self._stopping or self._renewing:
             return End("stopped", logging.DEBUG)
         by_force = status in (128 + signal.SIGKILL, -signal.SIGKILL)
         # Who is killed has no last words; what stands in its log is old.

@@ -18,7 +18,7 @@ from gateway.admission.gate import Gate
 from gateway.auth import Caller
 from gateway.balance.basic import Balancer
 from gateway.errors import GatewayError, Own
-from gateway.fleet.pool import Target
+from gateway.fleet.lease import Target
 
 _SHOWN = 20
 

@@ -271,6 +271,7 @@ class Upstream:
         """
         parts = urlsplit(url)
         self.url = url
+        self._netloc = parts.netloc
         self._host = parts.hostname or "127.0.0.1"
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
@@ -280,8 +281,8 @@ class Upstream:
         self._max_idle = max_idle
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
-        own = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        self._common = f"host: {parts.netloc}\r\n{own}accept-encoding: identity\r\n".encode("latin-1")
+        self._common = b""
+        self.change_headers(headers)
 
     @property
     def open(self) -> int:
@@ -293,17 +294,15 @@ class Upstream:
         """Connections that wait for an exchange."""
         return len(self._idle)
 
+    def change_headers(self, headers: Mapping[str, str]) -> None:
+        """Send these headers with every request from the next one on."""
+        own = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self._common = f"host: {self._netloc}\r\n{own}accept-encoding: identity\r\n".encode("latin-1")
+
     def encode(self, call: Call, extra: bytes = b"") -> bytes:
         """The bytes of a whole request. `extra` holds further header lines, each with its line end."""
-        parts = [
-            call.method.encode(),
-            b" ",
-            self._prefix,
-            call.path.encode(),
-            b" HTTP/1.1\r\n",
-            self._common,
-            extra,
-        ]
+        parts = [call.method.encode(), b" ", self._prefix, call.path.encode()]
+        parts += (b" HTTP/1.1\r\n", self._common, extra)
         for name, value in call.headers:
             parts += (name, b": ", value, b"\r\n")
         if call.body:
@@ -386,6 +385,12 @@ class Upstream:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
+
+    def retire(self) -> None:
+        """Close idle connections now and every other one when its exchange is over: the backend is left."""
+        self._max_idle = 0
+        while self._idle:
+            self._idle.pop().close()
 
     def close(self) -> None:
         """Drop every connection, busy ones too."""

@@ -9,9 +9,10 @@ import pytest
 from backends.base import Failure, Health, Kind
 from backends.engines.openai import OpenAI
 from gateway.balance.basic import Balancer, LeastLoaded, RoundRobin
-from gateway.config.file import Timeouts
+from gateway.config.schema import Timeouts
+from gateway.fleet.backend import SLOW_START, SLOW_START_FLOOR, Backend
 from gateway.fleet.breaker import Breaker, Settings
-from gateway.fleet.pool import COLDEST, SLOW_START, Backend, Target, pick
+from gateway.fleet.lease import Target, pick
 from gateway.telemetry.metrics import Metrics
 
 
@@ -41,7 +42,7 @@ def test_the_share_grows_with_time() -> None:
     targets[0].backend.note(Health.DOWN)
     targets[0].backend.note(Health.READY)
     parts = [share(targets, balancer, 100.0 + SLOW_START * part) for part in (0.0, 0.25, 0.5, 1.0)]
-    expected = [part / (1 + part) for part in (COLDEST, 0.25, 0.5, 1.0)]
+    expected = [part / (1 + part) for part in (SLOW_START_FLOOR, 0.25, 0.5, 1.0)]
     assert parts == pytest.approx(expected, abs=0.02)
 
 
@@ -61,12 +62,12 @@ def test_a_breaker_that_closes_begins_it() -> None:
     target = place("back", failures=1)
     backend = target.backend
     for now, good in ((0.0, False), (2.0, True)):
-        assert backend.warmth == 1.0
+        assert backend.slow_start_weight == 1.0
         lease = pick([target], RoundRobin(), now, last_resort=True)
         assert lease is not None
         lease.close(None if good else Failure(Kind.RESET, "gone"), complete=good, now=now)
     assert not backend.breaker.open
-    assert backend.warmth == COLDEST
+    assert backend.slow_start_weight == SLOW_START_FLOOR
 
 
 def test_one_alone_takes_all() -> None:
