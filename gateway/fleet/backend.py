@@ -65,6 +65,7 @@ class Backend:
         "models",
         "name",
         "reason",
+        "slow_start",
         "slow_start_weight",
         "upstream",
         "woken",
@@ -107,6 +108,8 @@ class Backend:
         """How often it went from no request to one. While it is busy this is the number of the busy period."""
         self.slow_start_weight = 1.0
         """The share of its weight that it has now: less than 1 while it starts slowly."""
+        self.slow_start = SLOW_START
+        """Seconds until it has its whole weight again after it came back."""
         self.last_error: Trouble | None = None
         self._back_since: float | None = None
         self._headers = headers
@@ -202,7 +205,7 @@ class Backend:
         """Recompute the slow-start weight for `now`, the loop's time. The first call after `start_slowly` starts it."""
         if self._back_since is None:
             self._back_since = now
-        self.slow_start_weight = max(SLOW_START_FLOOR, min(1.0, (now - self._back_since) / SLOW_START))
+        self.slow_start_weight = max(SLOW_START_FLOOR, min(1.0, (now - self._back_since) / self.slow_start))
 
     def trouble(self, message: str) -> None:
         """Keep what went wrong there as its last error: one line without secrets."""
