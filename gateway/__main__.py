@@ -18,7 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway import keys, logs
-from gateway.config import file as config
+from gateway.config import json_schema
+from gateway.config.file import load
+from gateway.config.problems import ConfigError
+from gateway.config.schema import Config
 from gateway.config.texts import NAME
 from gateway.console import backends, models
 from gateway.fake import command
@@ -99,10 +102,10 @@ def _key_name(text: str) -> str:
     return text
 
 
-def _load(file: Path) -> config.Config | None:
+def _load(file: Path) -> Config | None:
     try:
-        return config.load(file)
-    except config.ConfigError as error:
+        return load(file)
+    except ConfigError as error:
         print(error, file=sys.stderr)
         return None
 
@@ -133,7 +136,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _schema(options: argparse.Namespace) -> int:
-    print(json.dumps(config.schema(), indent=2))
+    print(json.dumps(json_schema.build(), indent=2))
     return 0
 
 

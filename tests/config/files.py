@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from gateway.config.file import Config, ConfigError, load
+from gateway.config.file import load
+from gateway.config.problems import ConfigError
+from gateway.config.schema import Config
 
 
 def written(folder: Path, text: str | bytes) -> Path:

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from backends import registry
 from backends.facts.units import Duration, Share, Size, Wait
-from gateway.config import file as config
+from gateway.config import json_schema
 from gateway.config.address import ListenAddress, Url
 from gateway.config.schema import BackendConfig, Config, Target, TimeoutOverrides, engine_section
 from gateway.config.texts import Hash, Line, ModelGlob, ModelName, Name, Secret
@@ -54,7 +54,7 @@ WORDS: list[tuple[Any, str]] = [
 
 def schema() -> str:
     """The text of `configs/schema.json`."""
-    return json.dumps(config.schema(), indent=2) + "\n"
+    return json.dumps(json_schema.build(), indent=2) + "\n"
 
 
 def page(text: str) -> str:

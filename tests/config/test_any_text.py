@@ -10,7 +10,8 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gateway.config.file import ConfigError, Problem, load
+from gateway.config.file import load
+from gateway.config.problems import ConfigError, Problem
 from gateway.config.schema import Config
 from tests.config.files import written
 

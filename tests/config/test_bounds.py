@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway.config import yaml_source
-from gateway.config.file import ConfigError, load
+from gateway.config.file import load
+from gateway.config.problems import ConfigError
 from tests.config.files import config, lines, written
 
 BACKEND = "backends: {a: {engine: openai, url: 'http://h:1'}}\n"

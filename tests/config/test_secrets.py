@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.config.file import ConfigError, load
+from gateway.config.file import load
+from gateway.config.problems import ConfigError
 from tests.config.files import config, written
 
 CANARY = "canary-5e1f"

@@ -10,7 +10,9 @@ from typing import Any
 import pydantic
 import pytest
 
-from gateway.config.file import Config, Listen, Retry, Target, Timeouts, retry, timeouts
+from gateway.config.address import Listen
+from gateway.config.inherit import retry, timeouts
+from gateway.config.schema import Config, Retry, Target, Timeouts
 from tests.config.files import config, lines
 from tests.config.toy import Shape, ToyOptions
 
