@@ -2,9 +2,9 @@
 
 Rules:
 - Each worker has a listening socket of its own on the same port (SO_REUSEPORT), so the kernel spreads connections.
-- The master serves nothing. It owns what there must be one of: the launched engines, the questions for their signals,
-  the process' own signals, the numbers of workers that died.
-- The link is a socket pair with one JSON object per line. Its end is each side's sign that the other is gone.
+- The master serves no requests. It owns what there must be only one of: the launched engines, the polls for their
+  signals, the handling of SIGINT and SIGTERM, the metrics of workers that died.
+- The link is a socket pair with one JSON object per line. Each side takes its end as the end of the other.
 - `/metrics` and `/gateway/backends` on any worker show the sum over all, fetched when asked for; counts never go down
   when a worker dies.
 """
@@ -36,11 +36,11 @@ from gateway.telemetry.metrics import SIGNAL, SIGNAL_STATUS, Dump, Metrics, merg
 log = logging.getLogger("gateway.workers")
 
 PAUSE = 1.0
-"""Seconds between a worker's death and the start of the next."""
+"""Seconds between the end of a worker and the start of the next."""
 PATIENCE = 2.0
-"""Seconds a worker may take to tell its numbers."""
+"""Seconds the other side may take to answer a question."""
 LINE = 64 << 20
-"""Bytes of one line on the link: the numbers of a worker with very many models."""
+"""Bytes of the longest line on the link: the metrics of a worker with very many models."""
 
 Message = dict[str, Any]
 
@@ -48,9 +48,10 @@ _VIEWS = TypeAdapter(list[BackendView])
 
 
 class Link:
-    """One end of a link."""
+    """One end of the link between the master and a worker."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Use an open connection; nothing is read before `listen`."""
         self._reader = reader
         self._writer = writer
         self._numbers = itertools.count()
@@ -58,10 +59,11 @@ class Link:
 
     @classmethod
     async def on(cls, end: socket.socket) -> Link:
+        """Return the link over one end of a socket pair."""
         return cls(*await asyncio.open_unix_connection(sock=end, limit=LINE))
 
     def tell(self, kind: str, **content: Any) -> None:
-        """Send one message; nothing happens where the other side is gone."""
+        """Send one message; do nothing where the other side is gone."""
         if not self._writer.is_closing():
             self._writer.write(json.dumps({"kind": kind, **content}).encode() + b"\n")
 
@@ -77,7 +79,7 @@ class Link:
             del self._asked[number]
 
     async def listen(self, on_message: Callable[[Message], None]) -> None:
-        """Pass on what the other side says until it is gone."""
+        """Pass on the other side's messages until it is gone."""
         while line := await self._line():
             message = json.loads(line)
             if message["kind"] != "answer":
@@ -172,16 +174,19 @@ class Master:
         on_listening: Callable[[], None],
         on_ready: Callable[[list[str]], None],
     ) -> None:
-        """`file` is what `config` was read from; the workers read it anew. `on_listening` is called once when the first
+        """Start nothing yet.
+
+        `file` is what `config` was read from; the workers read it anew. `on_listening` is called once when the first
         worker accepts connections, `on_ready` once with the names of the models when a worker has a backend that can
-        take requests."""
+        take requests.
+        """
         self._file = file
         self._count = count
         self._on_listening: Callable[[], None] | None = on_listening
         self._on_ready: Callable[[list[str]], None] | None = on_ready
         self._metrics = Metrics("")
         self._past: Dump = []
-        """The numbers of workers that are gone, as last told."""
+        """The metrics of workers that have ended, as they told them last."""
         self._links: dict[Link, Dump] = {}
         self._locations: dict[str, Location] = {}
         self._fleet = Fleet(
@@ -207,7 +212,7 @@ class Master:
             await asyncio.wait([engines])
 
     async def _keep(self, number: int, port: int) -> None:
-        """Keep one worker running."""
+        """Keep one worker running: start another when it ends."""
         while not self._stopping.is_set():
             status = await self._one(port)
             if not self._stopping.is_set():
@@ -219,13 +224,14 @@ class Master:
                     pass
 
     async def _one(self, port: int) -> int:
+        """Run one worker process. Return its exit status."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "gateway", "worker", str(self._file)),
                 *("--port", str(port), "--link", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
-                # Ctrl-C is for the master, which tells the workers once.
+                # Ctrl-C goes to the master alone, which ends the workers.
                 start_new_session=True,
             )
         link = await Link.on(ours)
@@ -274,7 +280,7 @@ class Master:
         return frozenset((process, number) for periods in told for process, number in periods)
 
     async def _from_all(self, kind: str, **content: Any) -> list[Any]:
-        """What the workers answer, without those that do not."""
+        """Ask all workers. Return the answers of those that do answer."""
         asked = (link.ask(kind, **content) for link in tuple(self._links))
         return [
             answer
@@ -306,5 +312,5 @@ class Master:
 
 
 def _lasting(dump: Dump) -> Dump:
-    """The part that stays true when its owner is gone: counts, not states."""
+    """Return the part of a dump that stays true when its process has ended: counts, not states."""
     return [entry for entry in dump if entry[0] != "gauge"]

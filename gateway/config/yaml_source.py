@@ -226,7 +226,7 @@ def resolve(text: str) -> str | int | float | bool | None:
 
 
 class _Builder:
-    """Builds the nodes of one document from the parser's events."""
+    """A builder of the nodes of one document from the parser's events."""
 
     def __init__(self, text: str, what: str, substitution: Substitution | None) -> None:
         self._text = text

@@ -111,7 +111,7 @@ def _unknown(field: str, where: tuple[int | str, ...]) -> str:
 
 
 def _names(where: tuple[int | str, ...]) -> list[str]:
-    """The keys that a map of a script may have."""
+    """Return the keys that a map of a script may have."""
     model: type[BaseModel] = Script
     for step in where:
         if isinstance(step, str) and step in model.model_fields:

@@ -94,8 +94,8 @@ class Member:
         self.poll: Poll | None = None
         self.supervisor: Supervisor | None = None
         if shared.launches:
-            place = _metrics_at(settings)
-            self.poll = Poll(self.backend, shared.pool, place, shared.busy, shared.rng, shared.clock)
+            metrics_at = _metrics_at(settings)
+            self.poll = Poll(self.backend, shared.pool, metrics_at, shared.busy, shared.rng, shared.clock)
         if settings.url is not None:
             self.backend.locate(settings.url)
             return
@@ -267,12 +267,12 @@ def _launched_by(settings: BackendConfig) -> tuple[object, ...]:
 
 
 def _signals_from(settings: BackendConfig) -> tuple[object, ...]:
-    """Return what the connections to the place of the engine's metrics are made of."""
+    """Return what decides where, and with which headers, the engine is asked for its metrics."""
     return settings.metrics_url, headers_of(settings)
 
 
 def _metrics_at(settings: BackendConfig) -> Upstream | None:
-    """Return the connections to the place of the engine's metrics; None where it answers itself."""
+    """Return the connections to where the engine publishes its metrics; None where it answers itself."""
     if settings.metrics_url is None:
         return None
     return Upstream(settings.metrics_url, headers=headers_of(settings))

@@ -81,7 +81,7 @@ class Book:
             if reading.status is Status.OK:
                 self._known.add(signal)
             if reading.status is Status.MISSING and lost is not None:
-                # Nobody said that it is gone: what was told before only gets older.
+                # The engine did not say that it is gone: the reading before only gets older.
                 before = self._told.get(signal)
                 if before is not None and before[0].status is not Status.MISSING:
                     continue
@@ -172,7 +172,7 @@ class Poll:
         self._clock = clock
 
     def move(self, metrics_at: Upstream | None) -> None:
-        """Ask at another place from now on."""
+        """Ask there from now on; None: where the engine answers."""
         if self._metrics_at is not None:
             self._metrics_at.close()
         self._metrics_at = metrics_at

@@ -25,11 +25,11 @@ TEXT = reference.PAGE.read_text(encoding="utf-8")
 
 @pytest.fixture
 def toy_engine() -> None:
-    """Only the real engines are part of the files checked here."""
+    """Leave the toy engine out: only the real engines are part of the files checked here."""
 
 
 def schema_problems(value: object) -> list[str]:
-    """What a validator of JSON Schema says of a file's plain values."""
+    """Return what a validator of JSON Schema says of a file's plain values."""
     return [error.message for error in jsonschema.Draft7Validator(json_schema.build()).iter_errors(value)]
 
 
@@ -48,7 +48,7 @@ def test_reference_is_fresh() -> None:
 
 
 def fields(kind: type[Any], title: str) -> Iterator[str]:
-    """Every key below a section as `way.key`, map entries as NAME."""
+    """Yield every key below a section as `way.key`, map entries as NAME."""
     for path, section in reference.sections(kind, title):
         yield from (f"{path}.{name}".lstrip(".") for name in section.model_fields)
 
@@ -107,7 +107,7 @@ def test_an_engines_example_has_every_option(name: str) -> None:
 
 
 def keys_of(value: object, path: str) -> Iterator[str]:
-    """The keys of a file as `way.key`, with the names of entries as NAME."""
+    """Return the keys of a file as `way.key`, with the names of entries as NAME."""
     if isinstance(value, dict):
         named = path in {"backends", "models", "keys", "models.NAME.targets"}
         for key, inner in value.items():

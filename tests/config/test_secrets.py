@@ -49,7 +49,7 @@ def test_not_in_a_repr_or_dump(tmp_path: Path) -> None:
 
 
 def scalars(text: str) -> Iterator[tuple[int, int]]:
-    """The beginning and end of every value in the text of a config file."""
+    """Return the beginning and end of every value in the text of a config file."""
     document = yaml.compose(text, Loader=yaml.SafeLoader)
     waiting: list[Any] = [document]
     while waiting:

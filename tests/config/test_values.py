@@ -20,7 +20,7 @@ SMALLEST = "backends: {a: {engine: openai, url: 'http://h:1'}}\n"
 
 
 def server(folder: Path, text: str) -> Any:
-    """The `server` section of a file with one backend."""
+    """Return the `server` section of a file with one backend."""
     return config(folder, f"server: {text}\n{SMALLEST}").server
 
 

@@ -2,7 +2,7 @@
 
 Rules:
 - Engines are fake ones behind real sockets, and the gateway is the real server.
-- Nothing sleeps to be in time: streams stand still until the test lets them go on.
+- Nothing sleeps to be in time: streams last long enough to be looked at, and tests wait for states.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ SERVER = 'server: {listen: "127.0.0.1:0", drain: 5s}\n'
 
 
 def text(models: str = "", defaults: str = "", keys: str = "", server: str = SERVER, **backends: str) -> str:
-    """A config: each backend is the inside of its YAML map, `models` and `keys` whole sections."""
+    """Return a config: each backend is the inside of its YAML map, `models` and `keys` whole sections."""
     lines = [f"  {name}: {{engine: openai, {inside}}}" for name, inside in backends.items()]
     return "\n".join([server, f"defaults: {{{defaults}}}", "backends:", *lines, models, keys])
 
 
 @contextlib.asynccontextmanager
 async def engines(count: int = 2) -> AsyncIterator[list[FakeEngine]]:
-    """Engines that serve `m`, each saying its own number. One chat request in `slow` stands still after one token."""
+    """Run engines that serve `m`; each says its own number."""
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(sockets_closed())
         started = [await stack.enter_async_context(FakeEngine(models=["m"])) for _ in range(count)]
@@ -94,7 +94,7 @@ async def reloading(folder: Path, config: str) -> AsyncIterator[Reload]:
 
 
 def whole(answer: Answer) -> bool:
-    """The stream came to its proper end."""
+    """Tell whether a stream came to its proper end."""
     return (answer.status, answer.whole, answer.events[-1]) == (200, True, "[DONE]")
 
 
@@ -248,12 +248,12 @@ async def test_a_gate_grows_and_shrinks_while_requests_wait(tmp_path: Path) -> N
 
 
 def chats(engine: FakeEngine) -> list[Exchange]:
-    """The chat requests that reached the engine."""
+    """Return the chat requests that reached the engine."""
     return [exchange for exchange in engine.requests if exchange.path == "/v1/chat/completions"]
 
 
 def max_at_once(engine: FakeEngine) -> int:
-    """The most requests that ran there at one time."""
+    """Return how many chat requests ran there at most at one time."""
     times = [(exchange.arrived, 1) for exchange in chats(engine)]
     times += [(exchange.finished or exchange.arrived, -1) for exchange in chats(engine)]
     running = most = 0

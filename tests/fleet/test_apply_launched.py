@@ -86,7 +86,7 @@ class Scene:
         return supervisor.process.pid
 
     async def ready(self, name: str = "a") -> int:
-        """Wait until the backend is ready; its process."""
+        """Wait until the backend is ready. Return its process."""
         await until(lambda: self.member(name).backend.health is Health.READY, f"{name} is ready")
         return self.pid(name)
 
@@ -118,7 +118,7 @@ class Scene:
 
 
 def answered_by(answer: Answer) -> int:
-    """The process that wrote a stream that came whole."""
+    """Return the process that wrote a stream that came whole."""
     assert (answer.status, answer.whole, answer.events[-1]) == (200, True, "[DONE]"), answer
     return int(json.dumps(answer.events[0]["choices"][0]["delta"]["content"]).strip('"'))
 
@@ -128,7 +128,7 @@ def command_line(pid: int) -> list[bytes]:
 
 
 def config(folder: Path, threads: int = 1, drain: str = "30s", **more: Any) -> str:
-    """One launched engine; `more` is added to the backend."""
+    """Return a config with one launched engine; `more` is added to the backend."""
     program = folder / "llama-server"
     if not program.exists():
         program.write_text(SERVER.format(python=sys.executable, go=str(folder / "go")))

@@ -233,7 +233,7 @@ def metrics_page(body: bytes | None, **match: int) -> Rule:
 
 
 class Asked:
-    """One backend and its poll, with a clock and busy times of the test's own."""
+    """One backend and its poll, with a clock and busy periods of the test's own."""
 
     def __init__(self, url: str, metrics_at: str | None = None) -> None:
         metrics = Metrics("0")
