@@ -26,8 +26,10 @@ import uvicorn
 from uvicorn.server import ServerState as UvicornState
 
 from gateway.app import VERSION, Gateway
-from gateway.config.file import Config, Listen
+from gateway.config.address import Listen
+from gateway.config.schema import Config
 from gateway.errors import GatewayError, Own
+from gateway.fleet.peers import Peers
 from gateway.greeting import address, greeting
 from gateway.wire.door import Door, House, ServerState
 from gateway.wire.server import Limits, protocol_with
@@ -135,9 +137,10 @@ class Server(uvicorn.Server):
         await self._serve([listener])
 
 
-def build(config: Config, launches: bool = True) -> tuple[Server, Gateway]:
-    """The gateway for a config, and the server that runs it; nothing is started."""
-    gateway = Gateway(config, launches=launches)
+def build(config: Config, peers: Peers | None = None) -> tuple[Server, Gateway]:
+    """The gateway for a config, and the server that runs it; nothing is started. `peers` are the gateway's processes,
+    if this is not the only one."""
+    gateway = Gateway(config, peers=peers)
     settings = uvicorn.Config(
         gateway,
         http=_front_door(config, gateway),  # type: ignore[arg-type]  # uvicorn only ever calls it
@@ -269,16 +272,14 @@ async def _serve(config: Config, listener: socket.socket, url: str, shown: str) 
 
 
 async def _work(config: Config, listener: socket.socket, end: socket.socket) -> None:
-    server, gateway = build(config, launches=False)
-    worker = Worker(await Link.on(end), gateway.metrics, gateway.fleet, server.stop)
-    gateway.core.page = worker.page
-    gateway.admin.backends, gateway.admin.changed = worker.backends, worker.changed
+    worker = Worker(await Link.on(end))
+    server, gateway = build(config, worker)
 
     async def tell() -> None:
         worker.tell_listening()
         worker.tell_ready(await gateway.ready())
 
-    async with _beside(worker.run()), _beside(tell()):
+    async with _beside(worker.run(gateway.fleet, gateway.metrics, server.stop)), _beside(tell()):
         await server.run_until_signal(listener)
 
 

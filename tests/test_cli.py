@@ -65,7 +65,7 @@ def gateway(
 
 
 def refused(done: subprocess.CompletedProcess[str], status: int = 1) -> list[str]:
-    """The lines of a command's complaint."""
+    """Return the lines on stderr of a command that fails."""
     assert done.returncode == status
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -74,7 +74,7 @@ def refused(done: subprocess.CompletedProcess[str], status: int = 1) -> list[str
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Where a test may write its config."""
+    """Return the path at which a test may write its config."""
     return tmp_path / "gateway.yaml"
 
 
@@ -153,7 +153,7 @@ def test_a_wrong_command_line(arguments: tuple[str, ...]) -> None:
 
 
 def new_key(name: str) -> tuple[str, str]:
-    """The key and the line for the config that `gateway key new` prints."""
+    """Return the key and the line for the config that `gateway key new` prints."""
     done = gateway("key", "new", name)
     assert (done.returncode, done.stderr) == (0, "")
     key, line = re.findall(r"^  (\S.*)$", done.stdout, re.MULTILINE)
@@ -256,7 +256,7 @@ def test_a_launched_engine_answers_nobody_but_its_gateway(tmp_path: Path) -> Non
 
 
 def chat(started: Running) -> int:
-    """The status of one small request."""
+    """Return the status of one small request."""
     asked = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
     return started.get("/v1/chat/completions", asked).status
 
@@ -277,7 +277,7 @@ class Stream(contextlib.AbstractContextManager["Stream"]):
         self._connection.close()
 
     def rest(self) -> list[str]:
-        """The events until the end. Raises http.client.IncompleteRead where it was broken off."""
+        """Return the events until the end. Raises http.client.IncompleteRead where the stream was broken off."""
         return [event for event in self._answer.read().decode().split("\n\n") if event.strip()]
 
 

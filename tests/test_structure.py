@@ -52,9 +52,9 @@ FLOORS = (
     Floor(("gateway.app",)),
     Floor(("gateway.api.*",), siblings=True),
     Floor(("gateway.dispatch.*", "gateway.routing.snapshot"), siblings=True),
-    Floor(("gateway.routing.catalog", "gateway.admission.*", "gateway.auth"), siblings=True),
+    Floor(("gateway.routing.*", "gateway.auth"), siblings=True),
     Floor(("gateway.fleet.*",), siblings=True),
-    Floor(("gateway.balance.*",)),
+    Floor(("gateway.balance.*", "gateway.admission.*")),
     Floor(("gateway.wire.*",), siblings=True),
     Floor(
         ("gateway.request", "gateway.errors", "gateway.telemetry.*", "gateway.logs", "gateway.keys"),

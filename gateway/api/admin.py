@@ -28,7 +28,7 @@ from gateway.api.endpoint import Core, one_authorization
 from gateway.api.schemas import ErrorBody
 from gateway.auth import ANYONE, Caller
 from gateway.errors import GatewayError, Own
-from gateway.fleet.pool import Backend
+from gateway.fleet.backend import Backend
 from gateway.fleet.view import BackendView
 from gateway.request import Exchange
 from gateway.wire.downstream import Receive, Scope, Send, way_back_of
@@ -56,7 +56,7 @@ _object = msgspec.json.Decoder(dict[str, Any])
 
 
 class Admin:
-    """What the endpoints work with. The two functions are replaced where several processes serve."""
+    """What the endpoints work with."""
 
     def __init__(
         self,

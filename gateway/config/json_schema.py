@@ -22,7 +22,7 @@ SUBSTITUTED = r"\$\{"
 
 
 def build() -> JsonSchema:
-    """The schema as plain values, ready for `json.dumps`."""
+    """Return the schema as plain values, ready for `json.dumps`."""
     engines = {
         name: {section: engine_section(name, section) for section in ("options", "launch")}
         for name in registry.names()
@@ -58,7 +58,7 @@ def build() -> JsonSchema:
 
 
 def _for_engine(engine: str, sections: dict[str, JsonSchema | bool]) -> JsonSchema:
-    """What these sections may hold where this engine is named."""
+    """Return what these sections may hold where this engine is named."""
     return {
         "if": {"properties": {"engine": {"const": engine}}, "required": ["engine"]},
         "then": {"properties": sections},
@@ -66,7 +66,7 @@ def _for_engine(engine: str, sections: dict[str, JsonSchema | bool]) -> JsonSche
 
 
 def _tidy(schema: JsonSchema) -> JsonSchema:
-    """Without titles, empty defaults and null, which the file does not know; with room for substitutions."""
+    """Drop titles, empty defaults and null, which the file does not know, and allow for substitutions."""
     tidied: JsonSchema = {}
     for key, value in schema.items():
         if key in ("properties", "patternProperties", "$defs"):

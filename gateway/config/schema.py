@@ -45,7 +45,7 @@ from gateway.config.texts import (
 
 
 def setting(default: Any, description: str, **constraints: Any) -> Any:
-    """A field: its default as the file would spell it (`...` where it is required) and what it means."""
+    """Return a field: its default as the file would spell it (`...` where it is required) and what it means."""
     return Field(default, description=description, **constraints)
 
 
@@ -242,7 +242,7 @@ class BackendConfig(Section):
 
 
 def engine_section(engine: str, section: str) -> type[BaseModel] | None:
-    """The type of a backend's section that depends on its engine: `options` or `launch`. None: it has none."""
+    """Return the type of `options` or `launch` for an engine; None where the engine has no such section."""
     kind = registry.engine(engine)
     return kind.launch_options if section == "launch" else kind.options_type
 
@@ -324,7 +324,7 @@ class Key(Section):
 
     @property
     def sha256(self) -> str:
-        """The hex SHA-256 of the key, whichever way it was given."""
+        """The hex SHA-256 of the key, whether it was given by `hash` or by `value`."""
         if self.value is not None:
             return hashlib.sha256(self.value.get_secret_value().encode()).hexdigest()
         return (self.hash or "").removeprefix("sha256:")

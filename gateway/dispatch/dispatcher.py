@@ -7,19 +7,13 @@ Rules:
 
 from __future__ import annotations
 
-from weakref import WeakKeyDictionary
-
 from backends.base import Health
-from gateway.admission.gate import Gate
 from gateway.dispatch.journey import Journey
 from gateway.dispatch.retry import Budget
-from gateway.fleet.pool import Backend, Pool
+from gateway.fleet.pool import Pool
 from gateway.request import Exchange
 from gateway.telemetry.accounting import Accounting
 from gateway.telemetry.metrics import Metrics
-
-WAITING = 1000
-"""Requests that may wait for one backend whose engine takes only so many at once."""
 
 
 class Dispatcher:
@@ -30,22 +24,11 @@ class Dispatcher:
         self.metrics = metrics
         self.accounting = accounting
         self.budget = budget
-        self._gates: WeakKeyDictionary[Backend, Gate] = WeakKeyDictionary()
 
     def run(self, exchange: Exchange) -> None:
         """Answer a request whose plan is known. Raises nothing: what goes wrong ends the request."""
         journey = Journey(self, exchange)
         journey.begin()
-
-    def gate(self, backend: Backend) -> Gate | None:
-        """Return where requests wait for a backend that cannot take all of them at once; None where it can."""
-        slots = backend.engine.parallel
-        if slots is None:
-            return None
-        gate = self._gates.get(backend)
-        if gate is None:
-            gate = self._gates[backend] = Gate(slots, WAITING)
-        return gate
 
     def ready(self) -> bool:
         """Tell whether some backend is known to be ready."""

@@ -21,7 +21,8 @@ from backends.base import Failure, Health, Kind
 from gateway.admission.gate import Gate
 from gateway.dispatch.retry import Budget, may_retry
 from gateway.errors import ROWS, GatewayError, Own
-from gateway.fleet.pool import Backend, Lease, Pool, Target, pick
+from gateway.fleet.lease import Lease, Target, pick
+from gateway.fleet.pool import Pool
 from gateway.request import Exchange
 from gateway.routing.catalog import Group
 from gateway.telemetry.accounting import Accounting
@@ -45,8 +46,6 @@ class Shared(Protocol):
     metrics: Metrics
     accounting: Accounting
     budget: Budget
-
-    def gate(self, backend: Backend) -> Gate | None: ...
 
 
 class Journey:
@@ -192,7 +191,7 @@ class Journey:
             elif self._lease is None:
                 await self._load()
             else:
-                gate = self._shared.gate(self._lease.target.backend)
+                gate = self._lease.target.backend.gate
                 assert gate is not None
                 await self._queue(gate)
                 self._slot = gate
@@ -223,7 +222,7 @@ class Journey:
     def _has_slot(self) -> bool:
         """Tell whether the backend takes the request now, after taking a slot that is free where it has only some."""
         assert self._lease is not None
-        gate = self._shared.gate(self._lease.target.backend)
+        gate = self._lease.target.backend.gate
         if gate is None or self._slot is not None:
             return True
         if not gate.try_enter():

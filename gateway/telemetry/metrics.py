@@ -59,6 +59,13 @@ class Family(Generic[Cell]):
         """Stop exporting a cell, such as a backend's that left the config."""
         self._cells.pop(labels, None)
 
+    def forget_all(self, label: str, value: str) -> None:
+        """Stop exporting every cell whose label has this value."""
+        if label in self.labels:
+            at = self.labels.index(label)
+            for labels in [labels for labels in self._cells if labels[at] == value]:
+                del self._cells[labels]
+
     def dump(self) -> Dump:
         """All cells as plain values, for another process."""
         return [(self.kind, self.name, labels, cell.plain()) for labels, cell in self._cells.items()]
@@ -183,6 +190,13 @@ class Metrics(Collector):
                 self.tokens.cell(model, backend, "out"),
             )
         return found
+
+    def forget_backend(self, name: str) -> None:
+        """Stop exporting everything about a backend: it has left the config, and no request runs there any more."""
+        for family in self.families:
+            family.forget_all("backend", name)
+        for key in [key for key in self._targets if key[1] == name]:
+            del self._targets[key]
 
     def before_scrape(self, look: Callable[[], None]) -> None:
         """Have `look` called before each scrape, to set gauges of things nobody counts as they change."""

@@ -56,6 +56,7 @@ class Upstream:
         """
         parts = urlsplit(url)
         self.url = url
+        self._netloc = parts.netloc
         self._host = parts.hostname or "127.0.0.1"
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
@@ -65,9 +66,9 @@ class Upstream:
         self._max_idle = max_idle
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
-        own = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self._heads: dict[str, bytes] = {}
-        self._common = f"host: {parts.netloc}\r\n{own}accept-encoding: identity\r\n".encode("latin-1")
+        self._common = b""
+        self.change_headers(headers)
 
     @property
     def open(self) -> int:
@@ -78,6 +79,12 @@ class Upstream:
     def idle(self) -> int:
         """Connections that wait for an exchange."""
         return len(self._idle)
+
+    def change_headers(self, headers: Mapping[str, str]) -> None:
+        """Send these headers with every request from the next one on."""
+        own = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self._common = f"host: {self._netloc}\r\n{own}accept-encoding: identity\r\n".encode("latin-1")
+        self._heads.clear()
 
     def encode(self, call: Call, extra: bytes = b"") -> bytes:
         """The bytes of a whole request. `extra` holds further header lines, each with its line end."""
@@ -183,6 +190,12 @@ class Upstream:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
+
+    def retire(self) -> None:
+        """Close idle connections now and every other one when its exchange is over: the backend is left."""
+        self._max_idle = 0
+        while self._idle:
+            self._idle.pop().close()
 
     def close(self) -> None:
         """Drop every connection, busy ones too."""
