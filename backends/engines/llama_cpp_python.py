@@ -25,7 +25,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 import msgspec
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field
 
 from backends.base import (
     Call,
@@ -34,6 +34,7 @@ from backends.base import (
     Kind,
     Launch,
     LaunchError,
+    LaunchOptions,
     Operation,
     Reply,
     Request,
@@ -44,8 +45,7 @@ from backends.dialect import rewrite
 from backends.dialect.errors import garbled
 from backends.dialect.openai import EventStream, OpenAICompatible
 from backends.facts import logs
-from backends.facts.launching import Count, LaunchOptions, Text, arguments, program
-from backends.facts.units import MODEL_NAME
+from backends.facts.launching import Count, GgufLaunch, Text, arguments, program
 from backends.framing import sse
 
 COMMAND = ("python", "-m", "llama_cpp.server")
@@ -55,17 +55,9 @@ INSTALL = "install it with `pip install 'llama-cpp-python[server]'`"
 TOO_LONG = "the engine found the request wrong before its answer began; most likely the prompt is too long"
 
 
-class LlamaCppPythonLaunch(LaunchOptions):
+class LlamaCppPythonLaunch(GgufLaunch):
     """How to start llama-cpp-python's server."""
 
-    model: Path = Field(
-        description="The model, a GGUF file. A relative path starts at the working directory."
-    )
-    name: str | None = Field(
-        None,
-        pattern=f"^{MODEL_NAME}$",
-        description="The model's public name. Left out, the file's name without `.gguf`.",
-    )
     command: tuple[Text, ...] | None = Field(
         None,
         min_length=1,
@@ -99,16 +91,20 @@ class LlamaCppPythonLaunch(LaunchOptions):
     )
     extra_args: tuple[str, ...] = Field((), description="More arguments for the program, as they are.")
 
-    @model_validator(mode="after")
-    def _public_name_is_one(self) -> LlamaCppPythonLaunch:
-        if not re.fullmatch(MODEL_NAME, self.public_name):
-            raise ValueError("the file's name is no model name: give one with 'name'")
-        return self
-
-    @property
-    def public_name(self) -> str:
-        """What clients call the model."""
-        return self.name or self.model.stem
+    def launch(self, host: str, port: int) -> Launch:
+        for path in (self.model, self.lora):
+            if self.command is None and path is not None and not path.is_file():
+                raise LaunchError(f"there is no file {path}: put a GGUF file there or correct the path")
+        argv = [*program(self.command or COMMAND, INSTALL), "--model", str(self.model)]
+        argv += ["--model_alias", self.public_name, "--host", host, "--port", str(port)]
+        argv += ["--interrupt_requests", "false", "--verbose", "false", *arguments(self, FLAGS)]
+        for field, flag in SWITCHES.items():
+            argv += [flag, "true"] if getattr(self, field) else []
+        if self.prompt_lookup is not None:
+            argv += ["--draft_model", "prompt-lookup-decoding"]
+        # If these two variables were set otherwise, they would win over the arguments.
+        env = {"HOST": host, "PORT": str(port)}
+        return self.process([*argv, *self.extra_args], env, key_env="API_KEY")
 
 
 FLAGS: Mapping[str, str] = {
@@ -188,7 +184,7 @@ class LlamaCppPython(OpenAICompatible):
 
     name: ClassVar[str] = "llama-cpp-python"
     checked: ClassVar[str] = "llama-cpp-python 0.3.36 (run, recordings)"
-    launch_options: ClassVar[type[BaseModel] | None] = LlamaCppPythonLaunch
+    launch_options: ClassVar[type[LaunchOptions] | None] = LlamaCppPythonLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {
             Operation.CHAT,
@@ -244,28 +240,6 @@ class LlamaCppPython(OpenAICompatible):
             if pattern.search(failure.detail):
                 return dataclasses.replace(failure, kind=Kind.REJECTED, message=words)
         return failure
-
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        assert isinstance(options, LlamaCppPythonLaunch)
-        return (options.public_name,)
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, LlamaCppPythonLaunch)
-        for path in (options.model, options.lora):
-            if options.command is None and path is not None and not path.is_file():
-                raise LaunchError(f"there is no file {path}: put a GGUF file there or correct the path")
-        argv = [*program(options.command or COMMAND, INSTALL), "--model", str(options.model)]
-        argv += ["--model_alias", options.public_name, "--host", host, "--port", str(port)]
-        argv += ["--interrupt_requests", "false", "--verbose", "false", *arguments(options, FLAGS)]
-        for field, flag in SWITCHES.items():
-            value = getattr(options, field)
-            argv += [flag, str(value).lower()] if value else []
-        if options.prompt_lookup is not None:
-            argv += ["--draft_model", "prompt-lookup-decoding"]
-        argv += options.extra_args
-        # These two variables would win over the arguments.
-        env = {"HOST": host, "PORT": str(port), **options.environment()}
-        return Launch(tuple(argv), env, options.start_timeout, options.stop_timeout, key_env="API_KEY")
 
     def log_level(self, line: str) -> int:
         return logs.level(line)

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import urlencode
 
 import msgspec
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from backends.base import (
     Action,
@@ -31,6 +31,7 @@ from backends.base import (
     Health,
     Kind,
     Launch,
+    LaunchOptions,
     Operation,
     Reading,
     Reply,
@@ -94,6 +95,22 @@ class LMDeployLaunch(GpuServerLaunch):
             raise ValueError("'data_parallel' needs 'backend: turbomind'")
         return self
 
+    def served_names(self) -> tuple[str, ...]:
+        """Return the model's public name and those of its adapters."""
+        return (self.public_name, *self.lora)
+
+    def launch(self, host: str, port: int) -> Launch:
+        argv = [*program(self.command or COMMAND, INSTALL)]
+        self.check_paths(*self.lora.values())
+        argv += [self.model, "--model-name", self.public_name]
+        argv += ["--server-name", host, "--server-port", str(port)]
+        backend = self.backend or ("pytorch" if self.lora else None)
+        argv += ["--backend", backend] if backend is not None else []
+        argv += arguments(self, FLAGS)
+        for name, value in self.speculative.items():
+            argv += [f"--speculative-{name.replace('_', '-')}", str(value)]
+        return self.process([*argv, *self.extra_args])
+
 
 FLAGS: Mapping[str, str | tuple[str, str]] = {
     "tensor_parallel": "--tp",
@@ -146,7 +163,7 @@ class LMDeploy(OpenAICompatible):
 
     name: ClassVar[str] = "lmdeploy"
     checked: ClassVar[str] = "LMDeploy 0.18.0 (source)"
-    launch_options: ClassVar[type[BaseModel] | None] = LMDeployLaunch
+    launch_options: ClassVar[type[LaunchOptions] | None] = LMDeployLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {Operation.CHAT, Operation.COMPLETIONS, Operation.TOKENIZE, Operation.RESPONSES, Operation.MESSAGES}
     )
@@ -208,24 +225,6 @@ class LMDeploy(OpenAICompatible):
                 given = asked(action, arguments, {}, {"tags": list})
                 return Call("/wakeup" + (f"?{urlencode(given, doseq=True)}" if given else ""), b"{}")
         return super().action(action, arguments)
-
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        assert isinstance(options, LMDeployLaunch)
-        return (options.public_name, *options.lora)
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, LMDeployLaunch)
-        argv = [*program(options.command or COMMAND, INSTALL)]
-        options.check_paths(*options.lora.values())
-        argv += [options.model, "--model-name", options.public_name]
-        argv += ["--server-name", host, "--server-port", str(port)]
-        backend = options.backend or ("pytorch" if options.lora else None)
-        argv += ["--backend", backend] if backend is not None else []
-        argv += arguments(options, FLAGS)
-        for name, value in options.speculative.items():
-            argv += [f"--speculative-{name.replace('_', '-')}", str(value)]
-        argv += options.extra_args
-        return Launch(tuple(argv), options.environment(), options.start_timeout, options.stop_timeout)
 
     def log_level(self, line: str) -> int:
         return logs.level(line)

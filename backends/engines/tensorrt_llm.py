@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import msgspec
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from backends.base import (
     Call,
@@ -30,6 +30,7 @@ from backends.base import (
     Health,
     Kind,
     Launch,
+    LaunchOptions,
     Operation,
     Reply,
     Request,
@@ -113,6 +114,22 @@ class TensorRTLLMLaunch(GpuServerLaunch):
         {}, description="TensorRT-LLM's `speculative_config`. Needs `--set`, as `metrics`."
     )
 
+    def launch(self, host: str, port: int) -> Launch:
+        argv = [*program(self.command or COMMAND, INSTALL)]
+        self.check_paths(*filter(None, [self.config]))
+        argv += [self.model, "--host", host, "--port", str(port)]
+        argv += arguments(self, FLAGS)
+        for key, value in self._settings().items():
+            argv += ["--set", f"{key}={msgspec.json.encode(value).decode()}"]
+        return self.process([*argv, *self.extra_args])
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what is set in TensorRT-LLM's configuration, by its key there."""
+        found = {key: getattr(self, field) for field, key in SETTINGS.items()}
+        if self.metrics:
+            found |= {"return_perf_metrics": True, "enable_iter_perf_stats": True}
+        return {key: value for key, value in found.items() if value is not None and value != {}}
+
 
 FLAGS: Mapping[str, str | tuple[str, str]] = {
     "name": "--served_model_name",
@@ -153,7 +170,7 @@ class TensorRTLLM(OpenAICompatible):
 
     name: ClassVar[str] = "tensorrt-llm"
     checked: ClassVar[str] = "TensorRT-LLM main, autumn 2026 (source)"
-    launch_options: ClassVar[type[BaseModel] | None] = TensorRTLLMLaunch
+    launch_options: ClassVar[type[LaunchOptions] | None] = TensorRTLLMLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset({*KEYS, Operation.RESPONSES, Operation.MESSAGES})
     paths: ClassVar[Mapping[Operation, str]] = {Operation.TOKENIZE: "/_internal/tokenize"}
 
@@ -181,21 +198,6 @@ class TensorRTLLM(OpenAICompatible):
         (page,) = answers
         return from_metrics(page, TABLE)
 
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        assert isinstance(options, TensorRTLLMLaunch)
-        return (options.public_name,)
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, TensorRTLLMLaunch)
-        argv = [*program(options.command or COMMAND, INSTALL)]
-        options.check_paths(*filter(None, [options.config]))
-        argv += [options.model, "--host", host, "--port", str(port)]
-        argv += arguments(options, FLAGS)
-        for place, value in _settings(options).items():
-            argv += ["--set", f"{place}={msgspec.json.encode(value).decode()}"]
-        argv += options.extra_args
-        return Launch(tuple(argv), options.environment(), options.start_timeout, options.stop_timeout)
-
     def log_level(self, line: str) -> int:
         return logs.level(line)
 
@@ -217,14 +219,6 @@ def _only(request: Request, keys: frozenset[str]) -> bytes:
         if known != options:
             kept["stream_options"] = rewrite.joined(known)
     return request.body if kept == members else rewrite.joined(kept)
-
-
-def _settings(options: TensorRTLLMLaunch) -> dict[str, Any]:
-    """What belongs into TensorRT-LLM's configuration, by its place there."""
-    found = {place: getattr(options, field) for field, place in SETTINGS.items()}
-    if options.metrics:
-        found |= {"return_perf_metrics": True, "enable_iter_perf_stats": True}
-    return {place: value for place, value in found.items() if value is not None and value != {}}
 
 
 _CRASHES: logs.Crashes = (

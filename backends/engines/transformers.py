@@ -23,16 +23,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from backends.base import (
     Action,
     Call,
+    EngineOptions,
     Failure,
     Headers,
     Health,
     Kind,
     Launch,
+    LaunchOptions,
     Operation,
     Request,
     RequestError,
@@ -53,16 +55,17 @@ MAX_NEW_TOKENS = 1024
 """What it generates at most where the request does not say; with a `generation_config` it would be 20."""
 
 
-class TransformersOptions(BaseModel):
+class TransformersOptions(EngineOptions):
     """How to speak to `transformers serve`."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     pinned: bool = Field(
         False,
         description="Whether it was started with a model of its own (`transformers serve MODEL`) that is called "
         "otherwise here. It is not told a name then. Set by itself where the gateway launches it.",
     )
+
+    def engine(self) -> Transformers:
+        return Transformers(self)
 
 
 class TransformersLaunch(ServerLaunch):
@@ -105,6 +108,14 @@ class TransformersLaunch(ServerLaunch):
     seed: int | None = Field(
         None, ge=0, le=2**32 - 1, description="Where random numbers begin. Left out, anywhere."
     )
+
+    def launch(self, host: str, port: int) -> Launch:
+        argv = [*program(self.command or COMMAND, INSTALL), self.model, "--host", host, "--port", str(port)]
+        return self.process([*argv, *arguments(self, FLAGS), *self.extra_args])
+
+    def engine_options(self) -> TransformersOptions:
+        """Return options that say `pinned`: the server is started with a model of its own."""
+        return TransformersOptions(pinned=True)
 
 
 FLAGS: Mapping[str, str | tuple[str, str]] = {
@@ -175,20 +186,21 @@ class Transformers(OpenAICompatible):
 
     name: ClassVar[str] = "transformers"
     checked: ClassVar[str] = "Transformers 5.23.0 (run, recordings)"
-    options_type: ClassVar[type[BaseModel] | None] = TransformersOptions
-    launch_options: ClassVar[type[BaseModel] | None] = TransformersLaunch
+    options_type: ClassVar[type[EngineOptions] | None] = TransformersOptions
+    launch_options: ClassVar[type[LaunchOptions] | None] = TransformersLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {Operation.CHAT, Operation.COMPLETIONS, Operation.RESPONSES, Operation.TRANSCRIPTIONS}
     )
     actions: ClassVar[frozenset[Action]] = frozenset({Action.LIST, Action.LOAD, Action.UNLOAD})
 
+    def __init__(self, options: TransformersOptions | None = None) -> None:
+        self.pinned = options is not None and options.pinned
+
     def call(self, request: Request, model: str) -> Call:
         fields = FIELDS.get(request.operation)
         if fields is None:
             call = super().call(request, model)
-            return (
-                _nameless(call) if self.options.pinned and request.operation is Operation.RESPONSES else call
-            )
+            return _nameless(call) if self.pinned and request.operation is Operation.RESPONSES else call
         wish = _wish(request)
         sent = rewrite.members(request.body)
         moved = {GENERATION[name]: sent[name] for name in GENERATION.keys() & sent.keys()}
@@ -197,7 +209,7 @@ class Transformers(OpenAICompatible):
             sent["generation_config"] = _generation(moved, wish)
         sent |= {"model": msgspec.json.encode(model), "stream": b"true"}
         call = Call(PATHS[request.operation], rewrite.joined(sent))
-        return _nameless(call) if self.options.pinned else call
+        return _nameless(call) if self.pinned else call
 
     def decoder(self, request: Request, model: str) -> StreamDecoder:
         stops = _stops(request) if request.operation in FIELDS else ()
@@ -228,26 +240,6 @@ class Transformers(OpenAICompatible):
                 asked(action, arguments, {})
                 return Call("/reset")
         return super().action(action, arguments)
-
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        assert isinstance(options, TransformersLaunch)
-        return (options.public_name,)
-
-    def launched(self, options: Any) -> Transformers:
-        return Transformers(TransformersOptions(pinned=True))
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, TransformersLaunch)
-        argv = [
-            *program(options.command or COMMAND, INSTALL),
-            options.model,
-            "--host",
-            host,
-            "--port",
-            str(port),
-        ]
-        argv += [*arguments(options, FLAGS), *options.extra_args]
-        return Launch(tuple(argv), options.environment(), options.start_timeout, options.stop_timeout)
 
     def log_level(self, line: str) -> int:
         return logs.level(line)

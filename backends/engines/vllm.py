@@ -22,9 +22,20 @@ from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 import msgspec
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import Field, JsonValue
 
-from backends.base import Action, Call, Health, Launch, Operation, Reading, Signal, Signals, Status
+from backends.base import (
+    Action,
+    Call,
+    Health,
+    Launch,
+    LaunchOptions,
+    Operation,
+    Reading,
+    Signal,
+    Signals,
+    Status,
+)
 from backends.dialect.openai import OpenAICompatible
 from backends.facts import logs
 from backends.facts.actions import asked
@@ -70,6 +81,29 @@ class VLLMLaunch(GpuServerLaunch):
         False,
         description="Whether it can be put to sleep, which frees its GPU memory, and be woken (`sleep`, `wake`).",
     )
+
+    def served_names(self) -> tuple[str, ...]:
+        """Return the model's public name and those of its adapters."""
+        return (self.public_name, *self.lora)
+
+    def launch(self, host: str, port: int) -> Launch:
+        command = self.command or COMMAND
+        argv = [*program(command, INSTALL)]
+        self.check_paths(*self.lora.values())
+        # `vllm serve` takes the model as its first argument; the module behind it takes it only by its flag.
+        argv += [self.model] if "serve" in command else ["--model", self.model]
+        argv += ["--served-model-name", self.public_name, "--host", host, "--port", str(port)]
+        argv += ["--disable-uvicorn-access-log", "--enable-prompt-tokens-details"]
+        argv += arguments(self, FLAGS)
+        if self.tool_parser is not None:
+            argv.append("--enable-auto-tool-choice")
+        if self.lora or self.lora_loading:
+            argv.append("--enable-lora")
+        env = {
+            **({"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"} if self.lora_loading else {}),
+            **({"VLLM_SERVER_DEV_MODE": "1"} if self.sleep_mode else {}),
+        }
+        return self.process([*argv, *self.extra_args], env, key_env="VLLM_API_KEY")
 
 
 FLAGS: Mapping[str, str | tuple[str, str]] = {
@@ -127,7 +161,7 @@ class VLLM(OpenAICompatible):
 
     name: ClassVar[str] = "vllm"
     checked: ClassVar[str] = "vLLM 0.33.0 (source), 0.32.0 on CPU (run)"
-    launch_options: ClassVar[type[BaseModel] | None] = VLLMLaunch
+    launch_options: ClassVar[type[LaunchOptions] | None] = VLLMLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(Operation) - {
         Operation.INFILL,
         Operation.SPEECH,
@@ -167,32 +201,6 @@ class VLLM(OpenAICompatible):
             case Action.WAKE:
                 return Call(_with_query("/wake_up", asked(action, arguments, {}, {"tags": list})))
         return super().action(action, arguments)
-
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        assert isinstance(options, VLLMLaunch)
-        return (options.public_name, *options.lora)
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, VLLMLaunch)
-        command = options.command or COMMAND
-        argv = [*program(command, INSTALL)]
-        options.check_paths(*options.lora.values())
-        # `vllm serve` wants the model first; the module behind it knows it by its flag only.
-        argv += [options.model] if "serve" in command else ["--model", options.model]
-        argv += ["--served-model-name", options.public_name, "--host", host, "--port", str(port)]
-        argv += ["--disable-uvicorn-access-log", "--enable-prompt-tokens-details"]
-        argv += arguments(options, FLAGS)
-        if options.tool_parser is not None:
-            argv.append("--enable-auto-tool-choice")
-        if options.lora or options.lora_loading:
-            argv.append("--enable-lora")
-        env = {
-            **({"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"} if options.lora_loading else {}),
-            **({"VLLM_SERVER_DEV_MODE": "1"} if options.sleep_mode else {}),
-            **options.environment(),
-        }
-        argv += options.extra_args
-        return Launch(tuple(argv), env, options.start_timeout, options.stop_timeout, key_env="VLLM_API_KEY")
 
     def log_level(self, line: str) -> int:
         return logs.level(line)

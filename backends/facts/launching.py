@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from backends.base import LaunchError
+from backends.base import Launch, LaunchError, LaunchOptions
 from backends.facts.units import MODEL_NAME, Duration, Share
 
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -28,10 +28,8 @@ Plain = str | int | float | bool
 """A value that an argument can be."""
 
 
-class LaunchOptions(BaseModel):
-    """What every launched engine takes."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
+class ProcessLaunch(LaunchOptions):
+    """The launch options of every engine: its GPUs, its environment, and how long it may take to start and stop."""
 
     gpus: tuple[Annotated[int, Field(ge=0, le=1023)], ...] | None = Field(
         None,
@@ -45,13 +43,47 @@ class LaunchOptions(BaseModel):
         10.0, description="How long the engine may take to end after SIGTERM; then it is killed."
     )
 
-    def environment(self) -> dict[str, str]:
-        """The variables that follow from these options; those of `env` win."""
+    def process(
+        self, argv: Sequence[str], env: Mapping[str, str] | None = None, key_env: str | None = None
+    ) -> Launch:
+        """Return the launch of this command line.
+
+        `env` are variables that the engine needs; those of the option `env` win. `key_env` is `Launch.key_env`.
+        """
         devices = {} if self.gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.gpus))}
-        return {**devices, **self.env}
+        environment = {**(env or {}), **devices, **self.env}
+        return Launch(tuple(argv), environment, self.start_timeout, self.stop_timeout, key_env)
 
 
-class ServerLaunch(LaunchOptions):
+class GgufLaunch(ProcessLaunch):
+    """The launch options of engines that serve one model from a GGUF file."""
+
+    model: Path = Field(
+        description="The model, a GGUF file. A relative path starts at the working directory."
+    )
+    name: str | None = Field(
+        None,
+        pattern=f"^{MODEL_NAME}$",
+        description="The model's public name. Left out, the file's name without `.gguf`.",
+    )
+
+    @model_validator(mode="after")
+    def _public_name_is_one(self) -> GgufLaunch:
+        if not re.fullmatch(MODEL_NAME, self.public_name):
+            raise ValueError("the file's name is no model name: give one with 'name'")
+        return self
+
+    @property
+    def public_name(self) -> str:
+        """The name by which clients ask for the model."""
+        return self.name or self.model.stem
+
+    def served_names(self) -> tuple[str, ...]:
+        """Return the model's public name."""
+        return (self.public_name,)
+
+
+class ServerLaunch(ProcessLaunch):
     """What every launched engine takes that is a program of its own, serving one model."""
 
     model: Text = Field(
@@ -84,11 +116,15 @@ class ServerLaunch(LaunchOptions):
 
     @property
     def public_name(self) -> str:
-        """What clients call the model."""
+        """The name by which clients ask for the model."""
         if self.name is not None:
             return self.name
         path = Path(self.model)
         return path.name if path.is_absolute() or path.is_dir() or self.model.startswith(".") else self.model
+
+    def served_names(self) -> tuple[str, ...]:
+        """Return the model's public name."""
+        return (self.public_name,)
 
 
 class GpuServerLaunch(ServerLaunch):

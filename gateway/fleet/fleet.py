@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 
 from backends import registry
-from backends.base import Health, Status
+from backends.base import Health, LaunchOptions, Status
 from gateway.config.file import BackendConfig, Config
 from gateway.fleet.breaker import Breaker, Settings
 from gateway.fleet.health import Watch
@@ -69,8 +69,10 @@ class Fleet:
                 backend.locate(settings.url)
             else:
                 backend.note(Health.LOADING, "starting")
-                if launches:
-                    self._supervisors[name] = self._supervisor(settings, backend, on_location)
+                if launches and settings.launch is not None:
+                    self._supervisors[name] = self._supervisor(
+                        settings, settings.launch, backend, on_location
+                    )
         metrics.before_scrape(self._count_connections)
         metrics.before_scrape(self._count_signals)
 
@@ -132,21 +134,20 @@ class Fleet:
             metrics_at = Upstream(settings.metrics_url, headers=_headers(settings))
         return Poll(backend, self.pool, metrics_at, spells, self._rng, self._clock)
 
-    def _supervisor(self, settings: BackendConfig, backend: Backend, on_location: OnLocation) -> Supervisor:
+    def _supervisor(
+        self, settings: BackendConfig, launch: LaunchOptions, backend: Backend, on_location: OnLocation
+    ) -> Supervisor:
         key = settings.api_key
         # Where the config has a key, the engine is told that one, and others may use it who know it.
         new_key = secrets.token_urlsafe if key is None else key.get_secret_value
         watch = self._watches[backend.name]
-        return Supervisor(
-            backend, settings.launch, self.pool, watch, self._metrics, self._rng, on_location, new_key
-        )
+        return Supervisor(backend, launch, self.pool, watch, self._metrics, self._rng, on_location, new_key)
 
     def _add(self, name: str, settings: BackendConfig, on_models: Callable[[], None]) -> Backend:
-        engine = registry.engine(settings.engine)(settings.options)
+        engine = registry.create(settings.engine, settings.options, settings.launch)
         models = settings.models
-        if settings.launch is not None:
-            engine = engine.launched(settings.launch)
-            models = (engine.served_names(settings.launch) or None) if models is None else models
+        if models is None and settings.launch is not None:
+            models = settings.launch.served_names() or None
         breaker = Breaker(self._rng, self._settings)
         backend = Backend(name, engine, self._metrics, breaker, models, _headers(settings))
         self.pool.backends[name] = backend

@@ -11,9 +11,7 @@ import asyncio
 from collections.abc import Callable
 from random import Random
 
-from pydantic import BaseModel
-
-from backends.base import Health, Launch
+from backends.base import Health, Launch, LaunchOptions
 from gateway.fleet.health import Watch
 from gateway.fleet.launcher import Process, ProcessState
 from gateway.fleet.location import Location, OnLocation
@@ -27,7 +25,7 @@ class Supervisor:
     def __init__(
         self,
         backend: Backend,
-        options: BaseModel | None,
+        options: LaunchOptions,
         pool: Pool,
         watch: Watch,
         metrics: Metrics,
@@ -55,7 +53,7 @@ class Supervisor:
             group.create_task(self._hurry())
 
     def _command(self, host: str, port: int) -> Launch:
-        return self._backend.engine.launch(self._options, host, port)
+        return self._options.launch(host, port)
 
     def _on_state(self, state: ProcessState) -> None:
         if state is ProcessState.STARTING:

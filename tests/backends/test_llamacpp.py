@@ -49,7 +49,7 @@ def options(**given: object) -> LlamaCppLaunch:
 
 
 def launch(**given: object) -> Launch:
-    return ENGINE.launch(options(**given), "127.0.0.1", 4321)
+    return options(**given).launch("127.0.0.1", 4321)
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ def test_a_slot_beyond_its_context_is_suspect() -> None:
 
 def test_the_smallest_options(model: str) -> None:
     plain = options(model=model)
-    assert ENGINE.served_names(plain) == ("small-chat",)
+    assert plain.served_names() == ("small-chat",)
     launched = launch(model=model)
     assert launched.argv == (
         *(sys.executable, "-P", str(RUNNER), f"--model={model}", "--name=small-chat"),
@@ -311,7 +311,7 @@ def test_every_option_reaches_the_runner(model: str, tmp_path: Path) -> None:
         "log_level": "debug",
     }
     launched = launch(**given)
-    assert ENGINE.served_names(options(**given)) == ("team/chat:1",)
+    assert options(**given).served_names() == ("team/chat:1",)
     assert " ".join(launched.argv[5:]) == (
         "--host 127.0.0.1 --port 4321 --parallel 2 --verbosity 5 --context 2048 --threads 3 --gpu-layers 0 "
         f"--chat-template-file={template} --lora={model} --embeddings --ubatch 1024 --pooling mean -- --n-batch 64"

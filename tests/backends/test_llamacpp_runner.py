@@ -61,7 +61,7 @@ class Server:
 
     def __init__(self, **given: object) -> None:
         self.port = free_port()
-        launch = ENGINE.launch(options(**given), "127.0.0.1", self.port)
+        launch = options(**given).launch("127.0.0.1", self.port)
         self.process = subprocess.Popen(
             launch.argv, env={**os.environ, **launch.env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -154,7 +154,7 @@ def test_a_template_and_extra_args_reach_llama_cpp() -> None:
     ],
 )
 def test_wrong_extra_args(words: list[str], reason: str) -> None:
-    launch = ENGINE.launch(options(extra_args=words), "127.0.0.1", 1)
+    launch = options(extra_args=words).launch("127.0.0.1", 1)
     done = subprocess.run(
         launch.argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
@@ -171,7 +171,7 @@ def test_wrong_arguments() -> None:
 
 
 def test_a_taken_port(server: Server) -> None:
-    launch = ENGINE.launch(options(), "127.0.0.1", server.port)
+    launch = options().launch("127.0.0.1", server.port)
     done = subprocess.run(
         launch.argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
@@ -187,7 +187,7 @@ class Launched(Process):
         self.running = asyncio.Event()
         super().__init__(
             "local",
-            lambda host, port: ENGINE.launch(options(**given), host, port),
+            options(**given).launch,
             self._on_change,
             ENGINE.crash_reason,
             Random(1),

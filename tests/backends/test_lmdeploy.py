@@ -37,7 +37,7 @@ def options(**given: object) -> LMDeployLaunch:
 
 
 def launch(**given: object) -> Launch:
-    return ENGINE.launch(options(**given), "127.0.0.1", 4321)
+    return options(**given).launch("127.0.0.1", 4321)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_the_smallest_options(lmdeploy: str) -> None:
         f"{lmdeploy} serve api_server org/small --model-name org/small --server-name 127.0.0.1 --server-port 4321"
     )
     assert (launched.env, launched.start_timeout) == ({}, 1800)
-    assert ENGINE.served_names(options(model="org/small")) == ("org/small",)
+    assert options(model="org/small").served_names() == ("org/small",)
 
 
 def test_every_option_reaches_lmdeploy(lmdeploy: str, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_every_option_reaches_lmdeploy(lmdeploy: str, tmp_path: Path) -> None:
         "--speculative-algorithm eagle3 --speculative-num-draft-tokens 3 --logprobs-mode raw_logprobs"
     )
     assert launched.env == {"CUDA_VISIBLE_DEVICES": "3", "A": "b"}
-    assert ENGINE.served_names(options(**given)) == ("small", "sql", "fr")
+    assert options(**given).served_names() == ("small", "sql", "fr")
     assert set(FLAGS) <= set(given)
 
 

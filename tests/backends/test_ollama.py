@@ -39,7 +39,7 @@ def options(**given: object) -> OllamaOptions:
 
 
 def launch(**given: object) -> Launch:
-    return ENGINE.launch(validate(OllamaLaunch, given), "127.0.0.1", 4321)
+    return validate(OllamaLaunch, given).launch("127.0.0.1", 4321)
 
 
 OVER_V1 = Ollama(options(api="openai"))
@@ -309,7 +309,7 @@ def test_a_missing_program_is_refused_with_advice() -> None:
 
 
 def test_what_a_launched_server_serves_only_it_can_tell() -> None:
-    assert ENGINE.served_names(OllamaLaunch()) == ()
+    assert OllamaLaunch().served_names() == ()
 
 
 def test_log_levels() -> None:

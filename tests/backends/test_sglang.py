@@ -39,7 +39,7 @@ def options(**given: object) -> SGLangLaunch:
 
 
 def launch(**given: object) -> Launch:
-    return ENGINE.launch(options(**given), "127.0.0.1", 4321)
+    return options(**given).launch("127.0.0.1", 4321)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_the_smallest_options(sglang: str) -> None:
         "--log-level-http warning --enable-metrics --enable-cache-report"
     )
     assert (launched.env, launched.key_env, launched.start_timeout) == ({}, None, 1800)
-    assert ENGINE.served_names(options(model="org/small")) == ("org/small",)
+    assert options(model="org/small").served_names() == ("org/small",)
 
 
 def test_every_option_reaches_sglang(sglang: str, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_every_option_reaches_sglang(sglang: str, tmp_path: Path) -> None:
     )
     assert launched.env == {"CUDA_VISIBLE_DEVICES": "", "A": "b"}
     # By its own name alone the model without the adapter would answer.
-    assert ENGINE.served_names(options(**given)) == ("small", "small:sql", "small:fr")
+    assert options(**given).served_names() == ("small", "small:sql", "small:fr")
     assert set(FLAGS) <= set(given)
 
 

@@ -450,7 +450,7 @@ def options(**given: Any) -> TGILaunch:
 
 
 def test_the_shortest_command_line(launcher: str) -> None:
-    launch = ENGINE.launch(options(command=[launcher]), "127.0.0.1", 4321)
+    launch = options(command=[launcher]).launch("127.0.0.1", 4321)
     assert launch.argv == (
         *(launcher, "--hostname", "127.0.0.1", "--port", "4321"),
         *("--shard-uds-path", "/tmp/text-generation-4321", "--model-id", "org/model"),
@@ -480,7 +480,7 @@ def test_every_option(launcher: str) -> None:
         gpus=[1],
         env={"HF_TOKEN": "t"},
     )
-    launch = ENGINE.launch(given, "127.0.0.1", 1)
+    launch = given.launch("127.0.0.1", 1)
     assert launch.argv[7:] == (
         *("--model-id", "org/model", "--num-shard", "2", "--cuda-memory-fraction", "0.9"),
         *("--max-total-tokens", "4096", "--max-input-tokens", "4000", "--max-batch-size", "8"),
@@ -494,14 +494,14 @@ def test_every_option(launcher: str) -> None:
         "CUDA_VISIBLE_DEVICES": "1",
         "HF_TOKEN": "t",
     }
-    assert ENGINE.served_names(given) == ("public", "sql", "chat")
+    assert given.served_names() == ("public", "sql", "chat")
 
 
 def test_a_program_that_is_not_there() -> None:
     with pytest.raises(
         LaunchError, match="there is no program no-such-launcher: install Text Generation Inference"
     ):
-        ENGINE.launch(options(command=["no-such-launcher"]), "127.0.0.1", 1)
+        options(command=["no-such-launcher"]).launch("127.0.0.1", 1)
 
 
 def test_wrong_options() -> None:

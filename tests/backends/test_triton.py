@@ -35,10 +35,14 @@ RECORDINGS = Path(__file__).parent.parent / "recordings" / "triton"
 DEMO = Path(__file__).resolve().parents[2] / "models" / "demo"
 
 
+def configured(**options: Any) -> TritonOptions:
+    """Read options as the config file gives them."""
+    return TritonOptions.model_validate_json(json.dumps(options), strict=True)
+
+
 def engine(**options: Any) -> Triton:
-    """An engine with these options, as the config file gives them."""
-    read = TritonOptions.model_validate_json(json.dumps(options), strict=True)
-    return Triton(read, lambda operation: Stamp("id-1", 7))
+    """Make an engine with these options whose answers have one id and time."""
+    return Triton(configured(**options), lambda operation: Stamp("id-1", 7))
 
 
 CHAT = engine(tokenizer=str(DEMO))
@@ -464,11 +468,11 @@ def test_a_tokenizer_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.Mon
 
 # --- the OpenAI frontend
 
-FRONTEND = engine(api="openai", max_tokens=77)
+FRONTEND = configured(api="openai", max_tokens=77).engine()
 
 
 def test_the_frontend_is_another_class() -> None:
-    assert isinstance(FRONTEND, TritonFrontend) and type(CHAT) is Triton
+    assert isinstance(FRONTEND, TritonFrontend) and type(configured().engine()) is Triton
     assert Operation.EMBEDDINGS in FRONTEND.operations and Operation.EMBEDDINGS not in CHAT.operations
     assert FRONTEND.health() == Call("/health/ready", method="GET")
     assert [FRONTEND.health_of(status, b"") for status in (200, 400, 500)] == [

@@ -36,7 +36,7 @@ def options(**given: object) -> TensorRTLLMLaunch:
 
 
 def launch(**given: object) -> Launch:
-    return ENGINE.launch(options(**given), "127.0.0.1", 4321)
+    return options(**given).launch("127.0.0.1", 4321)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_the_smallest_options(trtllm: str) -> None:
     launched = launch(model="org/small")
     assert " ".join(launched.argv) == f"{trtllm} serve org/small --host 127.0.0.1 --port 4321"
     assert (launched.env, launched.start_timeout) == ({}, 1800)
-    assert ENGINE.served_names(options(model="org/small")) == ("org/small",)
+    assert options(model="org/small").served_names() == ("org/small",)
 
 
 def test_every_option_reaches_trtllm(trtllm: str, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def options(**given: object) -> VLLMLaunch:
 
 
 def launch(**given: object) -> Launch:
-    return ENGINE.launch(options(**given), "127.0.0.1", 4321)
+    return options(**given).launch("127.0.0.1", 4321)
 
 
 def test_the_smallest_options(program: Programs) -> None:
@@ -50,7 +50,7 @@ def test_the_smallest_options(program: Programs) -> None:
     )
     assert (launched.env, launched.key_env) == ({}, "VLLM_API_KEY")
     assert (launched.start_timeout, launched.stop_timeout) == (1800, 30)
-    assert ENGINE.served_names(options(model="org/small")) == ("org/small",)
+    assert options(model="org/small").served_names() == ("org/small",)
 
 
 def test_every_option_reaches_vllm(program: Programs, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_every_option_reaches_vllm(program: Programs, tmp_path: Path) -> None:
         "A": "b",
     }
     assert (launched.start_timeout, launched.stop_timeout) == (60, 5)
-    assert ENGINE.served_names(options(**given)) == ("small", "sql", "fr")
+    assert options(**given).served_names() == ("small", "sql", "fr")
 
 
 def test_every_flag_belongs_to_an_option() -> None:

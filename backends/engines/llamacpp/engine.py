@@ -20,7 +20,6 @@ from pathlib import PurePath
 from typing import Any, ClassVar
 
 import msgspec
-from pydantic import BaseModel
 
 from backends.base import (
     Call,
@@ -28,7 +27,7 @@ from backends.base import (
     Headers,
     Health,
     Kind,
-    Launch,
+    LaunchOptions,
     ModelCard,
     Operation,
     Reading,
@@ -42,7 +41,7 @@ from backends.base import (
 from backends.dialect import rewrite
 from backends.dialect.errors import garbled
 from backends.dialect.openai import OpenAICompatible
-from backends.engines.llamacpp.launch import LlamaCppLaunch, launch_of
+from backends.engines.llamacpp.launch import LlamaCppLaunch
 from backends.facts.signals import Metric, Table, from_metrics, samples, told
 
 
@@ -130,7 +129,7 @@ class LlamaCpp(OpenAICompatible):
 
     name: ClassVar[str] = "llamacpp"
     checked: ClassVar[str] = "llama.cpp b11549 in xllamacpp 2026.10.11549 (run)"
-    launch_options: ClassVar[type[BaseModel] | None] = LlamaCppLaunch
+    launch_options: ClassVar[type[LaunchOptions] | None] = LlamaCppLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(Operation) - {
         Operation.SCORE,
         Operation.TRANSLATIONS,
@@ -204,14 +203,6 @@ class LlamaCpp(OpenAICompatible):
             **_slot_signals(slots),
             Signal.LORAS: _loras(adapters),
         }
-
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        assert isinstance(options, LlamaCppLaunch)
-        return (options.public_name,)
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, LlamaCppLaunch)
-        return launch_of(options, host, port)
 
     def crash_reason(self, log: Sequence[str]) -> str | None:
         lines = [_PREFIX.sub("", line) for line in log]

@@ -9,7 +9,6 @@ Rules:
 from __future__ import annotations
 
 import importlib.util
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -18,8 +17,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from backends.base import Launch, LaunchError
-from backends.facts.launching import LaunchOptions, Text
-from backends.facts.units import MODEL_NAME
+from backends.facts.launching import GgufLaunch, Text
 
 BUILT_IN = "xllamacpp"
 RUNNER = Path(__file__).with_name("runner.py")
@@ -32,17 +30,9 @@ VERBOSITY = {"error": 1, "warning": 2, "info": 3, "debug": 5}
 """llama.cpp's numbers for log levels (its `--verbosity`)."""
 
 
-class LlamaCppLaunch(LaunchOptions):
+class LlamaCppLaunch(GgufLaunch):
     """How to start llama.cpp's server."""
 
-    model: Path = Field(
-        description="The model, a GGUF file. A relative path starts at the working directory."
-    )
-    name: str | None = Field(
-        None,
-        pattern=f"^{MODEL_NAME}$",
-        description="The model's public name. Left out, the file's name without `.gguf`.",
-    )
     runtime: Text = Field(
         BUILT_IN,
         description="`xllamacpp` (pip install 'llm-gateway[llamacpp]'), or the path or name of a `llama-server` "
@@ -89,40 +79,90 @@ class LlamaCppLaunch(LaunchOptions):
     )
 
     @model_validator(mode="after")
-    def _public_name_is_one(self) -> LlamaCppLaunch:
-        if not re.fullmatch(MODEL_NAME, self.public_name):
-            raise ValueError("the file's name is no model name: give one with 'name'")
-        return self
-
-    @model_validator(mode="after")
     def _does_one_thing(self) -> LlamaCppLaunch:
         if self.rerank and (self.embeddings or self.pooling is not None):
             raise ValueError("'rerank' goes with neither 'embeddings' nor 'pooling': it pools by rank")
         return self
 
+    def launch(self, host: str, port: int) -> Launch:
+        head = _model_head(self.model)
+        for adapter in self.lora:
+            _model_head(adapter, "LoRA adapter")
+        pooling: str | None = self.pooling
+        if self.rerank:
+            pooling = "rank"
+        elif self.embeddings and pooling is None and b".pooling_type" not in head:
+            pooling = "mean"
+        # After a failed assertion ggml would start a debugger on itself to print a backtrace.
+        env = {"GGML_NO_BACKTRACE": "1"}
+        if self.runtime == BUILT_IN:
+            argv = self._runner_command(pooling, host, port)
+        else:
+            argv = self._server_command(pooling, host, port)
+            # Builds that do not know one of these ignore the variable, and would refuse an unknown argument.
+            env["LLAMA_ARG_LOG_VERBOSITY"] = str(VERBOSITY[self.log_level])
+            env["LLAMA_ARG_CORS_ORIGINS"] = "localhost"
+            env["LLAMA_ARG_UI"] = "0"
+        return self.process([*argv, *self.extra_args], env, key_env="LLAMA_API_KEY")
+
+    def _runner_command(self, pooling: str | None, host: str, port: int) -> list[str]:
+        """Return the command line of `runner.py`, which `extra_args` follow."""
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise LaunchError(
+                "the Python package xllamacpp is not installed: pip install 'llm-gateway[llamacpp]', "
+                "or name a llama-server program with 'runtime'"
+            )
+        argv = [sys.executable, "-P", str(RUNNER), f"--model={self.model}", f"--name={self.public_name}"]
+        argv += ["--host", host, "--port", str(port), "--parallel", str(self.parallel)]
+        argv += ["--verbosity", str(VERBOSITY[self.log_level])]
+        if self.context is not None:
+            argv += ["--context", str(self.context * self.parallel)]
+        if self.threads is not None:
+            argv += ["--threads", str(self.threads)]
+        if self.gpu_layers is not None:
+            argv += ["--gpu-layers", str(self.gpu_layers)]
+        if self.chat_template is not None:
+            file = _template_file(self.chat_template)
+            argv += [f"--chat-template-file={file}"] if file else [f"--chat-template={self.chat_template}"]
+        for adapter in self.lora:
+            argv += [f"--lora={adapter}"]
+        if self.embeddings or self.rerank:
+            argv += ["--embeddings", "--ubatch", str(self._embedding_batch)]
+        if pooling is not None:
+            argv += ["--pooling", pooling]
+        return [*argv, "--"]
+
+    def _server_command(self, pooling: str | None, host: str, port: int) -> list[str]:
+        """Return the command line of a `llama-server` program, which `extra_args` follow."""
+        program = shutil.which(self.runtime)
+        if program is None:
+            raise LaunchError(
+                f"there is no program {self.runtime}: install llama-server, or leave 'runtime' out to use xllamacpp"
+            )
+        argv = [program, "-m", str(self.model), "-a", self.public_name, "--host", host, "--port", str(port)]
+        argv += ["-np", str(self.parallel), "--metrics", "--slots"]
+        if self.context is not None:
+            argv += ["-c", str(self.context * self.parallel)]
+        if self.threads is not None:
+            argv += ["-t", str(self.threads)]
+        if self.gpu_layers is not None:
+            argv += ["-ngl", str(self.gpu_layers)]
+        if self.chat_template is not None:
+            file = _template_file(self.chat_template)
+            argv += ["--chat-template-file", str(file)] if file else ["--chat-template", self.chat_template]
+        for adapter in self.lora:
+            argv += ["--lora", str(adapter)]
+        if self.embeddings or self.rerank:
+            batch = str(self._embedding_batch)
+            argv += ["--rerank" if self.rerank else "--embeddings", "-b", batch, "-ub", batch]
+        if pooling is not None and not self.rerank:
+            argv += ["--pooling", pooling]
+        return argv
+
     @property
-    def public_name(self) -> str:
-        """What clients call the model."""
-        return self.name or self.model.stem
-
-
-def launch_of(options: LlamaCppLaunch, host: str, port: int) -> Launch:
-    """The command line. Raises LaunchError where it cannot work."""
-    head = _model_head(options.model)
-    for adapter in options.lora:
-        _model_head(adapter, "LoRA adapter")
-    pooling: str | None = options.pooling
-    if options.rerank:
-        pooling = "rank"
-    elif options.embeddings and pooling is None and b".pooling_type" not in head:
-        pooling = "mean"
-    if options.runtime == BUILT_IN:
-        argv, env = _runner_command(options, pooling, host, port)
-    else:
-        argv, env = _server_command(options, pooling, host, port)
-    # After a failed assertion ggml would start a debugger on itself to print where it was.
-    env = {"GGML_NO_BACKTRACE": "1", **env, **options.environment()}
-    return Launch(argv, env, options.start_timeout, options.stop_timeout, key_env="LLAMA_API_KEY")
+    def _embedding_batch(self) -> int:
+        """Tokens computed in one step where the model serves embeddings."""
+        return min(self.context or EMBEDDING_BATCH, EMBEDDING_BATCH)
 
 
 def _model_head(path: Path, what: str = "model") -> bytes:
@@ -143,80 +183,6 @@ def _model_head(path: Path, what: str = "model") -> bytes:
         raise LaunchError(f"the {what} file {where} is only a Git LFS pointer: run `git lfs pull`")
     found = f"begins with {head[:8]!r}" if head else "is empty"
     raise LaunchError(f"the {what} file {where} is not in GGUF format, it {found}: download it again")
-
-
-def _runner_command(
-    options: LlamaCppLaunch, pooling: str | None, host: str, port: int
-) -> tuple[tuple[str, ...], dict[str, str]]:
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise LaunchError(
-            "the Python package xllamacpp is not installed: pip install 'llm-gateway[llamacpp]', "
-            "or name a llama-server program with 'runtime'"
-        )
-    argv = [sys.executable, "-P", str(RUNNER), f"--model={options.model}", f"--name={options.public_name}"]
-    argv += ["--host", host, "--port", str(port), "--parallel", str(options.parallel)]
-    argv += ["--verbosity", str(VERBOSITY[options.log_level])]
-    if options.context is not None:
-        argv += ["--context", str(options.context * options.parallel)]
-    if options.threads is not None:
-        argv += ["--threads", str(options.threads)]
-    if options.gpu_layers is not None:
-        argv += ["--gpu-layers", str(options.gpu_layers)]
-    if options.chat_template is not None:
-        template = _template_file(options.chat_template)
-        argv += (
-            [f"--chat-template-file={template}"] if template else [f"--chat-template={options.chat_template}"]
-        )
-    for adapter in options.lora:
-        argv += [f"--lora={adapter}"]
-    if options.embeddings or options.rerank:
-        argv += ["--embeddings", "--ubatch", str(_embedding_batch(options))]
-    if pooling is not None:
-        argv += ["--pooling", pooling]
-    return (*argv, "--", *options.extra_args), {}
-
-
-def _server_command(
-    options: LlamaCppLaunch, pooling: str | None, host: str, port: int
-) -> tuple[tuple[str, ...], dict[str, str]]:
-    program = shutil.which(options.runtime)
-    if program is None:
-        raise LaunchError(
-            f"there is no program {options.runtime}: install llama-server, or leave 'runtime' out to use xllamacpp"
-        )
-    argv = [program, "-m", str(options.model), "-a", options.public_name, "--host", host, "--port", str(port)]
-    argv += ["-np", str(options.parallel), "--metrics", "--slots"]
-    if options.context is not None:
-        argv += ["-c", str(options.context * options.parallel)]
-    if options.threads is not None:
-        argv += ["-t", str(options.threads)]
-    if options.gpu_layers is not None:
-        argv += ["-ngl", str(options.gpu_layers)]
-    if options.chat_template is not None:
-        template = _template_file(options.chat_template)
-        argv += (
-            ["--chat-template-file", str(template)]
-            if template
-            else ["--chat-template", options.chat_template]
-        )
-    for adapter in options.lora:
-        argv += ["--lora", str(adapter)]
-    if options.embeddings or options.rerank:
-        batch = str(_embedding_batch(options))
-        argv += ["--rerank" if options.rerank else "--embeddings", "-b", batch, "-ub", batch]
-    if pooling is not None and not options.rerank:
-        argv += ["--pooling", pooling]
-    # Builds that do not know one of these ignore the variable; an unknown argument they would refuse.
-    env = {
-        "LLAMA_ARG_LOG_VERBOSITY": str(VERBOSITY[options.log_level]),
-        "LLAMA_ARG_CORS_ORIGINS": "localhost",
-        "LLAMA_ARG_UI": "0",
-    }
-    return (*argv, *options.extra_args), env
-
-
-def _embedding_batch(options: LlamaCppLaunch) -> int:
-    return min(options.context or EMBEDDING_BATCH, EMBEDDING_BATCH)
 
 
 def _template_file(template: str) -> Path | None:

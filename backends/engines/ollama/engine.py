@@ -23,16 +23,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from backends.base import (
     Action,
     Call,
+    EngineOptions,
     Failure,
     Headers,
     Health,
     Kind,
     Launch,
+    LaunchOptions,
     ModelCard,
     Operation,
     Reading,
@@ -49,7 +51,7 @@ from backends.dialect.openai import OpenAICompatible
 from backends.engines.ollama.answers import LineStream, reply_of
 from backends.engines.ollama.models import ACTIONS, call_for
 from backends.engines.ollama.requests import Defaults, native_body, refuse_what_is_ignored
-from backends.facts.launching import LaunchOptions, Text, program
+from backends.facts.launching import ProcessLaunch, Text, program
 from backends.facts.signals import told
 from backends.facts.units import Duration, Size, Wait
 
@@ -67,10 +69,8 @@ CONTEXT_MARKS = (
 )
 
 
-class OllamaOptions(BaseModel):
+class OllamaOptions(EngineOptions):
     """How to speak to Ollama."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     api: Literal["native", "openai"] = Field(
         "native",
@@ -101,8 +101,11 @@ class OllamaOptions(BaseModel):
             raise ValueError(f"'{named[0]}' cannot be set with 'api: openai'")
         return self
 
+    def engine(self) -> Ollama:
+        return Ollama(self)
 
-class OllamaLaunch(LaunchOptions):
+
+class OllamaLaunch(ProcessLaunch):
     """How to start Ollama's server. Which models it has is its own affair: `pull` them, or name their folder."""
 
     command: tuple[Text, ...] | None = Field(
@@ -158,8 +161,16 @@ class OllamaLaunch(LaunchOptions):
     )
     debug: bool = Field(False, description="Whether Ollama tells more in the gateway's log.")
 
-    def settings(self, host: str, port: int) -> dict[str, str]:
-        """Ollama's environment variables for these options."""
+    def served_names(self) -> tuple[str, ...]:
+        """Return none: the running server is asked which models are in its folder."""
+        return ()
+
+    def launch(self, host: str, port: int) -> Launch:
+        command = program(self.command or ("ollama",), "install Ollama from https://ollama.com/download")
+        return self.process([*command, "serve"], self._settings(host, port))
+
+    def _settings(self, host: str, port: int) -> dict[str, str]:
+        """Return Ollama's environment variables for these options."""
         said = {
             "OLLAMA_HOST": f"{host}:{port}",
             "OLLAMA_MODELS": self.models_folder,
@@ -215,17 +226,16 @@ class Ollama(OpenAICompatible):
     checked: ClassVar[str] = (
         "Ollama v0.33.0-rc2 (source), its Python client 0.6.3 (types), answers other projects recorded"
     )
-    launch_options: ClassVar[type[BaseModel] | None] = OllamaLaunch
-    options_type: ClassVar[type[BaseModel] | None] = OllamaOptions
+    launch_options: ClassVar[type[LaunchOptions] | None] = OllamaLaunch
+    options_type: ClassVar[type[EngineOptions] | None] = OllamaOptions
     operations: ClassVar[frozenset[Operation]] = frozenset(PATHS)
     actions: ClassVar[frozenset[Action]] = ACTIONS
     stream_types: ClassVar[tuple[bytes, ...]] = (b"application/x-ndjson", b"text/event-stream")
 
-    def __init__(self, options: Any = None) -> None:
-        super().__init__(options)
-        assert isinstance(self.options, OllamaOptions)
-        self._native = self.options.api == "native"
-        self._defaults = Defaults(self.options.context, self.options.keep_alive, self.options.truncate)
+    def __init__(self, options: OllamaOptions | None = None) -> None:
+        options = options or OllamaOptions()
+        self._native = options.api == "native"
+        self._defaults = Defaults(options.context, options.keep_alive, options.truncate)
 
     def call(self, request: Request, model: str) -> Call:
         if self._native:
@@ -282,19 +292,6 @@ class Ollama(OpenAICompatible):
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
         return call_for(action, arguments)
-
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        """None that is known before: it is asked what lies in its folder."""
-        return ()
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, OllamaLaunch)
-        argv = (
-            *program(options.command or ("ollama",), "install Ollama from https://ollama.com/download"),
-            "serve",
-        )
-        env = {**options.settings(host, port), **options.environment()}
-        return Launch(argv, env, options.start_timeout, options.stop_timeout)
 
     def log_level(self, line: str) -> int:
         if line.startswith("[GIN]"):

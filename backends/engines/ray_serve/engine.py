@@ -21,17 +21,19 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from backends.base import (
     Action,
     Call,
+    EngineOptions,
     Failure,
     Headers,
     Health,
     Kind,
     Launch,
     LaunchError,
+    LaunchOptions,
     Operation,
     Request,
     Signal,
@@ -40,7 +42,7 @@ from backends.base import (
 from backends.dialect.openai import OpenAICompatible
 from backends.facts import logs
 from backends.facts.actions import asked
-from backends.facts.launching import LaunchOptions, Text, program
+from backends.facts.launching import ProcessLaunch, Text, program
 from backends.facts.signals import Metric, Table, from_metrics
 from backends.facts.units import Duration
 
@@ -51,10 +53,8 @@ MODEL_HEADER = b"serve_multiplexed_model_id"
 """The header by which Ray's router finds a replica that has the model in memory."""
 
 
-class RayServeOptions(BaseModel):
+class RayServeOptions(EngineOptions):
     """How to speak to an application of Ray Serve."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     multiplexed: bool = Field(
         False,
@@ -62,8 +62,11 @@ class RayServeOptions(BaseModel):
         "that. Ray Serve LLM does not need it.",
     )
 
+    def engine(self) -> RayServe:
+        return RayServe(self)
 
-class RayServeLaunch(LaunchOptions):
+
+class RayServeLaunch(ProcessLaunch):
     """How to deploy applications on a Ray of their own."""
 
     app: Text | None = Field(
@@ -101,6 +104,22 @@ class RayServeLaunch(LaunchOptions):
             raise ValueError("'args' belong to 'app'")
         return self
 
+    def served_names(self) -> tuple[str, ...]:
+        """Return none: only the running application can tell what it serves."""
+        return ()
+
+    def launch(self, host: str, port: int) -> Launch:
+        if self.config is not None and not self.config.is_file():
+            raise LaunchError(f"there is no config file {self.config}: correct the path")
+        argv = [*program(self.command or COMMAND, INSTALL), str(RUNNER), "--host", host, "--port", str(port)]
+        if self.config is not None:
+            argv += ["--config", str(self.config)]
+        else:
+            argv += ["--app", str(self.app), "--args", msgspec.json.encode(self.args).decode()]
+        if self.app_dir is not None:
+            argv += ["--app-dir", str(self.app_dir)]
+        return self.process(argv, {"RAY_USAGE_STATS_ENABLED": "0"})
+
 
 TABLE: Table = {
     Signal.RUNNING: (Metric("ray_vllm_num_requests_running", "since 2.49, from vLLM"),),
@@ -121,8 +140,8 @@ class RayServe(OpenAICompatible):
 
     name: ClassVar[str] = "ray-serve"
     checked: ClassVar[str] = "Ray 2.60.0 (the proxy: run, recordings; Ray Serve LLM: source)"
-    options_type: ClassVar[type[BaseModel] | None] = RayServeOptions
-    launch_options: ClassVar[type[BaseModel] | None] = RayServeLaunch
+    options_type: ClassVar[type[EngineOptions] | None] = RayServeOptions
+    launch_options: ClassVar[type[LaunchOptions] | None] = RayServeLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {
             Operation.CHAT,
@@ -136,9 +155,12 @@ class RayServe(OpenAICompatible):
     )
     actions: ClassVar[frozenset[Action]] = frozenset({Action.SLEEP, Action.WAKE})
 
+    def __init__(self, options: RayServeOptions | None = None) -> None:
+        self._multiplexed = options is not None and options.multiplexed
+
     def call(self, request: Request, model: str) -> Call:
         call = super().call(request, model)
-        if not self.options.multiplexed:
+        if not self._multiplexed:
             return call
         return msgspec.structs.replace(call, headers=((MODEL_HEADER, model.encode()),))
 
@@ -171,31 +193,6 @@ class RayServe(OpenAICompatible):
                 given = asked(action, arguments, {"model": str})
                 return Call("/wakeup", msgspec.json.encode({"model": given["model"]}))
         return super().action(action, arguments)
-
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        """None: what an application serves, only it can tell."""
-        return ()
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, RayServeLaunch)
-        if options.config is not None and not options.config.is_file():
-            raise LaunchError(f"there is no config file {options.config}: correct the path")
-        argv = [
-            *program(options.command or COMMAND, INSTALL),
-            str(RUNNER),
-            "--host",
-            host,
-            "--port",
-            str(port),
-        ]
-        if options.config is not None:
-            argv += ["--config", str(options.config)]
-        else:
-            argv += ["--app", str(options.app), "--args", msgspec.json.encode(options.args).decode()]
-        if options.app_dir is not None:
-            argv += ["--app-dir", str(options.app_dir)]
-        env = {"RAY_USAGE_STATS_ENABLED": "0", **options.environment()}
-        return Launch(tuple(argv), env, options.start_timeout, options.stop_timeout)
 
     def log_level(self, line: str) -> int:
         return logging.DEBUG if _PROBE.search(line) else logs.level(line)

@@ -22,7 +22,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 import msgspec
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from backends.base import (
     Action,
@@ -32,6 +32,7 @@ from backends.base import (
     Health,
     Kind,
     Launch,
+    LaunchOptions,
     ModelCard,
     Operation,
     Reading,
@@ -93,6 +94,26 @@ class SGLangLaunch(GpuServerLaunch):
     embeddings: bool = Field(
         False, description="Whether a model made for text serves embeddings, and those only."
     )
+
+    def served_names(self) -> tuple[str, ...]:
+        """Return the model's public name, and `name:adapter` for each adapter."""
+        name = self.public_name
+        return (name, *(f"{name}:{adapter}" for adapter in self.lora))
+
+    def launch(self, host: str, port: int) -> Launch:
+        argv = [*program(self.command or COMMAND, INSTALL)]
+        self.check_paths(*self.lora.values())
+        argv += ["--model-path", self.model, "--served-model-name", self.public_name]
+        argv += ["--host", host, "--port", str(port), "--log-level-http", "warning"]
+        argv += ["--enable-metrics", "--enable-cache-report"]
+        argv += arguments(self, FLAGS)
+        if self.prefix_caching is False:
+            argv.append("--disable-radix-cache")
+        if self.chunked_prefill is False:
+            argv += ["--chunked-prefill-size", "-1"]
+        for name, value in self.speculative.items():
+            argv += [f"--speculative-{name.replace('_', '-')}", str(value)]
+        return self.process([*argv, *self.extra_args])
 
 
 FLAGS: Mapping[str, str | tuple[str, str]] = {
@@ -178,7 +199,7 @@ class SGLang(OpenAICompatible):
 
     name: ClassVar[str] = "sglang"
     checked: ClassVar[str] = "SGLang 0.5.23 (source)"
-    launch_options: ClassVar[type[BaseModel] | None] = SGLangLaunch
+    launch_options: ClassVar[type[LaunchOptions] | None] = SGLangLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(Operation) - {
         Operation.INFILL,
         Operation.TRANSLATIONS,
@@ -267,28 +288,6 @@ class SGLang(OpenAICompatible):
                 given = asked(action, arguments, {}, {"tags": list})
                 return Call("/resume_memory_occupation", msgspec.json.encode(given))
         return super().action(action, arguments)
-
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        assert isinstance(options, SGLangLaunch)
-        name = options.public_name
-        return (name, *(f"{name}:{adapter}" for adapter in options.lora))
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, SGLangLaunch)
-        argv = [*program(options.command or COMMAND, INSTALL)]
-        options.check_paths(*options.lora.values())
-        argv += ["--model-path", options.model, "--served-model-name", options.public_name]
-        argv += ["--host", host, "--port", str(port), "--log-level-http", "warning"]
-        argv += ["--enable-metrics", "--enable-cache-report"]
-        argv += arguments(options, FLAGS)
-        if options.prefix_caching is False:
-            argv.append("--disable-radix-cache")
-        if options.chunked_prefill is False:
-            argv += ["--chunked-prefill-size", "-1"]
-        for name, value in options.speculative.items():
-            argv += [f"--speculative-{name.replace('_', '-')}", str(value)]
-        argv += options.extra_args
-        return Launch(tuple(argv), options.environment(), options.start_timeout, options.stop_timeout)
 
     def log_level(self, line: str) -> int:
         return logs.level(line)

@@ -18,15 +18,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from backends.base import (
     Call,
+    EngineOptions,
     Failure,
     Headers,
     Health,
     Kind,
-    Launch,
+    LaunchOptions,
     ModelCard,
     Operation,
     Reply,
@@ -40,22 +41,23 @@ from backends.dialect import chunks, rewrite
 from backends.dialect.errors import garbled
 from backends.dialect.openai import EventStream, OpenAICompatible
 from backends.engines.tgi import native as tgi_native
-from backends.engines.tgi.launch import CRASHES, TGILaunch, launched
+from backends.engines.tgi.launch import CRASHES, TGILaunch
 from backends.facts import logs
 from backends.facts.signals import Metric, Table, from_metrics
 from backends.framing import sse
 
 
-class TGIOptions(BaseModel):
+class TGIOptions(EngineOptions):
     """How to speak to TGI."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     api: Literal["messages", "native"] = Field(
         "messages",
         description="How completions are asked for: by its OpenAI-compatible API, or by its native protocol. Chat "
         "always goes by the former.",
     )
+
+    def engine(self) -> TGI:
+        return TGI(self)
 
 
 TABLE: Table = {
@@ -106,8 +108,8 @@ class TGI(OpenAICompatible):
 
     name: ClassVar[str] = "tgi"
     checked: ClassVar[str] = "TGI 3.3.7 (source)"
-    launch_options: ClassVar[type[BaseModel] | None] = TGILaunch
-    options_type: ClassVar[type[BaseModel] | None] = TGIOptions
+    launch_options: ClassVar[type[LaunchOptions] | None] = TGILaunch
+    options_type: ClassVar[type[EngineOptions] | None] = TGIOptions
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {Operation.CHAT, Operation.COMPLETIONS, Operation.TOKENIZE}
     )
@@ -117,8 +119,8 @@ class TGI(OpenAICompatible):
         options: TGIOptions | None = None,
         new_stamp: Callable[[Operation], chunks.Stamp] = chunks.stamp,
     ) -> None:
-        """`new_stamp` gives answers their id."""
-        super().__init__(options)
+        """`new_stamp` makes the ids of answers."""
+        self._native_completions = options is not None and options.api == "native"
         self._stamp = new_stamp
 
     def call(self, request: Request, model: str) -> Call:
@@ -179,14 +181,6 @@ class TGI(OpenAICompatible):
     def signals_of(self, answers: Sequence[bytes | None]) -> Signals:
         return from_metrics(answers[0], TABLE)
 
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        assert isinstance(options, TGILaunch)
-        return (options.public_name, *options.lora)
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, TGILaunch)
-        return launched(options, host, port)
-
     def log_level(self, line: str) -> int:
         return logs.level(line)
 
@@ -194,7 +188,7 @@ class TGI(OpenAICompatible):
         return logs.crash_reason(log, CRASHES)
 
     def _is_native(self, request: Request) -> bool:
-        return bool(self.options.api == "native" and request.operation is Operation.COMPLETIONS)
+        return self._native_completions and request.operation is Operation.COMPLETIONS
 
     def _mended(self, request: Request, answer: dict[str, Any]) -> dict[str, Any]:
         """A whole answer as OpenAI's clients know it."""

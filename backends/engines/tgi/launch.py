@@ -66,6 +66,21 @@ class TGILaunch(ServerLaunch):
         False, description="Whether Python code that comes with the model may run in the engine."
     )
 
+    def served_names(self) -> tuple[str, ...]:
+        """Return the model's public name and those of its adapters."""
+        return (self.public_name, *self.lora)
+
+    def launch(self, host: str, port: int) -> Launch:
+        argv = [*program(self.command or COMMAND, INSTALL), "--hostname", host, "--port", str(port)]
+        # The sockets of the shards must differ between two servers on one machine.
+        argv += ["--shard-uds-path", f"/tmp/text-generation-{port}"]  # noqa: S108
+        adapters = ",".join(f"{name}={path}" for name, path in self.lora.items())
+        env = {
+            **({"LORA_ADAPTERS": adapters} if adapters else {}),
+            **({} if self.prefix_caching is None else {"PREFIX_CACHING": str(int(self.prefix_caching))}),
+        }
+        return self.process([*argv, *arguments(self, FLAGS), *self.extra_args], env, key_env="API_KEY")
+
 
 FLAGS: Mapping[str, str | tuple[str, str]] = {
     "model": "--model-id",
@@ -82,21 +97,6 @@ FLAGS: Mapping[str, str | tuple[str, str]] = {
     "speculate": "--speculate",
     "trust_remote_code": "--trust-remote-code",
 }
-
-
-def launched(options: TGILaunch, host: str, port: int) -> Launch:
-    """The command line. Raises LaunchError where there is no such program."""
-    argv = [*program(options.command or COMMAND, INSTALL), "--hostname", host, "--port", str(port)]
-    # Two servers on one machine must not meet in the sockets of their shards.
-    argv += ["--shard-uds-path", f"/tmp/text-generation-{port}"]  # noqa: S108
-    argv += [*arguments(options, FLAGS), *options.extra_args]
-    adapters = ",".join(f"{name}={path}" for name, path in options.lora.items())
-    env = {
-        **({"LORA_ADAPTERS": adapters} if adapters else {}),
-        **({} if options.prefix_caching is None else {"PREFIX_CACHING": str(int(options.prefix_caching))}),
-        **options.environment(),
-    }
-    return Launch(tuple(argv), env, options.start_timeout, options.stop_timeout, key_env="API_KEY")
 
 
 CRASHES: logs.Crashes = (
