@@ -63,7 +63,7 @@ FLOORS = (
     Floor(("gateway.config.file",)),
     Floor(("gateway.config.*",), siblings=True),
     Floor(("backends.registry",)),
-    Floor(("backends.engines.*",), siblings=True),
+    Floor(("backends.engines.*", "backends.surfaces.*"), siblings=True),
     Floor(("backends.dialect.*", "backends.facts.*"), siblings=True),
     Floor(("backends.framing.*", "backends.base"), siblings=True),
 )

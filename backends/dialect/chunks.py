@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import msgspec
 
 from backends.base import Operation, Request, Usage
+from backends.dialect.usage import openai_usage
 from backends.framing import sse
 
 DONE = sse.encode(b"[DONE]")
@@ -66,14 +67,7 @@ class Chunks:
 
     def usage(self, usage: Usage | None) -> bytes:
         """The tokens counted, null where nobody counted them."""
-        counts = None
-        if usage is not None:
-            total = usage.input + usage.output
-            counts = {
-                "prompt_tokens": usage.input,
-                "completion_tokens": usage.output,
-                "total_tokens": total,
-            }
+        counts = None if usage is None else openai_usage(usage)
         return sse.encode(self._head + b',"choices":[],"usage":' + msgspec.json.encode(counts) + b"}")
 
     def _choice(self, index: int, text: str | None, reason: bytes) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from backends.base import Operation, Request
+from backends.dialect.chunks import DONE
 from backends.framing import sse
 
 Members = dict[str, msgspec.Raw]
@@ -47,7 +48,7 @@ def stream_of(request: Request, body: bytes) -> bytes:
     chunks = [envelope | {"choices": [choice]} for choice in _choices(answer, chat)]
     if request.include_usage:
         chunks.append(envelope | {"choices": [], "usage": answer.usage})
-    return b"".join([*map(_event, chunks), sse.encode(b"[DONE]")])
+    return b"".join([*map(_event, chunks), DONE])
 
 
 def _event(chunk: dict[str, Any]) -> bytes:

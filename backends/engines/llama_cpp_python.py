@@ -43,7 +43,8 @@ from backends.base import (
 )
 from backends.dialect import rewrite
 from backends.dialect.errors import garbled
-from backends.dialect.openai import EventStream, OpenAICompatible
+from backends.dialect.openai import OpenAICompatible
+from backends.dialect.stream import EventStream
 from backends.facts import logs
 from backends.facts.launching import Count, GgufLaunch, Text, arguments, program
 from backends.framing import sse

@@ -42,7 +42,8 @@ from backends.base import (
 )
 from backends.dialect import rewrite
 from backends.dialect.chunks import StopCutter
-from backends.dialect.openai import PATHS, EventStream, OpenAICompatible
+from backends.dialect.openai import PATHS, OpenAICompatible
+from backends.dialect.stream import EventStream
 from backends.facts import logs
 from backends.facts.actions import asked
 from backends.facts.launching import Count, ServerLaunch, Text, arguments, program

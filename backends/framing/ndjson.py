@@ -18,18 +18,18 @@ class Framer:
     `idle`: the stream stands between two lines and nothing is held. `too_long`: a line grew beyond the limit.
     """
 
-    __slots__ = ("_held", "_limit", "_size", "idle", "too_long")
+    __slots__ = ("_held", "_size", "idle", "limit", "too_long")
 
     def __init__(self, limit: int = LIMIT) -> None:
-        self.idle = True
-        self.too_long = False
+        self.idle: bool = True
+        self.too_long: bool = False
+        self.limit: int = limit
         self._held: list[bytes] = []
-        self._size = 0
-        self._limit = limit
+        self._size: int = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Take the next bytes; return every line they complete."""
-        if self.idle and chunk.find(b"\n") == len(chunk) - 1 and len(chunk) <= self._limit:
+        if self.idle and chunk.find(b"\n") == len(chunk) - 1 and len(chunk) <= self.limit:
             # One line, whole: what most reads of a token stream are.
             line = chunk.strip()
             return [line] if line else []
@@ -53,7 +53,7 @@ class Framer:
     def _hold(self, piece: bytes) -> None:
         """Keep a piece of the line that is coming."""
         self._size += len(piece)
-        if self._size >= self._limit:
+        if self._size >= self.limit:
             self.too_long = True
             self._held.clear()
         elif piece:

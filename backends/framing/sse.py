@@ -31,17 +31,17 @@ class Framer:
     `idle`: the stream stands between two events and nothing is held. `too_long`: an event grew beyond the limit.
     """
 
-    __slots__ = ("_after_cr", "_data", "_limit", "_rest", "_size", "_start", "idle", "too_long")
+    __slots__ = ("_after_cr", "_data", "_rest", "_size", "_start", "idle", "limit", "too_long")
 
     def __init__(self, limit: int = LIMIT) -> None:
-        self.idle = False
-        self.too_long = False
-        self._rest = b""
+        self.idle: bool = False
+        self.too_long: bool = False
+        self.limit: int = limit
+        self._rest: bytes = b""
         self._data: list[bytes] = []
-        self._size = 0
-        self._start = True
-        self._after_cr = False
-        self._limit = limit
+        self._size: int = 0
+        self._start: bool = True
+        self._after_cr: bool = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Take the next bytes; return the payload of every event they complete."""
@@ -62,9 +62,10 @@ class Framer:
         self._after_cr = text.endswith(b"\r")
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, self._rest = text.split(b"\n")
-        events = [payload for payload in map(self._line, lines) if payload is not None]
-        if self._size + len(self._rest) > self._limit:
+        lines = text.split(b"\n")
+        self._rest = lines.pop()
+        events = [payload for line in lines if (payload := self._line(line)) is not None]
+        if self._size + len(self._rest) > self.limit:
             self._overflow()
         self.idle = not (self._size or self._rest or self._after_cr)
         return events
@@ -75,7 +76,7 @@ class Framer:
             chunk.startswith(b"data: ")
             and chunk.find(b"\n") == len(chunk) - 2
             and chunk.endswith(b"\n\n")
-            and len(chunk) <= self._limit
+            and len(chunk) <= self.limit
             and b"\r" not in chunk
         )
 
@@ -83,14 +84,14 @@ class Framer:
         """The stream ended: return the last event if no blank line followed it."""
         lines = (self._rest, b"")
         self._rest = b""
-        return [payload for payload in map(self._line, lines) if payload is not None]
+        return [payload for line in lines if (payload := self._line(line)) is not None]
 
     def _line(self, line: bytes) -> bytes | None:
         if self.too_long:
             return None
         if line:
             self._size += len(line) + 1
-            if self._size > self._limit:
+            if self._size > self.limit:
                 self._overflow()
             elif line.startswith(b"data:"):
                 self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
@@ -117,14 +118,14 @@ class Blocks:
     `too_long`: an event grew beyond the limit.
     """
 
-    __slots__ = ("_after_cr", "_held", "_limit", "_size", "too_long")
+    __slots__ = ("_after_cr", "_held", "_size", "limit", "too_long")
 
     def __init__(self, limit: int = LIMIT) -> None:
-        self.too_long = False
+        self.too_long: bool = False
+        self.limit: int = limit
         self._held: list[bytes] = []
-        self._size = 0
-        self._after_cr = False
-        self._limit = limit
+        self._size: int = 0
+        self._after_cr: bool = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Take the next bytes; return every event they complete, without its blank line."""
@@ -138,21 +139,22 @@ class Blocks:
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         blocks: list[bytes] = []
         if b"\n\n" in chunk or (chunk.startswith(b"\n") and self._held and self._held[-1].endswith(b"\n")):
-            *whole, chunk = b"".join([*self._held, chunk]).split(b"\n\n")
+            whole = b"".join([*self._held, chunk]).split(b"\n\n")
+            chunk = whole.pop()
             blocks = [event for block in whole if (event := block.removeprefix(_BOM).strip(b"\n"))]
             self._held, self._size = [], 0
         self._held.append(chunk)
         self._size += len(chunk)
-        if self._size > self._limit or any(len(block) > self._limit for block in blocks):
+        if self._size > self.limit or any(len(block) > self.limit for block in blocks):
             self.too_long = True
             self._held.clear()
-        return list(itertools.takewhile(lambda block: len(block) <= self._limit, blocks))
+        return list(itertools.takewhile(lambda block: len(block) <= self.limit, blocks))
 
-    def close(self) -> bytes:
-        """The stream ended: return what no blank line followed."""
+    def close(self) -> list[bytes]:
+        """Return the last event, if no blank line followed it; the stream has ended."""
         rest = b"".join(self._held).removeprefix(_BOM).strip(b"\n")
         self._held.clear()
-        return rest
+        return [rest] if rest else []
 
 
 def payload(block: bytes) -> bytes | None:

@@ -8,15 +8,14 @@ Rules:
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.base import Kind, Operation, Request, Usage
-from backends.dialect import openai
-from backends.dialect.openai import EventStream
+from backends.dialect.stream import EventStream
 from backends.engines.openai import OpenAI
 from backends.framing import sse
 
@@ -534,16 +533,14 @@ def test_no_bytes_make_it_raise(pieces: list[bytes]) -> None:
 # The quick way.
 
 
-class CountingDecoder:
-    """Stands in for the module's decoder of events and counts what it is asked."""
+class CountingStream(EventStream):
+    """An `EventStream` that counts the events it decodes."""
 
-    def __init__(self, real: Any) -> None:
-        self.real = real
-        self.count = 0
+    decoded: ClassVar[list[bytes]] = []
 
-    def decode(self, payload: bytes) -> Any:
-        self.count += 1
-        return self.real.decode(payload)
+    def _decode(self, payload: bytes, event: bytes) -> bytes:
+        self.decoded.append(payload)
+        return super()._decode(payload, event)
 
 
 @pytest.mark.parametrize(
@@ -561,15 +558,13 @@ class CountingDecoder:
 )
 @pytest.mark.parametrize("style", [{}, {"spaced": True}, {"prefix": "data:"}, {"end": "\r\n\r\n"}])
 @pytest.mark.parametrize("wanted", [MODEL, "public"])
-def test_of_a_token_stream_one_event_is_decoded(
-    like: Any, style: dict[str, Any], wanted: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counting = CountingDecoder(openai._event)
-    monkeypatch.setattr(openai, "_event", counting)
+def test_of_a_token_stream_one_event_is_decoded(like: Any, style: dict[str, Any], wanted: str) -> None:
+    CountingStream.decoded.clear()
     tokens = [" the", "\n\n", '"quoted"', "\\", "é", "日本", "{", "}"] * 20
-    seen = watch([event(like(token), **style) for token in tokens] + [event(STOP), DONE], wanted)
+    events = [event(like(token), **style) for token in tokens]
+    seen = watch([*events, event(STOP), DONE], wanted, kind=CountingStream)
     assert seen == (seen.out, len(tokens), None, True, None)
-    assert counting.count == 2
+    assert len(CountingStream.decoded) == 2
 
 
 def test_an_event_that_is_null_says_nothing() -> None:

@@ -147,7 +147,7 @@ def test_sound_in_pieces() -> None:
     assert isinstance(pieces, Pieces)
     assert pieces.feed(b"\x00data: \n\n") == b"\x00data: \n\n" and pieces.content == 1 and not pieces.finished
     assert pieces.close() == b"" and pieces.finished and pieces.failure is None and pieces.usage == Usage()
-    silent = Pieces(ENGINE, request(Operation.SPEECH))
+    silent = Pieces()
     silent.close()
     assert silent.failure is not None and not silent.finished
 

@@ -14,21 +14,21 @@ from __future__ import annotations
 import base64
 import sys
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
-from backends.base import Failure, Headers, Kind, Operation, Reply, Request, Usage
+from backends.base import Failure, Operation, ReadFailure, Reply, Request, Usage
 from backends.dialect.chunks import DONE, fresh_id
+from backends.dialect.decoder import FramedDecoder
 from backends.dialect.errors import garbled
 from backends.dialect.unstreamed import stream_of
+from backends.dialect.usage import count, openai_usage
 from backends.framing import ndjson, sse
 
 Members = dict[str, Any]
-ReadFailure = Callable[[int, Headers, bytes], Failure]
-"""How the engine reads an error: status, headers, body."""
 
 
 class _Function(msgspec.Struct):
@@ -135,7 +135,7 @@ def _embeddings(request: Request, body: bytes, failure: ReadFailure) -> Reply | 
     vectors: Sequence[Any] = answer.embeddings
     if _asked.decode(request.body).encoding_format == "base64":
         vectors = [_base64(vector) for vector in answer.embeddings]
-    usage = Usage(input=_number(answer.prompt_eval_count))
+    usage = Usage(input=count(answer.prompt_eval_count))
     told = {
         "object": "list",
         "data": [
@@ -148,71 +148,46 @@ def _embeddings(request: Request, body: bytes, failure: ReadFailure) -> Reply | 
     return Reply(_encode(told), usage)
 
 
-class LineStream:
+class LineStream(FramedDecoder):
     """Turns one stream of Ollama's lines into OpenAI's events; see `backends.base.StreamDecoder`."""
 
-    __slots__ = (
-        "_called",
-        "_chat",
-        "_failure_of",
-        "_framer",
-        "_head",
-        "_include_usage",
-        "_offset",
-        "_over",
-        "_request",
-        "content",
-        "failure",
-        "finished",
-        "usage",
-    )
+    __slots__ = ("_called", "_chat", "_head", "_include_usage", "_offset", "_read_failure", "_request")
 
-    def __init__(self, request: Request, failure: ReadFailure) -> None:
-        self.content = 0
-        self.usage: Usage | None = None
-        self.finished = False
-        self.failure: Failure | None = None
+    piece: ClassVar[str] = "a line"
+
+    def __init__(self, request: Request, read_failure: ReadFailure) -> None:
+        super().__init__(ndjson.Framer())
         self._request = request
         self._chat = request.operation is Operation.CHAT
         self._include_usage = request.include_usage
-        self._failure_of = failure
-        self._framer = ndjson.Framer()
+        self._read_failure = read_failure
         self._head = b""
         """The beginning of every chunk, up to the choice's own; empty before the first."""
         self._called = 0
         """Tool calls so far."""
         self._offset = 0
         """Characters of text so far, counted where log probabilities ask for it."""
-        self._over = False
 
-    def feed(self, data: bytes) -> bytes:
-        out = b"".join([self._event(line) for line in self._framer.feed(data)])
-        if self._framer.too_long and not self._over:
-            limit = f"a line in the engine's stream is longer than {ndjson.LIMIT} bytes"
-            self._fail(Failure(Kind.GARBLED, limit))
-        return out
-
-    def close(self) -> bytes:
-        # A last line without its line feed counts if it is whole; half of one says nothing.
-        out = b"".join([self._event(line) for line in self._framer.close() if _is_whole(line)])
-        if not self._over:
-            self._fail(Failure(Kind.RESET, "the engine's stream ended before it was complete"))
-        return out
-
-    def _event(self, raw: bytes) -> bytes:
-        """What the client gets for one line."""
-        if self._over:
+    def _event(self, piece: bytes) -> bytes:
+        if self.over:
             return b""
         try:
-            line = _line.decode(raw)
+            line = _line.decode(piece)
         except (ValueError, RecursionError) as error:
-            self._fail(garbled("the engine sent a line that is not valid", raw, error))
+            self.fail(garbled("the engine sent a line that is not valid", piece, error))
             return b""
         if line.error:
-            self._fail(self._failure_of(500, (), raw))
+            self.fail(self._read_failure(500, (), piece))
             return b""
         said = self._delta(line) if self._chat else self._text(line)
-        return said + self._end(line) if line.done else said
+        return said + self._finish(line) if line.done else said
+
+    def _is_whole(self, piece: bytes) -> bool:
+        try:
+            _line.decode(piece)
+        except (ValueError, RecursionError):
+            return False
+        return True
 
     def _delta(self, line: _Line) -> bytes:
         said = line.message
@@ -251,9 +226,10 @@ class LineStream:
         self._called += len(calls)
         return [{"index": first + place, **_openai_call(call)} for place, call in enumerate(calls)]
 
-    def _end(self, line: _Line) -> bytes:
+    def _finish(self, line: _Line) -> bytes:
+        """Return the end of the stream, for its last line."""
         self.usage = _usage(line)
-        self.finished = self._over = True
+        self.finished = self.over = True
         said = b'"text":""'
         if self._chat:
             said = b'"delta":{}' if self._head else b'"delta":{' + _ROLE + b"}"
@@ -274,10 +250,6 @@ class LineStream:
                 head["object"] = "chat.completion.chunk"
             self._head = _encode(head)[:-1] + b","
         return self._head
-
-    def _fail(self, failure: Failure) -> None:
-        self.failure = failure
-        self._over = True
 
 
 def _head(request: Request, line: _Line) -> Members:
@@ -316,22 +288,11 @@ def _openai_call(call: _Call) -> Members:
 
 def _usage(line: _Line) -> Usage:
     # A count of nothing is left out.
-    return Usage(
-        _number(line.prompt_eval_count), _number(line.eval_count), _number(line.prompt_eval_cached_count)
-    )
-
-
-def _number(said: Any) -> int:
-    return max(0, said) if type(said) is int else 0
+    return Usage(count(line.prompt_eval_count), count(line.eval_count), count(line.prompt_eval_cached_count))
 
 
 def _counts(usage: Usage) -> Members:
-    return {
-        "prompt_tokens": usage.input,
-        "completion_tokens": usage.output,
-        "total_tokens": usage.input + usage.output,
-        "prompt_tokens_details": {"cached_tokens": usage.cached},
-    }
+    return {**openai_usage(usage), "prompt_tokens_details": {"cached_tokens": usage.cached}}
 
 
 def _chat_logprobs(tokens: Sequence[_Token]) -> Members:
@@ -370,11 +331,3 @@ def _base64(vector: msgspec.Raw) -> str:
     if sys.byteorder == "big":
         packed.byteswap()
     return base64.b64encode(packed.tobytes()).decode()
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        _line.decode(line)
-    except (ValueError, RecursionError):
-        return False
-    return True

@@ -39,7 +39,9 @@ from backends.base import (
 )
 from backends.dialect import chunks, rewrite
 from backends.dialect.errors import garbled
-from backends.dialect.openai import EventStream, OpenAICompatible
+from backends.dialect.openai import OpenAICompatible
+from backends.dialect.shapes import Event
+from backends.dialect.stream import EventStream
 from backends.engines.tgi import native as tgi_native
 from backends.engines.tgi.launch import CRASHES, TGILaunch
 from backends.facts import logs
@@ -146,10 +148,10 @@ class TGI(OpenAICompatible):
 
     def decoder(self, request: Request, model: str) -> StreamDecoder:
         known_by, stops = self._stamp(request.operation), _stops(request)
-        writer = chunks.Chunks(request, known_by)
         if self._is_native(request):
-            return tgi_native.NativeStream(request, writer, stops, lambda event: self.failure(500, (), event))
-        return MessagesStream(self, request, writer, known_by.id, stops)
+            writer = chunks.Chunks(request, known_by)
+            return tgi_native.NativeStream(request, writer, stops, self.failure)
+        return MessagesStream(self, request, known_by, stops)
 
     def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
         failure = super().failure(status, headers, body)
@@ -211,17 +213,12 @@ class MessagesStream(EventStream):
     __slots__ = ("_calls", "_cutter", "_id", "_include_usage", "_writer")
 
     def __init__(
-        self,
-        engine: OpenAICompatible,
-        request: Request,
-        writer: chunks.Chunks,
-        known_by: str,
-        stops: Sequence[str],
+        self, engine: OpenAICompatible, request: Request, known_by: chunks.Stamp, stops: Sequence[str]
     ) -> None:
-        """`known_by` is the answer's id; `writer` writes what TGI leaves out."""
+        """`known_by` has the answer's id, which TGI leaves empty."""
         super().__init__(engine, request)
-        self._id = b'"id":' + msgspec.json.encode(known_by)
-        self._writer = writer
+        self._id = b'"id":' + msgspec.json.encode(known_by.id)
+        self._writer = chunks.Chunks(request, known_by)
         self._cutter = chunks.StopCutter(stops) if stops else None
         self._calls: dict[int, str] = {}
         """The ids of the tool calls so far, by their place."""
@@ -231,7 +228,7 @@ class MessagesStream(EventStream):
         # Text that must be looked at for a stop string is no text that passes unread.
         return None if self._cutter is not None else super()._more(event)
 
-    def _public(self, event: bytes, said: Any) -> bytes:
+    def _public(self, event: bytes, said: Event) -> bytes:
         event = super()._public(event.replace(_NO_ID, self._id, 1), said)
         if not said.choices:
             return self._missing_end() + event
@@ -241,7 +238,7 @@ class MessagesStream(EventStream):
         try:
             return self._rewritten(_anything.decode(event[len(b"data: ") :]))
         except (TypeError, AttributeError) as error:
-            self._fail(garbled("the engine sent an event that is not valid", event, error))
+            self.fail(garbled("the engine sent an event that is not valid", event, error))
             return b""
 
     def _on_done(self) -> bytes:

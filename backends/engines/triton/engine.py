@@ -43,7 +43,7 @@ from backends.dialect import rewrite
 from backends.dialect.chunks import Chunks, Stamp, stamp
 from backends.dialect.errors import readable
 from backends.engines.triton.server import TritonServer, model_and_settings, refused
-from backends.engines.triton.stream import TensorStream
+from backends.engines.triton.stream import TensorStream, Wanted
 from backends.engines.triton.tensors import PRESETS, Asked, Constant, Role
 
 try:
@@ -152,13 +152,11 @@ class Triton(TritonServer):
 
     def decoder(self, request: Request, model: str) -> StreamDecoder:
         asked = self._read(request)
+        limit = asked.limit or self._max_tokens
         return TensorStream(
-            self.tensors,
-            request,
+            Wanted(self.tensors, asked.stops, limit, request.include_usage),
             Chunks(request, self._stamp(request.operation)),
-            asked.stops,
-            asked.limit or self._max_tokens,
-            failed=lambda event: self.failure(500, (), event),
+            self.failure,
             counting=lambda answers: self._counted(self._prompt(asked, request.operation), answers),
         )
 
