@@ -1,4 +1,4 @@
-"""The base engine: OpenAI's own dialect. Attaches to any OpenAI-compatible URL; others differ from it in details.
+"""The base of all engines that speak OpenAI's API; an adapter overrides only what differs.
 
 Rules:
 - The client's bytes go out as they came. Only the model's name is replaced, and usage is asked for in streams.
@@ -49,10 +49,10 @@ PATHS = {
     Operation.SPEECH: "/v1/audio/speech",
     Operation.IMAGES: "/v1/images/generations",
 }
-"""Where the operations are, unless an engine's `paths` says otherwise. They are the gateway's own paths too."""
+"""The path of each operation, unless an engine's `paths` differs. They are the gateway's own paths too."""
 
 FORMS = frozenset({Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS})
-"""Operations that are asked for with a form instead of JSON."""
+"""Operations whose request is a form instead of JSON."""
 
 
 class _Ending(msgspec.Struct):
@@ -72,7 +72,7 @@ class _Card(msgspec.Struct):
     id: str
     max_model_len: int | None = None
     parent: Any = None
-    """The model a LoRA adapter belongs to, whose length is its own."""
+    """The base model of a LoRA adapter, whose context length applies to the adapter."""
 
 
 class _Models(msgspec.Struct):
@@ -84,11 +84,11 @@ _models = msgspec.json.Decoder(_Models)
 
 
 class OpenAICompatible(Engine):
-    """What every engine that speaks OpenAI's API has in common."""
+    """What engines that speak OpenAI's API have in common."""
 
     stream_types: ClassVar[tuple[bytes, ...]] = (b"text/event-stream", b"audio/")
     paths: ClassVar[Mapping[Operation, str]] = {}
-    """Operations that are not where `PATHS` says."""
+    """Paths of operations that differ from `PATHS`."""
 
     def call(self, request: Request, model: str) -> Call:
         operation = request.operation
@@ -127,11 +127,11 @@ class OpenAICompatible(Engine):
         return read_failure(status, headers, body)
 
     def health(self) -> Call:
-        """The model list: the one cheap question every OpenAI-compatible server answers."""
+        """Return the request for the model list, the one cheap question every such server answers."""
         return self.models()
 
     def health_of(self, status: int, body: bytes) -> Health:
-        # A server that wants other credentials for its model list is up all the same.
+        # A server that demands other credentials for its model list is up nevertheless.
         return Health.READY if status < 500 else Health.DOWN
 
     def models_of(self, body: bytes) -> tuple[ModelCard, ...]:

@@ -1,10 +1,10 @@
-"""Answers of the operations whose bytes pass as they are: what a whole one must hold, and when a stream of one is over.
+"""Watch answers whose bytes pass unchanged, of all operations but chat and completions: is one complete, or an error?
 
 Rules:
-- Nothing is rebuilt. A stream's events keep their `event` lines; only the model's name is put back.
-- A whole answer has the member it is asked for. A stream is complete when the event came that its API ends with;
-  `[DONE]` alone, or the connection's end, is no proof.
-- An error inside an answer is the engine's failure, whatever status it came under.
+- Nothing is rebuilt. A stream's events keep their `event` lines; only the model's name is replaced.
+- A whole answer must have the member that holds its result. A stream is complete when the last event of its API has
+  come; `[DONE]` or the end of the connection alone proves nothing.
+- An error inside an answer is the engine's failure, whatever status it was sent with.
 - Sound passes in pieces; only the end of the transfer can say that it is complete.
 """
 
@@ -24,11 +24,11 @@ from backends.dialect.usage import count, usage_of, usage_of_digits
 from backends.framing import sse
 
 LONGEST_EVENT = 32 << 20
-"""Bytes of one event. The last one may repeat the whole answer, and pictures come in them."""
+"""The most bytes of one event. The last one may repeat the whole answer, and events can contain images."""
 
 
 class _Result(NamedTuple):
-    """The member of an answer that holds its result, the JSON it begins with, and whether it may be empty."""
+    """The member of an answer that holds its result, how its JSON begins, and whether it may be empty."""
 
     member: str
     opening: bytes
@@ -49,7 +49,7 @@ _RESULTS: Mapping[Operation, _Result] = {
 }
 
 _TEXTS = (b"text/plain", b"text/vtt", b"text/srt", b"application/x-subrip")
-"""What a transcription may come as, beside JSON, by the form that was asked for."""
+"""Content types of a transcription, beside JSON; the request chooses one."""
 _SPOKEN = (Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS)
 
 _LAST = frozenset(
@@ -62,17 +62,19 @@ _LAST = frozenset(
         "image_generation.completed",
     }
 )
-"""The events that end a stream well, of all APIs."""
+"""The events that complete a stream, of all APIs."""
 _BROKEN = frozenset({"error", "response.failed"})
 
 
 class _Inner(msgspec.Struct):
+    """An object within an event that may name the model and count tokens."""
+
     model: msgspec.Raw = msgspec.Raw()
     usage: Any = None
 
 
 class _Event(msgspec.Struct):
-    """What events of any of these APIs say. `message` is an object only in the first event of Anthropic's."""
+    """An event of any of these APIs. `message` is an object only in the first event of Anthropic's."""
 
     type: Any = None
     object: Any = None
@@ -97,7 +99,7 @@ _anything = msgspec.json.Decoder()
 
 
 def reply(engine: Engine, request: Request, headers: Headers, body: bytes) -> Reply | Failure:
-    """What a complete answer means, for the operations of `DECODERS` and those that are never streamed."""
+    """Interpret a complete answer, for the operations in `OPERATIONS`."""
     kind = next((value for name, value in headers if name == b"content-type"), b"application/json")
     if request.operation is Operation.SPEECH and not _is_json(kind):
         return Reply(body, Usage(), kind) if body else garbled("the engine's reply is empty", body)
@@ -122,16 +124,21 @@ def reply(engine: Engine, request: Request, headers: Headers, body: bytes) -> Re
 
 
 def _said(members: Mapping[str, msgspec.Raw], name: str) -> bytes:
+    """Return the JSON of a member; empty if it is missing."""
     return bytes(members.get(name, b""))
 
 
 def _holds(members: Mapping[str, msgspec.Raw], result: _Result) -> bool:
+    """Return whether an answer has its result."""
     value = _said(members, result.member)
     return value.startswith(result.opening) and (result.empty or value[1:].lstrip() != b"]")
 
 
 def _streamed(request: Request, members: Mapping[str, msgspec.Raw], body: bytes) -> Reply | Failure:
-    """A whole answer to who asked for a stream. Models that cannot stream do that with transcriptions alone."""
+    """Return a whole transcription as the stream that was asked for, which models that cannot stream answer with.
+
+    For any other operation a whole answer to a stream request is a failure.
+    """
     if request.operation not in _SPOKEN:
         return garbled("the engine did not answer with the stream that was asked for", body)
     text = members["text"]
@@ -143,11 +150,12 @@ def _streamed(request: Request, members: Mapping[str, msgspec.Raw], body: bytes)
 
 
 def _is_json(kind: bytes) -> bool:
+    """Return whether a content type is JSON."""
     return kind.partition(b";")[0].strip().lower().endswith(b"json")
 
 
 class Events(FramedDecoder):
-    """Watches one stream of events and hands them on as they are; see `backends.base.StreamDecoder`."""
+    """Watches a stream of events and passes them on unchanged; see `backends.base.StreamDecoder`."""
 
     __slots__ = ("_engine", "_name")
 
@@ -187,7 +195,7 @@ class Events(FramedDecoder):
         return True
 
     def _note(self, said: _Event) -> None:
-        """Count what an event says, and see whether it is the last one."""
+        """Record the content and the tokens in an event, and whether it is the last one."""
         self.content += _speaks(said)
         if said.type in _LAST or said.stop is True or any(map(_ends, _choices(said))):
             self.finished = True
@@ -199,20 +207,21 @@ class Events(FramedDecoder):
             self._add(Usage(count(said.tokens_evaluated), count(said.tokens_predicted)))
 
     def _add(self, counted: Usage) -> None:
-        """Anthropic's streams count the prompt in their first event and the answer in a later one."""
+        """Merge counts: Anthropic's streams count the prompt in their first event and the answer in a later one."""
         old = self.usage or Usage()
         self.usage = Usage(
             counted.input or old.input, counted.output or old.output, counted.cached or old.cached
         )
 
     def _renamed(self, block: bytes, said: _Event) -> bytes:
+        """Return an event with the model's name as the client knows it."""
         for model in (said.model, *(inner.model for inner in _inners(said))):
             block = rewrite.renamed(block, bytes(model), self._name)
         return block
 
 
 class Pieces(Decoder):
-    """Hands sound on as it comes; see `backends.base.StreamDecoder`."""
+    """Passes sound on as it comes; see `backends.base.StreamDecoder`."""
 
     __slots__ = ()
 
@@ -245,19 +254,19 @@ DECODERS: Mapping[Operation, Callable[[Engine, Request], StreamDecoder]] = {
     Operation.SPEECH: _speech,
     Operation.IMAGES: Events,
 }
-"""What watches a stream of each operation that has one."""
+"""The decoder of each operation that has streams."""
 
 OPERATIONS = frozenset(_RESULTS) | frozenset(DECODERS)
-"""The operations whose answers are read here."""
+"""The operations whose answers this module interprets."""
 
 
 def _inners(said: _Event) -> list[_Inner]:
-    """The objects within an event that may name the model and count."""
+    """Return the objects within an event that may name the model and count tokens."""
     return [_inner.decode(raw) for raw in (said.response, said.message) if bytes(raw).startswith(b"{")]
 
 
 def _speaks(said: _Event) -> bool:
-    """The event carries some of the answer."""
+    """Return whether an event has some of the answer in it."""
     kind = said.type if isinstance(said.type, str) else ""
     if kind.endswith((".delta", "_delta")) and kind != "message_delta":
         said_now = said.delta or said.audio
@@ -275,10 +284,11 @@ def _speaks(said: _Event) -> bool:
 
 
 def _choices(said: _Event) -> list[dict[str, Any]]:
-    """vLLM (0.33) streams transcriptions as if they were chats."""
+    """Return the choices of an event: vLLM (0.33) streams transcriptions as if they were chats."""
     choices = said.choices if isinstance(said.choices, list) else []
     return [choice for choice in choices if isinstance(choice, dict)]
 
 
 def _ends(choice: dict[str, Any]) -> bool:
+    """Return whether a choice has its finish reason."""
     return bool(choice.get("finish_reason"))

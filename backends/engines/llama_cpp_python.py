@@ -3,16 +3,16 @@
 Facts are those of llama-cpp-python 0.3.36.
 
 Rules:
-- It computes one request at a time, and as it comes a second one breaks off the first, with a `[DONE]` as if it were
-  whole. A launch switches that off; attached or launched, only one request is sent at a time.
-- Nearly every mistake of a client is an error 500, told apart by its wording, or in a stream an end before it began.
-  What it cannot do at all is refused here.
-- It can be made to call a tool that is named, not to call some tool: the only one there is can be named.
-- A request whose `x-request-id` is no UUID it refuses with an empty 400, so none is sent.
-- It answers under whatever model's name it was asked for.
-- It counts no tokens in streams, and notices only in streams that a client has left. A whole answer is asked for as
-  one, for its usage; it is computed to its end though nobody may want it any more.
-- A model that has no pooling of its own yields a vector for each token; their mean is the text's, as llama.cpp has it.
+- The server computes one request at a time. By default a second request interrupts the first, whose stream then ends
+  with `[DONE]` as if it were complete. A launch switches that off; only one request is sent at a time in any case.
+- Nearly every mistake of a client is reported as status 500, distinguished only by its wording, or as a stream that
+  ends before it began. What the server cannot do at all is refused here.
+- The server can be forced to call a named tool, but not to call any tool: if there is only one tool, it is named.
+- The server answers a request whose `x-request-id` is not a UUID with an empty 400, so no id is sent.
+- The server answers for any model name.
+- Streams report no usage, and only in streams does the server notice that a client has left. Whole answers are asked
+  for as such, for their usage, and are computed to their end even if nobody waits for them.
+- A model without pooling returns a vector for each token; their mean is taken, as llama.cpp itself does.
 """
 
 from __future__ import annotations
@@ -122,11 +122,11 @@ SWITCHES: Mapping[str, str] = {
     "embeddings": "--embedding",
     "cache": "--cache",
 }
-"""Flags that want `true` or `false` behind them."""
+"""Flags that take `true` or `false`."""
 
 
 class _Asked(msgspec.Struct):
-    """What of a request must be looked at."""
+    """The members of a request that are checked."""
 
     n: int | None = None
     prompt: Any = None
@@ -250,7 +250,7 @@ class LlamaCppPython(OpenAICompatible):
 
 
 class _Stream(EventStream):
-    """A stream that may end before it has begun, and repeats a tool's name and id with each piece of its arguments."""
+    """A stream that may end before it begins, and repeats a tool's name and id with each piece of its arguments."""
 
     __slots__ = ("_named",)
 
@@ -265,7 +265,7 @@ class _Stream(EventStream):
         return super()._decode(payload, event)
 
     def _named_once(self, payload: bytes) -> bytes:
-        """The event with a call's name and id only where it begins, so that clients can put the pieces together."""
+        """Return the event with a call's name and id only in its first piece, as clients expect."""
         try:
             chunk = msgspec.json.decode(payload)
             for choice in chunk["choices"]:
@@ -288,7 +288,7 @@ class _Stream(EventStream):
 
 
 def _check(request: Request) -> None:
-    """Raises RequestError for what the engine does not do, or would fail over."""
+    """Raise RequestError for what the engine ignores, or would fail on."""
     wish = _asked.decode(request.body)
     if wish.n is not None and wish.n > 1:
         message = "the engine makes one choice for each request"
@@ -299,7 +299,7 @@ def _check(request: Request) -> None:
 
 
 def _as_it_reads(body: bytes) -> bytes:
-    """What OpenAI's newer fields say, in the older words that the engine knows."""
+    """Return the body with OpenAI's newer members replaced by the older ones that the engine knows."""
     if not any(word in body for word in (b"max_completion_tokens", b"json_schema", b'"required"')):
         return body
     members = rewrite.members(body)
@@ -317,7 +317,7 @@ def _as_it_reads(body: bytes) -> bytes:
 
 
 def _tokenizing(body: bytes) -> bytes:
-    """Raises RequestError where messages are to be cut: the engine cuts texts only."""
+    """Return the engine's tokenize request. Raise RequestError for messages: the engine tokenizes texts only."""
     wish = _tokenize.decode(body)
     if wish.prompt is None or wish.return_token_strs:
         what = "messages" if wish.prompt is None else "return_token_strs"
@@ -327,7 +327,7 @@ def _tokenizing(body: bytes) -> bytes:
 
 
 def _pooled(body: bytes) -> bytes:
-    """The same with one vector for each text: the mean of its tokens' where there are several."""
+    """Return embeddings with one vector for each text: the mean of its tokens' vectors, if there are several."""
     found = _vectors.decode(body).data
     if all(item.embedding and isinstance(item.embedding[0], float) for item in found):
         return body

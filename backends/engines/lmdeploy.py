@@ -3,12 +3,12 @@
 Facts are those of LMDeploy 0.18.
 
 Rules:
-- The server listens only when the model is loaded. `/health` says `sleeping` with 200 of one that has given its memory
-  back; that counts as loading, because it refuses every request until it is woken.
-- Errors are flat objects; `read_failure` knows them. 499 stands for a request that the server dropped.
-- `abort`, and `parse_error` for a tool call that its parser could not read, are no ends of an answer but failures.
-- Its embeddings are a stub; it has no detokenizer, and its tokenizer knows texts only, no messages.
-- LoRA adapters are given at the start and run on the `pytorch` backend alone.
+- The server listens only once the model is loaded. After it has released its memory, `/health` says `sleeping` with
+  status 200; that counts as loading, because every request is refused until the server is woken.
+- Errors are flat objects. Status 499 means that the server dropped the request.
+- The finish reasons `abort` and `parse_error` (a tool call that the parser could not read) are failures.
+- Embeddings are only a stub; there is no detokenizer, and the tokenizer takes texts only, no messages.
+- LoRA adapters are given at the start and work only with the `pytorch` backend.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ TABLE: Table = {
     Signal.PREFIX_HITS: (Metric("lmdeploy:prefix_cache_hit_rate", "0.18", combine=fmean),),
 }
 BEFORE_ENGINE: Table = {Signal.WAITING: (Metric("lmdeploy:num_api_requests_waiting", "0.18"),)}
-"""Requests that wait for the engine to take them; the engine's own queue comes after."""
+"""Requests that wait before the engine's own queue."""
 
 
 class _Health(msgspec.Struct):
@@ -196,7 +196,7 @@ class LMDeploy(OpenAICompatible):
         try:
             state = _health.decode(body).status
         except (ValueError, RecursionError):
-            state = ""  # Older versions say nothing more than their status.
+            state = ""  # older versions answer with their status only
         if state in ("sleeping", "initializing"):
             return Health.LOADING
         return Health.READY if status == 200 else Health.DOWN
@@ -215,8 +215,11 @@ class LMDeploy(OpenAICompatible):
         return {**found, Signal.ASLEEP: _asleep(state)}
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
-        """`sleep`: `level`, 1 to keep the weights in the computer's memory, 2 to drop them. `wake`: `tags`, of
-        `weights` and `kv_cache`, for one at a time."""
+        """Return the request for an action; see `Engine.action`.
+
+        `sleep` takes `level`: 1 keeps the weights in main memory, 2 drops them. `wake` takes `tags`, a list of
+        `weights` and `kv_cache`, to restore only one of them.
+        """
         match action:
             case Action.SLEEP:
                 given = asked(action, arguments, {}, {"level": int})
@@ -234,7 +237,7 @@ class LMDeploy(OpenAICompatible):
 
 
 def _encode_asked(body: bytes) -> bytes:
-    """The canonical form as LMDeploy's. Raises RequestError for messages, which it cannot tokenize."""
+    """Return a tokenize request in LMDeploy's form. Raise RequestError for messages, which it cannot tokenize."""
     members = rewrite.members(body)
     if "prompt" not in members:
         raise RequestError(Failure(Kind.UNSUPPORTED, "the engine tokenizes a prompt only, no messages"))
@@ -244,7 +247,7 @@ def _encode_asked(body: bytes) -> bytes:
 
 
 def _tokens_of(body: bytes) -> bytes:
-    """The canonical answer; what is none of LMDeploy's is judged as it stands."""
+    """Return LMDeploy's answer in the canonical form; any other body as it is."""
     try:
         answer = _encoded.decode(body)
     except (ValueError, RecursionError):

@@ -4,13 +4,13 @@ Facts are those of TensorRT-LLM's main branch of autumn 2026 (`serve/openai_prot
 some of them: the tokenizer, the gauges of running and waiting requests, and the `--set` argument.
 
 Rules:
-- A request with a key that the server does not know is refused. So only the keys of its protocol are sent, and of
-  `stream_options` only its own; what other engines ignore is left out here. The Responses API takes any key.
-- Only one of `max_tokens` and `max_completion_tokens` may be sent; the newer one counts.
-- The name of a model in a request is not checked. An adapter (`lora_request` in the body) is no model of its own.
-- Errors are flat objects; those of its checks are a string under `error`. An executor that died answers `null`, and the
-  server ends itself.
-- `/metrics` is JSON that is emptied by whoever reads it, so it is never asked. Prometheus' page is beside it, where the
+- The server refuses requests with an unknown key, except for the Responses API. So only the keys of its protocol are
+  sent, also within `stream_options`; keys that other engines would ignore are left out.
+- Only one of `max_tokens` and `max_completion_tokens` may be sent; the newer one wins.
+- The server does not check the model's name. An adapter (`lora_request` in the body) is not a model of its own.
+- Errors are flat objects; those of request checks are a string under `error`. If the executor died, the answer is
+  `null`, and the server exits.
+- `/metrics` is JSON and is emptied by each read, so it is never requested. Prometheus' page is at another path, if the
   server's configuration has `return_perf_metrics` and `enable_iter_perf_stats`.
 """
 
@@ -66,7 +66,7 @@ KEYS: Mapping[Operation, frozenset[str]] = {
     ),
     Operation.TOKENIZE: frozenset(("model", "prompt")),
 }
-"""The keys that a request may have."""
+"""The keys that a request may have, by operation."""
 STREAM_KEYS = frozenset(("include_usage", "continuous_usage_stats"))
 
 
@@ -154,7 +154,7 @@ SETTINGS: Mapping[str, str] = {
     "dtype": "dtype",
     "speculative": "speculative_config",
 }
-"""Options that have no argument of their own, but a place in TensorRT-LLM's configuration."""
+"""Options without an argument of their own, by their key in TensorRT-LLM's configuration."""
 
 TABLE: Table = {
     Signal.RUNNING: (Metric("trtllm_num_requests_running", "after 1.2"),),
@@ -206,7 +206,7 @@ class TensorRTLLM(OpenAICompatible):
 
 
 def _only(request: Request, keys: frozenset[str]) -> bytes:
-    """The body with the keys the server knows. Raises RequestError for messages to tokenize: it takes texts only."""
+    """Return the body with only the keys the server knows. Raise RequestError for messages to tokenize."""
     members = rewrite.members(request.body)
     if request.operation is Operation.TOKENIZE and "prompt" not in members:
         raise RequestError(Failure(Kind.UNSUPPORTED, "the engine tokenizes a prompt only, no messages"))

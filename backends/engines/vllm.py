@@ -3,14 +3,14 @@
 Facts are those of vLLM 0.33, with the older names of what was renamed.
 
 Rules:
-- Bodies pass both ways. LoRA adapters are models of their own beside the one they belong to, in requests and in lists.
-- The server listens only when the model is loaded; before, connections are refused. Its `/health` turns 503 when the
-  engine behind it has died, which never heals.
-- `abort` as the reason of an end means that the server dropped the request: it was put to sleep, or an operator aborted
-  it. That is a failure, not an answer. `repetition` is an end that the client asked for with vLLM's own parameters; it
+- Bodies pass unchanged both ways. A LoRA adapter is a model of its own, in requests and in lists.
+- The server listens only once the model is loaded; before that, connections are refused. `/health` answers 503 once the
+  engine behind it has died for good.
+- The finish reason `abort` means that the server dropped the request, because it was put to sleep or an operator
+  aborted the request: a failure. `repetition` is an end that the client asked for with vLLM's own parameters, so it
   passes.
-- `/sleep` and `/wake_up` exist in development mode only, the loading of adapters where it was allowed; a launch sets
-  both up if its options ask for them. Clients must not reach such a server but through the gateway.
+- `/sleep` and `/wake_up` exist only in development mode, and adapters can be loaded only where that was allowed; a
+  launch enables both if its options say so. Clients must reach such a server only through the gateway.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ TABLE: Table = {
 }
 
 LORAS = "vllm:lora_requests_info"
-"""The adapters in use, as labels; its value is the time of the sample in seconds since 1970, so the highest counts."""
+"""The metric whose labels name the adapters in use. Its value is a time in seconds since 1970; the latest counts."""
 
 
 class VLLM(OpenAICompatible):
@@ -186,8 +186,11 @@ class VLLM(OpenAICompatible):
         return {**from_metrics(page, TABLE), Signal.LORAS: _loras(page)}
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
-        """`load_lora`: `name`, `path`. `unload_lora`: `name`. `sleep`: `level`, 1 to keep the weights in the computer's
-        memory, 2 to drop them. `wake`: `tags`, of `weights` and `kv_cache`, for one at a time."""
+        """Return the request for an action; see `Engine.action`.
+
+        `load_lora` takes `name` and `path`, `unload_lora` takes `name`. `sleep` takes `level`: 1 keeps the weights in
+        main memory, 2 drops them. `wake` takes `tags`, a list of `weights` and `kv_cache`, to restore only one of them.
+        """
         match action:
             case Action.LOAD_LORA:
                 given = asked(action, arguments, {"name": str, "path": str})
@@ -214,10 +217,11 @@ def _with_query(path: str, given: Mapping[str, Any]) -> str:
 
 
 def _loras(page: bytes | None) -> Reading:
+    """Return the adapters in use."""
     text = "" if page is None else page.decode(errors="replace")
     if LORAS not in text:
         return Reading(Status.MISSING, source=f"not on its metrics page without --enable-lora: {LORAS}")
-    # Described, but without a sample, until the first request for one.
+    # Until the first request for an adapter the metric is described on the page, but has no sample.
     labels, _ = max(samples(text, LORAS), key=lambda sample: sample[1], default=({}, 0.0))
     told_of = (labels.get(f"{state}_lora_adapters", "") for state in ("running", "waiting"))
     names = sorted({name for names in told_of for name in names.split(",") if name})

@@ -1,10 +1,10 @@
-"""What launching has in common for every engine: the options each of them takes, and how options become a command line.
+"""The launch options that engines share, and how options become a command line.
 
 Rules:
-- An option that an engine spells as a plain flag is a field of its own type and a row in its table of flags; the table
-  is the only place that knows the spelling.
-- A field that is None, False or empty says nothing: the engine's own default stands.
-- A program that is not installed is refused before the start, in one line that says how to install it.
+- An option that is a plain flag of the engine is a typed field and a row in the engine's table of flags; only the table
+  knows how the flag is spelled.
+- A field that is None, False or empty adds no argument: the engine's own default applies.
+- A program that is not installed is reported before the start, in one line that says how to install it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 LoraName = Annotated[str, StringConstraints(pattern=f"^{MODEL_NAME}$")]
 Plain = str | int | float | bool
-"""A value that an argument can be."""
+"""The type of a single argument."""
 
 
 class ProcessLaunch(LaunchOptions):
@@ -84,7 +84,7 @@ class GgufLaunch(ProcessLaunch):
 
 
 class ServerLaunch(ProcessLaunch):
-    """What every launched engine takes that is a program of its own, serving one model."""
+    """The launch options of engines that are a program of their own and serve one model."""
 
     model: Text = Field(
         description="The model: a folder, or the name of a repository on the Hugging Face hub."
@@ -128,7 +128,7 @@ class ServerLaunch(ProcessLaunch):
 
 
 class GpuServerLaunch(ServerLaunch):
-    """What every launched engine takes that serves one model on GPUs, many requests at once."""
+    """The launch options of engines that serve one model on GPUs, many requests at once."""
 
     tensor_parallel: Count | None = Field(
         None, description="GPUs that share each layer of the model. Left out, one."
@@ -173,8 +173,11 @@ class GpuServerLaunch(ServerLaunch):
     )
 
     def check_paths(self, *others: str) -> None:
-        """Raises LaunchError where the model, or one of the others, is a path and not there. What is no path may be a
-        name on a hub; and where the engine runs in a place of its own, its paths are not ours."""
+        """Raise LaunchError if the model, or one of the others, is a path that does not exist.
+
+        What is not a path may be the name of a model on a hub. With `command` nothing is checked: the engine may run in
+        a container with a file system of its own.
+        """
         if self.command is not None:
             return
         for path in (self.model, *others):
@@ -184,7 +187,7 @@ class GpuServerLaunch(ServerLaunch):
 
 
 def program(command: Sequence[str], install: str) -> tuple[str, ...]:
-    """The command with its program's path. Raises LaunchError, with the `install` advice, where there is none."""
+    """Return the command with the path of its program. Raise LaunchError with the advice `install` if it is missing."""
     found = shutil.which(command[0])
     if found is None:
         raise LaunchError(f"there is no program {command[0]}: {install}, or name one with 'command'")
@@ -192,11 +195,10 @@ def program(command: Sequence[str], install: str) -> tuple[str, ...]:
 
 
 def arguments(options: BaseModel, flags: Mapping[str, str | tuple[str, str]]) -> list[str]:
-    """The arguments for the options in `flags`: field to flag, or to the flags for true and for false.
+    """Return the arguments for the options in `flags`, which maps a field to its flag or to those for true and false.
 
-       A plain flag of a bool stands alone if it is true. A map becomes one argument of JSON. A tuple's items follow the
-       flag
-    one by one. A map under a flag that ends with `=` becomes `name=value` items.
+    A bool with one flag is that flag alone, if true. A map is one argument of JSON; under a flag that ends with `=` it
+    is one `name=value` argument for each item. The items of a tuple follow the flag one by one.
     """
     found: list[str] = []
     for field, flag in flags.items():
@@ -205,6 +207,7 @@ def arguments(options: BaseModel, flags: Mapping[str, str | tuple[str, str]]) ->
 
 
 def _argument(flag: str | tuple[str, str], value: Any) -> list[str]:
+    """Return the arguments for one option."""
     if value is None or value in ((), {}):
         return []
     if isinstance(flag, tuple):

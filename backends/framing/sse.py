@@ -1,13 +1,14 @@
-"""Server-sent events, sans I/O: bytes in any pieces, whole events out.
+"""Cut server-sent events without any I/O: bytes in, in any pieces; whole events out.
 
 Rules:
-- Any split of the same bytes gives the same events.
-- Lines end with LF, CRLF or CR and with nothing else: U+2028 and its like occur inside JSON strings.
+- The events do not depend on how the bytes are split.
+- Lines end only with LF, CRLF or CR. U+2028 and similar characters occur inside JSON strings and end no line.
 - A byte order mark at the start, comments, and the fields `id`, `event` and `retry` are dropped; several `data` lines
-  are joined by a line feed. (HTML Living Standard, section 9.2.6.)
-- An event is given as soon as its blank line is known, also where lines end with CR.
-- `Framer` gives what events say, `Blocks` whole events, for APIs that give them names.
-- Past an event longer than the limit nothing is read, and nothing is buffered.
+  are joined by a line feed (HTML Living Standard, section 9.2.6).
+- An event is returned as soon as its blank line has been read, even if lines end with CR.
+- `Framer` returns the data of events; `Blocks` returns whole events, for APIs whose `event` lines matter.
+- After an event longer than the limit nothing is read or buffered.
+- This module may be compiled with mypyc: slotted classes with annotated attributes only.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from __future__ import annotations
 import itertools
 
 LIMIT = 1 << 20
-"""Bytes the lines of one event may have together. An engine that sends more is broken or hostile."""
+"""The most bytes of one event's lines together. An engine that sends more is broken or hostile."""
 
 _BOM = b"\xef\xbb\xbf"
 
 
 def encode(payload: bytes) -> bytes:
-    """One event holding `payload`, which has no line break."""
+    """Return one event with this payload, which must not contain a line break."""
     return b"data: " + payload + b"\n\n"
 
 
 class Framer:
     """Cuts a byte stream into the payloads of its events.
 
-    `idle`: the stream stands between two events and nothing is held. `too_long`: an event grew beyond the limit.
+    `idle` is true between two events, when nothing is buffered; `too_long` once an event has exceeded `limit` bytes.
     """
 
     __slots__ = ("_after_cr", "_data", "_rest", "_size", "_start", "idle", "limit", "too_long")
@@ -44,7 +45,7 @@ class Framer:
         self._after_cr: bool = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Take the next bytes; return the payload of every event they complete."""
+        """Process the next bytes; return the payload of every event they complete."""
         if self.idle and self._is_one_event(chunk):
             return [chunk[6:-2]]
         if not chunk or self.too_long:
@@ -57,7 +58,7 @@ class Framer:
             self._start = False
             text = text.removeprefix(_BOM)
         if self._after_cr:
-            # That CR has ended its line already; a line feed here is the second half of a CRLF.
+            # The CR has already ended its line; a line feed here is the second half of a CRLF.
             text = text.removeprefix(b"\n")
         self._after_cr = text.endswith(b"\r")
         if b"\r" in text:
@@ -71,7 +72,7 @@ class Framer:
         return events
 
     def _is_one_event(self, chunk: bytes) -> bool:
-        """One event on one line, whole: what most reads of a token stream are."""
+        """Return whether a read is exactly one event on one line, as most reads of a token stream are."""
         return (
             chunk.startswith(b"data: ")
             and chunk.find(b"\n") == len(chunk) - 2
@@ -81,12 +82,13 @@ class Framer:
         )
 
     def close(self) -> list[bytes]:
-        """The stream ended: return the last event if no blank line followed it."""
+        """Return the last event, if no blank line followed it; the stream has ended."""
         lines = (self._rest, b"")
         self._rest = b""
         return [payload for line in lines if (payload := self._line(line)) is not None]
 
     def _line(self, line: bytes) -> bytes | None:
+        """Process one line; return the payload of the event it ends, None if it ends none."""
         if self.too_long:
             return None
         if line:
@@ -114,8 +116,8 @@ class Framer:
 class Blocks:
     """Cuts a byte stream into whole events with all their lines, for streams whose `event` lines matter.
 
-    Lines end with a line feed in them, whatever they ended with; everything else is as it came, comments too.
-    `too_long`: an event grew beyond the limit.
+    Line ends become line feeds; everything else is kept, comments included. `too_long` is true once an event has
+    exceeded `limit` bytes.
     """
 
     __slots__ = ("_after_cr", "_held", "_size", "limit", "too_long")
@@ -128,7 +130,7 @@ class Blocks:
         self._after_cr: bool = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Take the next bytes; return every event they complete, without its blank line."""
+        """Process the next bytes; return every event they complete, without its blank line."""
         if self._after_cr:
             chunk = chunk.removeprefix(b"\n")
             self._after_cr = False
@@ -158,6 +160,6 @@ class Blocks:
 
 
 def payload(block: bytes) -> bytes | None:
-    """What the `data` lines of an event say; None where it has none."""
+    """Return the joined `data` lines of an event; None if it has none."""
     lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
     return b"\n".join(lines) if lines else None

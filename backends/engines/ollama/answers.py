@@ -1,12 +1,12 @@
-"""From Ollama's own answers to OpenAI's: whole ones, streams of JSON lines, embeddings.
+"""Translate Ollama's own answers to OpenAI's: whole ones, streams of JSON lines, embeddings.
 
 Facts: ollama/ollama v0.33.0-rc2, `api/types.go` and `server/routes.go`.
 
 Rules:
-- A stream is complete with its line that says `done`. An `error` line, or no such line at all, is a failure.
-- One decode and one encode per line; the rest of a chunk is written once, with the first.
-- `thinking` is OpenAI's clients' `reasoning_content`. A tool call's arguments, an object here, become the text of one.
-- An answer that calls tools ends with `tool_calls`, unless it was cut off for its length.
+- A stream is complete with the line that says `done`. An `error` line, or a stream without a `done` line, is a failure.
+- Each line costs one decode and one encode; the members that all events share are encoded once.
+- `thinking` becomes `reasoning_content`. The arguments of a tool call, an object in Ollama, become JSON text.
+- An answer with tool calls has the finish reason `tool_calls`, unless it was cut off for its length.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Token(msgspec.Struct):
     top_logprobs: list[_Token] | None = None
 
 
-# Counts are `Any`: one that cannot be read spoils the books, not the answer.
+# Counts are `Any`, so that one that cannot be read does not fail the answer.
 class _Line(msgspec.Struct):
     created_at: str = ""
     message: _Message | None = None
@@ -88,7 +88,7 @@ _ROLE = b'"role":"assistant"'
 
 
 def reply_of(request: Request, body: bytes, failure: ReadFailure) -> Reply | Failure:
-    """The whole answer in `body`, for the client. Where a stream was asked for, as its events."""
+    """Interpret the whole answer in `body`. If a stream was asked for, the reply is its events."""
     try:
         if request.operation is Operation.EMBEDDINGS:
             return _embeddings(request, body, failure)
@@ -106,6 +106,7 @@ def reply_of(request: Request, body: bytes, failure: ReadFailure) -> Reply | Fai
 
 
 def _completion(request: Request, line: _Line) -> Members:
+    """Return a whole chat completion or completion, without its usage."""
     chat = request.operation is Operation.CHAT
     calls = line.message.tool_calls if line.message else None
     choice: Members = {"index": 0, "logprobs": None, "finish_reason": _reason(line, bool(calls))}
@@ -127,6 +128,7 @@ def _completion(request: Request, line: _Line) -> Members:
 
 
 def _embeddings(request: Request, body: bytes, failure: ReadFailure) -> Reply | Failure:
+    """Interpret an answer with embeddings."""
     answer = _vectors.decode(body)
     if answer.error:
         return failure(500, (), body)
@@ -162,11 +164,11 @@ class LineStream(FramedDecoder):
         self._include_usage = request.include_usage
         self._read_failure = read_failure
         self._head = b""
-        """The beginning of every chunk, up to the choice's own; empty before the first."""
+        """The beginning of every event, up to its choices; empty before the first one."""
         self._called = 0
-        """Tool calls so far."""
+        """The number of tool calls so far."""
         self._offset = 0
-        """Characters of text so far, counted where log probabilities ask for it."""
+        """The number of characters so far, for the offsets in log probabilities."""
 
     def _event(self, piece: bytes) -> bytes:
         if self.over:
@@ -190,6 +192,7 @@ class LineStream(FramedDecoder):
         return True
 
     def _delta(self, line: _Line) -> bytes:
+        """Return the event for a line of a chat; empty if it adds nothing."""
         said = line.message
         if said is None:
             return b""
@@ -208,6 +211,7 @@ class LineStream(FramedDecoder):
         return self._chunk(line, b'"delta":{' + b",".join(members) + b"}", logprobs)
 
     def _text(self, line: _Line) -> bytes:
+        """Return the event for a line of a completion; empty if it adds nothing."""
         text = line.response or ""
         if not (text or line.thinking or line.logprobs):
             return b""
@@ -222,6 +226,7 @@ class LineStream(FramedDecoder):
         return self._chunk(line, said, logprobs)
 
     def _numbered(self, calls: Sequence[_Call]) -> list[Members]:
+        """Return tool calls with their index in the answer."""
         first = self._called
         self._called += len(calls)
         return [{"index": first + place, **_openai_call(call)} for place, call in enumerate(calls)]
@@ -240,10 +245,12 @@ class LineStream(FramedDecoder):
         return out + DONE
 
     def _chunk(self, line: _Line, said: bytes, logprobs: bytes, reason: bytes = b"null") -> bytes:
+        """Return an event whose choice has these members, all in JSON."""
         choice = b'"choices":[{"index":0,' + said + b',"logprobs":' + logprobs
         return b"data: " + self._begin(line) + choice + b',"finish_reason":' + reason + b"}]}\n\n"
 
     def _begin(self, line: _Line) -> bytes:
+        """Return the beginning of every event of this stream."""
         if not self._head:
             head = _head(self._request, line)
             if self._chat:
@@ -253,7 +260,7 @@ class LineStream(FramedDecoder):
 
 
 def _head(request: Request, line: _Line) -> Members:
-    """What every answer begins with. The time is Ollama's, the id ours: it gives none."""
+    """Return the members that begin every answer. The time is Ollama's; the id is new, because Ollama has none."""
     chat = request.operation is Operation.CHAT
     return {
         "id": fresh_id("chatcmpl" if chat else "cmpl"),
@@ -264,7 +271,7 @@ def _head(request: Request, line: _Line) -> Members:
 
 
 def _seconds(text: str) -> int:
-    """Seconds since 1970 of a time as Go writes it; 0 for what is none."""
+    """Return a time in Go's format as seconds since 1970; 0 if it is not one."""
     try:
         return int(datetime.fromisoformat(text).timestamp())
     except (ValueError, OverflowError):
@@ -272,12 +279,14 @@ def _seconds(text: str) -> int:
 
 
 def _reason(line: _Line, called: bool) -> str:
+    """Return the finish reason in OpenAI's words."""
     if line.done_reason == "length":
         return "length"
     return "tool_calls" if called else "stop"
 
 
 def _openai_call(call: _Call) -> Members:
+    """Return a tool call in OpenAI's form."""
     arguments = bytes(call.function.arguments).decode()
     return {
         "id": call.id or fresh_id("call"),
@@ -287,15 +296,17 @@ def _openai_call(call: _Call) -> Members:
 
 
 def _usage(line: _Line) -> Usage:
-    # A count of nothing is left out.
+    """Return the tokens counted in the last line, which omits counts of zero."""
     return Usage(count(line.prompt_eval_count), count(line.eval_count), count(line.prompt_eval_cached_count))
 
 
 def _counts(usage: Usage) -> Members:
+    """Return the `usage` of an answer, cached tokens included."""
     return {**openai_usage(usage), "prompt_tokens_details": {"cached_tokens": usage.cached}}
 
 
 def _chat_logprobs(tokens: Sequence[_Token]) -> Members:
+    """Return log probabilities in the form of chat completions."""
     return {
         "content": [
             {**_told(token), "top_logprobs": [_told(other) for other in token.top_logprobs or ()]}
@@ -305,12 +316,13 @@ def _chat_logprobs(tokens: Sequence[_Token]) -> Members:
 
 
 def _told(token: _Token) -> Members:
+    """Return one token with its log probability and its bytes."""
     spelled = token.bytes if token.bytes is not None else list(token.token.encode())
     return {"token": token.token, "logprob": token.logprob, "bytes": spelled}
 
 
 def _text_logprobs(tokens: Sequence[_Token], offset: int) -> Members:
-    """The older form, of completions. `offset`: characters of text before the first token."""
+    """Return log probabilities in the form of completions; `offset` is the number of characters before them."""
     offsets = []
     for token in tokens:
         offsets.append(offset)
@@ -326,7 +338,7 @@ def _text_logprobs(tokens: Sequence[_Token], offset: int) -> Members:
 
 
 def _base64(vector: msgspec.Raw) -> str:
-    """A list of numbers as OpenAI packs it: 32-bit floats, little end first."""
+    """Return a list of numbers in OpenAI's encoding: little-endian 32-bit floats in base64."""
     packed = array("f", _floats.decode(vector))
     if sys.byteorder == "big":
         packed.byteswap()

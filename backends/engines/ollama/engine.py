@@ -1,16 +1,16 @@
-"""Ollama: attached to by URL, or launched with `ollama serve`. It loads models by itself, as they are asked for.
+"""Ollama: attached to by URL, or launched with `ollama serve`. It loads models on demand.
 
-It is spoken to over its own API: OpenAI's at `/v1` sets no context length, no `top_k`, no `keep_alive`, and cuts long
-prompts in silence. `api: openai` chooses that one all the same. Facts: ollama/ollama v0.33.0-rc2, `server/routes.go`,
-`server/sched.go`, `openai/openai.go`, `envconfig/config.go`.
+The gateway uses Ollama's own API by default: its OpenAI-compatible one at `/v1` has no context length, `top_k` or
+`keep_alive`, and silently truncates long prompts. The option `api: openai` selects `/v1` nevertheless. Facts:
+ollama/ollama v0.33.0-rc2, `server/routes.go`, `server/sched.go`, `openai/openai.go`, `envconfig/config.go`.
 
 Rules:
-- What is translated stands beside: requests in `ollama_requests`, messages in `ollama_messages`, answers in
-  `ollama_answers`, the care of models in `ollama_models`. This file knows the server.
-- `/v1` gets `max_tokens` for `max_completion_tokens`, which it would ignore. What else it ignores though it decides
-  about the answer (`n`, `logit_bias`, a forced `tool_choice`, `echo`, `best_of`) is refused. `top_k`, `min_p` and
-  Ollama's own members are without effect there.
-- A model that is not in memory is loaded while its first request waits: Ollama is never "loading", it is up or down.
+- This file knows the server. `requests.py`, `messages.py` and `answers.py` translate; actions on models are in
+  `models.py`.
+- `/v1` is sent `max_tokens` instead of `max_completion_tokens`, which it would ignore. Other members that it ignores
+  although the answer depends on them (`n`, `logit_bias`, a forced `tool_choice`, `echo`, `best_of`) are refused.
+  `top_k`, `min_p` and Ollama's own members have no effect there.
+- A model that is not in memory is loaded while its first request waits, so Ollama is never "loading": it is up or down.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ PATHS = {
     Operation.EMBEDDINGS: "/api/embed",
 }
 LATEST = ":latest"
-"""The tag a model has that was named without one, and that may be left out."""
+"""The tag of a model that was named without a tag; it may be omitted."""
 CONTEXT_MARKS = (
     "exceeds the context length",  # v0.12
     "exceeds maximum context length",  # embeddings, before v0.12
@@ -195,7 +195,7 @@ class OllamaLaunch(ProcessLaunch):
 
 
 def _go_time(seconds: float | None) -> str | None:
-    """A duration as Go reads it."""
+    """Return a duration in Go's format."""
     return None if seconds is None else f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
@@ -257,7 +257,7 @@ class Ollama(OpenAICompatible):
     def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
         said = _said(body)
         if said.startswith('{"error"'):
-            # Newer versions run llama-server; their words can be its whole answer (v0.34).
+            # Newer versions run llama-server, and their message can be its whole answer (v0.34).
             return read_failure(status, headers, said.encode())
         failure = read_failure(status, headers, body)
         kind = _kind(status, said)
@@ -275,7 +275,7 @@ class Ollama(OpenAICompatible):
         return Call("/api/tags", method="GET")
 
     def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
-        """The models on its disk. One with the tag `latest` is there under both its names."""
+        """Return the models on the server's disk. A model with the tag `latest` is listed under both of its names."""
         names = _names(body)
         short = [name.removesuffix(LATEST) for name in names if name.endswith(LATEST)]
         return tuple(map(ModelCard, (*names, *short)))
@@ -295,7 +295,7 @@ class Ollama(OpenAICompatible):
 
     def log_level(self, line: str) -> int:
         if line.startswith("[GIN]"):
-            # One line for each request, the gateway's own probes too.
+            # One line for each request, the gateway's own probes included.
             return logging.DEBUG
         found = _LEVEL.search(line)
         return _LEVELS.get(found[1], logging.INFO) if found else logging.INFO
@@ -322,7 +322,7 @@ _MESSAGES = {
 
 
 def _said(body: bytes) -> str:
-    """Ollama's words for what went wrong, if it had any."""
+    """Return Ollama's error message; empty if it has none."""
     try:
         error = _complaint.decode(body).error
     except (ValueError, RecursionError):
@@ -331,22 +331,22 @@ def _said(body: bytes) -> str:
 
 
 def _kind(status: int, said: str) -> Kind | None:
-    """What status and words say beyond the status alone."""
+    """Return the kind of a failure where the wording decides; None where the status does."""
     if any(mark in said for mark in CONTEXT_MARKS):
         return Kind.CONTEXT
     if status == 400 and " does not support " in said:
-        # Chat, tools, thinking, insert, generate: another backend's model may.
+        # Of chat, tools, thinking, insert or generate: another backend's model may support it.
         return Kind.UNSUPPORTED
     if status == 499:
         return Kind.FAILED
     if status == 404 and not said:
-        # A model that is not there is told in JSON: this is a version that lacks the path.
+        # A missing model is reported in JSON; without JSON this version does not have the path.
         return Kind.UNSUPPORTED
     return None
 
 
 def _names(body: bytes) -> tuple[str, ...]:
-    """The names in a list of models. Raises ValueError where it is none."""
+    """Return the names in a list of models. Raise ValueError if it is not one."""
     try:
         return tuple(model.name for model in _models.decode(body).models)
     except (ValueError, RecursionError) as error:
@@ -354,7 +354,7 @@ def _names(body: bytes) -> tuple[str, ...]:
 
 
 def _with_max_tokens(body: bytes) -> bytes:
-    """The body with `max_completion_tokens` under the name that `/v1` reads."""
+    """Return the body with `max_completion_tokens` renamed to the member that `/v1` reads."""
     members = rewrite.members(body)
     wanted = members.pop("max_completion_tokens", None)
     if wanted not in (None, b"null"):

@@ -1,9 +1,9 @@
-"""How TGI's server is started: the options of `launch`, the flags they become, and what its log says of a crash.
+"""How TGI's server is started: its launch options, their flags, and the reasons for a crash in its log.
 
 Facts are those of TGI 3.3.7's `text-generation-launcher`.
 
 Rules:
-- A model has no public name there: it answers to any, so a launch serves the name its options say.
+- The server knows no model name and answers to any, so the public name exists only in the gateway.
 - Adapters and prefix caching are set by environment variables; everything else has a flag.
 """
 

@@ -1,9 +1,12 @@
-"""TGI's native protocol: a completion request as its `inputs` and `parameters`, its tokens as OpenAI's stream.
+"""TGI's native protocol: a completion becomes `inputs` and `parameters`, and the tokens become OpenAI's stream.
+
+Facts are those of TGI 3.3.7.
 
 Rules:
-- Always a stream, `/generate_stream`; one prompt. Facts: TGI 3.3.7.
-- A token marked special is no text. The last one brings why it ended and the counts; without it the answer was cut off.
-- TGI leaves a stop string in the text; it is cut here.
+- A request is always for a stream (`/generate_stream`) and has one prompt.
+- A token marked as special is not text. The last token comes with the finish reason and the counts; without it the
+  answer was cut off.
+- TGI leaves a stop string in the text; it is cut off here.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from backends.framing import sse
 
 PATH = "/generate_stream"
 REASONS: Mapping[str, str] = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}
-"""TGI's own words for why a generation ended."""
+"""TGI's finish reasons, and OpenAI's."""
 _SAME = ("top_p", "top_k", "typical_p", "repetition_penalty", "frequency_penalty", "seed", "stop")
 
 
@@ -46,12 +49,12 @@ _step = msgspec.json.Decoder(_Step)
 
 
 def body(prompt: str, asked: Mapping[str, Any]) -> bytes:
-    """The request for a completion; `asked` are the members of OpenAI's, already as TGI takes them."""
+    """Return the body for a completion; `asked` are the members of OpenAI's request, as TGI expects them."""
     parameters: dict[str, Any] = {name: asked[name] for name in _SAME if asked.get(name) is not None}
     if asked.get("max_tokens") is not None:
         parameters["max_new_tokens"] = asked["max_tokens"]
     temperature = asked.get("temperature")
-    # Zero is greedy to OpenAI and an error to TGI.
+    # Zero means greedy sampling to OpenAI and is an error to TGI.
     parameters["do_sample"] = temperature != 0
     if temperature:
         parameters["temperature"] = temperature
