@@ -1,9 +1,11 @@
-"""How llama.cpp is started: the options, and the command lines of its two runtimes: `xllamacpp`, llama.cpp as a Python
-wheel, started by `runner.py`; and any `llama-server` program. Facts are those of llama.cpp b11549.
+"""How llama.cpp is started: its launch options, and the command lines of its two runtimes.
+
+The runtimes are `xllamacpp`, llama.cpp as a Python wheel, started by `runner.py`, and any `llama-server` program. Facts
+are those of llama.cpp b11549.
 
 Rules:
-- `context` counts per slot here; llama.cpp's own number is the sum over all slots.
-- What can be known to fail is refused before the start, in one line that names the file and what to do.
+- `context` is per slot; llama.cpp's own number is the sum over all slots.
+- Foreseeable failures are reported before the start, in one line that names the file and what to do.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ from backends.facts.launching import GgufLaunch, Text
 BUILT_IN = "xllamacpp"
 RUNNER = Path(__file__).with_name("runner.py")
 EMBEDDING_BATCH = 2048
-"""Tokens llama.cpp may process in one step when it serves embeddings: the longest input it can embed. Its own default
-is 512, and longer inputs fail with status 500."""
+"""Tokens computed in one step when the model serves embeddings, which is also the longest input that can be embedded.
+llama.cpp's own default is 512; longer inputs fail with status 500."""
 HEAD = 1 << 20
-"""Bytes at a model file's begin in which its own settings stand."""
+"""The bytes at the beginning of a model file that contain its settings."""
 VERBOSITY = {"error": 1, "warning": 2, "info": 3, "debug": 5}
 """llama.cpp's numbers for log levels (its `--verbosity`)."""
 
@@ -166,7 +168,7 @@ class LlamaCppLaunch(GgufLaunch):
 
 
 def _model_head(path: Path, what: str = "model") -> bytes:
-    """The first bytes of a GGUF file. Raises LaunchError where there is none."""
+    """Return the first bytes of a GGUF file. Raise LaunchError if it is not one."""
     where = path if path.is_absolute() else f"{path} (in {Path.cwd()})"
     try:
         with path.open("rb") as file:
@@ -186,11 +188,11 @@ def _model_head(path: Path, what: str = "model") -> bytes:
 
 
 def _template_file(template: str) -> Path | None:
-    """The file a chat template is in; None for a template that is given itself. Raises LaunchError for neither."""
+    """Return the file of a chat template; None if the option is a template itself. Raise LaunchError for neither."""
     if "{" in template or template == "chatml":
         return None
     path = Path(template)
     if not path.is_file():
-        # llama.cpp would take the text itself as the whole prompt and say nothing.
+        # llama.cpp would silently use the text itself as the whole prompt.
         raise LaunchError(f"there is no chat template file {template}")
     return path

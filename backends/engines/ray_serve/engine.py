@@ -1,14 +1,15 @@
 """Ray Serve: applications behind its HTTP proxy that speak OpenAI's API, attached to by URL or launched.
 
-Facts are those of Ray 2.60: of the proxy, which every application has, and of Ray Serve LLM, whose applications speak
+Facts are those of Ray 2.60: of the proxy, which every application has, and of Ray Serve LLM, whose applications answer
 as the vLLM inside them does.
 
 Rules:
-- Bodies pass both ways. Adapters are models of their own, `base:adapter`, in requests and in lists.
-- The proxy is up long before an application is, and says so of every path: that is loading, not a missing model.
-- An application deployed below a prefix is at a URL with that prefix.
-- Metrics are not at the proxy: `metrics_url` names a node's metrics agent. They are Ray's names for vLLM's.
-- A launch deploys one application, or those of a config file, on a Ray of its own on this machine.
+- Bodies pass unchanged both ways. An adapter is a model of its own, `base:adapter`, in requests and in lists.
+- The proxy is up long before an application is, and answers every path with an error that says so: that means loading,
+  not a missing model.
+- An application deployed under a prefix has a URL with that prefix.
+- The proxy has no metrics: `metrics_url` names a node's metrics agent, which has vLLM's metrics under Ray's names.
+- A launch deploys one application, or those of a config file, on a Ray instance of its own on this machine.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ COMMAND = ("python",)
 INSTALL = "install Ray with `pip install 'ray[serve]'`"
 RUNNER = Path(__file__).with_name("runner.py")
 MODEL_HEADER = b"serve_multiplexed_model_id"
-"""The header by which Ray's router finds a replica that has the model in memory."""
+"""The header by which Ray's router finds a replica with the model in memory."""
 
 
 class RayServeOptions(EngineOptions):
@@ -165,7 +166,7 @@ class RayServe(OpenAICompatible):
         return msgspec.structs.replace(call, headers=((MODEL_HEADER, model.encode()),))
 
     def health_of(self, status: int, body: bytes) -> Health:
-        """Of the model list: the proxy's own answers tell that nothing is deployed there, or nothing runs yet."""
+        """Interpret the model list, or the proxy's own answer that no application is deployed or running yet."""
         if _not_deployed(status, body):
             return Health.LOADING
         return Health.READY if status < 404 else Health.DOWN
@@ -183,7 +184,10 @@ class RayServe(OpenAICompatible):
         return from_metrics(page, TABLE)
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
-        """Of an application made with `build_dev_openai_app`. `sleep`: `model`, `level`. `wake`: `model`."""
+        """Return the request for an action; see `Engine.action`. They need an application of `build_dev_openai_app`.
+
+        `sleep` takes `model` and `level`; `wake` takes `model`.
+        """
         match action:
             case Action.SLEEP:
                 given = asked(action, arguments, {"model": str}, {"level": int})
@@ -202,6 +206,7 @@ class RayServe(OpenAICompatible):
 
 
 def _not_deployed(status: int, body: bytes) -> bool:
+    """Return whether the proxy answered that no application is there yet."""
     return status in (404, 503) and any(mark in body for mark in _NOT_DEPLOYED)
 
 

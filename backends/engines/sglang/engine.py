@@ -3,13 +3,13 @@
 Facts are those of SGLang 0.5.23.
 
 Rules:
-- Health is `/ready`: 503 while it starts, warms up, is paused or goes down (`/health` computes a token each time). A
-  server too old to have `/ready` counts as ready when it answers at all.
-- The name of a model in a request is not checked, except that `model:adapter` chooses a LoRA adapter. So an adapter is
-  listed here under that name: by its own name alone the model without it would answer.
-- Reranking and scoring have forms of their own, which become the canonical ones; so has the text of detokenizing.
-- `abort` as the reason of an end means that the server dropped the request: a failure, not an answer.
-- Load is asked from `/v1/loads`, which needs no flag, and from the metrics, which need `--enable-metrics`.
+- The probe is `/ready`, which answers 503 while the server starts, warms up, is paused or shuts down; `/health` would
+  compute a token each time. A server too old for `/ready` counts as ready if it answers at all.
+- The server does not check the model's name, except that `model:adapter` selects a LoRA adapter. So adapters are listed
+  under that name: asked for by the adapter's name alone, the model without the adapter would answer.
+- Reranking, scoring and detokenizing have forms of their own, which are translated; see `forms.py`.
+- The finish reason `abort` means that the server dropped the request: a failure.
+- Load is read from `/v1/loads`, which needs no flag, and from the metrics page, which needs `--enable-metrics`.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ LOADS = "/v1/loads"
 
 
 def _both(name: str, **more: Any) -> tuple[Metric, ...]:
-    """A metric under both of its prefixes. With the second it comes through Ray and from the page of loads."""
+    """Return a metric under both of its prefixes; Ray and `/v1/loads` use the second one."""
     per = more.pop("per", None)
     return tuple(
         Metric(prefix + name, versions, per=per and prefix + per, **more)
@@ -167,7 +167,7 @@ class _Slots(msgspec.Struct):
 
 
 class _Load(msgspec.Struct):
-    """What `/v1/loads` says of one rank. Of what it does not say an older version knows nothing."""
+    """The load of one rank in `/v1/loads`. Older versions lack the optional fields."""
 
     num_running_reqs: float
     num_waiting_reqs: float
@@ -220,7 +220,7 @@ class SGLang(OpenAICompatible):
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
         translate = REPLIES.get(request.operation)
         if translate is not None:
-            # What is no such answer is judged as it stands.
+            # A body of another form is interpreted as it is.
             with contextlib.suppress(ValueError, RecursionError):
                 body = translate(request, body)
         return super().reply(request, model, headers, body)
@@ -270,8 +270,11 @@ class SGLang(OpenAICompatible):
         return {**found, **_from_loads(loads)}
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
-        """`load_lora`: `name`, `path`, and `pinned` to keep it on the GPU. `unload_lora`: `name`. `sleep` and `wake`:
-        `tags`, of `weights` and `kv_cache`, for one at a time."""
+        """Return the request for an action; see `Engine.action`.
+
+        `load_lora` takes `name`, `path`, and `pinned` to keep the adapter on the GPU; `unload_lora` takes `name`.
+        `sleep` and `wake` take `tags`, a list of `weights` and `kv_cache`, to release or restore only one of them.
+        """
         match action:
             case Action.LOAD_LORA:
                 given = asked(action, arguments, {"name": str, "path": str}, {"pinned": bool})
@@ -296,7 +299,7 @@ class SGLang(OpenAICompatible):
         return logs.crash_reason(log, _CRASHES)
 
 
-# SGLang 0.5.23 says these with 400, 400 and 503.
+# SGLang 0.5.23 sends these with status 400, 400 and 503.
 _KINDS = (
     (re.compile(r"requested LoRA adapters are not loaded"), Kind.MISSING),
     (re.compile(r"add `--is-embedding` when launching"), Kind.UNSUPPORTED),
@@ -309,7 +312,7 @@ _MESSAGES = {
 
 
 def _from_loads(body: bytes | None) -> Signals:
-    """The load of all ranks; nothing where the server is too old to tell it."""
+    """Return the load of all ranks; nothing if the server is too old to report it."""
     try:
         loads = _loads.decode(body).loads if body is not None else []
     except (ValueError, RecursionError):

@@ -4,12 +4,13 @@ Facts are those of tritonserver 2.51 (run, with a Python backend), and of server
 backend and the TensorRT-LLM backend (source).
 
 Rules:
-- A model there has tensors, not an API. Which tensor means what is a preset for the known backends, and options.
-- Every request goes out as `generate_stream`: Triton does not notice that a client of `generate` has left.
-- What a model with these tensors cannot do is refused before it is sent, never dropped in silence.
-- A stream has no `[DONE]`. It is complete when every choice has its reason or, with models that give none, when the
-  transfer itself ends as it should.
-- Ready is asked of the models, not of the server: its own readiness fails while any one of its models loads.
+- A model has tensors, not an API. Presets for the known backends, and options, say what each tensor means.
+- Every request uses `generate_stream`: Triton does not notice that a client of `generate` has left.
+- What a model with these tensors cannot do is refused before it is sent, never silently dropped.
+- A stream has no `[DONE]`. It is complete when every choice has its finish reason or, for models that report none, when
+  the transfer ends properly.
+- Readiness is read from the list of models, because the server's own readiness probe fails while any model loads.
+- jinja2, which renders chat templates, is an optional dependency: without it there are completions and no chat.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from backends.engines.triton.tensors import PRESETS, Asked, Constant, Role
 try:
     from backends.engines.triton.prompting import Prompter
 except ImportError:
-    Prompter = None  # type: ignore[assignment, misc]  # then there are completions, and no chat
+    Prompter = None  # type: ignore[assignment, misc]
 
 NO_JINJA = "the Python package jinja2 is not installed: pip install 'llm-gateway[triton]'"
 
@@ -113,7 +114,7 @@ class _State(msgspec.Struct):
 
 _states = msgspec.json.Decoder(list[_State])
 
-# What a failed request's words say that its status does not. Triton 2.51 to 2.73, the vLLM backend's included.
+# Messages that mean more than the status they come with. Triton 2.51 to 2.73, the vLLM backend included.
 _UNLOADED = "has no available versions"
 _BAD_INPUT = re.compile(r"^failed to parse the request JSON|Unable to parse ")
 _BROKEN = re.compile(
@@ -164,7 +165,7 @@ class Triton(TritonServer):
         failure = super().failure(status, headers, body)
         said = failure.detail
         if status == 404 and _UNLOADED in said:
-            # Known, and loading, unloading or unloaded: it does not say which.
+            # The model is known, and loading, unloading or unloaded; the message does not say which.
             return dataclasses.replace(failure, message="the engine has not loaded this model")
         if status == 500 and _BAD_INPUT.search(said):
             return dataclasses.replace(failure, kind=Kind.REJECTED, message=readable(said))
@@ -179,7 +180,7 @@ class Triton(TritonServer):
 
     def health_of(self, status: int, body: bytes) -> Health:
         if status != 200:
-            # A server that keeps its list of models to itself (403) is up all the same.
+            # A server that denies access to its list of models (403) is up nevertheless.
             return Health.READY if status < 500 else Health.DOWN
         try:
             states = {card.state for card in _states.decode(body)}
@@ -197,8 +198,11 @@ class Triton(TritonServer):
             raise ValueError(f"not a list of models: {error}") from error
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
-        """`load` takes `model`, and `config` as an object that replaces the model's own; `unload` takes `model`, and
-        `unload_dependents`. Both need `--model-control-mode=explicit`."""
+        """Return the request for an action; see `Engine.action`.
+
+        `load` takes `model`, and `config`, an object that replaces the model's own; `unload` takes `model` and
+        `unload_dependents`. Both need `--model-control-mode=explicit`.
+        """
         if action is Action.LIST:
             return self.models()
         model, settings = model_and_settings(action, arguments)
@@ -208,12 +212,13 @@ class Triton(TritonServer):
         )
 
     def _counted(self, prompt: str, answers: list[str]) -> Usage | None:
-        """Tokens by the model's own tokenizer, where the engine tells none."""
+        """Count tokens with the model's own tokenizer, if there is one, for models that report no counts."""
         if self._prompter is None or (read := self._prompter.count(prompt, special=True)) is None:
             return None
         return Usage(read, sum(self._prompter.count(answer) or 0 for answer in answers))
 
     def _prompt(self, asked: Asked, operation: Operation) -> str:
+        """Return the text to complete. Raise RequestError where the model cannot be given one."""
         if operation is Operation.COMPLETIONS:
             prompts = asked.prompt if isinstance(asked.prompt, list) else [asked.prompt]
             if len(prompts) == 1 and isinstance(prompts[0], str):
@@ -229,7 +234,7 @@ class Triton(TritonServer):
 
 
 class TritonFrontend(TritonServer):
-    """Triton's OpenAI frontend (2.73): OpenAI's dialect with gaps, under its own health and model paths."""
+    """Triton's OpenAI frontend (2.73): OpenAI's API with gaps, and paths of its own for health and models."""
 
     options_type: ClassVar[type[EngineOptions] | None] = TritonOptions
     operations: ClassVar[frozenset[Operation]] = frozenset(
@@ -250,7 +255,7 @@ class TritonFrontend(TritonServer):
             raise refused(Kind.UNSUPPORTED, "this engine gives one answer to a request", "n")
         if (members.pop("logit_bias", b"null")) not in (b"null", b"{}"):
             raise refused(Kind.UNSUPPORTED, "this engine does not offer 'logit_bias'", "logit_bias")
-        # The frontend would answer without keeping to it.
+        # The frontend would ignore the response format.
         if self._read(request).schema is not None:
             raise refused(Kind.UNSUPPORTED, "this engine does not offer 'response_format'", "response_format")
         return msgspec.structs.replace(call, body=rewrite.joined(members))
@@ -267,11 +272,11 @@ class TritonFrontend(TritonServer):
         return Call("/health/ready", method="GET")
 
     def health_of(self, status: int, body: bytes) -> Health:
-        # It answers 400 while a model loads, and nothing at all before.
+        # The frontend answers 400 while a model loads; before that, it does not listen.
         return {200: Health.READY, 400: Health.LOADING}.get(status, Health.DOWN)
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
-        """`load` and `unload` take `model`."""
+        """Return the request for an action; see `Engine.action`. `load` and `unload` take `model`."""
         if action is Action.LIST:
             return self.models()
         model, settings = model_and_settings(action, arguments)
@@ -281,7 +286,7 @@ class TritonFrontend(TritonServer):
 
 
 def _text(content: Any) -> Any:
-    """A message's content as the templates of text models take it: parts of text as one."""
+    """Return the content of a message as one text. Raise RequestError for images and other parts."""
     if not isinstance(content, list):
         return content
     if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):

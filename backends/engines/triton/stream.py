@@ -1,11 +1,10 @@
-"""A model's responses behind Triton as OpenAI's stream: text in pieces, reasons and counts, whatever the model tells of
-them.
+"""Turn the responses of a model behind Triton into OpenAI's stream, with the reasons and counts that the model reports.
 
 Rules:
-- A reason the model gives is passed on. Of one that gives none the end of the transfer is the end of the answer, for
-  its length or by itself, as far as the tokens were counted.
-- A model that tells reasons and ends without one was cut off: that is a failure, not an answer.
-- Tokens are the model's own count, else the tokenizer's, else nobody's.
+- A finish reason from the model is passed on. If a model reports none, the end of the transfer ends the answer: with
+  `length` if the tokens counted reach the limit, else with `stop`.
+- If a model reports finish reasons and ends without one, it was cut off: a failure.
+- Tokens are counted by the model, else by the tokenizer, else not at all.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class TensorStream(FramedDecoder):
         read_failure: ReadFailure,
         counting: Callable[[list[str]], Usage | None],
     ) -> None:
-        """`counting` counts the tokens of the prompt and of these answers where the model does not, if it can."""
+        """Make a decoder. `counting` counts the tokens of prompt and answers, if it can, where the model does not."""
         super().__init__(sse.Framer())
         self._wanted = wanted
         self._chunks = chunks
@@ -142,6 +141,7 @@ class TensorStream(FramedDecoder):
         return rest + self._chunks.finish(index, reason)
 
     def _note_counts(self, said: Mapping[str, Any]) -> None:
+        """Record the token counts in a response, if it has any."""
         read, made = self._elements(said, "input_tokens"), self._elements(said, "output_tokens")
         if all(type(count) is int for count in (*read, *made)) and (read or made):
             self._tells_counts = True
@@ -154,6 +154,7 @@ class TensorStream(FramedDecoder):
         return value if isinstance(value, list) else [value]
 
     def _count(self) -> Usage | None:
+        """Return the tokens counted by the model or the tokenizer; None if neither did."""
         if self._tells_counts:
             return Usage(self._input, self._output)
         return self._counting([self._texts[index] for index in sorted(self._texts)])
