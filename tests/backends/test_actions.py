@@ -1,4 +1,4 @@
-"""The arguments of actions: what is there, what is missing, what is wrong."""
+"""The arguments of actions: given, missing and wrong ones."""
 
 from __future__ import annotations
 

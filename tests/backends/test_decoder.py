@@ -10,7 +10,7 @@ from backends.framing import ndjson
 
 
 class Lines(FramedDecoder):
-    """Hands lines on. `end` completes the stream, a line that begins with `?` is not whole."""
+    """Passes lines on. The line `end` completes the stream; a line that begins with `?` is not whole."""
 
     piece = "a line"
 

@@ -1,4 +1,4 @@
-"""The llama.cpp engine: options, command lines, and what its answers and its log mean. No process is started here."""
+"""The llama.cpp engine: options, command lines, and the meaning of its answers and its log. No process is started."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ENGINE = LlamaCpp()
 
 
 def recorded(name: str) -> tuple[int, tuple[tuple[bytes, bytes], ...], bytes]:
-    """Status, headers and body of a recorded answer."""
+    """Return status, headers and body of a recorded answer."""
     _, _, answer = (RECORDINGS / f"{name}.http").read_bytes().partition(b"\n")
     head, _, body = answer.partition(b"\r\n\r\n")
     status, *lines = head.split(b"\r\n")
@@ -44,7 +44,7 @@ def recorded(name: str) -> tuple[int, tuple[tuple[bytes, bytes], ...], bytes]:
 
 
 def options(**given: object) -> LlamaCppLaunch:
-    """Options as the config file gives them: as JSON, strictly."""
+    """Read options as the config file does: as JSON, strictly."""
     return validate(LlamaCppLaunch, given)
 
 
@@ -54,7 +54,7 @@ def launch(**given: object) -> Launch:
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
-    """A file that looks like a model from the outside."""
+    """Provide a file that begins like a model."""
     path = tmp_path / "small-chat.gguf"
     path.write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(100))
     return str(path)
@@ -236,7 +236,7 @@ def test_operations_are_those_it_has() -> None:
 
 
 def test_what_is_generated_is_asked_for_as_a_stream() -> None:
-    """For llama.cpp to notice who leaves."""
+    """Otherwise llama.cpp would not notice that the client has left."""
     call = ENGINE.call(Request(Operation.RESPONSES, b'{"model":"m","input":"hi"}', "m"), "demo")
     assert call == Call("/v1/responses", b'{"stream":true,"model":"demo","input":"hi"}')
     body = b'{"model":"m","query":"q"}'

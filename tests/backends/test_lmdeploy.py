@@ -1,4 +1,4 @@
-"""The LMDeploy engine: options, command lines, and what its answers, metrics and last words mean."""
+"""The LMDeploy engine: options, command lines, and the meaning of its answers, metrics and crashes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ENGINE = LMDeploy()
 
 
 def options(**given: object) -> LMDeployLaunch:
-    """Options as the config file gives them: as JSON, strictly."""
+    """Read options as the config file does: as JSON, strictly."""
     return validate(LMDeployLaunch, given)
 
 
@@ -98,7 +98,7 @@ def test_every_option_reaches_lmdeploy(lmdeploy: str, tmp_path: Path) -> None:
 def test_adapters_choose_their_backend(lmdeploy: str) -> None:
     argv = launch(model="m", lora={"a": "org/a"}).argv
     assert argv[argv.index("--backend") + 1] == "pytorch"
-    # It is off unless it is asked for, and there is no flag to switch it off.
+    # It is off by default, and no flag switches it off.
     assert launch(model="m", prefix_caching=False).argv == launch(model="m").argv
 
 
@@ -229,7 +229,7 @@ def test_signals() -> None:
 def test_signals_that_are_not_told(state: bytes | None) -> None:
     found = ENGINE.signals_of([None, state])
     assert {reading.status for reading in found.values()} == {Status.MISSING}
-    # A version that does not count what waits outside the engine.
+    # This version does not count requests that wait before the engine.
     page = PAGE.replace(b"num_api_requests_waiting", b"else")
     assert ENGINE.signals_of([page, state])[Signal.WAITING].value == 1
 
@@ -244,7 +244,7 @@ def test_signals_that_are_not_told(state: bytes | None) -> None:
     ],
 )
 def test_actions(action: Action, given: dict[str, object], path: str) -> None:
-    # LMDeploy wants JSON, though it does not look at it.
+    # LMDeploy requires JSON, although it ignores the content.
     assert ENGINE.action(action, given) == Call(path, b"{}")
     assert action in ENGINE.actions
 

@@ -34,7 +34,7 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 
 def options(**given: object) -> OllamaOptions:
-    """Options as the config file gives them: as JSON, strictly."""
+    """Read options as the config file does: as JSON, strictly."""
     return validate(OllamaOptions, given)
 
 
@@ -210,7 +210,7 @@ def test_what_v1_ignores_without_harm_passes(body: dict[str, Any]) -> None:
 
 
 def test_a_stream_that_breaks_off_at_v1_is_no_answer() -> None:
-    """It says nothing of its error: an empty chunk, and the end."""
+    """Ollama does not report the error: the stream has an empty chunk, and ends."""
     chunk = b'data: {"id":"c","model":"qwen3:0.6b","choices":[{"index":0,"delta":%b}]}\n\n'
     decoder = OVER_V1.decoder(Request(Operation.CHAT, b"{}", "public", True), "qwen3:0.6b")
     out = decoder.feed(chunk % b'{"content":"Hi"}' + chunk % b'{"content":""}') + decoder.close()

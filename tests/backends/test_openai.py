@@ -1,4 +1,4 @@
-"""The base engine, all but its streams: calls, complete replies, errors, health, model lists."""
+"""The base of OpenAI-compatible engines, without streams: requests, whole answers, errors, health, model lists."""
 
 import json
 

@@ -1,8 +1,8 @@
-"""Streams of OpenAI chunks: every engine's way of writing them, cut anywhere, and everything that can go wrong in them.
+"""Streams of OpenAI chunks: as each engine writes them, cut at every byte, and with everything that can go wrong.
 
 Rules:
-- What is expected of a stream comes from `oracle`, which reads the whole text with the standard library.
-- The quick way past an event (it is like one decoded before) is checked against decoding each one.
+- Expected results come from `oracle`, which reads the whole text with the standard library.
+- The fast path, for an event that is like a decoded one, is compared with decoding every event.
 """
 
 import json
@@ -23,7 +23,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Seen(NamedTuple):
-    """What a decoder made of a stream."""
+    """The result of decoding a stream."""
 
     out: bytes
     content: int
@@ -33,7 +33,7 @@ class Seen(NamedTuple):
 
 
 class DecodeAll(EventStream):
-    """An `EventStream` without its quick way."""
+    """An `EventStream` without its fast path."""
 
     def _more(self, event: bytes) -> bytes | None:
         return None
@@ -63,7 +63,7 @@ def by_event(text: bytes) -> list[bytes]:
 
 
 def sent(out: bytes) -> list[Any]:
-    """The JSON of every event the client gets."""
+    """Return the JSON of every event the client gets."""
     events = [event.removeprefix("data: ") for event in out.decode().split("\n\n") if event]
     return [event if event == "[DONE]" else json.loads(event) for event in events]
 
@@ -256,7 +256,7 @@ ENGINES: dict[str, tuple[bytes, int]] = {
 
 
 def oracle(text: bytes, wanted: str, ask: bool) -> tuple[list[Any], Usage | None]:
-    """What the client shall get of a good stream, and the usage in it."""
+    """Return what the client must get for a complete stream, and its usage."""
     lines = text.decode(errors="replace").removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     out: list[Any] = []
     usage = None
@@ -325,7 +325,7 @@ def test_usage_beside_a_finish_is_counted_and_not_told_to_who_did_not_ask() -> N
 
 SAID = (ROLE, *HI)
 BUSY = {"message": "m", "type": "t", "code": 503}
-# What is good of a stream, what follows, and what it is taken for.
+# The good part of a stream, what follows it, and the failure that is expected.
 FAILED: dict[str, tuple[tuple[dict[str, Any], ...], bytes, Kind]] = {
     "nothing": ((), b"", Kind.RESET),
     "only comments": ((), b": ping\n\n" * 5, Kind.RESET),
@@ -403,7 +403,7 @@ def test_after_done_an_endless_event_does_no_harm() -> None:
 
 
 def test_the_last_count_counts() -> None:
-    """Usage in every chunk is cumulative; a chunk that looks like an earlier one still brings its own."""
+    """Usage in every chunk is cumulative, and is read even from a chunk that is like an earlier one."""
     early = COUNTS | {"completion_tokens": 1}
     assert watch([stream(say("a", usage=early), say("b", usage=COUNTS), STOP)]).usage == COUNTED
     assert (
@@ -438,7 +438,7 @@ def test_a_choice_may_end_beside_one_that_goes_on() -> None:
     assert stream.finished
 
 
-# Text that imitates the protocol, and any other.
+# Text that imitates the protocol, and arbitrary text.
 
 IMITATIONS = [
     '"finish_reason":"stop"',
@@ -530,7 +530,7 @@ def test_no_bytes_make_it_raise(pieces: list[bytes]) -> None:
     assert seen.out.count(DONE) == (seen.failure is None)
 
 
-# The quick way.
+# The fast path.
 
 
 class CountingStream(EventStream):
@@ -568,7 +568,7 @@ def test_of_a_token_stream_one_event_is_decoded(like: Any, style: dict[str, Any]
 
 
 def test_an_event_that_is_null_says_nothing() -> None:
-    """As llama.cpp sends for a list of prompts while they wait for its slots."""
+    """llama.cpp sends it while a list of prompts waits for its slots."""
     good = stream(say("a"), chunk({}, "stop"))
     assert watch([event(None), good]) == watch([good])
     assert watch([good]).failure is None

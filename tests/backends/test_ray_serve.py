@@ -1,4 +1,4 @@
-"""The Ray Serve engine: what its proxy's answers mean, its signals, and how applications are launched."""
+"""The Ray Serve engine: the meaning of its proxy's answers, its signals, and how applications are launched."""
 
 from __future__ import annotations
 

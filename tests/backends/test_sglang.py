@@ -1,4 +1,4 @@
-"""The SGLang engine: options, command lines, its own forms, and what its answers, loads and last words mean."""
+"""The SGLang engine: options, command lines, its own forms, and the meaning of its answers, loads and crashes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ENGINE = SGLang()
 
 
 def options(**given: object) -> SGLangLaunch:
-    """Options as the config file gives them: as JSON, strictly."""
+    """Read options as the config file does: as JSON, strictly."""
     return validate(SGLangLaunch, given)
 
 
@@ -113,7 +113,7 @@ def test_every_option_reaches_sglang(sglang: str, tmp_path: Path) -> None:
         "--schedule-policy lpm"
     )
     assert launched.env == {"CUDA_VISIBLE_DEVICES": "", "A": "b"}
-    # By its own name alone the model without the adapter would answer.
+    # Asked for by the adapter's name alone, the model without the adapter would answer.
     assert options(**given).served_names() == ("small", "small:sql", "small:fr")
     assert set(FLAGS) <= set(given)
 
@@ -262,7 +262,7 @@ def test_failures(status: int, message: str, kind: Kind) -> None:
     assert (failure.kind, failure.status) == (kind, status)
     if kind is Kind.REJECTED:
         assert failure.message == message
-    # The same inside a stream that had begun.
+    # The same within a stream that has begun.
     decoder = ENGINE.decoder(Request(Operation.CHAT, b"{}", "m", stream=True), "m")
     decoder.feed(b"data: " + json.dumps({"error": flat}).encode() + b"\n\ndata: [DONE]\n\n")
     assert decoder.failure is not None and decoder.failure.kind is kind

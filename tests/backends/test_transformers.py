@@ -1,4 +1,4 @@
-"""The Transformers engine: what it is sent, what it is not asked for, and how it is launched."""
+"""The Transformers engine: what it is sent, what is refused, and how it is launched."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_launched_it_is_pinned() -> None:
 
 
 def told(stop: Any, *pieces: str) -> list[str]:
-    """The text of the events of a stream whose pieces are these."""
+    """Return the texts of the events of a stream with these pieces."""
     decoder = ENGINE.decoder(request(stream=True, stop=stop), "org/model")
     events = [{"index": 0, "delta": {"content": piece}} for piece in pieces]
     events.append({"index": 0, "delta": {}, "finish_reason": "stop"})

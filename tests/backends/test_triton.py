@@ -1,4 +1,4 @@
-"""Triton: requests as tensors, streams of responses, errors, and what its recordings mean. No server is started."""
+"""Triton: requests as tensors, streams of responses, errors, and recorded answers. No server is started."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def chat(**body: Any) -> Request:
 
 
 def recorded(name: str) -> tuple[int, bytes]:
-    """Status and body of a recorded answer."""
+    """Return status and body of a recorded answer."""
     answer = (RECORDINGS / f"{name}.http").read_bytes().split(b"\n=====\n", 1)[1]
     head, _, body = answer.partition(b"\n\n")
     return int(head.split()[1]), body
@@ -72,7 +72,7 @@ def failed(name: str) -> Failure:
 
 
 def read(stream: StreamDecoder, data: bytes) -> list[Any]:
-    """All that the client gets of a whole stream, byte by byte, decoded."""
+    """Return the decoded events that the client gets for a stream that arrives byte by byte."""
     out = b"".join([stream.feed(data[place : place + 1]) for place in range(len(data))]) + stream.close()
     events = [event.removeprefix(b"data: ") for event in out.split(b"\n\n") if event]
     return [event.decode() if event == b"[DONE]" else json.loads(event) for event in events]
@@ -88,7 +88,7 @@ def texts(events: list[Any], index: int = 0) -> str:
 
 
 def reasons(events: list[Any]) -> dict[int, str]:
-    """The reason of each choice; fails where one has two."""
+    """Return the finish reason of each choice; fail if one has two."""
     found: dict[int, str] = {}
     for event in events[:-1]:
         for choice in event["choices"]:

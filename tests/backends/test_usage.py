@@ -1,4 +1,4 @@
-"""Token counts: every dialect's names, what cannot be read, and where two kinds of names stand side by side."""
+"""Token counts: the names of every API, unreadable counts, and answers with two kinds of names."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_counts_by_their_names(said: Any, chat: Usage | None, any_api: Usage | N
 
 
 def test_cached_tokens_are_counted_once_where_both_kinds_of_names_stand() -> None:
-    """As proxies answer for chats: OpenAI's prompt includes what Anthropic's names count beside the input."""
+    """Some proxies answer chats so: OpenAI's prompt tokens include what Anthropic's names count separately."""
     both = CHAT | {"prompt_tokens_details": {"cached_tokens": 2}, "cache_read_input_tokens": 2}
     assert usage_of(both) == Usage(5, 3, 2)
 

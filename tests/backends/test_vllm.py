@@ -1,4 +1,4 @@
-"""The vLLM engine: options, command lines, and what its answers, metrics and last words mean. No process is started."""
+"""The vLLM engine: options, command lines, the meaning of its answers, metrics and crashes. No process is started."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Programs = Callable[[str], str]
 
 
 def options(**given: object) -> VLLMLaunch:
-    """Options as the config file gives them: as JSON, strictly."""
+    """Read options as the config file does: as JSON, strictly."""
     return validate(VLLMLaunch, given)
 
 
@@ -100,7 +100,7 @@ def test_every_option_reaches_vllm(program: Programs, tmp_path: Path) -> None:
         "--enable-lora --enforce-eager"
     )
     assert launched.argv[2:5] == (str(tmp_path), "--served-model-name", "small")
-    # What the operator sets in `env` wins.
+    # The variables in `env` win.
     assert launched.env == {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_SERVER_DEV_MODE": "0",
