@@ -76,8 +76,8 @@ class LlamaCppPythonLaunch(GgufLaunch):
     flash_attention: bool | None = Field(None, description="Whether llama.cpp's flash attention is used.")
     chat_format: Text | None = Field(
         None,
-        description="How messages and tools become a prompt, by the engine's own name, such as "
-        "`chatml-function-calling`. Left out, as the model file says.",
+        description="The engine's name of a format for messages and tools, such as `chatml-function-calling`. Left "
+        "out, as the model file says.",
     )
     lora: Path | None = Field(None, description="A LoRA adapter, a GGUF file, applied at full strength.")
     embeddings: bool = Field(False, description="Whether the model serves embeddings.")
@@ -85,12 +85,13 @@ class LlamaCppPythonLaunch(GgufLaunch):
         None,
         ge=1,
         le=64,
-        description="Speculative decoding with words of the prompt: tokens that are guessed at once.",
+        description="Speculative decoding by prompt lookup: the tokens to guess in one step.",
     )
     cache: bool = Field(
-        False, description="Whether computed prompts are kept in memory for requests that begin alike."
+        False,
+        description="Whether computed prompts are kept in memory and reused by requests with the same beginning.",
     )
-    extra_args: tuple[str, ...] = Field((), description="More arguments for the program, as they are.")
+    extra_args: tuple[str, ...] = Field((), description="More arguments for the program, passed unchanged.")
 
     def launch(self, host: str, port: int) -> Launch:
         for path in (self.model, self.lora):

@@ -44,9 +44,9 @@ from backends.base import (
 from backends.dialect import rewrite
 from backends.dialect.openai import OpenAICompatible
 from backends.facts import logs
-from backends.facts.actions import asked
+from backends.facts.actions import checked_arguments
 from backends.facts.launching import Count, GpuServerLaunch, LoraName, Plain, Text, arguments, program
-from backends.facts.signals import Metric, Table, from_metrics, told
+from backends.facts.signals import Metric, Table, from_metrics, reading
 from backends.facts.units import Share
 
 COMMAND = ("lmdeploy", "serve", "api_server")
@@ -61,7 +61,7 @@ class LMDeployLaunch(GpuServerLaunch):
         description="LMDeploy's engine. Left out, `turbomind` where it knows the model, and `pytorch` for LoRA.",
     )
     data_parallel: Count | None = Field(
-        None, description="Copies of the model behind the one server, with `turbomind` only. Left out, one."
+        None, description="Copies of the model behind one server, with `turbomind` only. Left out, one."
     )
     gpu_memory: Share | None = Field(
         None,
@@ -69,8 +69,8 @@ class LMDeployLaunch(GpuServerLaunch):
     )
     chat_template: Text | None = Field(
         None,
-        description="How messages become a prompt, where it is not as the model says: the path of an LMDeploy template "
-        "(JSON), or the name of one of its own.",
+        description="The chat template, if it is not the model's own: the path of an LMDeploy template (JSON), or the "
+        "name of a built-in one.",
     )
     quantization: Literal["hf", "awq", "gptq", "compressed-tensors", "fp8", "mxfp4"] | None = Field(
         None, description="How the weights are quantized. Left out, as the model says."
@@ -211,7 +211,7 @@ class LMDeploy(OpenAICompatible):
         waiting = found[Signal.WAITING]
         if waiting.value is not None and early.value is not None:
             source = f"{waiting.source} + {early.source}"
-            found[Signal.WAITING] = told(Signal.WAITING, waiting.value + early.value, source)
+            found[Signal.WAITING] = reading(Signal.WAITING, waiting.value + early.value, source)
         return {**found, Signal.ASLEEP: _asleep(state)}
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
@@ -222,10 +222,10 @@ class LMDeploy(OpenAICompatible):
         """
         match action:
             case Action.SLEEP:
-                given = asked(action, arguments, {}, {"level": int})
+                given = checked_arguments(action, arguments, {}, {"level": int})
                 return Call(f"/sleep?{urlencode({'level': 1, **given})}", b"{}")
             case Action.WAKE:
-                given = asked(action, arguments, {}, {"tags": list})
+                given = checked_arguments(action, arguments, {}, {"tags": list})
                 return Call("/wakeup" + (f"?{urlencode(given, doseq=True)}" if given else ""), b"{}")
         return super().action(action, arguments)
 
@@ -257,7 +257,7 @@ def _tokens_of(body: bytes) -> bytes:
 
 def _asleep(body: bytes | None) -> Reading:
     try:
-        return told(Signal.ASLEEP, float(_sleeping.decode(body or b"").is_sleeping), "/is_sleeping")
+        return reading(Signal.ASLEEP, float(_sleeping.decode(body or b"").is_sleeping), "/is_sleeping")
     except (ValueError, RecursionError):
         return Reading(Status.MISSING, source="no answer from /is_sleeping")
 

@@ -84,15 +84,16 @@ class TensorRTLLMLaunch(GpuServerLaunch):
         description="How much of the GPU memory that the model leaves free the KV cache takes. Left out, `90%`.",
     )
     chunked_prefill: bool = Field(
-        False, description="Whether long prompts are computed in pieces between the tokens of others."
+        False,
+        description="Whether long prompts are computed in pieces, between the tokens of other requests.",
     )
     config: Text | None = Field(
         None,
-        description="A YAML file of TensorRT-LLM's own, with more settings. What is set here wins over it.",
+        description="TensorRT-LLM's own YAML file, with more settings. Options here win over it.",
     )
     metrics: bool = Field(
         False,
-        description="Whether it tells its load. It needs a `trtllm-serve` with `--set`; for an older one, put "
+        description="Whether it reports its load. It needs a `trtllm-serve` with `--set`; for an older one, put "
         "`return_perf_metrics: true` and `enable_iter_perf_stats: true` into `config`.",
     )
     kv_cache_dtype: Text | None = Field(
@@ -100,7 +101,7 @@ class TensorRTLLMLaunch(GpuServerLaunch):
     )
     prefix_caching: bool | None = Field(
         None,
-        description="Whether prompts that begin alike share their KV cache. Needs `--set`, as `metrics`.",
+        description="Whether prompts with the same beginning share their KV cache. Needs `--set`, as `metrics`.",
     )
     quantization: Text | None = Field(
         None,

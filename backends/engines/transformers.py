@@ -46,7 +46,7 @@ from backends.dialect.chunks import StopCutter
 from backends.dialect.openai import PATHS, OpenAICompatible
 from backends.dialect.stream import EventStream
 from backends.facts import logs
-from backends.facts.actions import asked
+from backends.facts.actions import checked_arguments
 from backends.facts.launching import Count, ServerLaunch, Text, arguments, program
 from backends.facts.units import Share
 from backends.framing import sse
@@ -62,8 +62,8 @@ class TransformersOptions(EngineOptions):
 
     pinned: bool = Field(
         False,
-        description="Whether it was started with a model of its own (`transformers serve MODEL`) that is called "
-        "otherwise here. It is not told a name then. Set by itself where the gateway launches it.",
+        description="Whether the server was started with one model (`transformers serve MODEL`) whose name differs "
+        "from the one here. It is sent no model name then. Set automatically where the gateway launches it.",
     )
 
     def engine(self) -> Transformers:
@@ -74,7 +74,7 @@ class TransformersLaunch(ServerLaunch):
     """How to start `transformers serve` with one model."""
 
     device: Text | None = Field(
-        None, description="Where the model runs, such as `cpu` or `cuda:0`. Left out, as fits."
+        None, description="Where the model runs, such as `cpu` or `cuda:0`. Left out, chosen by the engine."
     )
     dtype: Text | None = Field(
         None, description="The type of the weights, such as `bfloat16`. Left out, as the model says."
@@ -90,7 +90,8 @@ class TransformersLaunch(ServerLaunch):
     )
     continuous_batching: bool = Field(
         False,
-        description="Whether requests are computed together. Needs a GPU; without it they go one after the other.",
+        description="Whether requests are computed together. Needs a GPU; otherwise they are computed one after the "
+        "other.",
     )
     gpu_memory: Share | None = Field(
         None, description="How much of the GPU's memory the KV cache takes, with `continuous_batching`."
@@ -99,7 +100,7 @@ class TransformersLaunch(ServerLaunch):
         None, description="Tokens that are computed in one step, with `continuous_batching`."
     )
     reasoning: Literal["on", "off", "auto"] | None = Field(
-        None, description="Whether a model that can reason does. Left out, as its chat template says."
+        None, description="Whether a reasoning model reasons. Left out, as its chat template says."
     )
     chat_template_kwargs: dict[str, JsonValue] = Field(
         {}, description="Settings for the chat template, such as `{enable_thinking: false}`."
@@ -107,9 +108,7 @@ class TransformersLaunch(ServerLaunch):
     trust_remote_code: bool = Field(
         False, description="Whether Python code that comes with the model may run in the engine."
     )
-    seed: int | None = Field(
-        None, ge=0, le=2**32 - 1, description="Where random numbers begin. Left out, anywhere."
-    )
+    seed: int | None = Field(None, ge=0, le=2**32 - 1, description="The random seed. Left out, a random one.")
 
     def launch(self, host: str, port: int) -> Launch:
         argv = [*program(self.command or COMMAND, INSTALL), self.model, "--host", host, "--port", str(port)]
@@ -237,12 +236,14 @@ class Transformers(OpenAICompatible):
         """
         match action:
             case Action.LIST:
-                asked(action, arguments, {})
+                checked_arguments(action, arguments, {})
                 return self.models()
             case Action.LOAD:
-                return Call("/load_model", msgspec.json.encode(asked(action, arguments, {"model": str})))
+                return Call(
+                    "/load_model", msgspec.json.encode(checked_arguments(action, arguments, {"model": str}))
+                )
             case Action.UNLOAD:
-                asked(action, arguments, {})
+                checked_arguments(action, arguments, {})
                 return Call("/reset")
         return super().action(action, arguments)
 

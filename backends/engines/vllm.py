@@ -38,9 +38,9 @@ from backends.base import (
 )
 from backends.dialect.openai import OpenAICompatible
 from backends.facts import logs
-from backends.facts.actions import asked
+from backends.facts.actions import checked_arguments
 from backends.facts.launching import Count, GpuServerLaunch, LoraName, Text, arguments, program
-from backends.facts.signals import Metric, Table, from_metrics, samples, told
+from backends.facts.signals import Metric, Table, from_metrics, reading, samples
 
 COMMAND = ("vllm", "serve")
 INSTALL = "install it with `pip install vllm`"
@@ -53,14 +53,15 @@ class VLLMLaunch(GpuServerLaunch):
         None, description="Groups of GPUs that each hold a part of the model's layers. Left out, one."
     )
     data_parallel: Count | None = Field(
-        None, description="Copies of the model behind the one server, each on GPUs of its own. Left out, one."
+        None, description="Copies of the model behind one server, each on GPUs of its own. Left out, one."
     )
     max_queue: Count | None = Field(
         None, description="Requests that may wait in vLLM; more are refused with 503. Left out, any number."
     )
     chunked_prefill: bool | None = Field(
         None,
-        description="Whether long prompts are computed in pieces between the tokens of others. vLLM's own: `true`.",
+        description="Whether long prompts are computed in pieces, between the tokens of other requests. Left out, "
+        "`true`.",
     )
     speculative: dict[str, JsonValue] = Field(
         {},
@@ -79,7 +80,7 @@ class VLLMLaunch(GpuServerLaunch):
     max_lora_rank: Count | None = Field(None, description="The largest rank of an adapter. Left out, 16.")
     sleep_mode: bool = Field(
         False,
-        description="Whether it can be put to sleep, which frees its GPU memory, and be woken (`sleep`, `wake`).",
+        description="Whether it can be put to sleep, which frees its GPU memory, and woken (`sleep`, `wake`).",
     )
 
     def served_names(self) -> tuple[str, ...]:
@@ -193,16 +194,16 @@ class VLLM(OpenAICompatible):
         """
         match action:
             case Action.LOAD_LORA:
-                given = asked(action, arguments, {"name": str, "path": str})
+                given = checked_arguments(action, arguments, {"name": str, "path": str})
                 body = {"lora_name": given["name"], "lora_path": given["path"]}
                 return Call("/v1/load_lora_adapter", msgspec.json.encode(body))
             case Action.UNLOAD_LORA:
-                given = asked(action, arguments, {"name": str})
+                given = checked_arguments(action, arguments, {"name": str})
                 return Call("/v1/unload_lora_adapter", msgspec.json.encode({"lora_name": given["name"]}))
             case Action.SLEEP:
-                return Call(_with_query("/sleep", asked(action, arguments, {}, {"level": int})))
+                return Call(_with_query("/sleep", checked_arguments(action, arguments, {}, {"level": int})))
             case Action.WAKE:
-                return Call(_with_query("/wake_up", asked(action, arguments, {}, {"tags": list})))
+                return Call(_with_query("/wake_up", checked_arguments(action, arguments, {}, {"tags": list})))
         return super().action(action, arguments)
 
     def log_level(self, line: str) -> int:
@@ -225,7 +226,7 @@ def _loras(page: bytes | None) -> Reading:
     labels, _ = max(samples(text, LORAS), key=lambda sample: sample[1], default=({}, 0.0))
     told_of = (labels.get(f"{state}_lora_adapters", "") for state in ("running", "waiting"))
     names = sorted({name for names in told_of for name in names.split(",") if name})
-    return told(Signal.LORAS, len(names), LORAS, tuple(names))
+    return reading(Signal.LORAS, len(names), LORAS, tuple(names))
 
 
 _CRASHES: logs.Crashes = (

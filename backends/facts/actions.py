@@ -22,7 +22,7 @@ _WORDS: Mapping[type, str] = {
 }
 
 
-def asked(
+def checked_arguments(
     action: Action, given: Mapping[str, Any], needed: Kinds, optional: Kinds | None = None
 ) -> dict[str, Any]:
     """Return the arguments of an action that are given.

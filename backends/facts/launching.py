@@ -36,7 +36,7 @@ class ProcessLaunch(LaunchOptions):
         description="The GPUs the engine sees, by number; `[]` for none. Left out, those the gateway sees.",
     )
     env: dict[str, str] = Field(
-        {}, description="Environment variables of the process, beside the few it inherits."
+        {}, description="Environment variables of the process, in addition to the few it inherits."
     )
     start_timeout: Duration = Field(300.0, description="How long it may take until the engine is ready.")
     stop_timeout: Duration = Field(
@@ -100,7 +100,7 @@ class ServerLaunch(ProcessLaunch):
         description="The program and its first arguments, where it is not the engine's usual one: a path into another "
         "virtual environment, or a wrapper.",
     )
-    extra_args: tuple[str, ...] = Field((), description="More arguments for the program, as they are.")
+    extra_args: tuple[str, ...] = Field((), description="More arguments for the program, passed unchanged.")
     start_timeout: Duration = Field(
         1800.0, description="How long it may take until the engine is ready, a download included."
     )
@@ -139,7 +139,7 @@ class GpuServerLaunch(ServerLaunch):
     )
     max_model_len: Count | None = Field(
         None,
-        description="Tokens one request may use, prompt and answer together. Left out, as many as the model can.",
+        description="Tokens one request may use, prompt and answer together. Left out, the model's own limit.",
     )
     max_num_seqs: Count | None = Field(None, description="Requests that are computed at the same time.")
     max_batched_tokens: Count | None = Field(
@@ -155,19 +155,17 @@ class GpuServerLaunch(ServerLaunch):
     kv_cache_dtype: Text | None = Field(None, description="The type of the KV cache, such as `fp8`.")
     prefix_caching: bool | None = Field(
         None,
-        description="Whether prompts that begin alike share their KV cache. Left out, as the engine does.",
+        description="Whether prompts with the same beginning share their KV cache. Left out, the engine's default.",
     )
     reasoning_parser: Text | None = Field(
         None,
-        description="The engine's name for the way this model marks its reasoning, which is then told apart.",
+        description="The engine's parser for this model's reasoning, which is then separated from the answer.",
     )
     tool_parser: Text | None = Field(
         None,
-        description="The engine's name for the way this model writes tool calls. Without it there are none.",
+        description="The engine's parser for this model's tool calls. Without it there are no tool calls.",
     )
-    chat_template: Text | None = Field(
-        None, description="How messages become a prompt, where it is not as the model says."
-    )
+    chat_template: Text | None = Field(None, description="The chat template, if it is not the model's own.")
     trust_remote_code: bool = Field(
         False, description="Whether Python code that comes with the model may run in the engine."
     )

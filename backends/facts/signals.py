@@ -49,7 +49,7 @@ def from_metrics(page: bytes | None, table: Table) -> Signals:
     return {signal: _read(text, signal, names) for signal, names in table.items()}
 
 
-def told(signal: Signal, value: float, source: str, names: tuple[str, ...] = ()) -> Reading:
+def reading(signal: Signal, value: float, source: str, names: tuple[str, ...] = ()) -> Reading:
     """Return the reading of a reported value: ok, or suspect if it cannot be right."""
     most = 1.0 if signal in SHARES else math.inf
     # Rounding may make a fraction slightly larger than one.
@@ -77,7 +77,7 @@ def _read(text: str, signal: Signal, names: tuple[Metric, ...]) -> Reading:
     for metric in names:
         value = _value(text, metric)
         if value is not None:
-            return told(signal, value, metric.name)
+            return reading(signal, value, metric.name)
     wanted = ", ".join(metric.name for metric in names)
     return Reading(Status.MISSING, source=f"not on its metrics page: {wanted}")
 

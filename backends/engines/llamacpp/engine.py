@@ -42,7 +42,7 @@ from backends.dialect import rewrite
 from backends.dialect.errors import garbled
 from backends.dialect.openai import OpenAICompatible
 from backends.engines.llamacpp.launch import LlamaCppLaunch
-from backends.facts.signals import Metric, Table, from_metrics, samples, told
+from backends.facts.signals import Metric, Table, from_metrics, reading, samples
 
 
 class _Error(msgspec.Struct):
@@ -289,7 +289,9 @@ def _prefix_hits(page: bytes | None) -> Reading:
     if not (cached and read):
         return _missing("no metrics page" if page is None else f"not on its metrics page: {_CACHED}, {_READ}")
     seen = sum(cached) + sum(read)
-    return told(Signal.PREFIX_HITS, sum(cached) / seen if seen else 0.0, f"{_CACHED} of {_CACHED} + {_READ}")
+    return reading(
+        Signal.PREFIX_HITS, sum(cached) / seen if seen else 0.0, f"{_CACHED} of {_CACHED} + {_READ}"
+    )
 
 
 def _slot_signals(answer: bytes | None) -> Signals:
@@ -302,8 +304,8 @@ def _slot_signals(answer: bytes | None) -> Signals:
     room = sum(slot.n_ctx for slot in slots)
     used = sum(slot.n_prompt_tokens for slot in slots if slot.is_processing)
     return {
-        Signal.SLOTS: told(Signal.SLOTS, len(slots), "/slots"),
-        Signal.KV_USE: told(Signal.KV_USE, used / room, "/slots: n_prompt_tokens of n_ctx")
+        Signal.SLOTS: reading(Signal.SLOTS, len(slots), "/slots"),
+        Signal.KV_USE: reading(Signal.KV_USE, used / room, "/slots: n_prompt_tokens of n_ctx")
         if room
         else _missing("/slots tells no n_ctx"),
     }
@@ -316,7 +318,7 @@ def _loras(answer: bytes | None) -> Reading:
     except (ValueError, RecursionError):
         return _missing("no answer at /lora-adapters" if answer is None else "cannot read its /lora-adapters")
     names = tuple(PurePath(adapter.path).stem for adapter in adapters if adapter.scale)
-    return told(Signal.LORAS, len(names), "/lora-adapters", names)
+    return reading(Signal.LORAS, len(names), "/lora-adapters", names)
 
 
 _KINDS = {

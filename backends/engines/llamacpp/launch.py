@@ -52,22 +52,22 @@ class LlamaCppLaunch(GgufLaunch):
         None, ge=1, le=512, description="CPU threads. Left out, one per physical core."
     )
     gpu_layers: int | None = Field(
-        None, ge=0, le=9999, description="Layers that live on the GPU. Left out, as many as fit."
+        None, ge=0, le=9999, description="Layers of the model on the GPU. Left out, as many as fit."
     )
     chat_template: Text | None = Field(
         None,
-        description="How messages become a prompt, where it differs from what the model file says: the path of a "
-        "Jinja file, a Jinja template, or `chatml`.",
+        description="The chat template, if it is not the one in the model file: the path of a Jinja file, a Jinja "
+        "template, or `chatml`.",
     )
     lora: tuple[Path, ...] = Field((), description="LoRA adapters, GGUF files, applied at full strength.")
-    embeddings: bool = Field(False, description="Whether the model serves embeddings too, beside chat.")
+    embeddings: bool = Field(False, description="Whether the model serves embeddings in addition to chat.")
     rerank: bool = Field(
         False,
-        description="Whether the model, a reranking model, serves rerank.",
+        description="Whether the model is a reranking model and serves rerank.",
     )
     pooling: Literal["mean", "cls", "last"] | None = Field(
         None,
-        description="How the embeddings of tokens become one. Left out, as the model file says, or else `mean`.",
+        description="How the embeddings of tokens are combined. Left out, as the model file says, or else `mean`.",
     )
     extra_args: tuple[str, ...] = Field(
         (),
@@ -76,8 +76,8 @@ class LlamaCppLaunch(GgufLaunch):
     )
     log_level: Literal["error", "warning", "info", "debug"] = Field(
         "error",
-        description="How much llama.cpp says in the gateway's log. It warns of ordinary things, such as a client that "
-        "has left or a prompt that comes twice.",
+        description="The level from which llama.cpp's messages are logged. It warns about ordinary events, such as a "
+        "client that has left or a repeated prompt.",
     )
 
     @model_validator(mode="after")

@@ -52,7 +52,7 @@ from backends.engines.ollama.answers import LineStream, reply_of
 from backends.engines.ollama.models import ACTIONS, call_for
 from backends.engines.ollama.requests import Defaults, native_body, refuse_what_is_ignored
 from backends.facts.launching import ProcessLaunch, Text, program
-from backends.facts.signals import told
+from backends.facts.signals import reading
 from backends.facts.units import Duration, Size, Wait
 
 PATHS = {
@@ -80,18 +80,18 @@ class OllamaOptions(EngineOptions):
         None,
         ge=1,
         le=4_194_304,
-        description="Tokens one request may use, prompt and answer together (`num_ctx`). Left out, as the server was "
-        "started. A request with another number makes Ollama load the model anew.",
+        description="Tokens one request may use, prompt and answer together (`num_ctx`). Left out, the server's "
+        "setting. A request with another value makes Ollama reload the model.",
     )
     keep_alive: Wait | None = Field(
         None,
-        description="How long a model stays in memory after a request; `0s` is not at all. Left out, as Ollama was "
-        "started: 5 minutes.",
+        description="How long a model stays in memory after a request; `0s` unloads it at once. Left out, the server's "
+        "setting: 5 minutes by default.",
     )
     truncate: bool | None = Field(
         None,
-        description="Whether Ollama may cut off, in silence, the beginning of what does not fit the context. `false` "
-        "makes that an error. Left out, it may.",
+        description="Whether Ollama may silently cut off the beginning of a prompt that does not fit into the context. "
+        "With `false` that is an error. Left out, it may.",
     )
 
     @model_validator(mode="after")
@@ -106,7 +106,7 @@ class OllamaOptions(EngineOptions):
 
 
 class OllamaLaunch(ProcessLaunch):
-    """How to start Ollama's server. Which models it has is its own affair: `pull` them, or name their folder."""
+    """How to start Ollama's server. It serves the models in its folder: `pull` them, or name another folder."""
 
     command: tuple[Text, ...] | None = Field(
         None,
@@ -121,7 +121,7 @@ class OllamaLaunch(ProcessLaunch):
         ge=1,
         le=4_194_304,
         description="Tokens one request may use, prompt and answer together, unless the request says otherwise. Left "
-        "out, by the size of the GPU's memory: 4096, 32768 or 262144.",
+        "out, chosen by the size of the GPU's memory: 4096, 32768 or 262144.",
     )
     parallel: int | None = Field(
         None,
@@ -142,11 +142,11 @@ class OllamaLaunch(ProcessLaunch):
         None, description="How long a model stays in memory after its last request. Left out, 5 minutes."
     )
     load_timeout: Duration | None = Field(
-        None, description="How long the loading of a model may stand still. Left out, 5 minutes."
+        None, description="How long loading a model may make no progress. Left out, 5 minutes."
     )
     flash_attention: bool | None = Field(
         None,
-        description="Whether attention is computed by the method that needs less memory. Left out, by model.",
+        description="Whether flash attention is used, which needs less memory. Left out, chosen by model.",
     )
     kv_cache_dtype: Literal["f16", "q8_0", "q4_0"] | None = Field(
         None,
@@ -159,7 +159,7 @@ class OllamaLaunch(ProcessLaunch):
     cloud: bool = Field(
         False, description="Whether models that run on ollama.com may be used through this server."
     )
-    debug: bool = Field(False, description="Whether Ollama tells more in the gateway's log.")
+    debug: bool = Field(False, description="Whether Ollama writes more to the gateway's log.")
 
     def served_names(self) -> tuple[str, ...]:
         """Return none: the running server is asked which models are in its folder."""
@@ -288,7 +288,7 @@ class Ollama(OpenAICompatible):
             names = _names(answers[0] or b"")
         except ValueError:
             return {Signal.MODELS: Reading(Status.MISSING, source="/api/ps gave no list of models")}
-        return {Signal.MODELS: told(Signal.MODELS, float(len(names)), "/api/ps", names)}
+        return {Signal.MODELS: reading(Signal.MODELS, float(len(names)), "/api/ps", names)}
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
         return call_for(action, arguments)

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from backends.base import Action, Call
-from backends.facts.actions import asked
+from backends.facts.actions import checked_arguments
 from backends.facts.units import MODEL_NAME
 
 Members = dict[str, Any]
@@ -69,25 +69,27 @@ def call_for(action: Action, given: Mapping[str, Any]) -> Call:
     """Return the request that carries out an action. Raise ValueError for a missing, unknown or wrong argument."""
     match action:
         case Action.LIST:
-            asked(action, given, {})
+            checked_arguments(action, given, {})
             return Call("/api/tags", method="GET")
         case Action.PS:
-            asked(action, given, {})
+            checked_arguments(action, given, {})
             return Call("/api/ps", method="GET")
         case Action.SHOW:
-            return _call("/api/show", asked(action, given, {"model": str}, {"verbose": bool}))
+            return _call("/api/show", checked_arguments(action, given, {"model": str}, {"verbose": bool}))
         case Action.PULL:
-            return _call("/api/pull", asked(action, given, {"model": str}, {"insecure": bool}), stream=True)
+            return _call(
+                "/api/pull", checked_arguments(action, given, {"model": str}, {"insecure": bool}), stream=True
+            )
         case Action.CREATE:
             return _call("/api/create", _created(given), stream=True)
         case Action.COPY:
-            return _call("/api/copy", asked(action, given, {"source": str, "destination": str}))
+            return _call("/api/copy", checked_arguments(action, given, {"source": str, "destination": str}))
         case Action.DELETE:
-            return _call("/api/delete", asked(action, given, {"model": str}), method="DELETE")
+            return _call("/api/delete", checked_arguments(action, given, {"model": str}), method="DELETE")
         case Action.LOAD:
             return _call("/api/generate", _loaded(given), stream=False)
         case Action.UNLOAD:
-            there = asked(action, given, {"model": str})
+            there = checked_arguments(action, given, {"model": str})
             return _call("/api/generate", {**there, "keep_alive": 0}, stream=False)
     raise NotImplementedError(f"ollama has no action {action}")
 
@@ -108,7 +110,7 @@ def _loaded(given: Mapping[str, Any]) -> Members:
     `keep_alive` is in seconds or a text such as `10m`; -1 means forever.
     """
     rest = {name: value for name, value in given.items() if name != "keep_alive"}
-    there = asked(Action.LOAD, rest, {"model": str}, {"context": int})
+    there = checked_arguments(Action.LOAD, rest, {"model": str}, {"context": int})
     context = there.pop("context", None)
     if context is not None:
         there["options"] = {"num_ctx": context}

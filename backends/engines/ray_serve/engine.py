@@ -42,7 +42,7 @@ from backends.base import (
 )
 from backends.dialect.openai import OpenAICompatible
 from backends.facts import logs
-from backends.facts.actions import asked
+from backends.facts.actions import checked_arguments
 from backends.facts.launching import ProcessLaunch, Text, program
 from backends.facts.signals import Metric, Table, from_metrics
 from backends.facts.units import Duration
@@ -59,8 +59,8 @@ class RayServeOptions(EngineOptions):
 
     multiplexed: bool = Field(
         False,
-        description="Whether the application multiplexes models (`@serve.multiplexed`) and goes by Ray's header for "
-        "that. Ray Serve LLM does not need it.",
+        description="Whether the application multiplexes models (`@serve.multiplexed`), which needs Ray's header for "
+        "the model. Ray Serve LLM does not need it.",
     )
 
     def engine(self) -> RayServe:
@@ -68,7 +68,7 @@ class RayServeOptions(EngineOptions):
 
 
 class RayServeLaunch(ProcessLaunch):
-    """How to deploy applications on a Ray of their own."""
+    """How to deploy applications on a Ray instance of their own."""
 
     app: Text | None = Field(
         None,
@@ -76,7 +76,7 @@ class RayServeLaunch(ProcessLaunch):
         "and `config`.",
     )
     args: dict[str, JsonValue] = Field(
-        {}, description="What `app` is called with, if it is a function, such as `{llm_configs: [...]}`."
+        {}, description="The arguments of `app`, if it is a function, such as `{llm_configs: [...]}`."
     )
     config: Path | None = Field(
         None,
@@ -190,11 +190,11 @@ class RayServe(OpenAICompatible):
         """
         match action:
             case Action.SLEEP:
-                given = asked(action, arguments, {"model": str}, {"level": int})
+                given = checked_arguments(action, arguments, {"model": str}, {"level": int})
                 options = {name: value for name, value in given.items() if name != "model"}
                 return Call("/sleep", msgspec.json.encode({"model": given["model"], "options": options}))
             case Action.WAKE:
-                given = asked(action, arguments, {"model": str})
+                given = checked_arguments(action, arguments, {"model": str})
                 return Call("/wakeup", msgspec.json.encode({"model": given["model"]}))
         return super().action(action, arguments)
 

@@ -45,9 +45,9 @@ from backends.base import (
 from backends.dialect.openai import OpenAICompatible
 from backends.engines.sglang.forms import EDITS, REPLIES
 from backends.facts import logs
-from backends.facts.actions import asked
+from backends.facts.actions import checked_arguments
 from backends.facts.launching import Count, GpuServerLaunch, LoraName, Plain, Text, arguments, program
-from backends.facts.signals import Metric, Table, from_metrics, told
+from backends.facts.signals import Metric, Table, from_metrics, reading
 
 COMMAND = ("sglang", "serve")
 INSTALL = "install it with `pip install sglang`"
@@ -60,13 +60,13 @@ class SGLangLaunch(GpuServerLaunch):
         None, description="Groups of GPUs that each hold a part of the model's layers. Left out, one."
     )
     data_parallel: Count | None = Field(
-        None, description="Copies of the model behind the one server, each on GPUs of its own. Left out, one."
+        None, description="Copies of the model behind one server, each on GPUs of its own. Left out, one."
     )
     max_queue: Count | None = Field(
         None, description="Requests that may wait in SGLang; more are refused with 503. Left out, any number."
     )
     chunked_prefill: bool | None = Field(
-        None, description="`false`: long prompts are computed in one piece. SGLang's own: `true`."
+        None, description="With `false`, long prompts are computed in one piece. Left out, `true`."
     )
     speculative: dict[Text, Plain] = Field(
         {},
@@ -89,11 +89,9 @@ class SGLangLaunch(GpuServerLaunch):
     )
     sleep_mode: bool = Field(
         False,
-        description="Whether it can be put to sleep, which frees its GPU memory, and be woken (`sleep`, `wake`).",
+        description="Whether it can be put to sleep, which frees its GPU memory, and woken (`sleep`, `wake`).",
     )
-    embeddings: bool = Field(
-        False, description="Whether a model made for text serves embeddings, and those only."
-    )
+    embeddings: bool = Field(False, description="Whether a text model serves embeddings, and nothing else.")
 
     def served_names(self) -> tuple[str, ...]:
         """Return the model's public name, and `name:adapter` for each adapter."""
@@ -277,18 +275,18 @@ class SGLang(OpenAICompatible):
         """
         match action:
             case Action.LOAD_LORA:
-                given = asked(action, arguments, {"name": str, "path": str}, {"pinned": bool})
+                given = checked_arguments(action, arguments, {"name": str, "path": str}, {"pinned": bool})
                 pinned = {"pinned": given["pinned"]} if "pinned" in given else {}
                 body = {"lora_name": given["name"], "lora_path": given["path"], **pinned}
                 return Call("/load_lora_adapter", msgspec.json.encode(body))
             case Action.UNLOAD_LORA:
-                given = asked(action, arguments, {"name": str})
+                given = checked_arguments(action, arguments, {"name": str})
                 return Call("/unload_lora_adapter", msgspec.json.encode({"lora_name": given["name"]}))
             case Action.SLEEP:
-                given = asked(action, arguments, {}, {"tags": list})
+                given = checked_arguments(action, arguments, {}, {"tags": list})
                 return Call("/release_memory_occupation", msgspec.json.encode(given))
             case Action.WAKE:
-                given = asked(action, arguments, {}, {"tags": list})
+                given = checked_arguments(action, arguments, {}, {"tags": list})
                 return Call("/resume_memory_occupation", msgspec.json.encode(given))
         return super().action(action, arguments)
 
@@ -328,7 +326,7 @@ def _from_loads(body: bytes | None) -> Signals:
     }
     found = {signal: [value for value in each if value is not None] for signal, each in values.items()}
     return {
-        signal: told(signal, fmean(known) if signal is Signal.KV_USE else sum(known), LOADS)
+        signal: reading(signal, fmean(known) if signal is Signal.KV_USE else sum(known), LOADS)
         for signal, known in found.items()
         if known
     }

@@ -60,8 +60,8 @@ class TGIOptions(EngineOptions):
 
     api: Literal["messages", "native"] = Field(
         "messages",
-        description="How completions are asked for: by its OpenAI-compatible API, or by its native protocol. Chat "
-        "always goes by the former.",
+        description="The API for completions: its OpenAI-compatible API, or its native protocol. Chat always uses the "
+        "former.",
     )
 
     def engine(self) -> TGI:

@@ -27,7 +27,7 @@ class TGILaunch(ServerLaunch):
     """How to start TGI's server."""
 
     tensor_parallel: Count | None = Field(
-        None, description="GPUs that share the model. Left out, all that it sees."
+        None, description="GPUs that share the model. Left out, all that are visible."
     )
     gpu_memory: Share | None = Field(None, description="How much of each GPU's memory it may take.")
     max_model_len: Count | None = Field(
@@ -44,7 +44,8 @@ class TGILaunch(ServerLaunch):
         None, description="Tokens of prompts that are computed in one step. Left out, what fits."
     )
     max_queue: Count | None = Field(
-        None, description="Requests it holds, running and waiting together; more are refused. TGI's own: 128."
+        None,
+        description="Requests it accepts, running and waiting together; more are refused. Left out, 128.",
     )
     dtype: Text | None = Field(
         None, description="The type of the weights: `float16` or `bfloat16`. Left out, as the model says."
@@ -54,7 +55,8 @@ class TGILaunch(ServerLaunch):
     )
     kv_cache_dtype: Text | None = Field(None, description="The type of the KV cache, such as `fp8_e4m3fn`.")
     prefix_caching: bool | None = Field(
-        None, description="Whether prompts that begin alike share their KV cache. Left out, where it can."
+        None,
+        description="Whether prompts with the same beginning share their KV cache. Left out, where the model can.",
     )
     speculate: Count | None = Field(
         None, description="Tokens to guess ahead, by n-grams or by the model's own Medusa heads."

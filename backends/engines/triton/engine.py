@@ -64,9 +64,10 @@ class TritonOptions(EngineOptions):
     )
     backend: Literal["vllm", "tensorrtllm", "llmapi", "custom"] = Field(
         "vllm",
-        description="What runs the models, which says what their tensors are called: the vLLM backend; the "
-        "TensorRT-LLM backend's `ensemble` or `tensorrt_llm_bls`; its LLM API model; or models of your own, with "
-        "OpenAI's names for their settings. For `api: generate`, as all that follows but `max_tokens`.",
+        description="What runs the models, which determines the names of their tensors: the vLLM backend; the "
+        "TensorRT-LLM backend's `ensemble` or `tensorrt_llm_bls`; its LLM API model; or models of your "
+        "own, with OpenAI's names for their settings. For `api: generate`, as all that follows but "
+        "`max_tokens`.",
     )
     tokenizer: Path | None = Field(
         None,
@@ -78,22 +79,23 @@ class TritonOptions(EngineOptions):
         1024,
         ge=1,
         le=1_000_000,
-        description="The limit of an answer for clients that set none. Without it Triton's is 16 tokens.",
+        description="The most tokens of an answer, for clients that set no limit. Triton's own default is 16.",
     )
     tensors: dict[Role, str] = Field(
         {},
-        description="Names of tensors that differ from the backend's usual ones, by what they mean: `prompt`, "
-        "`output`, `parameters` (all settings as one JSON string), `stream`, `max_tokens`, `temperature`, `top_p`, "
+        description="Names of tensors that differ from the backend's usual ones, by meaning: `prompt`, `output`, "
+        "`parameters` (all settings as one JSON string), `stream`, `max_tokens`, `temperature`, `top_p`, "
         "`top_k`, `min_p`, `seed`, `stop`, `presence_penalty`, `frequency_penalty`, `repetition_penalty`, "
-        "`logit_bias`, `n`, `schema`, and the outputs `finish_reason`, `input_tokens`, `output_tokens`. Empty: the "
-        "model has none.",
+        "`logit_bias`, `n`, `schema`, and the outputs `finish_reason`, `input_tokens`, `output_tokens`. "
+        "Empty: the model has none.",
     )
     inputs: dict[str, Constant] = Field(
-        {}, description="Further inputs with every request, as they are, such as `beam_width: 1`."
+        {}, description="Further inputs of every request, such as `beam_width: 1`."
     )
     whole_text: bool | None = Field(
         None,
-        description="Whether each response of a stream holds all of the text so far. Left out, as the backend does.",
+        description="Whether each response of a stream repeats all of the text so far. Left out, the backend's usual "
+        "way.",
     )
 
     @model_validator(mode="after")
