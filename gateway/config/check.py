@@ -66,7 +66,7 @@ def _backends(config: Config, source: Source) -> Iterator[Problem]:
         if backend.options is None:
             continue
         try:
-            registry.engine(backend.engine)(backend.options)
+            registry.create(backend.engine, backend.options)
         except OptionsError as error:
             yield source.problem(("backends", name, "options"), str(error), at_key=True)
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from backends import registry
+from backends.base import EngineOptions, LaunchOptions
 from gateway.config.schema import BackendConfig, Config, Key, Model, engine_section
 
 JsonSchema = dict[str, Any]
@@ -32,7 +33,8 @@ def build() -> JsonSchema:
     refs, found = models_json_schema([(kind, "validation") for kind in kinds])
     ref_of = {kind: ref["$ref"] for (kind, _), ref in refs.items()}
     defs: dict[str, JsonSchema] = _tidy({"$defs": found["$defs"]})["$defs"]
-    defs.pop("BaseModel", None)
+    for abstract in (EngineOptions, LaunchOptions):
+        defs.pop(abstract.__name__, None)
 
     def define(kind: type[BaseModel]) -> JsonSchema:
         return defs[ref_of[kind].rpartition("/")[2]]

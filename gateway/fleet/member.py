@@ -87,7 +87,7 @@ class Member:
             engine,
             shared.metrics,
             Breaker(shared.rng),
-            _models(settings, engine),
+            _models(settings),
             headers_of(settings),
         )
         self.watch = Watch(self.backend, shared.pool, shared.on_models, shared.rng)
@@ -134,8 +134,8 @@ class Member:
                 self.supervisor.relaunch(settings)
         # Only now: requests under way at an old location have the headers they began with.
         backend.change_headers(headers_of(settings))
-        models = _models(settings, engine)
-        if models != _models(before, engine):
+        models = _models(settings)
+        if models != _models(before):
             self.watch.name_models(models)
         if self.poll is not None and _signals_from(settings) != _signals_from(before):
             self.poll.move(_metrics_at(settings))
@@ -242,8 +242,7 @@ def engine_of(settings: BackendConfig) -> Engine:
     Raises:
         OptionsError: It cannot use its options, such as a file that is not there.
     """
-    engine = registry.engine(settings.engine)(settings.options)
-    return engine if settings.launch is None else engine.launched(settings.launch)
+    return registry.create(settings.engine, settings.options, settings.launch)
 
 
 def headers_of(settings: BackendConfig) -> dict[str, str]:
@@ -254,10 +253,10 @@ def headers_of(settings: BackendConfig) -> dict[str, str]:
     return headers
 
 
-def _models(settings: BackendConfig, engine: Engine) -> tuple[str, ...] | None:
+def _models(settings: BackendConfig) -> tuple[str, ...] | None:
     """Return the names of the models a backend serves as far as the config knows; None: only the engine does."""
     if settings.models is None and settings.launch is not None:
-        return engine.served_names(settings.launch) or None
+        return settings.launch.served_names() or None
     return settings.models
 
 

@@ -80,7 +80,9 @@ class Supervisor:
 
     def _command(self, host: str, port: int) -> Launch:
         self._outdated.clear()
-        return self._backend.engine.launch(self._settings.launch, host, port)
+        options = self._settings.launch
+        assert options is not None
+        return options.launch(host, port)
 
     def _new_key(self) -> str:
         """Make the key of a start. Where the config has one, the engine is told that: others may use it who know it."""

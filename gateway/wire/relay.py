@@ -31,7 +31,7 @@ from backends.base import (
     Usage,
 )
 from backends.dialect import gathered
-from backends.dialect.openai import EventStream
+from backends.dialect.stream import EventStream
 from gateway.request import Exchange
 from gateway.telemetry.cells import Histogram, TargetMetrics
 from gateway.telemetry.timeline import CONNECT, FINISH, FIRST_BYTE, FIRST_TOKEN, SEND, STREAM

@@ -18,6 +18,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from backends import registry
+from backends.base import EngineOptions, LaunchOptions
 from backends.facts.units import Duration, Share, Size, Wait
 from gateway.config import json_schema
 from gateway.config.address import ListenAddress, Url
@@ -102,7 +103,7 @@ def section_of(hint: Any) -> type[BaseModel] | None:
     """Return the section that a field holds, itself or as the entries of a map."""
     bare = _bare(hint)
     if isinstance(bare, type) and issubclass(bare, BaseModel):
-        return None if bare is BaseModel else bare
+        return None if bare in (EngineOptions, LaunchOptions) else bare
     return section_of(typing.get_args(bare)[1]) if _is_map(hint) else None
 
 
@@ -153,7 +154,7 @@ def _type(hint: Any, field: FieldInfo, title: str, name: str) -> str:
         shared = "defaults.retry" if title.startswith("models") and name == "retry" else ""
         return f"[map]({_anchor(shared or f'{title}.{name}{entry}')})"
     bare = _bare(hint)
-    if bare is BaseModel:
+    if bare in (EngineOptions, LaunchOptions):
         return "map, by engine"
     if typing.get_origin(bare) is typing.Literal:
         return " or ".join(f"`{choice}`" for choice in typing.get_args(bare))
