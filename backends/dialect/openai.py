@@ -53,7 +53,6 @@ PATHS = {
 """The path of each operation, unless an engine's `paths` differs. They are the gateway's own paths too."""
 
 
-
 class _Ending(msgspec.Struct):
     finish_reason: str | None = None
 

@@ -83,8 +83,8 @@ class EventStream(FramedDecoder):
     def more(self, data: bytes, start: int, end: int) -> bytes | None:
         """Process `data[start:end]` if that is one whole event which differs from an earlier one only in its text.
 
-        Returns the event for the client, which is `data` itself where the client gets the same bytes; None where nothing
-        was processed, and `feed` has to do it.
+        Returns the event for the client, which is `data` itself where the client gets the same bytes; None where
+        nothing was processed, and `feed` has to do it.
         """
         like = self._like
         if like is None or not self._sse.idle:
