@@ -38,7 +38,7 @@ log = logging.getLogger("gateway.workers")
 PAUSE = 1.0
 """Seconds between the end of a worker and the start of the next."""
 PATIENCE = 2.0
-"""Seconds the other side may take to answer a question."""
+"""Seconds a worker may take to answer a question of the master. The master may take twice that, for it asks workers."""
 LINE = 64 << 20
 """Bytes of the longest line on the link: the metrics of a worker with very many models."""
 
@@ -67,13 +67,13 @@ class Link:
         if not self._writer.is_closing():
             self._writer.write(json.dumps({"kind": kind, **content}).encode() + b"\n")
 
-    async def ask(self, kind: str, **content: Any) -> Any:
-        """Send a question and wait for its answer. Raises TimeoutError where none comes."""
+    async def ask(self, kind: str, patience: float = PATIENCE, **content: Any) -> Any:
+        """Send a question and wait for its answer, at most `patience` seconds. Raises TimeoutError where none comes."""
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         self.tell(kind, number=number, **content)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(patience):
                 return await answer
         finally:
             del self._asked[number]
@@ -125,7 +125,7 @@ class Worker:
     async def page(self, metrics: Metrics) -> bytes:
         """Return the metrics page with the numbers of all workers."""
         try:
-            total: Dump = await self._link.ask("total")
+            total: Dump = await self._link.ask("total", 2 * PATIENCE)
         except TimeoutError:
             log.warning("the master did not tell the metrics of all workers; these are one worker's")
             return metrics.page()
@@ -134,7 +134,7 @@ class Worker:
     async def views(self, fleet: Fleet) -> list[BackendView]:
         """Return the backends as all workers and the master see them."""
         try:
-            return _VIEWS.validate_python(await self._link.ask("backends"), strict=False)
+            return _VIEWS.validate_python(await self._link.ask("backends", 2 * PATIENCE), strict=False)
         except TimeoutError:
             log.warning("the master did not tell what all workers see; this is one worker's view")
             return _views(fleet)
@@ -188,6 +188,9 @@ class Master:
         self._past: Dump = []
         """The metrics of workers that have ended, as they told them last."""
         self._links: dict[Link, Dump] = {}
+        """The metrics of each worker, as it told them last."""
+        self._listening: set[Link] = set()
+        """Workers that serve, and answer questions: one that still starts would keep everybody waiting."""
         self._locations: dict[str, Location] = {}
         self._fleet = Fleet(
             self._metrics, Random(), lambda: None, on_location=self._on_location, busy=self._busy
@@ -246,12 +249,15 @@ class Master:
             return await process.wait()
         finally:
             self._processes.discard(process)
+            self._listening.discard(link)
             self._past = merge([self._past, _lasting(self._links.pop(link))])
 
     def _on_message(self, link: Link, message: Message) -> None:
-        if message["kind"] == "listening" and self._on_listening is not None:
-            self._on_listening()
-            self._on_listening = None
+        if message["kind"] == "listening":
+            self._listening.add(link)
+            if self._on_listening is not None:
+                self._on_listening()
+                self._on_listening = None
         elif message["kind"] == "ready" and self._on_ready is not None:
             self._on_ready(message["models"])
             self._on_ready = None
@@ -281,7 +287,7 @@ class Master:
 
     async def _from_all(self, kind: str, **content: Any) -> list[Any]:
         """Ask all workers. Return the answers of those that do answer."""
-        asked = (link.ask(kind, **content) for link in tuple(self._links))
+        asked = (link.ask(kind, **content) for link in tuple(self._listening))
         return [
             answer
             for answer in await asyncio.gather(*asked, return_exceptions=True)
@@ -291,11 +297,13 @@ class Master:
     async def _answer_total(self, link: Link, message: Message) -> None:
         async def numbers(other: Link) -> None:
             try:
-                self._links[other] = await other.ask("numbers")
+                told = await other.ask("numbers")
+                if other in self._links:
+                    self._links[other] = told
             except TimeoutError:
                 log.warning("a worker does not tell its metrics; showing what it told last")
 
-        await asyncio.gather(*map(numbers, tuple(self._links)))
+        await asyncio.gather(*map(numbers, tuple(self._listening)))
         own = self._metrics.dump()
         signals = [entry for entry in own if entry[1] in (SIGNAL, SIGNAL_STATUS)]
         link.answer(message, merge([self._past, _lasting(own), signals, *self._links.values()]))

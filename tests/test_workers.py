@@ -161,7 +161,11 @@ def test_a_worker_that_dies_is_replaced_and_its_numbers_stay(running: Running) -
 @pytest.mark.slow
 def test_the_view_is_that_of_all_workers_and_signals_are_asked_once(running: Running) -> None:
     eventually(lambda: len(running.workers()) == 2)
-    eventually(lambda: running.metric('gateway_backend_signal_status{backend="local",signal="slots"') == 1)
+    eventually(
+        lambda: (
+            running.metric('gateway_backend_signal_status{backend="local",signal="slots",status="ok"') == 1
+        )
+    )
     assert running.metric('gateway_backend_signal{backend="local",signal="slots"}') == 4
     for _ in range(4):
         with urllib.request.urlopen(f"{running.url}/gateway/backends", timeout=30) as answer:

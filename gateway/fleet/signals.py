@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -189,8 +190,13 @@ class Poll:
             if not asked or not backend.engine.signal_calls():
                 await self._pool.change()
                 continue
+            health = backend.health
             await self.ask()
-            await asyncio.sleep(INTERVAL * self._rng.uniform(0.8, 1.2))
+            # An engine that has just become ready tells more than it did while it was loading.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(INTERVAL * self._rng.uniform(0.8, 1.2)):
+                    while backend.health is health:
+                        await self._pool.change()
 
     async def ask(self) -> None:
         """Ask once, and note what the engine says."""
