@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -148,8 +149,15 @@ def _key_new(options: argparse.Namespace) -> int:
     return 0
 
 
+def _build() -> str:
+    """Say how the hot modules run: compiled by mypyc, or interpreted."""
+    found = importlib.util.find_spec("gateway.wire.relay")
+    compiled = found is not None and not str(found.origin).endswith(".py")
+    return "compiled" if compiled else "pure Python"
+
+
 def _version(options: argparse.Namespace) -> int:
-    print(f"gateway {importlib.metadata.version('llm-gateway')}")
+    print(f"gateway {importlib.metadata.version('llm-gateway')} ({_build()})")
     return 0
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from gateway.wire import relay
 from tests.clients.process import (
     CLEAN_STOP,
     DEMO,
@@ -141,9 +142,10 @@ def test_schema_is_the_one_in_the_repository() -> None:
 
 
 def test_version() -> None:
+    build = "pure Python" if (relay.__file__ or "").endswith(".py") else "compiled"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     done = gateway("version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"gateway {project['version']}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"gateway {project['version']} ({build})\n", "")
 
 
 @pytest.mark.parametrize("arguments", [(), ("key",), ("serve",), ("check",), ("surf",), ("serve", "--fast")])

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from backends.base import Failure, Kind, Usage
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Decoder:
     """The state of one streamed reply; see `backends.base.StreamDecoder`."""
 
@@ -60,6 +63,7 @@ class Framer(Protocol):
         """Return the last piece, if its terminator is missing."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class FramedDecoder(Decoder):
     """A decoder that handles its reply piece by piece, as a framer cuts it."""
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from backends.base import Engine, Failure, Kind, Request
 from backends.dialect import rewrite
@@ -49,6 +50,7 @@ class _Like:
         self.public_tail: bytes = b""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class EventStream(FramedDecoder):
     """Watches one stream of OpenAI's events; see `backends.base.StreamDecoder`."""
 

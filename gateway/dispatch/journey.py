@@ -161,6 +161,8 @@ class Journey:
                 if attempt is None:
                     if self._pause or not (self._passed_gate() and self._chosen() and self._has_slot()):
                         return False
+                    if self._has_moved_away():
+                        continue
                     attempt = self._new_attempt()
                 if not attempt.begin():
                     return False
@@ -228,6 +230,14 @@ class Journey:
         if not gate.try_enter():
             return False
         self._slot = gate
+        return True
+
+    def _has_moved_away(self) -> bool:
+        """Tell whether the backend has lost its location while its slot was waited for, after giving back the lease."""
+        assert self._lease is not None
+        if self._lease.target.backend.upstream is not None:
+            return False
+        self._give_back_lease()
         return True
 
     async def _queue(self, gate: Gate) -> None:
