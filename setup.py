@@ -24,7 +24,6 @@ COMPILED = [
     "gateway/telemetry/accounting.py",
     "gateway/telemetry/cells.py",
     "gateway/telemetry/timeline.py",
-    "gateway/wire/ask.py",
     "gateway/wire/clocks.py",
     "gateway/wire/connection.py",
     "gateway/wire/door.py",
@@ -33,7 +32,6 @@ COMPILED = [
     "gateway/wire/heartbeat.py",
     "gateway/wire/http1.py",
     "gateway/wire/relay.py",
-    "gateway/wire/transfer.py",
     "gateway/wire/upstream.py",
 ]
 """What a request passes through. Modules with msgspec's structs, pydantic's models or subclasses of uvicorn's classes

@@ -23,6 +23,7 @@ from time import perf_counter_ns
 from typing import Final, Protocol, cast
 
 import httptools
+from mypy_extensions import mypyc_attr
 
 from backends.base import Failure, Headers, Kind
 
@@ -43,6 +44,7 @@ SIZES: Final = 4096
 _sizes: dict[bytes, int] = {}
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Sink(ABC):
     """Who is told what an exchange brings."""
 
