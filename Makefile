@@ -13,7 +13,7 @@ LOCKED := install --require-hashes --no-deps --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run check test test-engines schema lock clean format bench bench-peers soak
+.PHONY: help install run check test test-engines schema lock dist clean format bench bench-peers soak
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,13 @@ lock: .venv/.lock ## refresh locks/ to the newest versions (KEEP=1: only what py
 	$(COMPILE) pyproject.toml --group build --extra llamacpp --output-file locks/runtime.txt
 	$(COMPILE) pyproject.toml --group build --extra llamacpp --group dev --constraint locks/runtime.txt --output-file locks/dev.txt
 	$(COMPILE) --group lock --output-file locks/lock.txt
+
+dist: .venv/.runtime ## build the wheel and the source distribution into dist/
+	@rm -rf build dist
+	@$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	@$(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")' >/dev/null
+	@rm -rf build
+	@ls -l dist
 
 clean: ## remove .venv and everything that was built
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
