@@ -110,7 +110,7 @@ def read_json(name: str) -> dict[str, Any]:
 
 @cache
 def read_yaml(name: str) -> dict[str, Any]:
-    value: dict[str, Any] = yaml.safe_load((MODELS / name).read_text(encoding="utf-8"))
+    value: dict[str, Any] = yaml.safe_load((MODELS / "training" / name).read_text(encoding="utf-8"))
     return value
 
 
