@@ -20,6 +20,7 @@ help: ## list these commands
 
 install: .venv/.runtime ## create .venv with the gateway and its locked dependencies
 	@echo "Installed: $(BIN)/gateway"
+	@$(BIN)/python -m bench.interpreter --hint || true
 
 run: .venv/.runtime ## start the gateway with configs/demo.yaml (CONFIG=other.yaml for another file)
 	@exec $(BIN)/gateway serve $(CONFIG) $(ARGS)

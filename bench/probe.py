@@ -47,6 +47,12 @@ async def get(port: int, path: str) -> bytes:
     return body
 
 
+def total(page: str, metric: str) -> float:
+    """Add up a metric's samples on a metrics page, whatever their labels."""
+    lines = [line for line in page.splitlines() if line.startswith((f"{metric}{{", f"{metric} "))]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
 async def answers(question: Question) -> int:
     """The status of one answer to `question`, 0 if there is none."""
     data = question.data.replace(b"\r\nhost:", b"\r\nconnection: close\r\nhost:", 1)

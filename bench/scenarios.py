@@ -13,15 +13,18 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from statistics import median
 
 from bench import accounting, load, probe
 from bench.load import Load, Tally
-from bench.subjects import Subject
+from bench.subjects import Collected, Subject
 
 Figures = dict[str, float | None]
 
 JSON_CONNECTIONS = 32
+ENOUGH = 2000
+"""Requests over which the objects they leave are counted."""
 PIECES = 50
 GAP_MS = 20
 
@@ -110,6 +113,32 @@ async def bursts(subjects: Sequence[Subject], plan: Plan, upstream: int) -> Resu
         return await load.burst(question, plan.streams, times=3)
 
     return await _rounds(subjects, plan.rounds, upstream, window, BURST_FIGURES)
+
+
+async def collector(subject: Collected, plan: Plan, upstream: int) -> Result:
+    """Measure how many objects a request leaves for the garbage collector, from the gateway's own counters.
+
+    Every answer is read to its end: a client that leaves makes the gateway raise, and exceptions refer to themselves.
+    """
+    questions = {
+        "objects_per_request": (subject.question(), JSON_CONNECTIONS),
+        "objects_per_stream": (subject.question(stream=True, tokens=PIECES, gap_ms=1), plan.streams),
+    }
+    result = Result({subject.name: {}}, {subject.name: {}})
+    with subject.awake():
+        for figure, (question, connections) in questions.items():
+            await load.burst(question, connections, times=1)
+            await quiet(upstream)
+            before = await subject.counted()
+            tally = await load.burst(question, connections, times=ceil(ENOUGH / connections))
+            await quiet(upstream)
+            after = await subject.counted()
+            requests = after.requests - before.requests
+            result.figures[subject.name][figure] = (
+                (after.objects - before.objects) / requests if requests else None
+            )
+            result.errors[subject.name] |= tally.errors
+    return result
 
 
 async def memory(subjects: Sequence[Subject], plan: Plan, upstream: int) -> Result:

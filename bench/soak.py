@@ -123,12 +123,11 @@ def ending(answer: bytes, stream: bool) -> str:
 async def sample(subject: Gateway, began: float) -> Sample:
     """Look at the gateway once."""
     page = (await probe.get(subject.port, "/metrics")).decode()
-    lines = [line for line in page.splitlines() if line.startswith("gateway_requests_in_flight{")]
     return Sample(
         (time.monotonic() - began) / 60,
         accounting.usage(subject.pid).rss / 1e6,
         accounting.descriptors(subject.pid),
-        sum(int(float(line.rsplit(" ", 1)[1])) for line in lines),
+        int(probe.total(page, "gateway_requests_in_flight")),
     )
 
 
@@ -201,7 +200,7 @@ def page(samples: Sequence[Sample], before: Sample, after: Sample, ends: Counter
     ]
     table = "\n".join(f"| {what} | {value} |" for what, value in rows)
     return (
-        f"# Soak\n\n{it['cpu']}, {it['cores']} cores, Linux {it['kernel']}, Python {it['python']} · {CLIENTS} clients, "
+        f"# Soak\n\n{it['cpu']}, {it['cores']} cores, Linux {it['kernel']}, {it['python']} · {CLIENTS} clients, "
         f"streams and plain requests, a fifth of them left early; two upstreams, at which {FAULTS[0]:.0%} and "
         f"{FAULTS[1]:.0%} of the requests end badly.\n\n| | |\n|---|---:|\n{table}\n"
     )
