@@ -13,7 +13,7 @@ LOCKED := install --require-hashes --no-deps --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run check test test-engines schema lock dist clean format bench bench-peers soak
+.PHONY: help install run check test test-engines schema lock dist clean format bench bench-peers soak chaos
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,11 @@ MINUTES ?= 30
 
 soak: .venv/.runtime ## mixed traffic and faults for MINUTES (30): does anything leak (ARGS="--write" keeps the result)
 	@$(BIN)/python -m bench.soak --minutes $(MINUTES) $(ARGS)
+
+STREAMS ?= 20000
+
+chaos: .venv/.runtime ## STREAMS (20000) of clients and engines at their worst: does it lie, miscount or keep anything
+	@$(BIN)/python -m bench.chaos --streams $(STREAMS) $(ARGS)
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command "make lock" $(if $(KEEP),,--upgrade)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from typing import Any
 
@@ -49,8 +50,20 @@ async def get(port: int, path: str) -> bytes:
 
 def total(page: str, metric: str) -> float:
     """Add up a metric's samples on a metrics page, whatever their labels."""
-    lines = [line for line in page.splitlines() if line.startswith((f"{metric}{{", f"{metric} "))]
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+    return sum(float(line.rsplit(" ", 1)[1]) for line in _samples(page, metric))
+
+
+def by_label(page: str, metric: str, label: str) -> dict[str, float]:
+    """Add up a metric's samples on a metrics page for each value of one label."""
+    found: dict[str, float] = {}
+    for line in _samples(page, metric):
+        if value := re.search(rf'[{{,]{label}="([^"]*)"', line):
+            found[value[1]] = found.get(value[1], 0.0) + float(line.rsplit(" ", 1)[1])
+    return found
+
+
+def _samples(page: str, metric: str) -> list[str]:
+    return [line for line in page.splitlines() if line.startswith((f"{metric}{{", f"{metric} "))]
 
 
 async def answers(question: Question) -> int:
