@@ -1,7 +1,7 @@
 """`make bench`: start everything, measure every scenario, print the table. `--quick` takes less than a minute.
 
 Rules:
-- Everything listens on loopback, the load has an end, and what was started is stopped, whatever happens.
+- Everything listens on loopback, the load is bounded, and what was started is always stopped.
 - A subject that does not start is reported and left out; the others are measured.
 - Exit 0 when the gateway was measured without an error, 1 otherwise. Goals that were missed do not fail a run.
 """
@@ -35,11 +35,11 @@ from bench.subjects import (
 
 BENCH = ROOT / "bench"
 CORES_FOR_WORKERS = 4
-"""Two workers, the client and the upstream; with fewer cores they would only take turns."""
+"""Two workers, the client and the upstream: with fewer cores they would share one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; returns the exit status."""
+    """Run the benchmark; return the exit status."""
     options = _parser().parse_args(arguments)
     plan = QUICK if options.quick else Plan(rounds=options.rounds, seconds=options.seconds)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -100,7 +100,7 @@ class Bench:
         self.skipped: dict[str, str] = {}
 
     async def run(self) -> report.Run:
-        """Measure everything."""
+        """Measure every scenario."""
         process = start_upstream(self.upstream)
         here: list[Subject] = []
         try:
@@ -155,7 +155,7 @@ class Bench:
             subject.stop()
 
     async def _compare(self, scenario: str, gateway: Subject, other: Subject) -> None:
-        """The gateway as it is, and one configured in another way."""
+        """Measure the gateway as it is beside one that is configured in another way."""
         if not await self._start(other):
             self.skipped[scenario] = other.absent
             return

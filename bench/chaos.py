@@ -1,5 +1,4 @@
-"""`make chaos`: thousands of streams from clients and engines that misbehave in every known way. Does the gateway lie,
-mix answers up, miscount, or keep anything?
+"""`make chaos`: thousands of streams between clients and engines that misbehave, and a judge of what each client got.
 
 Rules:
 - The gateway is a real process, `python -m gateway serve`, before two fake engines that fail as each request's text
@@ -259,7 +258,7 @@ class Run:
             FIN: (sent[FIN], sent[FIN]),
             RST: (answered[RST], sent[RST]),
             PIPELINED: (answered[PIPELINED], sent[PIPELINED]),
-            # Nobody knows which model a request is for whose body never came.
+            # The model of a request whose body never came is unknown, and counted as such.
             "-": (unsent[FIN], unsent[FIN] + unsent[RST]),
         }
         for model, (least, most) in bounds.items():
@@ -320,7 +319,7 @@ class Run:
             )
             await probe.ask(engine.port, request.encode())
             totals = json.loads(await probe.get(engine.port, "/_fake/stats"))
-            # The question itself is the one that is open.
+            # One connection is open: the one that asks.
             if totals["open"] > 1 or totals["running"] or totals["queued"]:
                 return False
         return True

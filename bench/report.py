@@ -1,8 +1,8 @@
-"""A run as one JSON value, and that value as a Markdown page.
+"""Write a run as one JSON value, and that value as a Markdown page.
 
 Rules:
 - The page is made from the JSON alone, so both always say the same.
-- A figure that is missing is a dash; the reason stands below the table.
+- A missing figure is a dash; the reason stands below the table.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _figure(data: Run, subject: str, heading: str, scenario: str, figure: str) -
 
 
 def _more(data: Run) -> str:
-    """The scenarios that compare a program with itself."""
+    """Return the table of the scenarios that compare a program with itself."""
     scenarios, plan = data["scenarios"], data["plan"]
     rows = []
     for name, figures in scenarios.get("prompt", {}).items():
@@ -193,7 +193,7 @@ def _notes(data: Run) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Three digits that mean something."""
+    """Write a number with three significant digits."""
     if value is None:
         return "–"
     return f"{value:,.0f}".replace(",", " ") if abs(value) >= 100 else f"{value:.3g}"

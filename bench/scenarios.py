@@ -1,10 +1,10 @@
-"""What is measured: one function per scenario, from running subjects to figures.
+"""The scenarios: one function for each, from running subjects to figures.
 
 Rules:
-- Subjects take turns, window by window, so that a busy minute of the machine is nobody's alone; a figure is the median
-  of its windows.
-- Between two windows the upstream must be quiet again: a slow subject's leftovers do not slow the next one.
-- A figure that could not be had is None. Errors are always counted and never left out.
+- Subjects take turns, window by window, so that a busy minute of the machine affects all of them; a figure is the
+  median of its windows.
+- Between two windows the upstream must be quiet again, so that what a slow subject left does not slow the next one.
+- A figure that could not be measured is None. Errors are always counted and never left out.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ BURST_FIGURES: Mapping[str, Figure] = {
 
 
 async def json_requests(subjects: Sequence[Subject], plan: Plan, upstream: int, size: int = 200) -> Result:
-    """Plain requests on 32 connections, with a prompt of `size` bytes."""
+    """Measure plain requests on 32 connections, with a prompt of `size` bytes."""
 
     async def window(subject: Subject) -> Tally:
         return await load.closed_loop(
@@ -90,7 +90,7 @@ async def json_requests(subjects: Sequence[Subject], plan: Plan, upstream: int, 
 
 
 async def streams(subjects: Sequence[Subject], plan: Plan, upstream: int) -> Result:
-    """Many streams at once, one piece per gap each, started evenly over the length of one stream."""
+    """Measure many streams at once, started evenly over the length of one stream (one second)."""
 
     async def window(subject: Subject) -> Tally:
         return await load.closed_loop(
@@ -106,7 +106,7 @@ async def streams(subjects: Sequence[Subject], plan: Plan, upstream: int) -> Res
 
 
 async def bursts(subjects: Sequence[Subject], plan: Plan, upstream: int) -> Result:
-    """As many streams as above, all asked for in the same moment; the upstream answers at once."""
+    """Measure as many streams as above, all asked for at the same moment; the upstream answers at once."""
 
     async def window(subject: Subject) -> Tally:
         question = subject.question(stream=True, tokens=5, gap_ms=GAP_MS)
@@ -142,7 +142,7 @@ async def collector(subject: Collected, plan: Plan, upstream: int) -> Result:
 
 
 async def memory(subjects: Sequence[Subject], plan: Plan, upstream: int) -> Result:
-    """Resident memory right after the start, and what each of many open streams adds. For fresh processes."""
+    """Measure resident memory right after the start, and what each of many open streams adds. For fresh processes."""
     result = Result()
     for subject in subjects:
         with subject.awake():
@@ -160,7 +160,7 @@ async def memory(subjects: Sequence[Subject], plan: Plan, upstream: int) -> Resu
 async def _open_streams(
     subject: Subject, count: int, patience: float = 30.0
 ) -> tuple[int | None, Counter[str]]:
-    """Resident bytes while so many streams are open, None if they never were."""
+    """Return the resident bytes while `count` streams are open; None if they never all were."""
     opened = Load(subject.question(stream=True, tokens=10_000, gap_ms=500), count)
     opened.loops = False
     try:
@@ -210,7 +210,7 @@ async def _rounds(
 
 
 async def quiet(upstream: int, patience: float = 15.0) -> None:
-    """Wait until the upstream has no open stream, or patience (in seconds) is over."""
+    """Wait until the upstream has no open stream, at most `patience` seconds."""
     for _ in range(int(patience * 20)):
         if not (await probe.counts(upstream))["streams"]:
             return
@@ -223,7 +223,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def _each(seconds: float, count: int) -> float | None:
-    """Microseconds for each; None for what used no CPU of its own."""
+    """Return microseconds for each; None for what used no CPU of its own."""
     return seconds / count * 1e6 if count and seconds else None
 
 

@@ -42,7 +42,7 @@ def makefile_targets() -> set[str]:
 
 
 def phases() -> dict[str, str]:
-    """The phases of `.ci/run` with the target each runs."""
+    """Return the phases of `.ci/run`, each with the target it runs."""
     return dict(PHASE.findall((ROOT / ".ci" / "run").read_text(encoding="utf-8")))
 
 

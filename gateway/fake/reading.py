@@ -1,4 +1,4 @@
-"""A script from YAML or JSON text: every mistake in plain words, with line and column.
+"""Read a script from YAML or JSON text, and report every mistake in plain words with line and column.
 
 Rules:
 - Nothing but `ScriptError` leaves this module, and it names every mistake found, not only the first.
@@ -34,11 +34,11 @@ _WORDS = {
 
 
 class ScriptError(ValueError):
-    """The text is no script. One line for each mistake: `name:line:column: what is wrong`."""
+    """The text is no script. The message has one line per mistake: `name:line:column: what is wrong`."""
 
 
 def load(path: Path) -> Script:
-    """The script in a file. Raises ScriptError."""
+    """Read the script in a file. Raises ScriptError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -47,7 +47,7 @@ def load(path: Path) -> Script:
 
 
 def read(text: str, name: str = "script") -> Script:
-    """The script in a text; `name` stands before each mistake. Raises ScriptError."""
+    """Read the script in a text; `name` stands before each mistake. Raises ScriptError."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         plain = yaml.safe_load(text)
@@ -69,7 +69,7 @@ def read(text: str, name: str = "script") -> Script:
 
 
 def _place(root: yaml.Node | None, where: tuple[int | str, ...]) -> tuple[int, int]:
-    """Line and column of the deepest part of `where` that the text has; of the key, for a map's entry."""
+    """Return line and column of the deepest part of `where` that the text has; for a map's entry, of its key."""
     node, mark = root, root.start_mark if root else None
     for step in where:
         below = None
@@ -107,7 +107,7 @@ def _unknown(field: str, where: tuple[int | str, ...]) -> str:
 
 
 def _names(where: tuple[int | str, ...]) -> list[str]:
-    """The keys that a map of a script may have."""
+    """Return the keys that a map at this place of a script may have."""
     model: type[BaseModel] = Script
     for step in where:
         if isinstance(step, str) and step in model.model_fields:

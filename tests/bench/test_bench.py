@@ -1,4 +1,4 @@
-"""The benchmark runs, says what it promises to say, and counts rightly. What it measures is never asserted.
+"""The benchmark runs, reports what it should, and counts correctly. What it measures is never asserted.
 
 Rules:
 - The quick run is the real one, only shorter: real processes, real load, no errors allowed in any scenario.
@@ -97,7 +97,7 @@ def test_a_lost_connection_is_an_error() -> None:
 
 
 def fed(*pieces: bytes) -> tuple[Any, Client]:
-    """A client that has asked once and was sent these pieces."""
+    """Return a client that has asked once and was sent these pieces, with its counts."""
     load = Load(Question.chat(1, "m", "k", stream=True), 1)
     load.loops = False
     (client,) = load.clients
