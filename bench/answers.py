@@ -1,4 +1,4 @@
-"""What a client of the chaos run asks, and what the bytes it got say: the whole truth, a told failure, or a lie.
+"""What a client of the chaos run asks, and whether the answer it got is right: complete, or failed and told so.
 
 Rules:
 - Each request carries a token of its own, in its text and as its id. The engine echoes the text, so every byte of an
@@ -17,7 +17,7 @@ OK, TOLD = "complete", "failure told in the stream"
 _HEAD_END = b"\r\n\r\n"
 
 
-class Lie(Exception):
+class WrongAnswer(Exception):
     """An answer that must not exist; the message says why."""
 
 
@@ -29,8 +29,8 @@ class Asked:
     model: str
     stream: bool
     words: int
-    fate: str = ""
-    """The rule of the engines' script that this request meets; "" for a healthy answer."""
+    fault: str = ""
+    """What the engines do to this request, the name of a rule of their script; "" for a healthy answer."""
     word_size: int = 0
     """Bytes added to each word, for answers that fill buffers."""
 
@@ -44,7 +44,7 @@ class Asked:
         body = {
             "model": self.model,
             "messages": [
-                {"role": "system", "content": f"fate={self.fate};"},
+                {"role": "system", "content": f"fault={self.fault};"},
                 {"role": "user", "content": self.text},
             ],
             "stream": self.stream,
@@ -147,37 +147,37 @@ class Answer:
 
 
 def judge(asked: Asked, answer: Answer, *, patient: bool = True) -> str:
-    """Say how an answer ended, as a word for the count. Raises Lie if it must not exist.
+    """Say how an answer ended, as a word for the count. Raises WrongAnswer if it must not exist.
 
     `patient`: the client has read everything there was. One that has not is only held to what it has.
     """
     if answer.wrong:
-        raise Lie(answer.wrong)
+        raise WrongAnswer(answer.wrong)
     if not answer.begun:
         if patient:
-            raise Lie("closed without an answer")
+            raise WrongAnswer("closed without an answer")
         return "left before the answer"
     if answer.headers.get("x-request-id") != asked.token:
-        raise Lie(f"the answer of another request: {answer.headers.get('x-request-id')}")
+        raise WrongAnswer(f"the answer of another request: {answer.headers.get('x-request-id')}")
     if answer.status != 200:
         return _judge_error(answer, patient)
     if asked.stream:
         return _judge_stream(asked, answer, patient)
     if not answer.ended:
         if patient:
-            raise Lie("an answer with a length broke off")
+            raise WrongAnswer("an answer with a length broke off")
         return "left within the answer"
     message = json.loads(answer.body)["choices"][0]["message"]
     if message["content"] != asked.text:
-        raise Lie(f"the text of another: {message['content'][:80]!r}")
+        raise WrongAnswer(f"the text of another: {message['content'][:80]!r}")
     return OK
 
 
 def _judge_error(answer: Answer, patient: bool) -> str:
     if answer.ended and not json.loads(answer.body)["error"]["message"]:
-        raise Lie("an error without a message")
+        raise WrongAnswer("an error without a message")
     if patient and not answer.ended:
-        raise Lie("an error that broke off")
+        raise WrongAnswer("an error that broke off")
     return f"status {answer.status}"
 
 
@@ -186,9 +186,9 @@ def _judge_stream(asked: Asked, answer: Answer, patient: bool) -> str:
     said, finished, done, failed = "", False, False, False
     for event in events:
         if done or failed:
-            raise Lie(f"something after the end: {event[:80]!r}")
+            raise WrongAnswer(f"something after the end: {event[:80]!r}")
         if not event.startswith(b"data: "):
-            raise Lie(f"no event: {event[:80]!r}")
+            raise WrongAnswer(f"no event: {event[:80]!r}")
         if event == b"data: [DONE]":
             done = True
             continue
@@ -199,22 +199,22 @@ def _judge_stream(asked: Asked, answer: Answer, patient: bool) -> str:
             said += text
             finished = finished or finish
     if not asked.text.startswith(said):
-        raise Lie(f"the text of another: {said[-80:]!r}")
+        raise WrongAnswer(f"the text of another: {said[-80:]!r}")
     whole = finished and done and said == asked.text and not rest
     if (answer.ended or done) and not whole:
-        raise Lie("the clean end of a broken stream")
+        raise WrongAnswer("the clean end of a broken stream")
     if whole:
         return OK
     if failed:
         return TOLD
     if patient:
-        raise Lie("a stream broke off without a word")
+        raise WrongAnswer("a stream broke off without a word")
     return "left within the stream"
 
 
 def _piece(asked: Asked, chunk: dict[str, Any]) -> tuple[str, bool]:
     """Return the text of a chunk, and whether it holds the reason of the end."""
     if chunk["model"] != asked.model:
-        raise Lie(f"the name of another model: {chunk['model']!r}")
+        raise WrongAnswer(f"the name of another model: {chunk['model']!r}")
     [choice] = chunk["choices"]
     return choice["delta"].get("content") or "", choice["finish_reason"] is not None

@@ -6,7 +6,7 @@ Rules:
 - Clients read, read slowly, stop reading, pipeline, and leave at random moments: while sending, while waiting, in the
   middle of an answer, with further requests pipelined. Each checks every byte it gets (`bench.answers`).
 - Afterwards nothing may be left: no request in flight or queued, no connection, no task; and each request must have
-  been counted exactly once. At last the gateway is told to stop while streams run.
+  been counted exactly once. At the end the gateway is told to stop while streams run.
 - Exit 1 if anything of that does not hold; every violation is printed.
 """
 
@@ -30,7 +30,7 @@ import uvloop
 
 from bench import accounting, probe, report
 from bench.answers import OK, Answer
-from bench.crowd import FIN, MODELS, PIPELINED, READ, RST, Connection, Crowd, Ledger
+from bench.clients import FIN, MODELS, PIPELINED, READ, RST, Clients, Connection, Ledger
 from bench.subjects import KEY, Gateway, Subject
 
 EARLY: dict[str, dict[str, Any]] = {
@@ -63,7 +63,7 @@ ODD: dict[str, dict[str, Any]] = {
 }
 """Ways to behave that are unusual and complete."""
 SLOW = "walks"
-"""The fate of the streams that run while the gateway is told to stop."""
+"""The fault of the streams that run while the gateway is told to stop."""
 
 DRAIN = 1.0
 """Seconds that running streams have when the gateway is told to stop."""
@@ -71,10 +71,10 @@ LAST_STREAMS = 60
 HEALTHY = 0.98
 """Share of the healthy requests that must be answered in full; the rest may be told to come back."""
 
-_WITNESS = """
+_TASK_COUNTER = """
 import asyncio, gc, os, socket, threading
 
-def testify():
+def answer():
     while True:
         asking, _ = listener.accept()
         tasks = [one for one in gc.get_objects() if isinstance(one, asyncio.Task) and not one.done()]
@@ -82,26 +82,26 @@ def testify():
         asking.close()
 
 listener = socket.socket(socket.AF_UNIX)
-listener.bind(os.environ["CHAOS_WITNESS"])
+listener.bind(os.environ["CHAOS_TASK_COUNTER"])
 listener.listen()
-threading.Thread(target=testify, daemon=True).start()
+threading.Thread(target=answer, daemon=True).start()
 """
-"""A `sitecustomize` that tells, on a socket of its own, how many tasks live in the process it is loaded into."""
+"""A `sitecustomize` that tells, on a socket, how many asyncio tasks live in the process that loads it."""
 
 
 class Engine(Subject):
     """A fake engine as a process."""
 
-    def __init__(self, name: str, fates: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, name: str, faults: dict[str, dict[str, Any]]) -> None:
         super().__init__(name)
-        self.fates = fates
+        self.faults = faults
 
     def command(self, folder: Path, upstream_port: int) -> Sequence[str]:
-        """Write the script: one rule for each fate, found by the name in the request."""
+        """Write the script: one rule for each fault, found by the name in the request."""
         rules: list[dict[str, Any]] = [
-            {"match": {"contains": f"fate={name};"}, **rule} for name, rule in self.fates.items()
+            {"match": {"contains": f"fault={name};"}, **rule} for name, rule in self.faults.items()
         ]
-        rules.append({"match": {"contains": f"fate={SLOW};"}, "gap": "60ms"})
+        rules.append({"match": {"contains": f"fault={SLOW};"}, "gap": "60ms"})
         script = {"models": [READ], "defaults": {"text": "echo", "gap": "1ms", "jitter": 0.9}, "rules": rules}
         file = folder / "script.json"
         file.write_text(json.dumps(script))
@@ -111,15 +111,15 @@ class Engine(Subject):
         ]
 
 
-class Tormented(Gateway):
+class ChaosGateway(Gateway):
     """The gateway with two engines, a model for each way a client behaves, and little patience."""
 
     def __init__(self, engines: Sequence[Engine], folder: Path) -> None:
         super().__init__()
         self.engines = engines
         self.model = READ
-        self.inside = folder / "inside"
-        self.witness = folder / "witness"
+        self.modules = folder / "modules"
+        self.task_socket = folder / "tasks"
         self.output = folder / "gateway" / "output.txt"
 
     def config(self, upstream_port: int) -> dict[str, Any]:
@@ -151,19 +151,19 @@ class Tormented(Gateway):
             for engine in self.engines
         }
         config["models"] = {model: {"targets": dict.fromkeys(names, READ)} for model in MODELS}
-        config["keys"] = {"crowd": {"hash": config["keys"]["team-1"]["hash"]}}
+        config["keys"] = {"clients": {"hash": config["keys"]["team-1"]["hash"]}}
         return config
 
     def environment(self) -> dict[str, str]:
-        """Return what loads the witness into the process."""
-        self.inside.mkdir(exist_ok=True)
-        (self.inside / "sitecustomize.py").write_text(_WITNESS)
-        path = [str(self.inside), *filter(None, [os.environ.get("PYTHONPATH")])]
-        return {"PYTHONPATH": os.pathsep.join(path), "CHAOS_WITNESS": str(self.witness)}
+        """Return what loads the counter of tasks into the process."""
+        self.modules.mkdir(exist_ok=True)
+        (self.modules / "sitecustomize.py").write_text(_TASK_COUNTER)
+        path = [str(self.modules), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {"PYTHONPATH": os.pathsep.join(path), "CHAOS_TASK_COUNTER": str(self.task_socket)}
 
     async def tasks(self) -> int:
         """Ask how many tasks live inside."""
-        reader, writer = await asyncio.open_unix_connection(self.witness)
+        reader, writer = await asyncio.open_unix_connection(self.task_socket)
         try:
             return int(await reader.read())
         finally:
@@ -180,18 +180,18 @@ class Run:
     def __init__(self, streams: int, clients: int, seed: int, folder: Path) -> None:
         self.streams, self.clients, self.seed, self.folder = streams, clients, seed, folder
         self.engines = [Engine("engine-0", EARLY | LATE | ODD), Engine("engine-1", LATE | ODD)]
-        self.gateway = Tormented(self.engines, folder)
+        self.gateway = ChaosGateway(self.engines, folder)
         self.violations: list[str] = []
         self.ledger = Ledger()
         self.last: Counter[str] = Counter()
         self.facts: dict[str, str] = {}
 
     async def run(self) -> None:
-        """Start everything, do the worst, look at what is left, stop it while streams run."""
+        """Start everything, load it, check what is left, and stop it while streams run."""
         try:
             await asyncio.gather(*(engine.start(self.folder / engine.name, 0) for engine in self.engines))
             await self.gateway.start(self.folder / "gateway", 0)
-            await self._torment()
+            await self._load()
             await self._drain()
         except OSError as error:
             self.violations.append(f"the gateway cannot be reached any more: {error}")
@@ -199,15 +199,15 @@ class Run:
             for subject in (self.gateway, *self.engines):
                 subject.stop()
 
-    async def _torment(self) -> None:
+    async def _load(self) -> None:
         gateway = self.gateway
         await self._until(self._both_up, "both engines are up")
         before = await self._state()
         counted = probe.by_label(await gateway.page(), "gateway_requests_total", "model")
-        storm = Crowd(gateway.port, f"{KEY}-1", self.seed, fates=[*EARLY, *LATE, *ODD], broken=LATE)
-        self.ledger = storm.ledger
+        clients = Clients(gateway.port, f"{KEY}-1", self.seed, faults=[*EARLY, *LATE, *ODD], broken=LATE)
+        self.ledger = clients.ledger
         began = time.monotonic()
-        await storm.ask(self.streams, self.clients)
+        await clients.ask(self.streams, self.clients)
         self.facts["seconds"] = f"{time.monotonic() - began:.0f}"
         await self._until(self._at_rest, "nothing is in flight, queued or open")
         after = await self._state()
@@ -222,7 +222,7 @@ class Run:
             }
         )
         self._check_health()
-        self.violations += storm.ledger.lies
+        self.violations += clients.ledger.wrong
 
     async def _both_up(self) -> bool:
         return probe.total(await self.gateway.page(), "gateway_backend_up") == len(self.engines)
@@ -276,7 +276,7 @@ class Run:
 
     async def _drain(self) -> None:
         """Tell the gateway to stop while streams run, some of them longer than it waits."""
-        last = Crowd(self.gateway.port, f"{KEY}-1", self.seed + 1)
+        last = Clients(self.gateway.port, f"{KEY}-1", self.seed + 1)
         connections = [await Connection.open(self.gateway.port) for _ in range(LAST_STREAMS)]
         idle = [await Connection.open(self.gateway.port) for _ in range(10)]
         asked = [last.slow(number, SLOW) for number in range(LAST_STREAMS)]
@@ -306,7 +306,7 @@ class Run:
         for connection in idle:
             connection.leave()
         self.last = last.ledger.ends
-        self.violations += [f"while draining: {lie}" for lie in last.ledger.lies]
+        self.violations += [f"while draining: {wrong}" for wrong in last.ledger.wrong]
         log = self.gateway.output.read_text(errors="replace")
         if "Traceback" in log or "never retrieved" in log or "destroyed but" in log:
             self.violations.append(f"the log holds a traceback: {log[-2000:]}")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bench import probe
-from bench.answers import OK, TOLD, Answer, Asked, Lie, judge
+from bench.answers import OK, TOLD, Answer, Asked, WrongAnswer, judge
 
 ROOT = Path(__file__).resolve().parents[2]
 ASKED = Asked("t1", "m", stream=True, words=3)
@@ -93,7 +93,7 @@ def test_a_whole_answer_and_a_told_failure_are_the_truth() -> None:
     ],
 )
 def test_every_lie_is_found(bytes_of_the_answer: bytes, lie: str) -> None:
-    with pytest.raises(Lie, match=lie):
+    with pytest.raises(WrongAnswer, match=lie):
         judge(ASKED, answer(bytes_of_the_answer))
 
 
@@ -110,7 +110,7 @@ def test_the_request_carries_its_token_and_its_fate() -> None:
     head, _, body = Asked("t7", "m", True, 2, "resets").request(80, "key").partition(b"\r\n\r\n")
     assert b"\r\nx-request-id: t7\r\n" in head and f"content-length: {len(body)}".encode() in head
     sent: dict[str, Any] = json.loads(body)
-    assert [message["content"] for message in sent["messages"]] == ["fate=resets;", "t7w0 t7w1"]
+    assert [message["content"] for message in sent["messages"]] == ["fault=resets;", "t7w0 t7w1"]
 
 
 def test_the_metrics_page_is_added_up() -> None:

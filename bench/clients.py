@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from bench.answers import OK, Answer, Asked, Lie, judge
+from bench.answers import OK, Answer, Asked, WrongAnswer, judge
 
 READ, FIN, RST, PIPELINED = "read", "left-fin", "left-rst", "left-pipelined"
 MODELS = (READ, FIN, RST, PIPELINED)
@@ -40,7 +40,7 @@ class Ledger:
     ends: Counter[str] = field(default_factory=Counter)
     healthy: Counter[str] = field(default_factory=Counter)
     """How requests ended for which no engine was told to fail and whose client stayed."""
-    lies: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
 
 
 class Connection:
@@ -104,14 +104,14 @@ class Connection:
         self._raw.close()
 
 
-class Crowd:
+class Clients:
     """Many clients at once, each asking again and again until so many requests are made."""
 
     def __init__(
-        self, port: int, key: str, seed: int, *, fates: Sequence[str] = (), broken: Container[str] = ()
+        self, port: int, key: str, seed: int, *, faults: Sequence[str] = (), broken: Container[str] = ()
     ) -> None:
-        """`fates`: what engines may be told to do. `broken`: those of them that no complete answer can follow."""
-        self.port, self.key, self.fates, self.broken = port, key, fates, broken
+        """`faults`: what engines may be told to do. `broken`: those of them that no complete answer can follow."""
+        self.port, self.key, self.faults, self.broken = port, key, faults, broken
         self.rng = Random(seed)
         self.ledger = Ledger()
         self.left = 0
@@ -153,12 +153,12 @@ class Crowd:
                 await asyncio.sleep(0.1)
         raise ConnectionError("the gateway takes no connections any more")
 
-    def asked(self, model: str, *, fate: bool = True, words: int = 0, word_size: int = 0) -> Asked:
+    def asked(self, model: str, *, fault: bool = True, words: int = 0, word_size: int = 0) -> Asked:
         """Draw the next request."""
         self._number += 1
         self.left -= 1
         stream = self.rng.random() < 0.9
-        chosen = self.rng.choice(self.fates) if fate and stream and self.rng.random() < 0.35 else ""
+        chosen = self.rng.choice(self.faults) if fault and stream and self.rng.random() < 0.35 else ""
         return Asked(
             f"s{self._seed}n{self._number}",
             model,
@@ -168,9 +168,9 @@ class Crowd:
             word_size,
         )
 
-    def slow(self, number: int, fate: str) -> Asked:
+    def slow(self, number: int, fault: str) -> Asked:
         """Return a stream that takes a while; the number decides how long."""
-        return Asked(f"d{self._seed}n{number}", READ, True, 12 + number % 24, fate)
+        return Asked(f"d{self._seed}n{number}", READ, True, 12 + number % 24, fault)
 
     async def send(self, connection: Connection, *many: Asked) -> None:
         """Send whole requests in one write and count them."""
@@ -185,13 +185,13 @@ class Crowd:
             ledger.answered[asked.model] += 1
         try:
             end = judge(asked, answer, patient=patient)
-            if end == OK and asked.fate in self.broken:
-                raise Lie("a whole answer, though the engine broke it off")
-        except (Lie, ValueError, LookupError, TypeError) as error:
-            ledger.lies.append(f"{asked.token} ({asked.fate or 'healthy'}, {asked.model}): {error}")
+            if end == OK and asked.fault in self.broken:
+                raise WrongAnswer("a whole answer, though the engine broke it off")
+        except (WrongAnswer, ValueError, LookupError, TypeError) as error:
+            ledger.wrong.append(f"{asked.token} ({asked.fault or 'healthy'}, {asked.model}): {error}")
             return False
         ledger.ends[end] += 1
-        if patient and not asked.fate:
+        if patient and not asked.fault:
             ledger.healthy[end] += 1
         return answer.ended and answer.headers.get("connection") != "close"
 
@@ -204,7 +204,7 @@ class Crowd:
 
     async def _pipelines(self, connection: Connection) -> bool:
         """Send several requests at once and read every answer, in order."""
-        many = [self.asked(READ, fate=False) for _ in range(self.rng.randrange(2, 5))]
+        many = [self.asked(READ, fault=False) for _ in range(self.rng.randrange(2, 5))]
         await self.send(connection, *many)
         usable = True
         for asked in many:
@@ -214,7 +214,7 @@ class Crowd:
     async def _reads_slowly(self, _: Connection) -> bool:
         """Read a large answer in small pieces with pauses, through a small buffer."""
         connection = await self._connected(receive_buffer=4096)
-        asked, answer = self.asked(READ, fate=False, word_size=_LARGE), Answer()
+        asked, answer = self.asked(READ, fault=False, word_size=_LARGE), Answer()
         await self.send(connection, asked)
         pauses = 20
         while await connection.read(answer, 2048 if pauses else 1 << 16):
@@ -228,7 +228,7 @@ class Crowd:
     async def _stops_reading(self, _: Connection) -> bool:
         """Read nothing of a large answer for longer than the gateway waits, then what is left."""
         connection = await self._connected(receive_buffer=4096)
-        asked = self.asked(READ, fate=False, words=200, word_size=_LARGE)
+        asked = self.asked(READ, fault=False, words=200, word_size=_LARGE)
         await self.send(connection, asked)
         await asyncio.sleep(2.0)
         self.judge(asked, await connection.whole(), patient=False)
