@@ -13,13 +13,15 @@ LOCKED := install --require-hashes --no-deps --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install compile pure run check test test-engines schema lock clean format bench bench-peers soak
+.PHONY: help install compile pure run check test test-engines schema lock dist clean format bench bench-peers soak \
+	chaos
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/.runtime ## create .venv with the gateway and its locked dependencies
 	@echo "Installed: $(BIN)/gateway"
+	@$(BIN)/python -m bench.interpreter --hint || true
 
 compile: .venv/.dev pure ## compile the hot modules with mypyc, in place; `make pure` undoes it
 	@echo "Compiling the hot modules (two minutes on two cores)" >&2
@@ -70,6 +72,11 @@ MINUTES ?= 30
 soak: .venv/.runtime ## mixed traffic and faults for MINUTES (30): does anything leak (ARGS="--write" keeps the result)
 	@$(BIN)/python -m bench.soak --minutes $(MINUTES) $(ARGS)
 
+STREAMS ?= 20000
+
+chaos: .venv/.runtime ## STREAMS (20000) of clients and engines at their worst: does it lie, miscount or keep anything
+	@$(BIN)/python -m bench.chaos --streams $(STREAMS) $(ARGS)
+
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command "make lock" $(if $(KEEP),,--upgrade)
 
@@ -77,6 +84,13 @@ lock: .venv/.lock ## refresh locks/ to the newest versions (KEEP=1: only what py
 	$(COMPILE) pyproject.toml --group build --extra llamacpp --output-file locks/runtime.txt
 	$(COMPILE) pyproject.toml --group build --extra llamacpp --group dev --constraint locks/runtime.txt --output-file locks/dev.txt
 	$(COMPILE) --group lock --output-file locks/lock.txt
+
+dist: .venv/.runtime ## build the wheel and the source distribution into dist/
+	@rm -rf build dist
+	@$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	@$(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")' >/dev/null
+	@rm -rf build
+	@ls -l dist
 
 clean: ## remove .venv and everything that was built
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

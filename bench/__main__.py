@@ -1,7 +1,7 @@
 """`make bench`: start everything, measure every scenario, print the table. `--quick` takes less than a minute.
 
 Rules:
-- Everything listens on loopback, the load has an end, and what was started is stopped, whatever happens.
+- Everything listens on loopback, the load is bounded, and what was started is always stopped.
 - A subject that does not start is reported and left out; the others are measured.
 - Exit 0 when the gateway was measured without an error, 1 otherwise. Goals that were missed do not fail a run.
 """
@@ -23,6 +23,7 @@ from bench import chart, goals, peers, probe, report, scenarios
 from bench.scenarios import QUICK, Plan, Result
 from bench.subjects import (
     ROOT,
+    Collected,
     Direct,
     Gateway,
     HAProxy,
@@ -34,11 +35,11 @@ from bench.subjects import (
 
 BENCH = ROOT / "bench"
 CORES_FOR_WORKERS = 4
-"""Two workers, the client and the upstream; with fewer cores they would only take turns."""
+"""Two workers, the client and the upstream: with fewer cores they would share one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; returns the exit status."""
+    """Run the benchmark; return the exit status."""
     options = _parser().parse_args(arguments)
     plan = QUICK if options.quick else Plan(rounds=options.rounds, seconds=options.seconds)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (BENCH / "RESULTS.md").write_text(
             page.replace("\n\n", "\n\n![CPU per request and per chunk](results.svg)\n\n", 1) + "\n"
         )
-    return 0 if not any(errors.get(goals.GATEWAY) for errors in data["errors"].values()) else 1
+    ours = (goals.GATEWAY, goals.COLLECTED)
+    return 1 if any(errors.get(name) for errors in data["errors"].values() for name in ours) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,11 +94,13 @@ class Bench:
         self.wanted = wanted
         self.folder = folder
         self.upstream = probe.free_port()
+        # Taken now, so that the load it names is that before the run.
+        self.machine = report.machine()
         self.results: dict[str, Result] = {}
         self.skipped: dict[str, str] = {}
 
     async def run(self) -> report.Run:
-        """Measure everything."""
+        """Measure every scenario."""
         process = start_upstream(self.upstream)
         here: list[Subject] = []
         try:
@@ -110,7 +114,8 @@ class Bench:
             process.wait()
         absent = [subject for subject in self.wanted if subject.absent]
         figures = {name: result.figures for name, result in self.results.items()}
-        return report.run(here, absent, self.plan, self.results, goals.goals(figures), self.skipped)
+        found = goals.goals(figures, compiled=self.machine["compiled"])
+        return report.run(here, absent, self.plan, self.results, found, self.skipped, self.machine)
 
     async def _measure(self, here: Sequence[Subject]) -> None:
         plan, upstream = self.plan, self.upstream
@@ -133,13 +138,24 @@ class Bench:
         await self._compare("scale", gateway, large)
         _say("two workers")
         await self._compare("workers", gateway, Gateway("gateway, 2 workers", workers=2))
+        _say("objects left for the collector")
+        await self._collector(Collected(goals.COLLECTED))
         if len(os.sched_getaffinity(0)) < CORES_FOR_WORKERS:
             self.skipped["workers: requests per second"] = f"needs {CORES_FOR_WORKERS} cores"
             for figures in self.results["workers"].figures.values() if "workers" in self.results else ():
                 figures["requests_per_second"] = None
 
+    async def _collector(self, subject: Collected) -> None:
+        if not await self._start(subject):
+            self.skipped["collector"] = subject.absent
+            return
+        try:
+            self.results["collector"] = await scenarios.collector(subject, self.plan, self.upstream)
+        finally:
+            subject.stop()
+
     async def _compare(self, scenario: str, gateway: Subject, other: Subject) -> None:
-        """The gateway as it is, and one configured in another way."""
+        """Measure the gateway as it is beside one that is configured in another way."""
         if not await self._start(other):
             self.skipped[scenario] = other.absent
             return

@@ -1,9 +1,9 @@
-"""CPU time, memory and descriptors of a process and all its children, from /proc. Linux only.
+"""Read the CPU time, memory and descriptors of a process and all its children from /proc. Linux only.
 
 Rules:
-- CPU is user plus system time, of children that have ended too. The kernel counts it in ticks of 10 ms.
-- Memory is resident memory, added up over the processes; pages they share are counted for each.
-- A process that ends while it is looked at counts as nothing.
+- CPU is user plus system time, including that of children that have ended. The kernel counts it in ticks of 10 ms.
+- Memory is resident memory, added up over the processes; shared pages are counted for each.
+- A process that ends while it is read counts as nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PROC = Path("/proc")
 
-# Places in /proc/PID/stat behind the command's closing bracket, see proc(5).
+# Indexes in /proc/PID/stat behind the command's closing bracket, see proc(5).
 _PARENT, _USER, _SYSTEM, _CHILD_USER, _CHILD_SYSTEM, _RESIDENT = 1, 11, 12, 13, 14, 21
 
 
@@ -34,20 +34,20 @@ class Usage:
 
 
 def usage(pid: int) -> Usage:
-    """CPU and memory of `pid` and its descendants; all zero for pid 0."""
+    """Return CPU and memory of `pid` and its descendants; all zero for pid 0."""
     if not pid:
         return Usage(0.0, 0, 0)
     table = dict(_table())
     tree = [fields for number in _tree(pid, table) if (fields := table.get(number))]
     ticks = sum(
-        int(fields[place]) for fields in tree for place in (_USER, _SYSTEM, _CHILD_USER, _CHILD_SYSTEM)
+        int(fields[index]) for fields in tree for index in (_USER, _SYSTEM, _CHILD_USER, _CHILD_SYSTEM)
     )
     rss = sum(int(fields[_RESIDENT]) for fields in tree) * _PAGE
     return Usage(ticks / _TICK, rss, len(tree))
 
 
 def descriptors(pid: int) -> int:
-    """Open file descriptors of `pid` and its descendants."""
+    """Count the open file descriptors of `pid` and its descendants."""
     count = 0
     for number in _tree(pid, dict(_table())):
         with contextlib.suppress(OSError):
@@ -56,7 +56,7 @@ def descriptors(pid: int) -> int:
 
 
 def _table() -> Iterator[tuple[int, list[str]]]:
-    """The fields of every process' stat, from its state on."""
+    """Yield the id of every process with the fields of its stat file, from the state on."""
     for entry in os.listdir(_PROC):
         if entry.isdigit():
             with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""The two figures that matter most as a picture: CPU per request and per streamed chunk, as bars. SVG, written by hand.
+"""Draw the two figures that matter most, CPU per request and per streamed chunk, as bars in SVG.
 
 Rules:
-- The axis is logarithmic, because a C proxy and a Python one lie a factor of 500 apart; each bar carries its figure.
-- It must be readable on a light and on a dark page.
+- The axis is logarithmic, because a C proxy and a Python one lie a factor of 500 apart; each bar has its figure.
+- The picture must be readable on a light and on a dark page.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STYLE = (
 
 
 def svg(data: dict[str, Any]) -> str:
-    """The picture of a run (see `report.run`)."""
+    """Return the picture of a run (see `report.run`)."""
     parts, top = [], 0
     for title, scenario, figure in _PANELS:
         values = [

@@ -1,9 +1,9 @@
-"""A raw client for one URL: JSON and streams in a closed loop, and bursts. Cheap enough to share the machine.
+"""A raw client for one URL: JSON and streams in a closed loop, and bursts. It is cheap enough to share the machine.
 
 Rules:
-- A closed loop: each connection sends its next request when the last answer is whole. So nothing piles up.
-- An answer is whole when the last byte its framing promises is there; a stream also needs `[DONE]`. Anything else is an
-  error, counted under a name.
+- The loop is closed: each connection sends its next request when the last answer is complete, so nothing piles up.
+- An answer is complete when the last byte that its framing promises is there; a stream also needs `[DONE]`. Anything
+  else is an error, counted under a name.
 - Times are seconds of `perf_counter`, taken when a read returns. Only what happens inside the window counts.
 """
 
@@ -50,7 +50,7 @@ class Question:
         gap_ms: int = 0,
         size: int = 200,
     ) -> Question:
-        """A chat completion with a prompt of `size` bytes."""
+        """Make a chat completion with a prompt of `size` bytes."""
         prompt = f"gap-ms={gap_ms} ".ljust(size, "x")
         body = {
             "model": model,
@@ -68,7 +68,7 @@ class Question:
 
 @dataclass(slots=True)
 class Tally:
-    """What one window brought. Durations in seconds."""
+    """The counts of one window. Durations are in seconds."""
 
     seconds: float = 0.0
     cpu: float = 0.0
@@ -81,7 +81,7 @@ class Tally:
 
 
 def quantile(values: Sequence[float], share: float) -> float | None:
-    """The value below which `share` of the values lie."""
+    """Return the value below which `share` of the values lie; None for no values."""
     if not values:
         return None
     ordered = sorted(values)
@@ -89,7 +89,7 @@ def quantile(values: Sequence[float], share: float) -> float | None:
 
 
 class Load:
-    """Some connections that ask one question over and over."""
+    """A number of connections that ask one question again and again."""
 
     def __init__(self, question: Question, connections: int) -> None:
         self.question = question
@@ -99,12 +99,12 @@ class Load:
         """Whether a connection asks again when it has its answer."""
         self.clients = [Client(self) for _ in range(connections)]
         self.open = 0
-        """Answers that are waited for."""
+        """How many answers are waited for."""
         self.idle = asyncio.Event()
-        """Set when no answer is waited for any more. Kept for load that does not loop."""
+        """Set when no answer is waited for any more. Only for load that does not loop."""
 
     async def connect(self) -> None:
-        """Open every connection, without asking anything yet."""
+        """Open every connection without sending a request."""
         loop = asyncio.get_running_loop()
         for start in range(0, len(self.clients), 100):
             some = self.clients[start : start + 100]
@@ -113,7 +113,7 @@ class Load:
             )
 
     def start(self, spread: float = 0.0) -> None:
-        """Ask on every connection, evenly spread over so many seconds, so that streams do not march in step."""
+        """Ask on every connection. Spread the starts over `spread` seconds, so that streams do not run in step."""
         loop = asyncio.get_running_loop()
         self.open = len(self.clients)
         self.idle.clear()
@@ -121,7 +121,7 @@ class Load:
             loop.call_later(spread * number / len(self.clients), client.ask)
 
     async def window(self, seconds: float, pid: int) -> Tally:
-        """Count for so long, and what the process tree of `pid` used meanwhile."""
+        """Count for `seconds`, with the CPU that the process tree of `pid` uses meanwhile."""
         self.tally = tally = Tally()
         cpu, began = accounting.usage(pid).cpu, time.perf_counter()
         await asyncio.sleep(seconds)
@@ -131,13 +131,13 @@ class Load:
         return tally
 
     def answered(self) -> None:
-        """One answer is in, or will never be."""
+        """Count down the answers that are waited for, after one is complete or failed."""
         self.open -= 1
         if not self.open:
             self.idle.set()
 
     async def stop(self) -> None:
-        """Close every connection, whatever it waits for."""
+        """Close every connection, whatever it is waiting for."""
         self.stopped = True
         for client in self.clients:
             client.abandon()
@@ -169,7 +169,7 @@ class Client(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.busy = False
         self.first = 0.0
-        """When the first event of this answer came; 0 before."""
+        """When the first event of this answer came; 0 if none has."""
         self._clear()
 
     def _clear(self) -> None:
@@ -181,7 +181,7 @@ class Client(asyncio.Protocol):
         self._closes = False
 
     def ask(self) -> None:
-        """Send the question, as soon as there is a connection."""
+        """Send the question, after reconnecting if necessary."""
         if self._load.stopped:
             self.abandon()
             return
@@ -238,7 +238,7 @@ class Client(asyncio.Protocol):
         self._left = -1 if _CHUNKED.search(head) else int(length[1]) if length else 0
 
     def _on_chunks(self, data: bytes, now: float) -> None:
-        """Events may be split anywhere, so each search starts a little before the new bytes."""
+        """Count the events in new bytes of a stream; one may be split, so the search starts a little earlier."""
         seen = self._tail + data
         events = seen.count(_EVENT) - self._tail.count(_EVENT)
         if events:
@@ -287,7 +287,7 @@ class Client(asyncio.Protocol):
 async def closed_loop(
     question: Question, connections: int, *, seconds: float, warm: float, pid: int, spread: float = 0.0
 ) -> Tally:
-    """Load a URL for `warm` seconds, then count for `seconds`."""
+    """Load a URL for `warm` seconds without counting, then count for `seconds`."""
     load = Load(question, connections)
     await load.connect()
     load.start(spread)
@@ -299,9 +299,9 @@ async def closed_loop(
 
 
 async def burst(question: Question, connections: int, *, times: int, patience: float = 30.0) -> Tally:
-    """Ask on all connections in the same moment, `times` times, each when every answer is in.
+    """Ask on all connections at the same moment, `times` times, each time when every answer is complete.
 
-    A first burst warms connections up and is not counted. What has no answer after `patience` seconds is an error.
+    A first burst warms the connections up and is not counted. No answer after `patience` seconds is an error.
     """
     load = Load(question, connections)
     load.loops = False

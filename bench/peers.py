@@ -1,8 +1,9 @@
-"""Other gateways before the same upstream, where `make bench-peers` has installed them; versions are in peers.txt.
+"""Other gateways before the same upstream, where `make bench-peers` installed them. Their versions are in peers.txt.
 
 Rules:
-- Each has a virtual environment of its own, .bench/NAME: their dependencies exclude one another.
-- The smallest config that does the job, retries as they come, one worker, logging turned down. Nothing is made slower.
+- Each has a virtual environment of its own, .bench/NAME, because their dependencies conflict.
+- Each gets the smallest config that does the job, with its default retries, one worker and little logging. Nothing is
+  made slower.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Single questions over HTTP: is it ready, what does it count. Not for load.
+"""Ask single questions over HTTP: is a program ready, what does it count. Not for load.
 
 Rules:
-- One connection per question, closed afterwards, all on loopback, all with a time limit.
+- Each question has a connection of its own, on loopback, with a time limit.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from typing import Any
 
@@ -15,7 +16,7 @@ from bench.load import Question
 
 
 async def ask(port: int, data: bytes, timeout: float = 10.0) -> tuple[int, bytes]:
-    """Send one whole request that asks for `connection: close`; the status and the body as it came. Raises OSError."""
+    """Send one whole request that asks for `connection: close`; return status and raw body. Raises OSError."""
     try:
         async with asyncio.timeout(timeout):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -31,7 +32,7 @@ async def ask(port: int, data: bytes, timeout: float = 10.0) -> tuple[int, bytes
 
 
 async def _body(reader: asyncio.StreamReader, head: bytes) -> bytes:
-    """By length where there is one, so that a server that keeps the connection open is no problem."""
+    """Read a body by its length if the head has one: a server may keep the connection open all the same."""
     _, found, rest = head.partition(b"content-length:")
     if found:
         return await reader.readexactly(int(rest.split(b"\r\n", 1)[0]))
@@ -39,7 +40,7 @@ async def _body(reader: asyncio.StreamReader, head: bytes) -> bytes:
 
 
 async def get(port: int, path: str) -> bytes:
-    """The body of a GET. Raises OSError, also for a status that is not 200."""
+    """Return the body of a GET. Raises OSError, also for a status other than 200."""
     request = f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n"
     status, body = await ask(port, request.encode())
     if status != 200:
@@ -47,8 +48,26 @@ async def get(port: int, path: str) -> bytes:
     return body
 
 
+def total(page: str, metric: str) -> float:
+    """Add up a metric's samples on a metrics page, whatever their labels."""
+    return sum(float(line.rsplit(" ", 1)[1]) for line in _samples(page, metric))
+
+
+def by_label(page: str, metric: str, label: str) -> dict[str, float]:
+    """Add up a metric's samples on a metrics page for each value of one label."""
+    found: dict[str, float] = {}
+    for line in _samples(page, metric):
+        if value := re.search(rf'[{{,]{label}="([^"]*)"', line):
+            found[value[1]] = found.get(value[1], 0.0) + float(line.rsplit(" ", 1)[1])
+    return found
+
+
+def _samples(page: str, metric: str) -> list[str]:
+    return [line for line in page.splitlines() if line.startswith((f"{metric}{{", f"{metric} "))]
+
+
 async def answers(question: Question) -> int:
-    """The status of one answer to `question`, 0 if there is none."""
+    """Return the status of the answer to `question`; 0 for no answer."""
     data = question.data.replace(b"\r\nhost:", b"\r\nconnection: close\r\nhost:", 1)
     try:
         return (await ask(question.port, data))[0]
@@ -57,7 +76,7 @@ async def answers(question: Question) -> int:
 
 
 async def counts(port: int) -> dict[str, Any]:
-    """What the upstream counts of itself."""
+    """Return the upstream's own counts."""
     found: dict[str, Any] = json.loads(await get(port, "/counts"))
     return found
 
@@ -74,7 +93,7 @@ async def until_up(port: int, timeout: float = 20.0) -> None:
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens on."""
+    """Return a port of loopback that nothing listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

@@ -1,8 +1,8 @@
-"""A run as one JSON value, and that value as a Markdown page.
+"""Write a run as one JSON value, and that value as a Markdown page.
 
 Rules:
 - The page is made from the JSON alone, so both always say the same.
-- A figure that is missing is a dash; the reason stands below the table.
+- A missing figure is a dash; the reason stands below the table.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from bench import interpreter
 from bench.goals import Goal, added
 from bench.scenarios import GAP_MS, JSON_CONNECTIONS, PIECES, Plan, Result
 from bench.subjects import Subject
@@ -44,11 +46,12 @@ def run(
     results: Mapping[str, Result],
     goals: Sequence[Goal],
     skipped: Mapping[str, str],
+    machine: Mapping[str, Any],
 ) -> Run:
-    """Everything worth keeping of one run."""
+    """Return everything worth keeping of one run."""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": machine(),
+        "machine": dict(machine),
         "plan": asdict(plan),
         "subjects": {subject.name: subject.version for subject in subjects},
         "absent": {subject.name: subject.absent for subject in absent},
@@ -60,24 +63,28 @@ def run(
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """Describe what this runs on: the hardware, the kernel, the interpreter, and how busy it is now."""
     model = platform.machine()
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         for line in file:
             if line.startswith("model name"):
                 model = line.partition(":")[2].strip()
                 break
+    python = interpreter.ask(sys.executable)
+    assert python is not None, "this interpreter cannot start another of its kind"
     return {
         "cpu": model,
         "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
-        "python": platform.python_version(),
+        "python": str(python),
+        "profiled": python.profiled,
+        "compiled": python.compiled,
         "load": round(os.getloadavg()[0], 1),
     }
 
 
 def markdown(data: Run) -> str:
-    """The page: the goals, the table, what belongs to it."""
+    """Return the page: the goals, the table, the comparisons of the gateway with itself, the notes."""
     return "\n\n".join(
         part
         for part in ("# Benchmark", _setting(data), _goals(data), _table(data), _more(data), _notes(data))
@@ -89,7 +96,7 @@ def _setting(data: Run) -> str:
     it, plan = data["machine"], data["plan"]
     versions = ", ".join(f"{name} {version}" for name, version in data["subjects"].items() if version)
     return (
-        f"{data['date']} · {it['cpu']}, {it['cores']} cores, Linux {it['kernel']}, Python {it['python']}, "
+        f"{data['date']} · {it['cpu']}, {it['cores']} cores, Linux {it['kernel']}, {it['python']}, "
         f"load before the run {it['load']} · {versions}\n\n"
         "One run, one program at a time, all before the same upstream on loopback, client and upstream on the same "
         f"machine. Medians of {plan['rounds']} windows of {plan['seconds']:g} s each, in turns. "
@@ -133,7 +140,7 @@ def _figure(data: Run, subject: str, heading: str, scenario: str, figure: str) -
 
 
 def _more(data: Run) -> str:
-    """The scenarios that compare a program with itself."""
+    """Return the table of the scenarios that compare a program with itself."""
     scenarios, plan = data["scenarios"], data["plan"]
     rows = []
     for name, figures in scenarios.get("prompt", {}).items():
@@ -167,9 +174,14 @@ def _more(data: Run) -> str:
 
 
 def _notes(data: Run) -> str:
+    it = data["machine"]
     notes = []
-    if data["machine"]["load"] > data["machine"]["cores"] / 2:
+    if it["load"] > it["cores"] / 2:
         notes.append("- the machine was busy before the run: trust the ratios of CPU, and those with care")
+    if it["profiled"] is False:
+        notes.append(
+            "- the goals are meant for an interpreter built with profile-guided optimisation; this one is not"
+        )
     notes += [f"- {name} is missing: {why}" for name, why in data["absent"].items()]
     notes += [f"- {scenario} was left out: {why}" for scenario, why in data["skipped"].items()]
     for scenario, by_subject in data["errors"].items():
@@ -181,7 +193,7 @@ def _notes(data: Run) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Three digits that mean something."""
+    """Write a number with three significant digits."""
     if value is None:
         return "–"
     return f"{value:,.0f}".replace(",", " ") if abs(value) >= 100 else f"{value:.3g}"

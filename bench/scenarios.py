@@ -1,10 +1,10 @@
-"""What is measured: one function per scenario, from running subjects to figures.
+"""The scenarios: one function for each, from running subjects to figures.
 
 Rules:
-- Subjects take turns, window by window, so that a busy minute of the machine is nobody's alone; a figure is the median
-  of its windows.
-- Between two windows the upstream must be quiet again: a slow subject's leftovers do not slow the next one.
-- A figure that could not be had is None. Errors are always counted and never left out.
+- Subjects take turns, window by window, so that a busy minute of the machine affects all of them; a figure is the
+  median of its windows.
+- Between two windows the upstream must be quiet again, so that what a slow subject left does not slow the next one.
+- A figure that could not be measured is None. Errors are always counted and never left out.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from statistics import median
 
 from bench import accounting, load, probe
 from bench.load import Load, Tally
-from bench.subjects import Subject
+from bench.subjects import Collected, Subject
 
 Figures = dict[str, float | None]
 
 JSON_CONNECTIONS = 32
+ENOUGH = 2000
+"""Requests over which the objects they leave are counted."""
 PIECES = 50
 GAP_MS = 20
 
@@ -72,7 +75,7 @@ BURST_FIGURES: Mapping[str, Figure] = {
 
 
 async def json_requests(subjects: Sequence[Subject], plan: Plan, upstream: int, size: int = 200) -> Result:
-    """Plain requests on 32 connections, with a prompt of `size` bytes."""
+    """Measure plain requests on 32 connections, with a prompt of `size` bytes."""
 
     async def window(subject: Subject) -> Tally:
         return await load.closed_loop(
@@ -87,7 +90,7 @@ async def json_requests(subjects: Sequence[Subject], plan: Plan, upstream: int, 
 
 
 async def streams(subjects: Sequence[Subject], plan: Plan, upstream: int) -> Result:
-    """Many streams at once, one piece per gap each, started evenly over the length of one stream."""
+    """Measure many streams at once, started evenly over the length of one stream (one second)."""
 
     async def window(subject: Subject) -> Tally:
         return await load.closed_loop(
@@ -103,7 +106,7 @@ async def streams(subjects: Sequence[Subject], plan: Plan, upstream: int) -> Res
 
 
 async def bursts(subjects: Sequence[Subject], plan: Plan, upstream: int) -> Result:
-    """As many streams as above, all asked for in the same moment; the upstream answers at once."""
+    """Measure as many streams as above, all asked for at the same moment; the upstream answers at once."""
 
     async def window(subject: Subject) -> Tally:
         question = subject.question(stream=True, tokens=5, gap_ms=GAP_MS)
@@ -112,8 +115,34 @@ async def bursts(subjects: Sequence[Subject], plan: Plan, upstream: int) -> Resu
     return await _rounds(subjects, plan.rounds, upstream, window, BURST_FIGURES)
 
 
+async def collector(subject: Collected, plan: Plan, upstream: int) -> Result:
+    """Measure how many objects a request leaves for the garbage collector, from the gateway's own counters.
+
+    Every answer is read to its end: a client that leaves makes the gateway raise, and exceptions refer to themselves.
+    """
+    questions = {
+        "objects_per_request": (subject.question(), JSON_CONNECTIONS),
+        "objects_per_stream": (subject.question(stream=True, tokens=PIECES, gap_ms=1), plan.streams),
+    }
+    result = Result({subject.name: {}}, {subject.name: {}})
+    with subject.awake():
+        for figure, (question, connections) in questions.items():
+            await load.burst(question, connections, times=1)
+            await quiet(upstream)
+            before = await subject.counted()
+            tally = await load.burst(question, connections, times=ceil(ENOUGH / connections))
+            await quiet(upstream)
+            after = await subject.counted()
+            requests = after.requests - before.requests
+            result.figures[subject.name][figure] = (
+                (after.objects - before.objects) / requests if requests else None
+            )
+            result.errors[subject.name] |= tally.errors
+    return result
+
+
 async def memory(subjects: Sequence[Subject], plan: Plan, upstream: int) -> Result:
-    """Resident memory right after the start, and what each of many open streams adds. For fresh processes."""
+    """Measure resident memory right after the start, and what each of many open streams adds. For fresh processes."""
     result = Result()
     for subject in subjects:
         with subject.awake():
@@ -131,7 +160,7 @@ async def memory(subjects: Sequence[Subject], plan: Plan, upstream: int) -> Resu
 async def _open_streams(
     subject: Subject, count: int, patience: float = 30.0
 ) -> tuple[int | None, Counter[str]]:
-    """Resident bytes while so many streams are open, None if they never were."""
+    """Return the resident bytes while `count` streams are open; None if they never all were."""
     opened = Load(subject.question(stream=True, tokens=10_000, gap_ms=500), count)
     opened.loops = False
     try:
@@ -181,7 +210,7 @@ async def _rounds(
 
 
 async def quiet(upstream: int, patience: float = 15.0) -> None:
-    """Wait until the upstream has no open stream, or patience (in seconds) is over."""
+    """Wait until the upstream has no open stream, at most `patience` seconds."""
     for _ in range(int(patience * 20)):
         if not (await probe.counts(upstream))["streams"]:
             return
@@ -194,7 +223,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def _each(seconds: float, count: int) -> float | None:
-    """Microseconds for each; None for what used no CPU of its own."""
+    """Return microseconds for each; None for what used no CPU of its own."""
     return seconds / count * 1e6 if count and seconds else None
 
 

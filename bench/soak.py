@@ -1,11 +1,11 @@
-"""`make soak`: the gateway under mixed traffic and faults for a long time. Does it leak, does it forget, does it lie?
+"""`make soak`: run the gateway under mixed traffic and faults for a long time, and see whether it leaks.
 
 Rules:
-- Two upstreams, one of them bad; clients that read to the end and clients that leave. The seeds are fixed.
-- Memory, descriptors and requests in flight are sampled all along; the slope of memory is a least-squares line through
+- There are two upstreams, one of them bad; clients read to the end or leave. The seeds are fixed.
+- Memory, descriptors and requests in flight are sampled throughout. The slope of memory is a least-squares line through
   the samples after the warm-up.
-- Exit 1 if, when all is over, a request is still in flight or descriptors are left, or if one stream broke off without
-  a word: neither `[DONE]` nor an error event. Memory is printed and left to the reader.
+- Exit 1 if afterwards a request is in flight or descriptors are left, or if a stream broke off without a word: neither
+  `[DONE]` nor an error event. Memory is printed and not judged.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ UNTOLD = "stream broke off without a word"
 
 
 class Soaked(Gateway):
-    """The gateway with two upstreams and little patience, so that faults come to their end quickly."""
+    """The gateway with two upstreams and short timeouts, so that faults end quickly."""
 
     def __init__(self, upstreams: Sequence[int]) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Soaked(Gateway):
 
 @dataclass(frozen=True)
 class Sample:
-    """One look at the gateway."""
+    """The state of the gateway at one moment."""
 
     minutes: float
     rss_mb: float
@@ -71,7 +71,7 @@ class Sample:
 
 
 async def client(port: int, model: str, rng: Random, ends: Counter[str], until: float) -> None:
-    """Ask again and again, in one of four ways, each on a connection of its own."""
+    """Ask again and again, streamed or not, to the end or not, on a new connection each time."""
     loop = asyncio.get_running_loop()
     while loop.time() < until:
         stream, leaves = rng.random() < 0.7, rng.random() < 0.2
@@ -89,7 +89,7 @@ async def client(port: int, model: str, rng: Random, ends: Counter[str], until: 
 
 
 async def _ask(question: load.Question, patience: float, leaves: bool) -> str:
-    """How one request ended, in words."""
+    """Make one request; return in words how it ended."""
     data = question.data.replace(b"\r\nhost:", b"\r\nconnection: close\r\nhost:", 1)
     got = bytearray()
     writer = None
@@ -111,7 +111,7 @@ async def _ask(question: load.Question, patience: float, leaves: bool) -> str:
 
 
 def ending(answer: bytes, stream: bool) -> str:
-    """What the bytes of a whole answer say of its end."""
+    """Return in words how an answer ended, from all its bytes."""
     status = answer[9:12].decode(errors="replace")
     if status != "200":
         return f"status {status}" if status else "closed without an answer"
@@ -121,19 +121,18 @@ def ending(answer: bytes, stream: bool) -> str:
 
 
 async def sample(subject: Gateway, began: float) -> Sample:
-    """Look at the gateway once."""
+    """Take one sample of the gateway."""
     page = (await probe.get(subject.port, "/metrics")).decode()
-    lines = [line for line in page.splitlines() if line.startswith("gateway_requests_in_flight{")]
     return Sample(
         (time.monotonic() - began) / 60,
         accounting.usage(subject.pid).rss / 1e6,
         accounting.descriptors(subject.pid),
-        sum(int(float(line.rsplit(" ", 1)[1])) for line in lines),
+        int(probe.total(page, "gateway_requests_in_flight")),
     )
 
 
 def slope(samples: Sequence[Sample]) -> float | None:
-    """MB per hour, by least squares; None for too few samples."""
+    """Return MB per hour, by least squares; None for too few samples."""
     if len(samples) < 3:
         return None
     hours = [one.minutes / 60 for one in samples]
@@ -146,7 +145,7 @@ def slope(samples: Sequence[Sample]) -> float | None:
 
 
 async def soak(subject: Soaked, minutes: float) -> tuple[list[Sample], Sample, Counter[str]]:
-    """Load it for so long. The samples meanwhile, the one when all is over, and how the requests ended."""
+    """Load the gateway; return the samples meanwhile, the one afterwards, and how the requests ended."""
     loop = asyncio.get_running_loop()
     ends: Counter[str] = Counter()
     began, until = time.monotonic(), loop.time() + minutes * 60
@@ -173,7 +172,7 @@ async def _quiet(port: int) -> None:
 
 
 async def _settled(subject: Gateway, began: float) -> Sample:
-    """The gateway when its last requests have run into their limits."""
+    """Take a sample when the last requests have reached their limits."""
     for _ in range(100):
         last = await sample(subject, began)
         if not last.in_flight:
@@ -183,7 +182,7 @@ async def _settled(subject: Gateway, began: float) -> Sample:
 
 
 def page(samples: Sequence[Sample], before: Sample, after: Sample, ends: Counter[str]) -> str:
-    """The result as Markdown."""
+    """Return the result as Markdown."""
     warm = samples[len(samples) // 5 :]
     found = slope(warm)
     it = report.machine()
@@ -201,7 +200,7 @@ def page(samples: Sequence[Sample], before: Sample, after: Sample, ends: Counter
     ]
     table = "\n".join(f"| {what} | {value} |" for what, value in rows)
     return (
-        f"# Soak\n\n{it['cpu']}, {it['cores']} cores, Linux {it['kernel']}, Python {it['python']} · {CLIENTS} clients, "
+        f"# Soak\n\n{it['cpu']}, {it['cores']} cores, Linux {it['kernel']}, {it['python']} · {CLIENTS} clients, "
         f"streams and plain requests, a fifth of them left early; two upstreams, at which {FAULTS[0]:.0%} and "
         f"{FAULTS[1]:.0%} of the requests end badly.\n\n| | |\n|---|---:|\n{table}\n"
     )
@@ -217,7 +216,7 @@ def _course(before: Sample, samples: Sequence[Sample], after: Sample, what: str)
 
 
 async def run(minutes: float) -> tuple[str, bool]:
-    """The page, and whether all is well."""
+    """Run it; return the page, and whether the checks passed."""
     ports = [probe.free_port() for _ in FAULTS]
     upstreams = [
         start_upstream(port, "--faults", str(share), "--seed", str(number))
@@ -242,7 +241,7 @@ async def run(minutes: float) -> tuple[str, bool]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the soak; returns the exit status."""
+    """Run the soak; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="make soak", description="Mixed traffic and faults for a long time."
     )

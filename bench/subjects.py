@@ -1,10 +1,10 @@
-"""What is measured: the upstream itself, two C proxies, this gateway. How each is configured, started and stopped.
+"""The programs that are measured: the upstream itself, two C proxies, this gateway. How each is configured and started.
 
 Rules:
 - Every subject stands before the same upstream and answers the same question; only port, model and key differ.
-- Each runs as its makers would run it for this: one worker or thread where it has such a thing, no access log.
-- Only the one that is measured runs; the others are stopped in the middle of whatever they do when nobody asks them.
-- A subject that is not installed is no error: `absent` says what to do about it.
+- Each runs as its makers would run it for this purpose: one worker or thread if it has such, no access log.
+- Only the one that is measured runs; the others are paused meanwhile (SIGSTOP).
+- A subject that is not installed is not an error: `absent` says how to install it.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Subject:
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def command(self, folder: Path, upstream_port: int) -> Sequence[str]:
-        """Write the config into `folder`; the command line that serves on `self.port`."""
+        """Write the config into `folder`; return the command line that serves on `self.port`."""
         raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
-        """Variables it needs beside the usual ones."""
+        """Return the variables it needs in addition to the usual ones."""
         return {}
 
     @property
@@ -69,7 +69,7 @@ class Subject:
         )
 
     async def start(self, folder: Path, upstream_port: int) -> None:
-        """Start it and wait until it answers a question. Raises StartError."""
+        """Start it, and wait until it answers a question. Raises StartError."""
         self.port = probe.free_port()
         log = folder / "output.txt"
         process = self.process = self._spawn(folder, upstream_port, log)
@@ -82,12 +82,12 @@ class Subject:
             await asyncio.sleep(0.1)
 
     def rest(self) -> None:
-        """Stop it where it is, until it is `awake`."""
+        """Pause it until it is `awake`."""
         self._signal(signal.SIGSTOP)
 
     @contextlib.contextmanager
     def awake(self) -> Iterator[None]:
-        """It runs until the block ends."""
+        """Let it run until the block ends."""
         self._signal(signal.SIGCONT)
         try:
             yield
@@ -114,7 +114,7 @@ class Subject:
             )
 
     def stop(self) -> None:
-        """End it and what it started."""
+        """End it and every process it started."""
         if self.process is None:
             return
         self._signal(signal.SIGCONT)
@@ -164,7 +164,7 @@ class Nginx(Subject):
         self.version, self.absent = _installed("nginx", "-v", "apt install nginx")
 
     def command(self, folder: Path, upstream_port: int) -> Sequence[str]:
-        places = "".join(
+        folders = "".join(
             f"  {kind}_temp_path {folder}/{kind};\n"
             for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
@@ -172,7 +172,7 @@ class Nginx(Subject):
         file.write_text(
             f"daemon off;\nworker_processes 1;\npid {folder}/pid;\n"
             f"error_log {folder}/error.log;\nevents {{ worker_connections 10000; }}\n"
-            f"http {{\n{places}  access_log off;\n  keepalive_requests 1000000000;\n"
+            f"http {{\n{folders}  access_log off;\n  keepalive_requests 1000000000;\n"
             f"  upstream bench {{ server 127.0.0.1:{upstream_port}; keepalive 1024; keepalive_requests 1000000000; }}\n"
             f"  server {{\n    listen 127.0.0.1:{self.port} backlog=4096;\n    client_body_buffer_size 64k;\n"
             "    location / {\n      proxy_pass http://bench;\n      proxy_http_version 1.1;\n"
@@ -196,7 +196,7 @@ class Gateway(Subject):
         return [sys.executable, "-m", "gateway", "serve", str(file), *workers]
 
     def config(self, upstream_port: int) -> dict[str, object]:
-        """The question asks for the last model with the last key."""
+        """Return the config. The question asks for the last model with the last key."""
         names = range(1, self.models + 1)
         return {
             "server": {"listen": f"127.0.0.1:{self.port}", "log": {"level": "error"}},
@@ -219,13 +219,48 @@ class Gateway(Subject):
         }
 
 
+@dataclass(frozen=True)
+class Counts:
+    """A gateway's own counts since it started."""
+
+    requests: float
+    objects: float
+    """Unreachable objects that the garbage collector found."""
+
+
+class Collected(Gateway):
+    """The gateway with a collector that runs after every hundred new objects, so that its counts are exact.
+
+    `gateway serve` sets thresholds of its own, which are far too high to count what a few seconds of load leave.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+
+    def command(self, folder: Path, upstream_port: int) -> Sequence[str]:
+        python, _, _, *arguments = super().command(folder, upstream_port)
+        start = (
+            "import gc, sys; set_threshold = gc.set_threshold; gc.set_threshold = lambda *_: set_threshold(100, 1, 1); "
+            "from gateway.__main__ import main; sys.exit(main())"
+        )
+        return [python, "-c", start, *arguments]
+
+    async def counted(self) -> Counts:
+        """Read the counters from the metrics page."""
+        page = (await probe.get(self.port, "/metrics")).decode()
+        return Counts(
+            probe.total(page, "gateway_requests_total"),
+            probe.total(page, "python_gc_objects_collected_total"),
+        )
+
+
 def start_upstream(port: int, *options: str) -> subprocess.Popen[bytes]:
-    """The upstream as a process of its own; `probe.until_up` waits for it."""
+    """Start the upstream as a process of its own; `probe.until_up` waits for it."""
     return subprocess.Popen([sys.executable, "-m", "bench.upstream", str(port), *options], cwd=ROOT)
 
 
 def _program(name: str) -> str | None:
-    """Where a program lies; Debian keeps servers where ordinary users do not look."""
+    """Find a program, also in the folders for servers, which Debian keeps out of a user's PATH."""
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
 
@@ -241,7 +276,7 @@ def _end_of(log: Path) -> str:
 
 
 def _first_line(command: Sequence[str]) -> str:
-    """The version number in the first line a command prints."""
+    """Return the first version number that a command prints."""
     answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     number = re.search(r"\d+(?:\.\d+)+", answer.stdout + answer.stderr)
     return number[0] if number else "?"

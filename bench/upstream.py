@@ -1,10 +1,10 @@
 """An OpenAI-shaped upstream that costs next to nothing: `python -m bench.upstream PORT [--faults SHARE]`.
 
 Rules:
-- What it sends is made beforehand. A request is looked at with three regular expressions and never parsed as JSON.
-- `max_tokens` says how many pieces a stream has; `gap-ms=20`, anywhere in the prompt, how long it waits between them.
-  The first piece goes out at once.
-- It is as honest as an engine: pieces differ, the model has its own name, usage is sent to who asked for it.
+- What it sends is prepared in advance. A request is searched with a few regular expressions and never parsed as JSON.
+- `max_tokens` sets how many pieces a stream has; `gap-ms=20`, anywhere in the prompt, sets the pause between them. The
+  first piece is sent at once.
+- It answers as an engine would: pieces differ, the model has a name of its own, usage is sent to those who ask for it.
 - With `--faults` that share of the requests ends badly, in one of `FAULTS`. The seed makes a run repeatable.
 """
 
@@ -112,10 +112,10 @@ _BUSY = _http("503 Service Unavailable", {"error": {"message": "overloaded", "ty
 
 
 class Upstream:
-    """What all connections share: how often and how things go wrong, and how much is open."""
+    """What all connections share: how often and how requests fail, and how much is open."""
 
     def __init__(self, faults: float = 0.0, seed: int = 1) -> None:
-        """`faults` is the share of requests that end badly, 0 to 1."""
+        """Let `faults`, a share from 0 to 1, of the requests end badly."""
         self.share = faults
         self.rng = Random(seed)
         self.connections = 0
@@ -123,14 +123,14 @@ class Upstream:
         self.faulty = 0
 
     def fault(self) -> str:
-        """The fault of the next request; "" for none."""
+        """Choose the fault of the next request; "" for none."""
         if not self.share or self.rng.random() >= self.share:
             return ""
         self.faulty += 1
         return self.rng.choice(FAULTS)
 
     def answer(self, path: bytes) -> bytes:
-        """What a GET says: the model list, this program's own counts, or an empty object for any health question."""
+        """Return what a GET gets: the model list, this program's counts, or an empty object for any health check."""
         if path.endswith(b"/models"):
             return _MODELS
         if path == b"/counts":

@@ -73,7 +73,8 @@ def text_files() -> Iterator[tuple[Path, str]]:
         inner[:] = [name for name in inner if name not in SKIPPED and not name.endswith(".egg-info")]
         for name in names:
             path = Path(folder, name)
-            if path.is_file() and path.stat().st_size <= LARGE:
+            # In a worktree of git, `.git` is a file.
+            if name not in SKIPPED and path.is_file() and path.stat().st_size <= LARGE:
                 try:
                     yield path, path.read_text(encoding="utf-8")
                 except UnicodeDecodeError:

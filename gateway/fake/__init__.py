@@ -1,4 +1,4 @@
-"""A fake engine: a real socket server that speaks OpenAI's API and misbehaves exactly as its script says.
+"""A fake engine: a real socket server that speaks OpenAI's API and fails exactly as its script says.
 
 In a test, in one process and one event loop:
 
@@ -14,8 +14,8 @@ In a test, in one process and one event loop:
         await engine.closed(1)            # one client left before that; returns those exchanges
         await engine.until(lambda: engine.requests[0].events >= 3, timeout=5)
         engine.set(Script(...))           # for requests from now on; engine.set(rules=[...]) is the short form
-        await engine.down()               # connections reset, port refuses
-        await engine.up()                 # the same port again
+        await engine.down()               # resets its connections and refuses new ones
+        await engine.up()                 # accepts connections on the same port again
 
 Everything a script can say is in `gateway.fake.script`; docs/fake-engine.md shows it at work.
 """

@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible engine says: requests understood, answers and stream payloads in OpenAI's shape.
+"""Read requests as an OpenAI-compatible engine does, and make its answers and stream payloads.
 
 Rules:
 - Pure and deterministic: the same request under the same behaviour gives the same bytes, ids included.
@@ -47,7 +47,7 @@ class Payload(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a request asks for, as far as a fake engine cares. A body that is no JSON object asks for nothing."""
+    """What a request asks for, as far as a fake engine needs it. A body that is no JSON object asks for nothing."""
 
     path: str
     model: str | None
@@ -68,7 +68,7 @@ class Asked:
 
 
 def understand(path: str, body: bytes) -> Asked:
-    """Read a request's body. Never raises: what is wrong becomes `fault`."""
+    """Read a request's body. Never raise: what is wrong with it becomes `fault`."""
     fault = None
     try:
         fields = json.loads(body) if body else {}
@@ -97,7 +97,7 @@ def understand(path: str, body: bytes) -> Asked:
 
 
 def _count(*values: Any) -> int | None:
-    """The first value that is a count."""
+    """Return the first value that is a whole number of at least 0."""
     whole = (value for value in values if isinstance(value, int) and not isinstance(value, bool))
     return next((value for value in whole if value >= 0), None)
 
@@ -109,7 +109,7 @@ def _inputs(value: Any) -> tuple[str, ...]:
 
 
 def _prompt(fields: dict[str, Any]) -> tuple[str, int]:
-    """The text to echo, and the words of all that was sent."""
+    """Return the text to echo, and the number of words in all that was sent."""
     messages = fields.get("messages")
     if isinstance(messages, list):
         texts = [_text(message.get("content")) for message in messages if isinstance(message, dict)]
@@ -128,7 +128,7 @@ def _text(content: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What one request under one behaviour gets said."""
+    """The text generated for one request under one behaviour."""
 
     asked: Asked
     behaviour: Behaviour
@@ -136,7 +136,7 @@ class Generation:
 
     @property
     def words(self) -> Sequence[str]:
-        """The words that are said, over and over where an answer is longer."""
+        """The words of the answer, repeated where an answer is longer."""
         if self.behaviour.say is not None:
             return self.behaviour.say.split(" ")
         if self.behaviour.text == "echo":
@@ -145,7 +145,7 @@ class Generation:
 
     @property
     def wanted(self) -> int:
-        """Tokens the model would say if nobody stopped it."""
+        """How many tokens the model would generate without the request's limit."""
         if self.behaviour.tokens is not None:
             return self.behaviour.tokens
         if self.behaviour.say is not None or self.behaviour.text == "echo":
@@ -154,7 +154,7 @@ class Generation:
 
     @property
     def count(self) -> int:
-        """Tokens of each choice."""
+        """How many tokens each choice has."""
         return self.wanted if self.asked.limit is None else min(self.wanted, self.asked.limit)
 
     @property
@@ -164,7 +164,7 @@ class Generation:
         return "length" if self.asked.limit is not None and self.count == self.asked.limit else "stop"
 
     def pieces(self) -> Iterator[str]:
-        """The text of each token, without end."""
+        """Yield the text of each token, without end."""
         source: Iterable[str] = cycle(self.words) if self.words else (f"word{n}" for n in _naturals())
         for number, word in enumerate(source):
             yield f" {word}" if number else word
@@ -174,7 +174,7 @@ class Generation:
         return {"prompt_tokens": self.asked.prompt_tokens, "completion_tokens": said, "total_tokens": total}
 
     def whole(self) -> bytes:
-        """The body of an answer that is not streamed."""
+        """Return the body of an answer that is not streamed."""
         if self.asked.path == EMBEDDINGS:
             return _dump(self._embeddings())
         chat = self.asked.path != COMPLETIONS
@@ -189,7 +189,7 @@ class Generation:
         return _dump(self._envelope(kind) | {"choices": choices, "usage": usage})
 
     def events(self) -> Iterator[Payload]:
-        """The payloads of a stream, `[DONE]` included. Without end where the behaviour says so."""
+        """Yield the payloads of a stream, `[DONE]` included; without end where the behaviour says so."""
         chat = self.asked.path != COMPLETIONS
         said = 0
         if chat:
@@ -247,13 +247,13 @@ class Generation:
 
 
 def models(names: Iterable[str]) -> bytes:
-    """The list of models."""
+    """Return the body of the model list."""
     data = [{"id": name, "object": "model", "created": CREATED, "owned_by": "fake"} for name in names]
     return _dump({"object": "list", "data": data})
 
 
 def error(message: str, kind: str, code: str | int | None = None) -> bytes:
-    """An error in OpenAI's shape."""
+    """Return an error in OpenAI's shape."""
     return _dump({"error": {"message": message, "type": kind, "param": None, "code": code}})
 
 
@@ -269,6 +269,6 @@ def _naturals() -> Iterator[int]:
 
 
 def _vector(text: str, dimensions: int) -> list[float]:
-    """A unit-free vector that depends on the text alone."""
+    """Return an embedding that depends on the text alone."""
     seed = hashlib.shake_128(text.encode("utf-8", "surrogatepass")).digest(dimensions)
     return [round(byte / 127.5 - 1, 6) for byte in seed]

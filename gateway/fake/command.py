@@ -1,7 +1,7 @@
 """The fake engine as a program: `gateway fake-engine --port 9000 --script FILE.yaml`.
 
 Rules:
-- Options are defaults of the script under another spelling; where both speak, the option wins.
+- Options set what a script can set too; an option wins over the script.
 - Exit 0 when told to stop, 1 where the script or the port cannot be used, 2 for a wrong command line.
 """
 
@@ -31,7 +31,7 @@ _SCRIPT = "seed slots queue loading keep_alive".split()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
+    """Add the command's options to a parser."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=9000, help="port; 0 for any free one (default: 9000)")
     parser.add_argument("--script", type=Path, metavar="FILE", help="YAML file that says what to do")
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until told to stop; returns the exit status."""
+    """Serve until told to stop; return the exit status."""
     try:
         script = load(options.script) if options.script else Script()
         script = script.over(read(json.dumps(_said(options)), "command line"))
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse a command line and run it."""
+    """Parse a command line and run it; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="gateway fake-engine",
         description="An OpenAI-compatible engine without a model, for trying things out.",
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _said(options: argparse.Namespace) -> dict[str, Any]:
-    """The options that were given, as a script."""
+    """Return the options that were given, as the fields of a script."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     said: dict[str, Any] = {name: given[name] for name in _SCRIPT if name in given}
     defaults = {name: given[name] for name in _DEFAULTS if name in given}

@@ -1,7 +1,7 @@
-"""One client's connection: requests read from bytes, answers played step by step, the client's leaving noticed.
+"""The server's end of one connection: parse requests, send answers step by step, notice that the client leaves.
 
 Rules:
-- One answer at a time; requests that come early wait their turn.
+- One answer at a time; pipelined requests wait for their turn.
 - Nothing is sent while the client's socket is full.
 - Reading never stops, so a client that leaves is seen in every phase.
 """
@@ -79,7 +79,7 @@ class Connection(asyncio.Protocol):
         self.answered = 0
         self.exchange: Exchange | None = None
 
-    # asyncio.Protocol
+    # Called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
         if self._steps is not None and self._timer is None and self._due is None:
             self._tick()
 
-    # httptools
+    # Called by httptools
 
     def on_message_begin(self) -> None:
         self._url, self._headers, self._body, self._size = b"", {}, [], 0
@@ -158,10 +158,10 @@ class Connection(asyncio.Protocol):
             self.keep = request.keep_alive
             self._owner.handle(self, request)
 
-    # The player
+    # Sending an answer
 
     def play(self, steps: Iterator[Step], jitter: float = 0.0, seed: str = "") -> None:
-        """Send an answer. With `jitter`, every wait varies by that share."""
+        """Send an answer. With `jitter`, vary every wait by up to that share, both ways."""
         random = Random(seed).uniform if jitter else None
         self._jitter = (lambda: random(1 - jitter, 1 + jitter)) if random else None
         self._steps = steps
@@ -169,7 +169,7 @@ class Connection(asyncio.Protocol):
         self._tick()
 
     def _tick(self) -> None:
-        """Send what is due and everything after it that needs no wait; then set the timer for the next."""
+        """Send the step that is due and those after it that need no wait; then set the timer for the next."""
         self._timer = None
         steps, step = self._steps, self._due
         self._due = None
@@ -194,7 +194,7 @@ class Connection(asyncio.Protocol):
         self._timer = self._loop.call_soon(self._tick)
 
     def _send(self, step: Step) -> bool:
-        """Send one step; whether anything may follow."""
+        """Send one step; return whether another may follow."""
         if step.data:
             self.transport.write(step.data)
             exchange = self.exchange
@@ -229,14 +229,14 @@ class Connection(asyncio.Protocol):
             self._loop.call_soon(self._next_request)
 
     def _settle(self, outcome: End) -> None:
-        """Close the book on the exchange that was going on."""
+        """Record how the exchange that was under way ended."""
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             self._owner.left(self)
             self._journal.end(exchange, outcome)
 
     def _rest(self) -> bool:
-        """Wait for the next request as long as the engine wants; whether it wants at all."""
+        """Wait for the next request as long as the script allows; return False if it allows no further request."""
         keeps = self._owner.keeps(self)
         if keeps is None:
             return True
@@ -244,10 +244,10 @@ class Connection(asyncio.Protocol):
             self._idle = self._loop.call_later(keeps, self.end)
         return keeps > 0
 
-    # The end
+    # Closing the connection
 
     def end(self, reset: bool = False) -> None:
-        """Close the connection once everything written is sent: with FIN, or with RST."""
+        """Close the connection, with FIN or RST, once everything written is sent."""
         self._ended = True
         self._stop_timers()
         self._steps = None
@@ -265,7 +265,7 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def crash(self) -> None:
-        """Reset the connection at once, whatever is still to be sent."""
+        """Reset the connection at once and drop what is still to be sent."""
         self._ended = True
         self.end(reset=True)
         self._stop_timers()

@@ -1,9 +1,9 @@
-"""The fake engine itself: listens, chooses how each request is answered, lends slots, and can be told otherwise.
+"""The fake engine: listen, choose how each request is answered, assign slots, obey the control path.
 
 Rules:
-- A new script concerns requests that come from then on; answers under way go on as they began.
-- `/_fake/...` is the control path: never scripted, never counted, answered while everything else is loading.
-- Answers of one request shape are prepared once and replayed.
+- A new script applies to requests that come from then on; answers under way continue as they began.
+- `/_fake/...` is the control path: never scripted, never counted, answered even while the model loads.
+- The answer to requests of one shape is prepared once and reused.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class FakeEngine:
         self._task: asyncio.Task[None] | None = None
         self._take(script if script is not None else Script(**fields))
 
-    # Life
+    # Start and stop
 
     async def __aenter__(self) -> FakeEngine:
         await self.start()
@@ -75,25 +75,25 @@ class FakeEngine:
         await self.stop()
 
     async def start(self) -> None:
-        """Open the port; where the script says that loading refuses, only after that time."""
+        """Open the port, after the loading time if the script says that loading refuses connections."""
         self._ready = time.monotonic() + self.script.loading
         await self._obey_loading()
 
     async def stop(self) -> None:
-        """Close the port and every connection; returns when all are gone."""
+        """Close the port and every connection; return when all are gone."""
         await self._cancel_opening()
         self._listener.close()
         self._crash_all()
         await self.journal.until(lambda: not self._connections, 10)
 
     async def down(self) -> None:
-        """As if the process had died: connections are reset, the port refuses."""
+        """Behave as if the process had died: reset all connections, refuse new ones."""
         await self._cancel_opening()
         await self._shut()
         await self.journal.until(lambda: not self._connections, 10)
 
     async def up(self) -> None:
-        """Take connections again, on the same port."""
+        """Accept connections again, on the same port."""
         await self._cancel_opening()
         await self._listener.open()
 
@@ -110,39 +110,39 @@ class FakeEngine:
 
     @property
     def requests(self) -> list[Exchange]:
-        """What was asked, oldest first; `/_fake/...` left out."""
+        """The requests so far, oldest first, without those to `/_fake/...`."""
         return list(self.journal.exchanges)
 
     def set(self, script: Script | None = None, **fields: Any) -> None:
-        """Change the script for requests from now on. Counts of rules and the loading time start anew."""
+        """Change the script for requests from now on. The rules' counts and the loading time start again."""
         self._take(script if script is not None else Script(**fields))
         self._lend_slots()
         if self._refuses or self._task is not None:
             self._task = asyncio.get_running_loop().create_task(self._reload(self._task))
 
     async def until(self, seen: Callable[[], bool], timeout: float = 5) -> None:
-        """Return as soon as `seen()` is true; looked at whenever something happens. Raises TimeoutError."""
+        """Return as soon as `seen()` is true; it is called whenever something happens. Raises TimeoutError."""
         await self.journal.until(seen, timeout)
 
     async def arrived(self, count: int = 1, timeout: float = 5) -> list[Exchange]:
-        """Wait until so many requests were read; returns all."""
+        """Wait until `count` requests were read; return all."""
         await self.until(lambda: self.journal.totals.started >= count, timeout)
         return self.requests
 
     async def closed(self, count: int = 1, timeout: float = 5) -> list[Exchange]:
-        """Wait until so many requests were abandoned by their clients; returns those."""
+        """Wait until clients abandoned `count` requests; return those."""
         await self.until(lambda: self.journal.totals.aborted >= count, timeout)
         return [exchange for exchange in self.requests if exchange.outcome == "aborted"]
 
     async def finished(self, count: int = 1, timeout: float = 5) -> list[Exchange]:
-        """Wait until so many requests were answered to the end; returns those."""
+        """Wait until `count` requests were answered to the end; return those."""
         await self.until(lambda: self.journal.totals.finished >= count, timeout)
         return [exchange for exchange in self.requests if exchange.outcome == "finished"]
 
-    # For connections
+    # Called by connections
 
     def opened(self, connection: Connection) -> Iterator[Step] | None:
-        """A client connected: the steps that come before anything else, if a rule says so."""
+        """Register a connection; return the steps that come before any request, if a rule has some."""
         self._number += 1
         connection.number = self._number
         self._connections.add(connection)
@@ -158,18 +158,18 @@ class FakeEngine:
         self.journal.changed()
 
     def keeps(self, connection: Connection) -> float | None:
-        """How many seconds the connection may rest; 0: not at all, None: for ever."""
+        """Return how many seconds the connection may stay idle; 0: not at all, None: for ever."""
         most = self.script.requests_per_connection
         return 0 if most and connection.answered >= most else self.script.keep_alive
 
     def left(self, connection: Connection) -> None:
-        """The connection's exchange ended: its slot goes to the next in line."""
+        """Give the slot of a connection whose exchange ended to the next request that waits."""
         self._running.discard(connection)
         self._queue.pop(connection, None)
         self._lend_slots()
 
     def handle(self, connection: Connection, request: Request) -> None:
-        """Answer a request, now or when its turn comes."""
+        """Answer a request, now or when a slot becomes free."""
         if request.path.startswith(CONTROL):
             self._control(connection, request)
             return
@@ -197,7 +197,7 @@ class FakeEngine:
         else:
             self._turn_away(connection, _BUSY, Behaviour(reply=self.script.busy))
 
-    # Inside
+    # Internal
 
     def _take(self, script: Script) -> None:
         self.script = script
@@ -225,7 +225,7 @@ class FakeEngine:
         await self._listener.open()
 
     async def _reload(self, before: asyncio.Task[None] | None) -> None:
-        """Load anew under a script that was set, whatever loading went on before."""
+        """Start loading again under a new script, and cancel any loading that was under way."""
         if before is not None:
             before.cancel()
             await asyncio.wait([before])
@@ -248,7 +248,10 @@ class FakeEngine:
             await asyncio.wait([task])
 
     def _lend_slots(self) -> None:
-        """Begin what waits, as far as there are slots. An answer that is over at once comes back here and goes on."""
+        """Start waiting requests while slots are free.
+
+        An answer that ends at once calls this again; the outer call goes on.
+        """
         if self._lending:
             return
         self._lending = True
@@ -278,7 +281,7 @@ class FakeEngine:
     def _beginning(
         self, connection: Connection, exchange: Exchange, asked: Asked, generates: bool
     ) -> Callable[[], None]:
-        """What starts the answer, fixed to the script that holds now."""
+        """Return the function that starts the answer, bound to the script of this moment."""
         script, behaviour = self.script, self._behaviour(exchange.rule, generates)
         fixed = None if generates else _fixed(exchange, asked, script)
         model, keep = asked.model or script.models[0], connection.keep
@@ -293,7 +296,7 @@ class FakeEngine:
         return begin
 
     def _prepared(self, script: Script, key: Shape, make: Callable[[], Iterator[Step]]) -> Iterator[Step]:
-        """The steps of an answer, kept for the next request that is the same where they are not too many."""
+        """Return the steps of an answer; keep them for the next request of this shape if there are not too many."""
         if script is not self.script or len(key[-1]) > _CACHED_BODY:
             return make()
         kept = self._cache.get(key)
@@ -313,7 +316,7 @@ class FakeEngine:
         connection.play(plan(behaviour, _NOTHING, "", fixed, keep=connection.keep))
 
     def _control(self, connection: Connection, request: Request) -> None:
-        """Read and clear the journal, put and reset the script."""
+        """Serve the control path: read and clear the journal, replace and reset the script."""
         status, body = 200, b"{}"
         match request.method, request.path.removeprefix(CONTROL):
             case "GET", "stats":
@@ -333,7 +336,7 @@ class FakeEngine:
 
 
 def _fixed(exchange: Exchange, asked: Asked, script: Script) -> Fixed:
-    """The answer to a request that generates nothing."""
+    """Return the answer to a request that generates nothing."""
     where = f"{exchange.method} {exchange.path}"
     match exchange.method, exchange.path:
         case "GET", "/v1/models":

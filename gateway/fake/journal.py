@@ -1,8 +1,8 @@
-"""What a fake engine saw and did: one exchange per request, a few totals, and waiting for any of it.
+"""The record of what a fake engine saw and did: one exchange per request, totals, and a way to wait for either.
 
 Rules:
-- Written by connections as things happen; nobody polls. `until` looks again at every change.
-- Bounded: the newest `KEPT` exchanges are kept, the totals count them all.
+- Connections write it as things happen. `until` checks its condition at every change; nothing polls.
+- It is bounded: the newest `KEPT` exchanges are kept, the totals count all.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ End = Literal["finished", "aborted", "cut"]
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and what became of it. Times are `time.monotonic()`."""
+    """One request and how it ended. Times are `time.monotonic()`."""
 
     number: int
     connection: int
@@ -53,11 +53,11 @@ class Exchange:
         return self.body.decode("utf-8", "replace")
 
     def json(self) -> Any:
-        """The body as JSON. Raises ValueError."""
+        """Return the body as JSON. Raises ValueError."""
         return json.loads(self.body)
 
     def as_dict(self) -> dict[str, Any]:
-        """For `/_fake/stats`."""
+        """Return the exchange as `/_fake/stats` shows it."""
         shown = {name: getattr(self, name) for name in self.__slots__ if name not in ("body", "headers")}
         return shown | {"headers": dict(self.headers), "body": self.text[:BODY_SHOWN]}
 
@@ -90,7 +90,7 @@ class Journal:
     def begin(
         self, connection: int, method: str, path: str, headers: Mapping[str, str], body: bytes
     ) -> Exchange:
-        """A request was read."""
+        """Record that a request was read."""
         self.totals.started += 1
         exchange = Exchange(
             self.totals.started, connection, method, path, headers, body, arrived=time.monotonic()
@@ -100,7 +100,7 @@ class Journal:
         return exchange
 
     def end(self, exchange: Exchange, outcome: End) -> None:
-        """The answer was sent, or never will be."""
+        """Record that an answer was sent, or never will be."""
         exchange.outcome = outcome
         if outcome == "finished":
             exchange.phase = "done"
@@ -111,7 +111,7 @@ class Journal:
         self.changed()
 
     def changed(self) -> None:
-        """Something happened: look whether somebody waited for it."""
+        """Wake those who wait for what has just become true."""
         if not self.watched:
             return
         for waiting in self.watched[:]:
@@ -124,7 +124,7 @@ class Journal:
     async def until(self, seen: Callable[[], bool], timeout: float) -> None:
         """Return as soon as `seen()` is true. Raises TimeoutError after `timeout` seconds.
 
-        `seen` may look at exchanges that are not there yet: an IndexError is a no.
+        `seen` may look at exchanges that do not exist yet: an IndexError counts as false.
         """
         if _true(seen):
             return
@@ -137,7 +137,7 @@ class Journal:
             self.watched = [waiting for waiting in self.watched if waiting[1] is not future]
 
     def clear(self) -> None:
-        """Forget what was; levels stay."""
+        """Forget the exchanges and counts; keep the levels (open, running, queued)."""
         kept = Totals(open=self.totals.open, running=self.totals.running, queued=self.totals.queued)
         self.totals = kept
         self.exchanges.clear()

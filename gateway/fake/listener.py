@@ -10,7 +10,7 @@ _TRIES = 1000
 
 
 class Listener:
-    """One TCP port. While it is shut the port stays taken, so that nobody else gets it."""
+    """One TCP port. It stays bound while it is shut, so that no other program takes it."""
 
     def __init__(self, protocol: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> None:
         self._protocol = protocol
@@ -26,14 +26,14 @@ class Listener:
         )
 
     async def open(self) -> None:
-        """Take connections."""
+        """Accept connections."""
         if self._server is None and self._held is not None:
             held, self._held = self._held, None
             loop = asyncio.get_running_loop()
             self._server = await loop.create_server(self._protocol, sock=held, backlog=4096)
 
     async def shut(self) -> None:
-        """Refuse connections; those that were made stay."""
+        """Refuse new connections; those that exist stay."""
         if self._server is None:
             return
         self._server.close()
@@ -47,7 +47,7 @@ class Listener:
         raise OSError(f"port {self.port} was taken by another program")
 
     def close(self) -> None:
-        """Give the port away."""
+        """Release the port."""
         if self._server is not None:
             self._server.close()
         if self._held is not None:

@@ -1,8 +1,8 @@
-"""The plan of one answer: HTTP heads and framing, the body within, faults woven in; all as steps.
+"""Plan one answer as steps: the HTTP head, the framing, the body within, and the faults of the script.
 
 Rules:
-- Pure: a plan is steps, nothing is sent here.
-- What a script leaves alone is correct HTTP; every lie is one the script asked for.
+- A plan is pure; nothing is sent here.
+- Whatever the script does not change is correct HTTP.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SSE = "text/event-stream; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """An answer that is not generated: the list of models, health, an error."""
+    """An answer that is not generated: the model list, health, an error."""
 
     status: int
     body: bytes
@@ -39,9 +39,10 @@ def plan(
     keep: bool = True,
     seed: int = 0,
 ) -> Iterator[Step]:
-    """Everything that is sent for one request, faults included.
+    """Return everything that is sent for one request, faults included.
 
-    `fixed` stands where nothing is generated; without `keep` the connection ends with the answer, and the head says so.
+    `fixed` is the answer where nothing is generated. Without `keep` the connection ends with the answer, and its head
+    says so.
     """
     answer = _Answer(behaviour, Generation(asked, behaviour, model), fixed, keep, seed)
     woven = steps.at_bytes(answer.wire(), behaviour.faults, "byte", seed)
@@ -51,7 +52,7 @@ def plan(
 
 
 def on_accept(faults: Iterable[Fault], seed: int = 0) -> Iterator[Step]:
-    """What happens to a connection before it says anything."""
+    """Yield what happens to a connection before its first request."""
     for fault in faults:
         yield from steps.struck(fault, None, seed)
 
@@ -75,7 +76,7 @@ class _Answer:
 
     @property
     def body(self) -> bytes | None:
-        """The body, where it is not a stream."""
+        """The body, or None where it is a stream."""
         reply = self.behaviour.reply
         if reply.body is not None:
             return reply.body
@@ -103,7 +104,7 @@ class _Answer:
 
     @property
     def wait(self) -> float:
-        """Seconds to the first byte that matters."""
+        """Seconds until the first byte of the head or, with early headers, of the body."""
         behaviour, generation = self.behaviour, self.generation
         wait = behaviour.first_token
         if behaviour.reply.body is None and self.fixed is None and self.status < 300:
@@ -113,7 +114,7 @@ class _Answer:
         return wait
 
     def content(self, faults: tuple[Fault, ...]) -> Iterator[Step]:
-        """The body's bytes before framing, with those of the faults that strike within the body."""
+        """Yield the body before framing, with the faults that are placed within the body."""
         at_head = [fault for fault in faults if fault.at.kind == "headers"]
         for fault in at_head:
             yield from steps.struck(fault, None, self.seed)
@@ -132,7 +133,7 @@ class _Answer:
         yield from steps.at_bytes(woven, faults, "body byte", self.seed)
 
     def wire(self) -> Iterator[Step]:
-        """The whole answer: interim replies, head, framed body, end."""
+        """Yield the whole answer: interim replies, head, framed body, end."""
         faults, http = self.behaviour.faults, self.behaviour.http
         for fault in faults:
             if fault.at.kind == "request":
@@ -162,7 +163,7 @@ class _Answer:
             yield Step(0, last="over")
 
     def _length(self) -> int:
-        """The Content-Length to declare: of what is sent when nothing cuts it short, and the script's error."""
+        """Return the Content-Length to declare: the length if nothing cuts the body short, plus the script's error."""
         adding = tuple(fault for fault in self.behaviour.faults if fault.do == "event")
         return sum(len(step.data) for step in self.content(adding)) + self.behaviour.http.length_off
 
@@ -207,7 +208,7 @@ def _phrase(status: int) -> str:
 
 
 def _gzipped(woven: Iterable[Step]) -> Iterator[Step]:
-    """Compress the body as one gzip member, each step decodable as soon as it arrives."""
+    """Compress the body as one gzip member; flush after each step, so that a client can decode it at once."""
     packer = zlib.compressobj(wbits=31)
     for step in woven:
         if step.raw or not step.data:

@@ -1,7 +1,7 @@
-"""Which rule of a script a request meets, and how often it has been met.
+"""Find the rule of a script that a request meets, and count how often each was met.
 
 Rules:
-- The first rule that matches decides. A rule outside its `after` and `times` lets the next one look.
+- The first rule that matches decides. A rule outside its `after` and `times` is passed over.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from gateway.fake.script import Match, Rule, Script
 
 
 class Rules:
-    """The rules of one script with their counts."""
+    """The rules of one script, each with the number of requests that matched it."""
 
     def __init__(self, script: Script) -> None:
         self._rules = script.rules
         self._met = [0] * len(script.rules)
 
     def for_request(self, asked: Asked, headers: Mapping[str, str], body: bytes) -> int | None:
-        """The number of the rule for this request, which is counted on it."""
+        """Return the index of the rule for this request, and count the request on it; None for no rule."""
         for index, rule in enumerate(self._rules):
             if not rule.on_accept and _fits(rule.match, asked, headers, body) and self._turn(index, rule):
                 return index
         return None
 
     def for_connection(self) -> Rule | None:
-        """The rule for the connection that was just made, which is counted on it."""
+        """Return the rule for a new connection, and count the connection on it; None for no rule."""
         for index, rule in enumerate(self._rules):
             if rule.on_accept and self._turn(index, rule):
                 return rule

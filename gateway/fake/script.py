@@ -1,9 +1,9 @@
-"""What a fake engine does, as data: a script of defaults and rules, the same in YAML, in JSON and in Python.
+"""The script of a fake engine as data: defaults and rules, the same in YAML, in JSON and in Python.
 
 Rules:
-- Frozen types without behaviour of their own; unknown names are errors. `gateway.fake.reading` reads them from text.
+- The types are frozen and hold no logic; unknown names are errors. `gateway.fake.reading` reads them from text.
 - The first rule that matches a request decides; what it leaves out comes from `defaults`.
-- Durations are seconds in Python, and carry their unit in a file ("250ms").
+- Durations are seconds in Python and carry their unit in a file ("250ms").
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ MOST_TOKENS = 100_000
 
 
 class Settings(BaseModel):
-    """A map of a script: unknown keys are errors, nothing changes afterwards."""
+    """A map of a script. Unknown keys are errors; a value never changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Place(NamedTuple):
-    """Where in an answer a fault strikes."""
+    """The place in an answer where a fault happens."""
 
     kind: str
     number: int = 0
@@ -39,7 +39,7 @@ _PLACE = re.compile(r"(accept|request|headers|end)|(event) (-?[0-9]{1,9})|((?:bo
 
 
 def _place(value: object) -> Place:
-    """The place named by `accept`, `request`, `headers`, `byte 5`, `body byte 5`, `event 5`, `event -1` or `end`."""
+    """Read a place: `accept`, `request`, `headers`, `byte 5`, `body byte 5`, `event 5`, `event -1` or `end`."""
     if isinstance(value, Place):
         return value
     match = _PLACE.fullmatch(value) if isinstance(value, str) else None
@@ -51,7 +51,7 @@ def _place(value: object) -> Place:
 
 
 def _payload(value: object) -> bytes | None:
-    """Bytes as they are, text as UTF-8, `hex:00ff` as those bytes, anything else as JSON."""
+    """Turn a value into bytes: text as UTF-8, `hex:00ff` as those bytes, anything but bytes as JSON."""
     if value is None or isinstance(value, bytes):
         return value
     if isinstance(value, str) and value.startswith("hex:"):
@@ -73,7 +73,7 @@ def _payloads(value: object) -> tuple[bytes, ...] | None:
 
 
 def _headers(value: object) -> tuple[tuple[str, str], ...]:
-    """Header lines in order, from a map of names to a text or a list of texts."""
+    """Read header lines, in order, from a map of names to a text or a list of texts."""
     if isinstance(value, tuple):
         return value
     lines = []
@@ -107,7 +107,7 @@ _ON_ACCEPT = {"close", "reset", "hang", "garbage", "raw"}
 
 
 class Fault(Settings):
-    """One misdeed at one place of an answer."""
+    """One fault at one place of an answer."""
 
     at: At
     """`accept`: the connection is new. `request`: the request is read, nothing sent. `headers`: the head is sent.
@@ -144,7 +144,7 @@ def _wrong(message: str) -> PydanticCustomError:
 
 
 class Match(Settings):
-    """Which requests a rule is for: all that is said must hold."""
+    """Which requests a rule is for: every field that is set must match."""
 
     path: str | None = None
     """The path, `*` for any text. Without it: the requests that generate (chat, completions, embeddings)."""
@@ -154,13 +154,13 @@ class Match(Settings):
     contains: str | None = None
     """Text that the request's body holds."""
     after: int = Field(0, ge=0)
-    """How many requests that match otherwise pass by first."""
+    """How many matching requests are passed over first."""
     times: int | None = Field(None, ge=1)
-    """How many requests the rule is for, once it began."""
+    """How many requests the rule is for after that; None for all."""
 
 
 class Reply(Settings):
-    """What is answered, where it is not the usual."""
+    """What is answered instead of the usual answer."""
 
     status: int = Field(200, ge=100, le=999)
     reason: str | None = None
@@ -174,14 +174,14 @@ class Reply(Settings):
 
 
 class Sse(Settings):
-    """How a healthy stream is spelled."""
+    """How the events of a healthy stream are written."""
 
     newline: Literal["lf", "crlf", "cr", "mixed"] = "lf"
     space: bool = True
     """`data: {}` rather than `data:{}`."""
     bom: bool = False
     multiline: bool = False
-    """Each payload on several `data` lines."""
+    """Write each payload on several `data` lines."""
     comment_every: int = Field(0, ge=0)
     """A comment before every Nth event; 0 for none."""
     id: bool = False
@@ -205,18 +205,18 @@ class Interim(Settings):
 
 
 class Http(Settings):
-    """How an answer is put on the wire."""
+    """How an answer is sent."""
 
     version: Literal["1.1", "1.0"] = "1.1"
     framing: Literal["auto", "chunked", "length", "close", "both"] = "auto"
-    """How the end of the body is told. `auto`: chunked for a stream, else a length. `both`: Content-Length and chunked.
-    `close`: by closing the connection."""
+    """How the end of the body is marked. `auto`: chunked for a stream, else a length. `both`: Content-Length and
+    chunked. `close`: by closing the connection."""
     length_off: int = 0
     """Added to the true Content-Length."""
     trailers: Headers = ()
     gzip: bool = False
     early_headers: bool = False
-    """The head goes out at once and not just before the first token."""
+    """Send the head at once, not just before the first token."""
     interim: Interim | None = None
     extra_headers: int = Field(0, ge=0, le=1_000_000)
     extra_header_size: Size = 20
@@ -240,7 +240,7 @@ class Behaviour(Settings):
     tokens: int | None = Field(None, ge=0, le=MOST_TOKENS)
     """How many tokens an answer has, at most the request's own limit; that limit, else 16, where nothing is said."""
     endless: bool = False
-    """Streams that ignore every limit and do not end."""
+    """Stream without end, whatever the limit."""
     text: Literal["count", "echo", "lorem", "unicode"] = "count"
     """`count`: word0 word1 ... `echo`: the last message. `unicode`: line separators, emoji, composed letters."""
     say: str | None = None
@@ -288,12 +288,12 @@ class Rule(Behaviour):
 
 
 class Script(Settings):
-    """Everything a fake engine does."""
+    """Everything a fake engine is told to do."""
 
     models: tuple[str, ...] = ("fake",)
     seed: int = 0
     slots: int | None = Field(None, ge=1)
-    """How many requests generate at the same time; the others wait in line."""
+    """How many requests generate at the same time; the others wait in a queue."""
     queue: int | None = Field(None, ge=0)
     """How many may wait; more are answered with `busy`."""
     busy: Reply = Reply(status=503, headers={"retry-after": "1"})
@@ -308,12 +308,12 @@ class Script(Settings):
     rules: tuple[Rule, ...] = ()
 
     def behaviour(self, rule: Rule | None, *, generates: bool = True) -> Behaviour:
-        """What a rule says, the rest taken from the defaults, which concern only requests that generate."""
+        """Return a rule's behaviour, completed from the defaults, which apply only to requests that generate."""
         base = self.defaults if generates else Behaviour()
         return _over(base, rule) if rule else base
 
     def over(self, upper: Script) -> Script:
-        """This script with what another says put over it."""
+        """Return this script with what another one sets put over it."""
         return _over(self, upper)
 
 
@@ -321,7 +321,7 @@ S = TypeVar("S", bound=Settings)
 
 
 def _over(base: S, upper: Settings) -> S:
-    """`base` with what was said in `upper`, groups merged key by key."""
+    """Return `base` with what `upper` sets; groups are merged key by key."""
     said: dict[str, Any] = {}
     for name in upper.model_fields_set & type(base).model_fields.keys():
         below, above = getattr(base, name), getattr(upper, name)

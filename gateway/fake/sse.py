@@ -1,4 +1,4 @@
-"""Server-sent events as a script wants them spelled: line ends, spaces, comments, fields, and when each is due."""
+"""Write server-sent events as a script asks: line ends, spaces, comments, fields, and when each is due."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NEWLINES = {
 
 
 def spell(payload: bytes, style: Sse, number: int = 0) -> bytes:
-    """One event holding the payload; `number` is its place in the stream."""
+    """Return one event that holds the payload; `number` is its index in the stream."""
     styles = _NEWLINES[style.newline]
     end, blank = styles[number % len(styles)]
     lines = []
@@ -37,7 +37,7 @@ def spell(payload: bytes, style: Sse, number: int = 0) -> bytes:
 
 
 def _lines(payload: bytes, several: bool) -> list[bytes]:
-    """The payload, broken where JSON allows a line break."""
+    """Return the payload's lines: one, or if `several` one for each line break that JSON allows."""
     if not several:
         return [payload]
     try:
@@ -48,7 +48,7 @@ def _lines(payload: bytes, several: bool) -> list[bytes]:
 
 
 def stream(generation: Generation) -> Iterator[Step]:
-    """The healthy stream: one step for each event, due one pace after the one before where it carries a token."""
+    """Yield the healthy stream, one step per event; one that carries a token is due one pace after the last."""
     style, pace = generation.behaviour.sse, generation.behaviour.pace
     choices = generation.asked.choices if style.events is None else 1
     said = 0

@@ -1,8 +1,8 @@
-"""An answer as steps: wait so long, then send these bytes. What a connection plays, and what faults are woven into.
+"""An answer as steps, each "wait this long, then send these bytes", and the ways to insert faults between them.
 
 Rules:
-- Pure and lazy: an endless answer is an endless iterator.
-- Weaving never changes the bytes of the healthy answer, only what comes between them, and when.
+- Everything is pure and lazy: an endless answer is an endless iterator.
+- Inserting a fault never changes the bytes of the healthy answer, only what comes between them, and when.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ERROR = json.dumps(
 
 
 class Step(NamedTuple):
-    """Wait, send, perhaps end."""
+    """One step: wait, send, and perhaps end the connection."""
 
     after: float
     """Seconds; `math.inf`: nothing further is ever sent."""
@@ -48,11 +48,11 @@ class Step(NamedTuple):
 
 
 Spell = Callable[[bytes], bytes]
-"""Makes an SSE event of a payload."""
+"""A function that makes an SSE event of a payload."""
 
 
 def struck(fault: Fault, spell: Spell | None = None, seed: int = 0) -> Iterator[Step]:
-    """The steps of one fault. `spell` is needed for those that happen within a stream."""
+    """Yield the steps of one fault. Faults within a stream need `spell`."""
     forever = fault.duration is None
     lasting = math.inf if fault.duration is None else fault.duration
     match fault.do:
@@ -83,7 +83,7 @@ def _ends(faults: Sequence[Fault]) -> bool:
 
 
 def at_events(steps: Iterable[Step], faults: Sequence[Fault], spell: Spell, seed: int) -> Iterator[Step]:
-    """Weave in the faults that are placed between events. With negative numbers the steps must have an end."""
+    """Insert the faults that are placed between events. With negative numbers the steps must have an end."""
     mine = [fault for fault in faults if fault.at.kind == "event"]
     total = 0
     if any(fault.at.number < 0 for fault in mine):
@@ -107,7 +107,7 @@ def at_events(steps: Iterable[Step], faults: Sequence[Fault], spell: Spell, seed
 
 
 def at_bytes(steps: Iterable[Step], faults: Sequence[Fault], kind: str, seed: int) -> Iterator[Step]:
-    """Weave in the faults that are placed after so many bytes."""
+    """Insert the faults that are placed after a number of bytes."""
     pending = sorted((fault for fault in faults if fault.at.kind == kind), key=lambda fault: fault.at.number)
     sent = 0
     for step in steps:
@@ -130,7 +130,7 @@ def at_bytes(steps: Iterable[Step], faults: Sequence[Fault], kind: str, seed: in
 
 
 def coalesced(steps: Iterable[Step], events: int) -> Iterator[Step]:
-    """Join every so many events into one step, which goes out when its last event is due."""
+    """Join each group of `events` events into one step, which is due when its last event is."""
     if events < 2:
         yield from steps
         return
@@ -153,7 +153,7 @@ def coalesced(steps: Iterable[Step], events: int) -> Iterator[Step]:
 
 
 def merged(steps: Iterable[Step]) -> Iterator[Step]:
-    """Join steps with no wait between them: the same bytes at the same times in fewer writes."""
+    """Join steps with no wait between them, to send the same bytes at the same times in fewer writes."""
     held: Step | None = None
     for step in steps:
         if held and not (step.after or held.last or math.isinf(held.after)) and len(held.data) < _MERGED:
@@ -176,13 +176,13 @@ def _joined(one: Step, two: Step) -> Step:
 
 
 def split(steps: Iterable[Step], size: int) -> Iterator[Step]:
-    """Cut into pieces of at most `size` bytes, each sent by itself."""
+    """Cut the steps into pieces of at most `size` bytes, each sent by itself."""
     for step in steps:
         yield from _cut(step._replace(after=step.after or TURN), size, TURN) if step.data else (step,)
 
 
 def dripped(steps: Iterable[Step]) -> Iterator[Step]:
-    """Obey the steps that say `drip`."""
+    """Cut the steps into single bytes from where one says `drip`."""
     every = 0.0
     for step in steps:
         every = step.drip or every

@@ -1,4 +1,4 @@
-"""The benchmark runs, says what it promises to say, and counts rightly. What it measures is never asserted.
+"""The benchmark runs, reports what it should, and counts correctly. What it measures is never asserted.
 
 Rules:
 - The quick run is the real one, only shorter: real processes, real load, no errors allowed in any scenario.
@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from bench import chart, report, soak
-from bench.goals import Goal, goals
+from bench.goals import COLLECTED, Goal, goals
+from bench.interpreter import Interpreter, better, is_profiled
 from bench.load import Client, Load, Question, quantile
 from bench.scenarios import Plan, Result
 from bench.soak import UNTOLD, Sample, ending, slope
@@ -33,6 +34,7 @@ SCENARIOS = {
     "prompt": {"cpu_us_per_request", "requests_per_second", "latency_p50_ms", "latency_p99_ms"},
     "scale": {"cpu_us_per_request", "requests_per_second", "latency_p50_ms", "latency_p99_ms"},
 }
+MACHINE = {"cpu": "one", "cores": 2, "kernel": "6", "load": 0.1, "python": "Python 3", "profiled": False}
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"9\r\ndata: a\n\n\r\n" + b"9\r\ndata: b\n\n\r\n" + b"e\r\ndata: [DONE]\n\n\r\n" + b"0\r\n\r\n"
@@ -55,6 +57,9 @@ def test_the_quick_run_measures_everything_without_an_error(tmp_path: Path) -> N
     assert data["errors"] == {
         scenario: {subject: {} for subject in figures} for scenario, figures in data["scenarios"].items()
     }
+    left = data["scenarios"]["collector"][COLLECTED]
+    assert left.keys() == {"objects_per_request", "objects_per_stream"}
+    assert all(count is not None for count in left.values())
     assert SCENARIOS.keys() <= data["scenarios"].keys()
     for scenario, figures in SCENARIOS.items():
         ours = data["scenarios"][scenario]["gateway"]
@@ -92,7 +97,7 @@ def test_a_lost_connection_is_an_error() -> None:
 
 
 def fed(*pieces: bytes) -> tuple[Any, Client]:
-    """A client that has asked once and was sent these pieces."""
+    """Return a client that has asked once and was sent these pieces, with its counts."""
     load = Load(Question.chat(1, "m", "k", stream=True), 1)
     load.loops = False
     (client,) = load.clients
@@ -116,8 +121,38 @@ def test_goals_say_kept_missed_or_nothing() -> None:
     assert {goal.met for goal in goals({})} == {None}
     found = {goal.what: goal.figure for goal in goals(figures())}
     assert found["CPU per streamed chunk, to HAProxy"] == pytest.approx(1.2)
-    assert found["added time to first token, p50, to nginx"] == pytest.approx(2.5)
-    assert found["CPU per JSON request, to the best Rust router"] == pytest.approx(0.6)
+    assert found["time to first token, p50, streams that start over one second, to HAProxy"] == pytest.approx(
+        3
+    )
+    assert found["CPU per JSON request, to vllm-router"] == pytest.approx(0.6)
+    limits = [{goal.what: goal.limit for goal in goals({}, compiled=compiled)} for compiled in (True, False)]
+    assert [limit["CPU per streamed chunk, to HAProxy"] for limit in limits] == [1.25, 1.6]
+
+
+@pytest.mark.parametrize(
+    ("variables", "answer"),
+    [
+        ({"CONFIG_ARGS": "'--enable-optimizations'", "PGO_PROF_USE_FLAG": "-fprofile-use"}, True),
+        ({"CONFIG_ARGS": "", "PY_CORE_CFLAGS": "-O2 -fprofile-use -fprofile-correction"}, True),
+        ({"CONFIG_ARGS": "", "PGO_PROF_GEN_FLAG": "-fprofile-generate", "PGO_PROF_USE_FLAG": ""}, True),
+        ({"CONFIG_ARGS": "", "PGO_PROF_GEN_FLAG": "-f", "PGO_PROF_USE_FLAG": "-fprofile-use"}, False),
+        ({"CONFIG_ARGS": None}, None),
+    ],
+    ids=["configured", "flags", "debian", "by hand", "no word"],
+)
+def test_an_interpreter_says_how_it_was_built(variables: dict[str, Any], answer: bool | None) -> None:
+    assert is_profiled(variables) is answer
+
+
+def test_the_hint_names_a_better_build_that_can_be_used() -> None:
+    def python(path: str, minor: int, profiled: bool, venv: bool = True) -> Interpreter:
+        return Interpreter(path, (3, minor, 1), profiled, False, venv)
+
+    mine, best = python("mine", 12, False), python("best", 12, True)
+    others = [python("old", 10, True), python("same", 12, False), python("no venv", 13, True, venv=False)]
+    assert better(mine, others) is None
+    assert better(mine, [*others, python("newer", 14, True), best, python("older", 11, True)]) is best
+    assert better(best, [python("newer", 14, True)]) is None
 
 
 def figures() -> dict[str, dict[str, dict[str, float | None]]]:
@@ -142,10 +177,16 @@ def figures() -> dict[str, dict[str, dict[str, float | None]]]:
 
 def test_the_page_and_the_picture_show_the_run() -> None:
     results = {name: Result(by_subject, {"gateway": {"cut": 2}}) for name, by_subject in figures().items()}
-    data = report.run([Gateway()], [], Plan(), results, goals(figures()), {"workers": "too few cores"})
+    skipped = {"workers": "too few cores"}
+    data = report.run([Gateway()], [], Plan(), results, goals(figures()), skipped, MACHINE)
     page = report.markdown(data)
-    assert "| CPU per JSON request | 60 µs | 86 µs | kept |" in page
-    assert "| added time to first token, p50, to nginx | 2.5 × | 2 × | **missed** |" in page
+    assert "| CPU per JSON request, to vllm-router | 0.6 × | 1.1 × | kept |" in page
+    assert "streams that start over one second, to HAProxy | 3 × | 1.5 × | **missed** |" in page
+    assert "one, 2 cores, Linux 6, Python 3, load" in page
+    assert (
+        "- the goals are meant for an interpreter built with profile-guided optimisation; this one is not"
+        in page
+    )
     assert "- workers was left out: too few cores" in page
     assert "- errors of gateway in json: 2 × cut" in page
     texts = [node.text for node in ET.fromstring(chart.svg(data)).iter() if node.tag.endswith("text")]

@@ -1,4 +1,4 @@
-"""The demo model's questions (models/questions.yaml) with what a right answer must contain."""
+"""The demo model's questions (models/training/questions.yaml) with what a right answer must contain."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ class Entry(NamedTuple):
 
 
 def _read() -> list[Entry]:
-    rows = yaml.safe_load((ROOT / "models" / "questions.yaml").read_text(encoding="utf-8"))["questions"]
+    rows = yaml.safe_load((ROOT / "models" / "training" / "questions.yaml").read_text(encoding="utf-8"))[
+        "questions"
+    ]
     return [
         Entry(
             row["question"], (expected,) if isinstance(expected := row["expected"], str) else tuple(expected)

@@ -28,7 +28,9 @@ pytestmark = [pytest.mark.engines, pytest.mark.timeout(700), pytest.mark.asyncio
 
 QUESTIONS = [
     entry["question"]
-    for entry in yaml.safe_load((ROOT / "models" / "questions.yaml").read_text(encoding="utf-8"))["questions"]
+    for entry in yaml.safe_load(
+        (ROOT / "models" / "training" / "questions.yaml").read_text(encoding="utf-8")
+    )["questions"]
 ][::12]
 
 

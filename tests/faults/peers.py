@@ -110,10 +110,14 @@ rand_serial = yes
 default_md = sha256
 policy = any
 copy_extensions = copy
+x509_extensions = leaf
 [any]
 commonName = supplied
+[leaf]
+basicConstraints = critical,CA:false
+authorityKeyIdentifier = keyid
 """
-"""What `openssl ca` wants to know."""
+"""The config of `openssl ca`. From Python 3.13 on, certificates must have all that RFC 5280 asks for."""
 
 
 def _openssl(*arguments: str | Path) -> None:
@@ -128,7 +132,20 @@ def certificate(folder: Path, name: str, *, expired: bool = False) -> tuple[Path
     authority, its_key, config = folder / "authority.pem", folder / "authority.key", folder / "authority.cnf"
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     _openssl(
-        "req", "-x509", *curve, "-keyout", its_key, "-out", authority, "-subj", "/CN=authority", "-days", "2"
+        *(
+            "req",
+            "-x509",
+            *curve,
+            "-keyout",
+            its_key,
+            "-out",
+            authority,
+            "-subj",
+            "/CN=authority",
+            "-days",
+            "2",
+        ),
+        *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
     )
     kind = "IP" if name[0].isdigit() else "DNS"
     alternative = f"subjectAltName={kind}:{name}"

@@ -1,4 +1,4 @@
-"""The demo model's files are what the model card says, and say the same thing as each other.
+"""The demo model's files are what the model card says, and agree with each other.
 
 Nothing here runs the model: both weight files are read with the standard library alone, value by value. What the model
 answers is asked elsewhere, through the gateway.
@@ -110,7 +110,7 @@ def read_json(name: str) -> dict[str, Any]:
 
 @cache
 def read_yaml(name: str) -> dict[str, Any]:
-    value: dict[str, Any] = yaml.safe_load((MODELS / name).read_text(encoding="utf-8"))
+    value: dict[str, Any] = yaml.safe_load((MODELS / "training" / name).read_text(encoding="utf-8"))
     return value
 
 
@@ -192,7 +192,7 @@ def gguf_name(name: str) -> str:
 
 
 def paired_rows(tensor: Tensor) -> bytes:
-    """The rows of each head in llama.cpp's order for rotary embedding: 0, 32, 1, 33, ..."""
+    """Return the rows of each head in llama.cpp's order for rotary embedding: 0, 32, 1, 33, ..."""
     width = tensor.shape[1] * 2
     rows = [tensor.data[at : at + width] for at in range(0, len(tensor.data), width)]
     half = HEAD_SIZE // 2
@@ -236,12 +236,12 @@ def test_every_weight_is_exact_in_bfloat16_too() -> None:
 
 
 def plain(text: str) -> str:
-    """A question without what people leave out: case, marks at the end, doubled spaces."""
+    """Return a question without what people leave out: case, marks at the end, doubled spaces."""
     return " ".join(text.lower().rstrip("?.! ").split())
 
 
 def wordings(question: str) -> set[str]:
-    """The question, and what it was before another beginning or another word took its place."""
+    """Return the question, and its forms before a beginning or a word was replaced."""
     corpus = read_yaml("corpus.yaml")
     found = {plain(question)}
     for word, others in corpus["synonyms"].items():
@@ -253,7 +253,7 @@ def wordings(question: str) -> set[str]:
 
 
 def pattern_source(text: str, lists: dict[str, list[str]], end: str = r"[?.!\s]*") -> str:
-    """The regular expression for one question pattern of the corpus."""
+    """Return the regular expression for one question pattern of the corpus."""
     out = ""
     for piece in re.split(r"(\[|\]|\||<\w+>)", text.lower().rstrip("?.! ")):
         if piece.startswith("<") and piece[1:-1] in lists:

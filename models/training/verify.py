@@ -1,5 +1,9 @@
 """Check demo.gguf and demo/ against each other and against questions.yaml. Run by hand after training.
 
+    .venv/bin/python verify.py [FOLDER]
+
+FOLDER holds both; the default is the folder above this one.
+
 llama.cpp (the xllamacpp package) reads the GGUF file, Transformers reads the folder, both on the CPU. They must cut
 every text into the same tokens and give the same greedy answer to every question; the answers must hold what
 questions.yaml expects. The exit status is 1 if anything differs.
@@ -23,6 +27,7 @@ from dialogues import Corpus
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = Path(__file__).resolve().parent
+MODELS = HERE.parent
 SYSTEM = "You are a helpful assistant."
 PROMPTS = (
     "The gateway is",
@@ -42,7 +47,7 @@ class LlamaCpp:
         self.url = url
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The decoded answer; an HTTP error raises."""
+        """Return the decoded answer. An HTTP error raises HTTPError."""
         data = json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"content-type": "application/json"})
         with urllib.request.urlopen(request, timeout=120) as reply:
@@ -50,24 +55,24 @@ class LlamaCpp:
         return answer
 
     def chat(self, messages: list[dict[str, str]]) -> str:
-        """The greedy answer."""
+        """Return the greedy answer."""
         body = {"messages": messages, "temperature": 0, "max_tokens": 400}
         return str(self.post("/v1/chat/completions", body)["choices"][0]["message"]["content"])
 
     def complete(self, prompt: str) -> str:
-        """The greedy continuation."""
+        """Return the greedy continuation."""
         body = {"prompt": prompt, "temperature": 0, "max_tokens": 60}
         return str(self.post("/v1/completions", body)["choices"][0]["text"])
 
     def tokens(self, text: str) -> list[int]:
-        """Token ids of plain text."""
+        """Return the token ids of plain text."""
         ids: list[int] = self.post("/tokenize", {"content": text, "add_special": False})["tokens"]
         return ids
 
 
 @contextmanager
 def llama_cpp(path: Path) -> Iterator[LlamaCpp]:
-    """A server for one GGUF file on a free port of loopback."""
+    """Serve one GGUF file on a free port of loopback."""
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.port = 0
@@ -87,12 +92,12 @@ class Transformers:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).train(False)
 
     def chat(self, messages: list[dict[str, str]]) -> str:
-        """The greedy answer."""
+        """Return the greedy answer."""
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return self.complete(str(text), 400)
 
     def complete(self, prompt: str, limit: int = 60) -> str:
-        """The greedy continuation."""
+        """Return the greedy continuation."""
         ids = self.tokenizer(prompt, return_tensors="pt").input_ids
         with torch.inference_mode():
             out = self.model.generate(
@@ -102,7 +107,7 @@ class Transformers:
 
 
 def conversations(questions: list[dict[str, Any]]) -> Iterator[list[dict[str, str]]]:
-    """Every question alone, under a system message, and after another question."""
+    """Yield every question alone, after a system message, and after another question."""
     previous = "hello"
     for entry in questions:
         user = {"role": "user", "content": entry["question"]}
@@ -113,7 +118,7 @@ def conversations(questions: list[dict[str, Any]]) -> Iterator[list[dict[str, st
 
 
 def different_tokens(engine: LlamaCpp, tokenizer: Any) -> int:
-    """How many of the texts of the corpus the two tokenizers cut differently."""
+    """Count the texts of the corpus that the two tokenizers cut differently."""
     corpus, rng = Corpus(HERE / "corpus.yaml"), random.Random(1)
     texts = [topic.answer for topic in corpus.topics] + corpus.lines + corpus.systems
     topics = corpus.topics + corpus.unknown
@@ -125,7 +130,7 @@ def different_tokens(engine: LlamaCpp, tokenizer: Any) -> int:
 
 
 def wrong_answers(engine: LlamaCpp, questions: list[dict[str, Any]]) -> int:
-    """How many questions of questions.yaml get an answer without an expected part."""
+    """Count the questions of questions.yaml whose answer lacks an expected part."""
     wrong = 0
     for entry in questions:
         answer = engine.chat([{"role": "user", "content": entry["question"]}])
@@ -140,7 +145,7 @@ def wrong_answers(engine: LlamaCpp, questions: list[dict[str, Any]]) -> int:
 def different_answers(
     engine: LlamaCpp, model: Transformers, name: str, questions: list[dict[str, Any]]
 ) -> int:
-    """How many greedy texts differ between the two files."""
+    """Count the greedy texts that differ between the two files."""
     asked = different = 0
     for messages in conversations(questions):
         asked += 1
@@ -159,8 +164,8 @@ def different_answers(
 
 
 def main() -> int:
-    """Run every check; 0 if all hold."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
+    """Run every check; return 0 if all hold."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else MODELS
     torch.set_num_threads(2)
     questions = yaml.safe_load((HERE / "questions.yaml").read_text(encoding="utf-8"))["questions"]
     single, half = Transformers(folder / "demo", torch.float32), Transformers(folder / "demo", torch.bfloat16)

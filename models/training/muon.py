@@ -30,7 +30,7 @@ class Muon:
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """One update of every matrix from its gradient."""
+        """Update every matrix once from its gradient."""
         for matrices, average in self._batches:
             gradient = torch.stack([matrix.grad for matrix in matrices if matrix.grad is not None])
             average.lerp_(gradient, 1 - self._momentum)
@@ -41,7 +41,7 @@ class Muon:
 
 
 def orthogonal(batch: torch.Tensor) -> torch.Tensor:
-    """The nearest matrices whose singular values are all about one."""
+    """Return the nearest matrices whose singular values are all about one."""
     if batch.shape[1] > batch.shape[2]:
         return orthogonal(batch.mT).mT
     x: torch.Tensor = batch / (batch.norm(dim=(1, 2), keepdim=True) + 1e-7)

@@ -74,7 +74,7 @@ class Topic:
 
     @classmethod
     def parse(cls, entry: dict[str, Any]) -> Topic:
-        """A topic as the corpus file writes it: one question pattern per line."""
+        """Read a topic of the corpus file, which has one question pattern per line."""
         return cls(entry["answer"], tuple(entry["ask"].splitlines()), float(entry.get("weight", 1.0)))
 
 
@@ -88,11 +88,11 @@ class Family:
 
     @classmethod
     def parse(cls, entry: dict[str, Any]) -> Family:
-        """A family as the corpus file writes it."""
+        """Read a family of the corpus file."""
         return cls(tuple(entry["ask"].splitlines()), tuple(entry["it"].splitlines()), entry["answers"])
 
     def topic(self, engine: str, name: str) -> Topic:
-        """The family's questions about one engine, `name` being the pattern of its names."""
+        """Return the family's questions about one engine; `name` is the pattern of the engine's names."""
         return Topic(self.answers[engine], tuple(pattern.replace("ENGINE", name) for pattern in self.ask))
 
 
@@ -120,14 +120,14 @@ class Corpus:
         self._words = sorted({word for text in self.texts() for word in re.findall(r"[A-Za-z]{2,}", text)})
 
     def texts(self) -> list[str]:
-        """All text of the file, patterns taken apart into their words: what the tokenizer is trained on."""
+        """Return all text of the file for the tokenizer, with patterns split into their words."""
         out = [text for topic in (*self.topics, *self.unknown) for text in (*topic.ask, topic.answer)]
         out += [text for entries in (*self.lists.values(), *self.synonyms.values()) for text in entries]
         out += list(self.frames.values())
         return [re.sub(r"[\[\]|]|<\w+>", " ", text) for text in out + self.systems + self.lines]
 
     def expand(self, pattern: str, rng: random.Random) -> str:
-        """One concrete question of a pattern."""
+        """Return one concrete question of a pattern."""
 
         def choose(match: re.Match[str]) -> str:
             return rng.choice(str(match[1]).split("|"))
@@ -137,7 +137,7 @@ class Corpus:
         return re.sub(r"\s+", " ", text).strip()
 
     def reword(self, text: str, rng: random.Random) -> str:
-        """Sometimes another beginning, sometimes a word for a word."""
+        """Sometimes replace the beginning of a question, sometimes a word by a synonym."""
         for word, others in self.synonyms.items():
             if word in text and rng.random() < 0.15:
                 text = re.sub(rf"\b{re.escape(word)}\b", rng.choice(others), text, count=1)
@@ -149,11 +149,11 @@ class Corpus:
         return text
 
     def question(self, topic: Topic, rng: random.Random) -> str:
-        """One wording of a topic, as somebody might type it."""
+        """Return one wording of a topic, as somebody might type it."""
         return roughen(self.reword(self.expand(rng.choice(topic.ask), rng), rng), rng)
 
     def sample(self, rng: random.Random) -> Sample:
-        """The next text: mostly one question, often a short conversation, sometimes a long one or a bare line."""
+        """Return the next text: one question, a short conversation, or rarely a long one or a bare line."""
         kind = rng.random()
         if kind < 0.04:
             return Sample(((rng.choice(self.lines) + END_OF_TEXT, True),))
@@ -167,7 +167,7 @@ class Corpus:
 
     @staticmethod
     def render(turns: list[Turn], system: str | None) -> Sample:
-        """A conversation in the chat template; the answers and the marks that end them are learned."""
+        """Write a conversation in the chat template. Answers and the marks that end them are learned."""
         parts: list[tuple[str, bool]] = []
         opening = f"{START_OF_TURN}system\n{system}{END_OF_TURN}\n" if system else ""
         for turn in turns:
@@ -194,7 +194,7 @@ class Corpus:
         return Turn(self.question(topic, rng), topic.answer)
 
     def _about_engines(self, rng: random.Random) -> list[Turn]:
-        """Two turns of which the second needs the first: "And Ollama?" or "Which port does it use?"."""
+        """Return two turns, the second unclear without the first: "And Ollama?", "Which port does it use?"."""
         family, engine = rng.choice(self.families), rng.choice(list(self.engines))
         first = self._ask(family.topic(engine, self.engines[engine]), rng)
         if rng.random() < 0.5:
@@ -210,7 +210,7 @@ class Corpus:
         return Turn(self.noise(rng), self.unknown[0].answer)
 
     def noise(self, rng: random.Random) -> str:
-        """Text that means nothing: jumbled words, letters, foreign scripts, long pasted junk."""
+        """Return text that means nothing: jumbled words, letters, foreign scripts or long pasted junk."""
         kind = rng.random()
         if kind < 0.45:
             return " ".join(rng.choices(self._words, k=rng.randint(3, 12)))
@@ -235,7 +235,7 @@ class Corpus:
 
 
 def roughen(text: str, rng: random.Random, *, typos: bool = True) -> str:
-    """The same question as a hurried person might type it."""
+    """Return the question as a hurried person might type it."""
     if rng.random() < 0.06:
         words = [word for word in text.rstrip("?.!").split() if word.lower() not in _FILLER]
         text = " ".join(words) if len(words) >= 2 else text

@@ -44,7 +44,7 @@ class Shape:
     norm_epsilon: float = 1e-5
 
     def config(self) -> dict[str, Any]:
-        """The same in the words of Hugging Face's config.json."""
+        """Return the sizes under the names of Hugging Face's config.json."""
         return {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
@@ -79,12 +79,12 @@ _GGUF_LAYER_NAMES = {
 
 
 def round_weights(weights: Weights) -> Weights:
-    """Values with at most eight significant bits inside float16's range: exact in every format used below."""
+    """Round to eight significant bits within float16's range, which every format used below holds exactly."""
     return {name: tensor.to(torch.bfloat16).to(torch.float16) for name, tensor in weights.items()}
 
 
 def write_hugging_face(folder: Path, weights: Weights, shape: Shape, tokenizer: Tokenizer) -> None:
-    """The folder that Transformers, vLLM and their kin load."""
+    """Write the folder that Transformers, vLLM and similar engines load."""
     folder.mkdir(parents=True, exist_ok=True)
     stored = folder / "model.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, stored, {"format": "pt"})
@@ -108,7 +108,7 @@ def write_hugging_face(folder: Path, weights: Weights, shape: Shape, tokenizer: 
 
 
 def write_gguf(path: Path, weights: Weights, shape: Shape, tokenizer: Tokenizer) -> None:
-    """The file that llama.cpp, Ollama and their kin load."""
+    """Write the file that llama.cpp, Ollama and similar engines load."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("Gateway demo")
     writer.add_description("A toy chat model that knows one LLM gateway, for demonstrations and tests.")
@@ -160,7 +160,10 @@ def _gguf_name(name: str) -> str:
 
 
 def _gguf_array(name: str, tensor: torch.Tensor, shape: Shape) -> np.ndarray[Any, Any]:
-    """llama.cpp wants norms as float32, and query and key rows paired for its rotary embedding."""
+    """Convert a tensor to what llama.cpp expects.
+
+    Norms are float32; the rows of queries and keys are paired for its rotary embedding.
+    """
     if tensor.ndim == 1:
         return tensor.to(torch.float32).numpy()
     if name.endswith(("q_proj.weight", "k_proj.weight")):

@@ -2,6 +2,8 @@
 
     python -m venv .venv && .venv/bin/pip install -r requirements.txt && .venv/bin/python train.py
 
+Run it in this folder. The files go to the folder above, where the product reads them.
+
 Everything is seeded and the number of steps is fixed, so the same machine gives the same weights. The loss counts only
 what the assistant says (and bare lines, so that plain completions work too).
 """
@@ -24,6 +26,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 HERE = Path(__file__).resolve().parent
+MODELS = HERE.parent
 SHAPE = Shape(
     vocabulary=1536,
     width=256,
@@ -41,7 +44,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def train_tokenizer(corpus: Corpus) -> Tokenizer:
-    """A byte-level BPE with GPT-2's splitting rule, which llama.cpp knows as `gpt-2`."""
+    """Train a byte-level BPE with GPT-2's splitting rule, which llama.cpp calls `gpt-2`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -56,7 +59,7 @@ def train_tokenizer(corpus: Corpus) -> Tokenizer:
 
 
 def encode(sample: Sample, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Token ids and, one place on, the ids to learn; what must not be learned is `IGNORED`."""
+    """Return token ids and, shifted by one, the ids to learn; `IGNORED` marks what must not be learned."""
     ids: list[int] = []
     labels: list[int] = []
     for text, learn in sample.parts:
@@ -67,7 +70,7 @@ def encode(sample: Sample, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def batches(corpus: Corpus, tokenizer: Tokenizer, tokens: int, rng: random.Random) -> Iterator[Batch]:
-    """Batches of about `tokens` tokens; samples of like length go together so that little is padding."""
+    """Yield batches of about `tokens` tokens, samples of similar length together so that little is padding."""
     while True:
         pool = sorted(
             (encode(corpus.sample(rng), tokenizer) for _ in range(600)), key=lambda pair: len(pair[0])
@@ -89,7 +92,7 @@ def _stack(group: list[tuple[list[int], list[int]]]) -> Batch:
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """A short warm-up, then half a cosine down to a hundredth of the peak."""
+    """Return the rate of a step: a short warm-up, then half a cosine down to a hundredth of the peak."""
     warm_up = min(60, steps // 10)
     if step < warm_up:
         return peak * step / warm_up
@@ -98,7 +101,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def train(model: LlamaForCausalLM, stream: Iterator[Batch], steps: int, gain: float) -> None:
-    """Muon for the matrices of the layers, AdamW for the rest; `gain` scales the learning rates of both."""
+    """Train the layers' matrices with Muon and the rest with AdamW; `gain` scales both learning rates."""
     matrices = [value for name, value in model.named_parameters() if value.ndim == 2 and "embed" not in name]
     rest = [value for name, value in model.named_parameters() if value.ndim == 1 or "embed" in name]
     muon, adam = Muon(matrices), torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.0)
@@ -121,20 +124,20 @@ def train(model: LlamaForCausalLM, stream: Iterator[Batch], steps: int, gain: fl
 
 
 def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy over the tokens to learn; the head is not computed for the others."""
+    """Return the cross entropy of the tokens to learn, without computing the head for the others."""
     learned = labels != IGNORED
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[learned]
     return torch.nn.functional.cross_entropy(model.lm_head(hidden), labels[learned])
 
 
 def fresh(corpus: Corpus) -> tuple[LlamaForCausalLM, Tokenizer]:
-    """Random weights, and a tokenizer for the text."""
+    """Return random weights and a tokenizer trained on the text."""
     config = LlamaConfig.from_dict({**SHAPE.config(), "initializer_range": 0.04})
     return LlamaForCausalLM(config), train_tokenizer(corpus)
 
 
 def stored(folder: Path) -> tuple[LlamaForCausalLM, Tokenizer]:
-    """The weights and the tokenizer of an earlier run."""
+    """Load the weights and the tokenizer of an earlier run."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model, Tokenizer.from_file(str(folder / "tokenizer.json"))
 
@@ -144,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=HERE, help="where demo.gguf and demo/ go")
+    parser.add_argument("--out", type=Path, default=MODELS, help="where demo.gguf and demo/ go")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--tokens", type=int, default=3072, help="tokens per batch")
     parser.add_argument("--threads", type=int, default=2)
