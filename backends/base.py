@@ -50,10 +50,6 @@ class Operation(enum.StrEnum):
     IMAGES = "images"
 
 
-FORMS = frozenset({Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS})
-"""Operations that are asked for with a form (`multipart/form-data`) instead of JSON."""
-
-
 class Kind(enum.StrEnum):
     """What went wrong between the gateway and an engine. `gateway.errors` defines what follows from each."""
 

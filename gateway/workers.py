@@ -31,7 +31,8 @@ from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.location import Location
 from gateway.fleet.view import BackendView, merged
-from gateway.telemetry.metrics import SIGNAL, SIGNAL_STATUS, Dump, Metrics, merge
+from gateway.telemetry.families import Dump
+from gateway.telemetry.metrics import SIGNAL, SIGNAL_STATUS, Metrics, merge
 
 log = logging.getLogger("gateway.workers")
 

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import msgspec
 
 from backends.base import (
-    FORMS,
     Call,
     Engine,
     Failure,
@@ -51,6 +50,9 @@ PATHS = {
     Operation.IMAGES: "/v1/images/generations",
 }
 """The path of each operation, unless an engine's `paths` differs. They are the gateway's own paths too."""
+
+FORMS = frozenset({Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS})
+"""Operations whose request is a form (`multipart/form-data`) instead of JSON."""
 
 
 class _Ending(msgspec.Struct):

@@ -9,139 +9,16 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any, Final
 
 import msgspec
 
 from backends.base import Operation, Request
+from backends.surfaces.shapes import SHAPES, Common, Speech, Streamable, Tokenize, Whole
 from backends.surfaces.surface import InvalidRequest
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
-"""Engines keep these in 32 bits; below zero some of them generate without end."""
-Choices = Annotated[int, msgspec.Meta(ge=1, le=128)]
-"""OpenAI's limit. Engines reserve memory for each before they look any further."""
-Some = Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1)]
-
-
-class _StreamOptions(msgspec.Struct):
-    include_usage: bool | None = None
-
-
-class _Common(msgspec.Struct):
-    model: str
-    stream: bool | None = None
-    stream_options: _StreamOptions | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    n: Choices | None = None
-    max_tokens: Count | None = None
-    seed: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    user: str | None = None
-
-
-class _Chat(_Common):
-    messages: list[msgspec.Raw] = msgspec.field(default_factory=list)
-    max_completion_tokens: Count | None = None
-    top_logprobs: int | None = None
-    tools: list[msgspec.Raw] | None = None
-
-
-class _Completion(_Common):
-    prompt: msgspec.Raw = msgspec.Raw()
-    best_of: Choices | None = None
-
-
-class _Embedding(msgspec.Struct):
-    model: str
-    input: msgspec.Raw = msgspec.Raw()
-    dimensions: int | None = None
-    encoding_format: str | None = None
-    user: str | None = None
-
-
-class _Whole(msgspec.Struct):
-    """What is never streamed."""
-
-    model: str
-
-
-class _Streamable(_Whole):
-    stream: bool | None = None
-
-
-class _Rerank(_Whole, kw_only=True):
-    query: str
-    documents: Some
-    top_n: Count | None = None
-
-
-class _Score(_Whole, kw_only=True):
-    text_1: msgspec.Raw
-    text_2: msgspec.Raw
-
-
-class _Tokenize(_Whole):
-    prompt: str | None = None
-    messages: Some | None = None
-    add_special_tokens: bool | None = None
-    return_token_strs: bool | None = None
-
-
-class _Detokenize(_Whole, kw_only=True):
-    tokens: list[Count]
-
-
-class _Infill(_Streamable, kw_only=True):
-    input_prefix: str
-    input_suffix: str
-    n_predict: int | None = None
-
-
-class _Responses(_Streamable, kw_only=True):
-    input: str | Some
-    max_output_tokens: Count | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-
-
-class _Messages(_Streamable, kw_only=True):
-    messages: Some
-    max_tokens: Count
-    temperature: float | None = None
-    top_p: float | None = None
-
-
-class _Speech(_Whole, kw_only=True):
-    input: str
-    response_format: str | None = None
-    stream_format: str | None = None
-    speed: float | None = None
-
-
-class _Images(_Streamable, kw_only=True):
-    prompt: str
-    n: Choices | None = None
-
-
-_SHAPES: Mapping[Operation, type[msgspec.Struct]] = {
-    Operation.CHAT: _Chat,
-    Operation.COMPLETIONS: _Completion,
-    Operation.EMBEDDINGS: _Embedding,
-    Operation.RERANK: _Rerank,
-    Operation.SCORE: _Score,
-    Operation.TOKENIZE: _Tokenize,
-    Operation.DETOKENIZE: _Detokenize,
-    Operation.INFILL: _Infill,
-    Operation.RESPONSES: _Responses,
-    Operation.MESSAGES: _Messages,
-    Operation.SPEECH: _Speech,
-    Operation.IMAGES: _Images,
-}
-_DECODERS: Mapping[Operation, msgspec.json.Decoder[Any]] = {
-    operation: msgspec.json.Decoder(shape) for operation, shape in _SHAPES.items()
+_DECODERS: Final[dict[Operation, msgspec.json.Decoder[Any]]] = {
+    operation: msgspec.json.Decoder(shape) for operation, shape in SHAPES.items()
 }
 _REQUIRED = {Operation.CHAT: "messages", Operation.COMPLETIONS: "prompt", Operation.EMBEDDINGS: "input"}
 
@@ -166,7 +43,7 @@ def decode(operation: Operation, body: bytes) -> Request:
         raise _invalid(f"{field!r} is {'empty' if empty else 'missing'}", param=field, code="missing_field")
     if not head.model:
         raise _invalid("'model' is empty", param="model")
-    if not isinstance(head, _Common):
+    if not isinstance(head, Common):
         streams = field is None and _streams(head)
         return Request(operation, body, head.model, stream=streams)
     options = head.stream_options
@@ -182,14 +59,14 @@ def decode(operation: Operation, body: bytes) -> Request:
     )
 
 
-def _streams(head: _Whole) -> bool:
+def _streams(head: Whole) -> bool:
     """Whether a stream is wanted, by an operation that has more to say of it than `stream`, or nothing."""
-    if isinstance(head, _Streamable):
+    if isinstance(head, Streamable):
         return bool(head.stream)
-    if isinstance(head, _Tokenize) and (head.prompt is None) is (head.messages is None):
+    if isinstance(head, Tokenize) and (head.prompt is None) is (head.messages is None):
         both = "both 'prompt' and 'messages' are given" if head.messages else "'prompt' is missing"
         raise _invalid(both, param="prompt", code=None if head.messages else "missing_field")
-    if not isinstance(head, _Speech):
+    if not isinstance(head, Speech):
         return False
     if head.stream_format not in (None, "audio", "sse"):
         raise _invalid("'stream_format': expected audio or sse", param="stream_format")

@@ -13,14 +13,17 @@ from __future__ import annotations
 from typing import ClassVar
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
-from backends.base import FORMS, Headers, Operation, Request
+from backends.base import Headers, Operation, Request
+from backends.dialect.openai import FORMS
 from backends.surfaces import bodies, forms
 from backends.surfaces.surface import InvalidRequest, Surface, Told
 
 JSON_HEADERS: Headers = ((b"content-type", b"application/json"),)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class OpenAI(Surface):
     """Chat, completions, embeddings and everything else that ends a stream with `data: {"error": ...}`."""
 

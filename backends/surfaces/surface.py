@@ -12,6 +12,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
+from mypy_extensions import mypyc_attr
+
 from backends.base import Headers, Operation, Request
 
 
@@ -39,6 +41,7 @@ class InvalidRequest(Exception):
         self.media_type = media_type
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Surface(ABC):
     """One dialect that clients speak."""
 

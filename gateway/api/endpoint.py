@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter_ns
 from typing import Final
 
-from backends.base import FORMS, Operation
+from backends.base import Operation
+from backends.dialect.openai import FORMS
 from backends.surfaces.openai import OPENAI, surface_of
 from backends.surfaces.surface import Surface
 from gateway.auth import Caller

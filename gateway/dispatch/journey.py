@@ -75,11 +75,8 @@ class Journey:
         self._shared: Shared = shared
         self._exchange: Exchange = exchange
         self._loop: asyncio.AbstractEventLoop = exchange.way.loop
-        self._groups: list[Group] = [
-            group
-            for group in plan.candidates.get(exchange.request.operation, ())
-            if group.allowed(exchange.caller)
-        ]
+        candidates = plan.candidates.get(exchange.request.operation, ())
+        self._groups: list[Group] = [group for group in candidates if group.allowed(exchange.caller)]
         self._tried: list[Target] = []
         self._failure: Failure | None = None
         self._retrying: bool = False
@@ -88,9 +85,8 @@ class Journey:
         self._pause: float = 0.0
         """Seconds to wait before the next attempt."""
         self._gate: Gate | None = None
-        """The model's gate, once it has been passed."""
+        """The model's gate, once it has been passed, and the backend's."""
         self._slot: Gate | None = None
-        """The backend's gate, once it has been passed."""
         self._lease: Lease | None = None
         self._model: str = ""
         """The model whose target the lease is for: the one that was asked for, or a fallback."""

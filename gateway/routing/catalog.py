@@ -8,10 +8,8 @@ Rules:
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from backends.base import Kind, Operation
 from gateway.admission.gate import Gate
@@ -24,65 +22,86 @@ _SHOWN = 20
 """How many names an error lists."""
 
 
-@dataclass(frozen=True, slots=True)
 class Group:
-    """The targets of one model, any of which may serve a request for it."""
+    """The targets of one model, any of which may serve a request for it. Never changed once it is made.
 
-    model: str
-    names: tuple[str, ...]
-    """The model's own name and its aliases: a key that allows one of them allows the model."""
-    targets: tuple[Target, ...]
-    balancer: Balancer
+    `names` are the model's own name and its aliases: a key that allows one of them allows the model.
+    """
+
+    __slots__ = ("balancer", "model", "names", "targets")
+
+    def __init__(
+        self, model: str, names: tuple[str, ...], targets: tuple[Target, ...], balancer: Balancer
+    ) -> None:
+        self.model: str = model
+        self.names: tuple[str, ...] = names
+        self.targets: tuple[Target, ...] = targets
+        self.balancer: Balancer = balancer
 
     def allowed(self, caller: Caller) -> bool:
         """Tell whether the caller may use this model."""
-        return any(map(caller.allows, self.names))
+        if not caller.limited:
+            return True
+        return any([caller.allows(name) for name in self.names])
 
     def able(self, operation: Operation) -> Group:
         """Return the same group without the targets whose engines cannot do the operation."""
-        able = tuple(target for target in self.targets if operation in target.backend.engine.operations)
-        return dataclasses.replace(self, targets=able)
+        able = tuple([target for target in self.targets if operation in target.backend.engine.operations])
+        return Group(self.model, self.names, able, self.balancer)
 
 
-@dataclass(frozen=True, slots=True)
 class Plan:
-    """How requests for one model are served: its own targets first, then those of its fallbacks."""
+    """How requests for one model are served: its own targets first, then those of its fallbacks. Never changed once it
+    is made.
 
-    groups: tuple[Group, ...]
-    attempts: int
-    queue: float
-    """Seconds a request may wait for a slot, and again for a backend that is loading."""
-    total: float
-    """Seconds until a request must be over."""
-    gate: Gate | None = None
-    """The slots of the model; None where their number is not limited."""
-    heartbeat: float | None = None
-    """Seconds between comments before a stream's first content; None: no comments, and headers only with content."""
-    candidates: Mapping[Operation, tuple[Group, ...]] = field(init=False)
-    """For each operation the groups that can do it, in the same order; without the operations that no group can do."""
+    `attempts` is how many a request may have; `queue` how many seconds it may wait for a slot, and again for a backend
+    that is loading; `total` how many until it must be over. `gate` holds the slots of the model; None where their
+    number is not limited. `heartbeat` is the seconds between comments before a stream's first content; None for no
+    comments, and headers only with content. `candidates` are, for each operation, the groups that can do it, in the
+    same order; without the operations that no group can do.
+    """
 
-    def __post_init__(self) -> None:
-        known = [target.backend.engine.operations for group in self.groups for target in group.targets]
-        shared = frozenset(Operation).intersection(*known)
-        candidates = dict.fromkeys(shared, self.groups)
-        for operation in frozenset[Operation]().union(*known) - shared:
-            able = (group.able(operation) for group in self.groups)
-            candidates[operation] = tuple(group for group in able if group.targets)
-        object.__setattr__(self, "candidates", candidates)
+    __slots__ = ("attempts", "candidates", "gate", "groups", "heartbeat", "model", "queue", "total")
 
-    @property
-    def model(self) -> str:
-        """The model's own name."""
-        return self.groups[0].model
+    def __init__(
+        self,
+        groups: tuple[Group, ...],
+        attempts: int,
+        queue: float,
+        total: float,
+        gate: Gate | None = None,
+        heartbeat: float | None = None,
+    ) -> None:
+        self.groups: tuple[Group, ...] = groups
+        self.model: str = groups[0].model
+        self.attempts: int = attempts
+        self.queue: float = queue
+        self.total: float = total
+        self.gate: Gate | None = gate
+        self.heartbeat: float | None = heartbeat
+        self.candidates: dict[Operation, tuple[Group, ...]] = _candidates(groups)
 
 
-@dataclass(frozen=True, slots=True)
+def _candidates(groups: tuple[Group, ...]) -> dict[Operation, tuple[Group, ...]]:
+    """Return the groups that can do each operation."""
+    known = [target.backend.engine.operations for group in groups for target in group.targets]
+    shared = frozenset(Operation).intersection(*known)
+    candidates = dict.fromkeys(shared, groups)
+    for operation in frozenset[Operation]().union(*known) - shared:
+        able = [group.able(operation) for group in groups]
+        candidates[operation] = tuple([group for group in able if group.targets])
+    return candidates
+
+
 class Listed:
-    """One line of the model list."""
+    """One entry of the model list."""
 
-    name: str
-    context: int | None
-    group: Group
+    __slots__ = ("context", "group", "name")
+
+    def __init__(self, name: str, context: int | None, group: Group) -> None:
+        self.name: str = name
+        self.context: int | None = context
+        self.group: Group = group
 
 
 class Catalog:

@@ -10,7 +10,6 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -18,15 +17,13 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from gateway.telemetry.cells import Histogram, TargetMetrics, Value
+from gateway.telemetry.families import Dump, Family
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 _DURATION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _TOKEN_GAP = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _OVERHEAD = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5)
 
-
-Dump = list[tuple[str, str, tuple[str, ...], float | list[float]]]
-"""Cells as plain values: kind of metric, name, label values, and the number or the sum and counts of a histogram."""
 
 SIGNAL, SIGNAL_STATUS = "gateway_backend_signal", "gateway_backend_signal_status"
 """Gauges only one of several processes sets."""
@@ -35,62 +32,20 @@ _LARGEST = frozenset({"gateway_backend_up", "gateway_build_info"})
 """Gauges every worker states for itself about the same thing: the sum would mean nothing."""
 
 
-Cell = TypeVar("Cell", Value, Histogram)
-
-
-class Family(Generic[Cell]):
-    """One metric name with its labelled cells, made when first asked for."""
-
-    def __init__(
-        self, kind: str, name: str, help: str, labels: tuple[str, ...], make: Callable[[], Cell]
-    ) -> None:
-        self.kind, self.name, self.help, self.labels = kind, name, help, labels
-        self._make: Callable[[], Cell] = make
-        self._cells: dict[tuple[str, ...], Cell] = {}
-
-    def cell(self, *labels: str) -> Cell:
-        """The cell of these label values. Keep it: looking it up is not for the hot path."""
-        found = self._cells.get(labels)
-        if found is None:
-            found = self._cells[labels] = self._make()
-        return found
-
-    def forget(self, *labels: str) -> None:
-        """Stop exporting a cell, such as a backend's that left the config."""
-        self._cells.pop(labels, None)
-
-    def forget_all(self, label: str, value: str) -> None:
-        """Stop exporting every cell whose label has this value."""
-        if label in self.labels:
-            at = self.labels.index(label)
-            for labels in [labels for labels in self._cells if labels[at] == value]:
-                del self._cells[labels]
-
-    def dump(self) -> Dump:
-        """All cells as plain values, for another process."""
-        return [(self.kind, self.name, labels, cell.plain()) for labels, cell in self._cells.items()]
-
-    def take(self, labels: tuple[str, ...], value: float | list[float]) -> None:
-        """Set a cell to a dumped value."""
-        cell = self._cells[labels] = self._make()
-        if isinstance(cell, Value) and isinstance(value, float | int):
-            cell.value = value
-        elif isinstance(cell, Histogram) and isinstance(value, list):
-            cell.sum, cell.counts = value[0], [int(count) for count in value[1:]]
-
-    def collect(self) -> Metric:
-        if self.kind == "histogram":
-            histogram = HistogramMetricFamily(self.name, self.help, labels=self.labels)
-            for labels, cell in self._cells.items():
-                assert isinstance(cell, Histogram)
-                histogram.add_metric(labels, list(cell.buckets()), cell.sum)
-            return histogram
-        family = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
-        metric = family(self.name, self.help, labels=self.labels)
-        for labels, cell in self._cells.items():
-            assert isinstance(cell, Value)
-            metric.add_metric(labels, cell.value)
-        return metric
+def shown(family: Family[Value] | Family[Histogram]) -> Metric:
+    """Return a family as prometheus_client wants it."""
+    if family.kind == "histogram":
+        histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+        for labels, cell in family.cells.items():
+            assert isinstance(cell, Histogram)
+            histogram.add_metric(labels, list(cell.buckets()), cell.sum)
+        return histogram
+    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    metric = kind(family.name, family.help, labels=family.labels)
+    for labels, cell in family.cells.items():
+        assert isinstance(cell, Value)
+        metric.add_metric(labels, cell.value)
+    return metric
 
 
 class Metrics(Collector):
@@ -205,7 +160,7 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         for look in self._looks:
             look()
-        return [family.collect() for family in self.families]
+        return [shown(family) for family in self.families]
 
     def dump(self) -> Dump:
         """All cells as plain values, for another process."""
@@ -215,13 +170,13 @@ class Metrics(Collector):
 
     def page_of(self, dump: Dump) -> bytes:
         """The page with the numbers of a dump instead of one's own, and nothing about this process."""
-        shown = Metrics("")
-        shown.build.forget("")
-        families = {family.name: family for family in shown.families}
+        others = Metrics("")
+        others.build.forget("")
+        families = {family.name: family for family in others.families}
         for _, name, labels, value in dump:
             families[name].take(tuple(labels), value)
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(shown)
+        registry.register(others)
         return generate_latest(registry)
 
     def page(self) -> bytes:

@@ -97,11 +97,13 @@ class Door(WayBack):
         "_due",
         "_glance",
         "_house",
+        "_is_closing",
         "_keep_alive",
         "_last",
         "_later",
         "_left",
         "_phase",
+        "_send",
         "_stall",
         "_timer",
         "_timer_due",
@@ -127,6 +129,8 @@ class Door(WayBack):
         self._stall: asyncio.TimerHandle | None = None
         self._glance: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport
+        self._send: Callable[[bytes], None]
+        self._is_closing: Callable[[], bool]
 
     @property
     def ahead(self) -> int:
@@ -137,6 +141,8 @@ class Door(WayBack):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
+        self._send = transport.write
+        self._is_closing = transport.is_closing
         house = self._house
         connections = house.state.connections
         connections.add(self)
@@ -291,8 +297,8 @@ class Door(WayBack):
         return head(status, date, headers, framing) + (b"\r\n" if self._keep_alive else CLOSE)
 
     def _put(self, data: bytes) -> None:
-        if not self.gone and not self.transport.is_closing():
-            self.transport.write(data)
+        if not self.gone and not self._is_closing():
+            self._send(data)
 
     def write(self, data: bytes) -> None:
         if data:

@@ -1,0 +1,138 @@
+"""The members of requests in OpenAI's dialect that the gateway must know, as msgspec structs.
+
+They stand apart from `bodies.py`, which uses them, because that module is compiled with mypyc and structs cannot be.
+Ranges are limited only where no engine has a use for what is beyond: a billion answers, a negative limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+
+from backends.base import Operation
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
+"""Engines keep these in 32 bits; below zero some of them generate without end."""
+Choices = Annotated[int, msgspec.Meta(ge=1, le=128)]
+"""OpenAI's limit. Engines reserve memory for each before they look any further."""
+Some = Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1)]
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class Common(msgspec.Struct):
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    n: Choices | None = None
+    max_tokens: Count | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    user: str | None = None
+
+
+class Chat(Common):
+    messages: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    max_completion_tokens: Count | None = None
+    top_logprobs: int | None = None
+    tools: list[msgspec.Raw] | None = None
+
+
+class Completion(Common):
+    prompt: msgspec.Raw = msgspec.Raw()
+    best_of: Choices | None = None
+
+
+class Embedding(msgspec.Struct):
+    model: str
+    input: msgspec.Raw = msgspec.Raw()
+    dimensions: int | None = None
+    encoding_format: str | None = None
+    user: str | None = None
+
+
+class Whole(msgspec.Struct):
+    """What is never streamed."""
+
+    model: str
+
+
+class Streamable(Whole):
+    stream: bool | None = None
+
+
+class Rerank(Whole, kw_only=True):
+    query: str
+    documents: Some
+    top_n: Count | None = None
+
+
+class Score(Whole, kw_only=True):
+    text_1: msgspec.Raw
+    text_2: msgspec.Raw
+
+
+class Tokenize(Whole):
+    prompt: str | None = None
+    messages: Some | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class Detokenize(Whole, kw_only=True):
+    tokens: list[Count]
+
+
+class Infill(Streamable, kw_only=True):
+    input_prefix: str
+    input_suffix: str
+    n_predict: int | None = None
+
+
+class Responses(Streamable, kw_only=True):
+    input: str | Some
+    max_output_tokens: Count | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+
+
+class Messages(Streamable, kw_only=True):
+    messages: Some
+    max_tokens: Count
+    temperature: float | None = None
+    top_p: float | None = None
+
+
+class Speech(Whole, kw_only=True):
+    input: str
+    response_format: str | None = None
+    stream_format: str | None = None
+    speed: float | None = None
+
+
+class Images(Streamable, kw_only=True):
+    prompt: str
+    n: Choices | None = None
+
+
+SHAPES: Mapping[Operation, type[msgspec.Struct]] = {
+    Operation.CHAT: Chat,
+    Operation.COMPLETIONS: Completion,
+    Operation.EMBEDDINGS: Embedding,
+    Operation.RERANK: Rerank,
+    Operation.SCORE: Score,
+    Operation.TOKENIZE: Tokenize,
+    Operation.DETOKENIZE: Detokenize,
+    Operation.INFILL: Infill,
+    Operation.RESPONSES: Responses,
+    Operation.MESSAGES: Messages,
+    Operation.SPEECH: Speech,
+    Operation.IMAGES: Images,
+}

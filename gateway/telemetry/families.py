@@ -1,0 +1,58 @@
+"""Families of cells: one metric name each, with a cell for every combination of label values that occurs.
+
+Rules:
+- Labels come from the config and from closed sets, never from what a client typed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from gateway.telemetry.cells import Histogram, Value
+
+Dump = list[tuple[str, str, tuple[str, ...], float | list[float]]]
+"""Cells as plain values: kind of metric, name, label values, and the number or the sum and counts of a histogram."""
+
+Cell = TypeVar("Cell", Value, Histogram)
+
+
+class Family(Generic[Cell]):
+    """One metric name with its labelled cells, made when first asked for."""
+
+    def __init__(
+        self, kind: str, name: str, help: str, labels: tuple[str, ...], make: Callable[[], Cell]
+    ) -> None:
+        self.kind, self.name, self.help, self.labels = kind, name, help, labels
+        self._make: Callable[[], Cell] = make
+        self.cells: dict[tuple[str, ...], Cell] = {}
+
+    def cell(self, *labels: str) -> Cell:
+        """The cell of these label values. Keep it: looking it up is not for the hot path."""
+        found = self.cells.get(labels)
+        if found is None:
+            found = self.cells[labels] = self._make()
+        return found
+
+    def forget(self, *labels: str) -> None:
+        """Stop exporting a cell, such as a backend's that left the config."""
+        self.cells.pop(labels, None)
+
+    def forget_all(self, label: str, value: str) -> None:
+        """Stop exporting every cell whose label has this value."""
+        if label in self.labels:
+            at = self.labels.index(label)
+            for labels in [labels for labels in self.cells if labels[at] == value]:
+                del self.cells[labels]
+
+    def dump(self) -> Dump:
+        """All cells as plain values, for another process."""
+        return [(self.kind, self.name, labels, cell.plain()) for labels, cell in self.cells.items()]
+
+    def take(self, labels: tuple[str, ...], value: float | list[float]) -> None:
+        """Set a cell to a dumped value."""
+        cell = self.cells[labels] = self._make()
+        if isinstance(cell, Value) and isinstance(value, float | int):
+            cell.value = value
+        elif isinstance(cell, Histogram) and isinstance(value, list):
+            cell.sum, cell.counts = value[0], [int(count) for count in value[1:]]
