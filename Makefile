@@ -13,8 +13,7 @@ LOCKED := install --require-hashes --no-deps --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install compile pure run check test test-engines schema lock dist clean format bench bench-peers soak \
-	chaos
+.PHONY: help install compile pure run check test test-engines schema lock dist clean format bench bench-peers soak chaos
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

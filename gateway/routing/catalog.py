@@ -42,7 +42,7 @@ class Group:
         """Tell whether the caller may use this model."""
         if not caller.limited:
             return True
-        return any([caller.allows(name) for name in self.names])
+        return any(caller.allows(name) for name in self.names)
 
     def able(self, operation: Operation) -> Group:
         """Return the same group without the targets whose engines cannot do the operation."""
