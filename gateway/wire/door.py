@@ -4,8 +4,8 @@ Rules:
 - Plain is: one read holds a whole head; POST to a hot path by HTTP/1.1; exactly one Host, one Content-Length, no header
   twice; no transfer coding, no expectation, no upgrade; everything within the limits. Such a request needs no task, no
   ASGI scope and no further parser. Anything else is handed, with its bytes, to the full protocol
-  (`gateway.wire.server`), which has the connection from then on. So no refusal is written here but one: a body that
-  does not come in time.
+  (`gateway.wire.server`), which gives the connection back when it is idle. So no refusal is written here but one: a
+  body that does not come in time.
 - Each head is parsed by a strict parser once. A head that is the same as the last one on its connection but for the
   length of the body, as clients send them all day, is recognised, and what was found out about it still holds.
 - One request at a time is answered. What comes behind it waits, read but not parsed, until the answer is out. Too much
@@ -28,7 +28,7 @@ from gateway.request import WayBack
 from gateway.telemetry.timeline import RECEIVE
 from gateway.wire.heads import Handler, Head, read_head
 from gateway.wire.http1 import CLOSE, LAST_CHUNK, chunk, has_left, head
-from gateway.wire.server import GLANCE, Limits
+from gateway.wire.server import GLANCE, Limits, Returned
 
 IDLE: Final = 0
 """No request is being read or answered."""
@@ -60,6 +60,8 @@ class ServerState(Protocol):
 
 class FullProtocol(Protocol):
     """The protocol that serves everything."""
+
+    door: Returned | None
 
     def connection_made(self, transport: asyncio.Transport) -> None: ...
 
@@ -270,11 +272,19 @@ class Door(WayBack):
             self._timer.cancel()
             self._timer = None
         full = self._house.full()
+        full.door = self
         transport = self.transport
         transport.set_protocol(full)  # type: ignore[arg-type]  # it is one, though it does not say so
         full.connection_made(transport)
         if data:
             full.data_received(data)
+
+    def take_back(self) -> None:
+        """Have the connection again: the full protocol has answered, and it is idle."""
+        self._phase = IDLE
+        self._house.state.connections.add(self)
+        self.transport.set_protocol(self)  # type: ignore[arg-type]  # as above
+        self._wake(self.loop.time() + self._house.keep_alive)
 
     def _look(self) -> None:
         """Look whether the client is still there. Nothing is read, so the end of what it sends goes unnoticed."""

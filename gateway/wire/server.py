@@ -51,6 +51,13 @@ class Limits:
     write_seconds: float = 60.0
 
 
+class Returned(Protocol):
+    """Who takes a connection back: the front door it came through."""
+
+    def take_back(self) -> None:
+        """The connection is idle, and nothing of a further request has been read."""
+
+
 class Listener(Protocol):
     """Who is told what happens to the client's socket while a request is answered."""
 
@@ -77,6 +84,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     limits = Limits()
     listener: Listener | None = None
+    door: Returned | None = None
+    """Where the connection goes back to when it is idle."""
     refusal: GatewayError | None = None
     """Why the gateway is closing the connection, if a rule was broken."""
     _awaits: str = "headers"
@@ -108,10 +117,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._deadline, self._stall, self._glance):
-            if timer is not None:
-                timer.cancel()
-        self._deadline = self._stall = self._glance = None
+        self._stop_timers()
         self._unset_keepalive_if_required()
         if self.listener is not None:
             self.listener.lost()
@@ -155,6 +161,8 @@ class GatewayProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             self._expire()
+        elif self.door is not None and self._is_idle():
+            self._go_back(self.door)
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
@@ -258,6 +266,31 @@ class GatewayProtocol(HttpToolsProtocol):
                 self.parser = httptools.HttpRequestParser(self)
                 if self._awaits == "body":
                     data = b"POST / HTTP/1.1\r\n" + self._framing() + b"\r\n\r\n" + data
+
+    def _is_idle(self) -> bool:
+        """The answer is out, the client has taken it, and nothing of a further request has been read."""
+        return (
+            not self._awaits
+            and not self.pipeline
+            and self.cycle.response_complete
+            and self._stall is None
+            and not self.flow.read_paused
+        )
+
+    def _go_back(self, door: Returned) -> None:
+        """Have the front door look at the next request: it may be a plain one."""
+        self.door = None
+        self._unset_keepalive_if_required()
+        self._stop_timers()
+        self.connections.discard(self)
+        self.parser = None  # type: ignore[assignment]  # it knows this object in turn
+        door.take_back()
+
+    def _stop_timers(self) -> None:
+        for timer in (self._deadline, self._stall, self._glance):
+            if timer is not None:
+                timer.cancel()
+        self._deadline = self._stall = self._glance = None
 
     # checks and deadlines
 
