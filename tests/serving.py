@@ -22,7 +22,7 @@ from gateway.serve import Server, build, listen
 
 
 @dataclass
-class TargetMetrics:
+class Served:
     """A running gateway and the small HTTP client of the tests."""
 
     gateway: Gateway
@@ -132,7 +132,7 @@ async def serving(
     *,
     patient: bool = True,
     alone: bool = True,
-) -> AsyncIterator[TargetMetrics]:
+) -> AsyncIterator[Served]:
     """Serve a config text on a free port; `folder` takes the file. `patient`: wait out what is loading.
     `alone`: nothing else starts tasks in this loop, so none may be left."""
     file = folder / "gateway.yaml"
@@ -145,7 +145,7 @@ async def serving(
     before = asyncio.all_tasks()
     server, gateway = build(loaded)
     running = asyncio.create_task(server.run_on(listener))
-    served = TargetMetrics(gateway, server, listener.getsockname()[1])
+    served = Served(gateway, server, listener.getsockname()[1])
     try:
         await asyncio.wait_for(_settled(gateway, patient), 30)
         yield served

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from gateway.fake.engine import FakeEngine
-from tests.serving import Answer, TargetMetrics, serving
+from tests.serving import Answer, Served, serving
 
 CONFIG = """
 backends: {{one: {{engine: {engine}, url: "{url}", models: [m]}}}}
@@ -15,7 +15,7 @@ defaults: {{timeouts: {{queue: {queue}}}}}
 """
 
 
-async def ask(served: TargetMetrics, model: str) -> Answer:
+async def ask(served: Served, model: str) -> Answer:
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
     return await served.post("/v1/chat/completions", body, x_request_id="mine-1")
 

@@ -171,6 +171,11 @@ class Connection:
         if self._transport is not None:
             self._transport.abort()
 
+    def abort(self) -> None:
+        """Break the connection off; the sink, if its answer is not complete, hears that it is lost."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def wake(self, alarm: Alarm | None, due: int) -> None:
         """Have `alarm` rung at `due`, in nanoseconds of `perf_counter_ns`, instead of what was asked for before. None:
         nobody wants to be woken."""
@@ -282,7 +287,7 @@ class Connection:
         self._eof_ends = False
         if self._complete:
             # A second answer to one request: it is nobody's, and nothing that follows can be trusted.
-            self._abandon()
+            self.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._complete:
@@ -333,17 +338,12 @@ class Connection:
         self._complete = True
         self._between_chunks = False
         if not self._parser.should_keep_alive():
-            self._abandon()
-
-    def _abandon(self) -> None:
-        """Close without a word to the sink, whose answer is complete."""
-        if self._transport is not None:
-            self._transport.abort()
+            self.abort()
 
     def _garbled(self, detail: str) -> None:
         if self._complete:
             # What is wrong came behind the answer.
-            self._abandon()
+            self.abort()
             return
         sink = self._sink
         self.close()

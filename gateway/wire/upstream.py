@@ -198,7 +198,7 @@ class Upstream:
             self._idle.pop().close()
 
     def close(self) -> None:
-        """Drop every connection, busy ones too."""
+        """Break off every connection. Requests that use one hear that the engine is lost."""
         for connection in tuple(self._open):
-            connection.close()
+            connection.abort()
         self._idle.clear()

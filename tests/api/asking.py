@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from gateway.fake.engine import FakeEngine
 from gateway.fake.script import Match, Reply, Rule
-from tests.serving import TargetMetrics, serving
+from tests.serving import Served, serving
 
 EVENTS = "text/event-stream"
 FORM = "multipart/form-data; boundary=x1"
@@ -40,7 +40,7 @@ def answering(path: str, body: Any, kind: str = "application/json", status: int 
 
 
 @contextlib.asynccontextmanager
-async def answered(folder: Path, *rules: Rule) -> AsyncIterator[tuple[FakeEngine, TargetMetrics]]:
+async def answered(folder: Path, *rules: Rule) -> AsyncIterator[tuple[FakeEngine, Served]]:
     """An engine that answers by these rules, and the gateway before it."""
     async with FakeEngine(rules=rules) as engine, serving(folder, config(engine)) as served:
         yield engine, served

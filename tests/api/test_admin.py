@@ -19,7 +19,7 @@ import pytest
 from backends import registry
 from gateway.fake.engine import FakeEngine
 from gateway.fake.script import Fault, Match, Reply, Rule
-from tests.serving import Answer, TargetMetrics, serving
+from tests.serving import Answer, Served, serving
 from tests.toy_engine import ROW, page
 
 LINES = b'{"status":"pulling","total":10,"completed":4}\n{"status":"success"}\n'
@@ -56,13 +56,13 @@ KEYS = "keys:\n" + key("boss", "sk-boss", admin=True) + key("team", "sk-team")
 
 
 @contextlib.asynccontextmanager
-async def gateway(folder: Path, *rules: Rule) -> AsyncIterator[tuple[FakeEngine, TargetMetrics]]:
+async def gateway(folder: Path, *rules: Rule) -> AsyncIterator[tuple[FakeEngine, Served]]:
     """A fake engine with these rules, and a gateway in front of it."""
     async with FakeEngine(rules=rules) as engine, serving(folder, config(engine.url)) as served:
         yield engine, served
 
 
-async def pull(served: TargetMetrics, **headers: str) -> Answer:
+async def pull(served: Served, **headers: str) -> Answer:
     return await served.post(PULL, {"model": "m"}, **headers)
 
 

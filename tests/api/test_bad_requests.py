@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.api.endpoints import HOT
-from tests.serving import TargetMetrics, serving
+from tests.serving import Served, serving
 
 CONFIG = """
 backends: {nowhere: {engine: openai, url: "http://127.0.0.1:9"}}
@@ -187,7 +187,7 @@ async def test_unknown_model(name: str, tmp_path: Path) -> None:
         assert len(answer.error["message"]) < 500
 
 
-async def _status(served: TargetMetrics, method: str, path: str) -> tuple[int, str, str]:
+async def _status(served: Served, method: str, path: str) -> tuple[int, str, str]:
     answer = await served.ask(method, path, None, {})
     return answer.status, answer.error["code"], answer.headers.get("allow", "")
 

@@ -17,7 +17,7 @@ from backends.base import Failure, Signal, Status
 from backends.engines.llamacpp.engine import LlamaCpp
 from gateway.wire.ask import ask
 from tests.api.asking import FORM, WAV, form
-from tests.serving import Answer, TargetMetrics, serving
+from tests.serving import Answer, Served, serving
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ def config(**more: Any) -> str:
 
 
 @pytest_asyncio.fixture
-async def served(tmp_path: Path) -> AsyncIterator[TargetMetrics]:
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
     async with serving(tmp_path, config()) as running:
         yield running
 
@@ -49,7 +49,7 @@ def named_events(answer: Answer) -> list[tuple[str, Any]]:
     return found
 
 
-async def test_tokens_and_back(served: TargetMetrics) -> None:
+async def test_tokens_and_back(served: Served) -> None:
     told = (
         await served.post("/tokenize", {**ASKS, "prompt": "Grüße, 网关", "return_token_strs": True})
     ).json()
@@ -64,7 +64,7 @@ async def test_tokens_and_back(served: TargetMetrics) -> None:
     assert (wrong.status, wrong.error["message"]) == (400, "one of the tokens is none of the model's")
 
 
-async def test_responses(served: TargetMetrics) -> None:
+async def test_responses(served: Served) -> None:
     asked = {**ASKS, "input": "What is this gateway?", "max_output_tokens": 8}
     whole = (await served.post("/v1/responses", asked)).json()
     assert (whole["object"], whole["status"], whole["model"]) == ("response", "completed", "small")
@@ -76,7 +76,7 @@ async def test_responses(served: TargetMetrics) -> None:
     assert text and text == whole["output"][0]["content"][0]["text"]
 
 
-async def test_messages(served: TargetMetrics) -> None:
+async def test_messages(served: Served) -> None:
     asked = {**ASKS, "messages": [{"role": "user", "content": "What is this gateway?"}], "max_tokens": 8}
     whole = (await served.post("/v1/messages", asked)).json()
     assert (whole["type"], whole["stop_reason"], whole["model"]) == ("message", "max_tokens", "small")
@@ -90,7 +90,7 @@ async def test_messages(served: TargetMetrics) -> None:
     assert served.metric("gateway_tokens_total", direction="in") == 2 * before > 0
 
 
-async def test_what_this_model_or_engine_cannot_do(served: TargetMetrics) -> None:
+async def test_what_this_model_or_engine_cannot_do(served: Served) -> None:
     asked: dict[str, dict[str, Any]] = {
         "/infill": {"input_prefix": "a", "input_suffix": "b"},
         "/v1/rerank": {"query": "a", "documents": ["b"]},
@@ -118,7 +118,7 @@ async def test_rerank(tmp_path: Path) -> None:
             assert {ranked["index"] for ranked in said["results"]} <= {0, 1, 2}
 
 
-async def test_its_signals(served: TargetMetrics) -> None:
+async def test_its_signals(served: Served) -> None:
     await served.post(
         "/v1/messages", {**ASKS, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
     )

@@ -28,13 +28,13 @@ from tests.api.asking import (
     public,
     streaming,
 )
-from tests.serving import TargetMetrics, serving
+from tests.serving import Served, serving
 
 PLACES = [(operation, path) for operation, asked in ASKED.items() for path in asked.paths]
 CHUNKED = Http(framing="chunked")
 
 
-def counted(served: TargetMetrics, operation: str, outcome: str) -> bool:
+def counted(served: Served, operation: str, outcome: str) -> bool:
     """Exactly one request was counted, with this outcome."""
     name = "gateway_requests_total"
     return served.metric(name) == served.metric(name, operation=operation, outcome=outcome) == 1

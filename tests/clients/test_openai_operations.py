@@ -11,7 +11,7 @@ import pytest
 from gateway.fake.engine import FakeEngine
 from gateway.fake.script import Fault, Http
 from tests.api.asking import EVENTS, SPEECH, STREAMS, TRANSCRIPTIONS, WAV, answered, answering, event
-from tests.serving import TargetMetrics
+from tests.serving import Served
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +57,7 @@ def test_what_the_engine_cannot_do_is_asked_for_once(operation: str, client: ope
     assert answers == [501]
 
 
-def sdk(served: TargetMetrics) -> openai.AsyncOpenAI:
+def sdk(served: Served) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="-", max_retries=0)
 
 

@@ -18,7 +18,7 @@ from tests.conformance.replay import recordings, replaying
 from tests.conformance.shapes import MODEL
 from tests.conformance.stage import CHECKS, Check, Stage, Watch
 from tests.conformance.tap import Tap, tapping
-from tests.serving import TargetMetrics, serving
+from tests.serving import Served, serving
 
 RECORDINGS = Path(__file__).resolve().parents[1] / "recordings"
 
@@ -85,7 +85,7 @@ class Hosts:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stack = contextlib.AsyncExitStack()
-        self._host: TargetMetrics | None = None
+        self._host: Served | None = None
 
     async def __aenter__(self) -> Hosts:
         return self

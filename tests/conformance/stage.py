@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from backends.base import Engine
-from tests.serving import Answer, TargetMetrics
+from tests.serving import Answer, Served
 
 
 class Watch(Protocol):
@@ -37,7 +37,7 @@ class Watch(Protocol):
 class Stage:
     """What a check works with."""
 
-    served: TargetMetrics
+    served: Served
     engine: Engine
     watch: Watch
 

@@ -20,7 +20,7 @@ from tests.conformance.playing import HOST, RECORDINGS, play
 from tests.conformance.stage import CHECKS
 from tests.engines.hosts import ENGINES, Hosts
 from tests.engines.install import INSTALLATIONS, ROOT, is_installed
-from tests.serving import TargetMetrics, serving
+from tests.serving import Served, serving
 
 assert checks and faults  # importing them fills the table
 
@@ -34,7 +34,7 @@ QUESTIONS = [
 ][::12]
 
 
-async def answers(served: TargetMetrics, model: str) -> list[str]:
+async def answers(served: Served, model: str) -> list[str]:
     """What a model says to the questions at temperature 0."""
     said = []
     for question in QUESTIONS:

@@ -16,7 +16,7 @@ import pytest
 from backends.base import Action, Health
 from gateway.wire.ask import ask
 from tests.engines import triton
-from tests.serving import Answer, TargetMetrics, serving
+from tests.serving import Answer, Served, serving
 
 pytestmark = pytest.mark.engines
 
@@ -38,7 +38,7 @@ def server() -> Iterator[triton.Server]:
 
 
 @contextlib.asynccontextmanager
-async def gateway(server: triton.Server, folder: Path) -> AsyncIterator[TargetMetrics]:
+async def gateway(server: triton.Server, folder: Path) -> AsyncIterator[Served]:
     text = CONFIG.format(url=server.url, metrics_url=server.metrics_url)
     async with serving(folder, text) as served:
         yield served

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from gateway.fake.engine import FakeEngine
-from tests.serving import Answer, TargetMetrics
+from tests.serving import Answer, Served
 
 CHAT = "/v1/chat/completions"
 PATIENCE = 5.0
@@ -167,7 +167,7 @@ async def until(holds: Callable[[], bool], what: str, patience: float = PATIENCE
         await asyncio.sleep(0.001)
 
 
-def at_rest(served: TargetMetrics) -> bool:
+def at_rest(served: Served) -> bool:
     """No request is anywhere in the gateway, and nothing is held for one."""
     gateway = served.gateway
     backends = gateway.pool.backends.values()
@@ -182,12 +182,12 @@ def at_rest(served: TargetMetrics) -> bool:
     )
 
 
-async def rest(served: TargetMetrics) -> None:
+async def rest(served: Served) -> None:
     """Wait until everything that requests held is given back."""
     await until(lambda: at_rest(served), "everything is given back")
 
 
-async def settled(served: TargetMetrics, *engines: FakeEngine) -> None:
+async def settled(served: Served, *engines: FakeEngine) -> None:
     """The invariants after every fault: alive, nothing held, nothing left running, and the next request works."""
     await rest(served)
     for engine in engines:

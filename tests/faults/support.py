@@ -20,7 +20,7 @@ from gateway.fake.engine import FakeEngine
 from gateway.fake.journal import Exchange
 from gateway.fleet.backend import Backend
 from tests.faults.clients import until
-from tests.serving import Answer, TargetMetrics, idle, serving
+from tests.serving import Answer, Served, idle, serving
 
 SECRET = "canary-of-the-engines-key"
 PROMPT = "canary-of-the-prompt"
@@ -45,7 +45,7 @@ models:
 class Stage:
     """The gateway, and the two engines behind it."""
 
-    served: TargetMetrics
+    served: Served
     faulty: FakeEngine
     healthy: FakeEngine
 
@@ -114,7 +114,7 @@ async def undisturbed(at: Stage) -> AsyncIterator[None]:
     assert len(text_of(answer).split()) == 10
 
 
-async def sound(served: TargetMetrics) -> None:
+async def sound(served: Served) -> None:
     """What holds when nothing is going on."""
     await idle(served.gateway)
     budget = served.gateway.core.dispatcher.budget

@@ -19,7 +19,7 @@ import pytest_asyncio
 
 from gateway.fake.engine import FakeEngine
 from tests.faults.clients import CHAT, at_rest, chat, config, rest, said
-from tests.serving import TargetMetrics, serving
+from tests.serving import Served, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -33,7 +33,7 @@ ELSEWHERE = {
 
 @dataclass
 class Stage:
-    served: TargetMetrics
+    served: Served
     engine: FakeEngine
 
 

@@ -26,7 +26,7 @@ from gateway.fake.engine import FakeEngine
 from gateway.wire import server
 from gateway.wire.door import AHEAD, Door
 from tests.faults.clients import CHAT, Client, at_rest, chat, client, config, http, settled, until
-from tests.serving import TargetMetrics, serving
+from tests.serving import Served, serving
 
 HOW = ("FIN", "RST")
 ODD = ("X-Twice: 1", "X-Twice: 2")
@@ -40,7 +40,7 @@ ENDLESS: dict[str, Any] = {"endless": True, "gap": 0.005}
 class Scene:
     """What a phase is looked at from."""
 
-    served: TargetMetrics
+    served: Served
     engine: FakeEngine
     caller: Client
     turn: int

@@ -12,7 +12,7 @@ from backends.base import Health
 from gateway.fake.engine import FakeEngine
 from tests.faults.clients import until
 from tests.faults.support import CONFIG, FAULTY, HEALTHY, Stage, asked, question, stage, text_of
-from tests.serving import Answer, TargetMetrics, serving
+from tests.serving import Answer, Served, serving
 
 PATIENT = CONFIG.replace("failures: 2", "failures: 1000")
 FIVE = CONFIG.replace("failures: 2, pause: 30s", "failures: 5, pause: 30s")
@@ -216,7 +216,7 @@ async def test_who_waits_is_served_in_order(tmp_path: Path) -> None:
             assert [request.json()["user"] for request in asked(engine, "alone")] == list("012345")
 
 
-def _seen(served: TargetMetrics, engine: FakeEngine) -> float:
+def _seen(served: Served, engine: FakeEngine) -> float:
     """Requests that wait or that the engine has got."""
     return served.metric("gateway_requests_queued") + len(asked(engine, "alone"))
 

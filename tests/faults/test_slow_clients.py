@@ -24,7 +24,7 @@ from tests.faults.clients import (
     settled,
     until,
 )
-from tests.serving import Answer, TargetMetrics, serving
+from tests.serving import Answer, Served, serving
 
 BURST = {"say": "x" * 1000, "tokens": 30_000, "gap": 0}
 """Some 35 MB of events, as fast as they are taken."""
@@ -116,7 +116,7 @@ async def test_what_little_is_left_is_not_kept_for_ever_either(ending: str, tmp_
         await settled(served, engine)
 
 
-async def _just_too_much(served: TargetMetrics, engine: FakeEngine) -> int:
+async def _just_too_much(served: Served, engine: FakeEngine) -> int:
     """How long an answer is of which the kernel takes all but a little: measured with one that is far too long."""
     size = 12_000_000
     engine.set(models=["up"], defaults={"reply": {"body": answer_of(size)}})

@@ -16,7 +16,7 @@ from gateway.api.endpoints import HOT
 from gateway.api.swagger import TYPES
 from gateway.fake.engine import FakeEngine
 from tests.faults.clients import CHAT, chat, client, config, http, rest, settled
-from tests.serving import TargetMetrics, serving
+from tests.serving import Served, serving
 
 A, B, NEW = "sk-canary-tenant-a", "sk-canary-tenant-b", "sk-canary-tenant-a-next"
 TWO = """
@@ -42,7 +42,7 @@ PRESENTED = {
 }
 
 
-def routes(served: TargetMetrics) -> set[tuple[str, str]]:
+def routes(served: Served) -> set[tuple[str, str]]:
     """Method and path of everything there is."""
     found = {("POST", path) for path in HOT}
     for route in served.gateway._web.routes:
@@ -135,7 +135,7 @@ async def test_the_model_that_was_checked_is_the_model_that_is_asked(tmp_path: P
         await settled_for(served)
 
 
-async def settled_for(served: TargetMetrics) -> None:
+async def settled_for(served: Served) -> None:
     """The next request works, with a key."""
     await rest(served)
     assert (await served.post(CHAT, chat(), authorization=f"Bearer {A}")).status == 200

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from gateway.fake.engine import FakeEngine
 from tests.faults.clients import CHAT, at_rest, chat, client, config, http, until
-from tests.serving import Answer, TargetMetrics, serving
+from tests.serving import Answer, Served, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -29,7 +29,7 @@ CLOSE = "Connection: close"
 
 @dataclass
 class Stage:
-    served: TargetMetrics
+    served: Served
     engine: FakeEngine
 
     async def answer(self, data: bytes) -> Answer:

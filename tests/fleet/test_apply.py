@@ -22,7 +22,7 @@ from gateway.fleet.breaker import State
 from tests.config.files import config as read
 from tests.faults.clients import until
 from tests.faults.support import question, sockets_closed, sound, text_of
-from tests.serving import Answer, TargetMetrics, idle, serving
+from tests.serving import Answer, Served, idle, serving
 
 SERVER = 'server: {listen: "127.0.0.1:0", drain: 5s}\n'
 
@@ -52,7 +52,7 @@ def hold(engine: FakeEngine, model: str = "") -> None:
 class Reload:
     """A gateway whose config changes."""
 
-    def __init__(self, folder: Path, served: TargetMetrics) -> None:
+    def __init__(self, folder: Path, served: Served) -> None:
         self._folder = folder
         self.served = served
         self.gateway = served.gateway

@@ -23,7 +23,7 @@ from tests.config.files import config as read
 from tests.faults.clients import until
 from tests.faults.support import question
 from tests.processes import alive
-from tests.serving import Answer, TargetMetrics, serving
+from tests.serving import Answer, Served, serving
 
 MODEL = Path(__file__).parents[2] / "models" / "demo.gguf"
 SERVER = """#!{python}
@@ -69,7 +69,7 @@ ANOTHER = SERVE + 'backends: {b: {engine: openai, url: "http://127.0.0.1:9", mod
 class Scene:
     """A gateway with launched engines, whose config changes."""
 
-    def __init__(self, folder: Path, served: TargetMetrics) -> None:
+    def __init__(self, folder: Path, served: Served) -> None:
         self.folder = folder
         self.served = served
         self.gateway = served.gateway
