@@ -1,15 +1,21 @@
-"""What holds for every test: nothing leaves this machine, nothing of the caller's shell shines in, nothing is random.
+"""What holds for every test: nothing leaves this machine, the caller's shell has no influence, nothing is random, and
+nothing runs for ever.
 
 Rules:
 - A connection to an address that is not loopback is refused, whoever opens it in this process.
 - Variables that would change what a client library or the gateway does are gone before a test is collected.
 - Property tests draw the same examples on every run, so a red test is red again.
+- pytest-timeout fails a test that takes too long and lets the others go on. It fires once for each test, and it cannot
+  interrupt C code. So a second clock, which nothing can delay, ends the process `GRACE` seconds later and prints where
+  every thread is. It covers the teardown of a test, what comes between two tests, and the end of the process.
 """
 
+import faulthandler
 import ipaddress
 import os
 import sys
 
+import pytest
 from hypothesis import settings
 
 FOREIGN = (
@@ -28,6 +34,45 @@ for name in [name for name in os.environ if name.upper().startswith(FOREIGN)]:
 
 settings.register_profile("same-every-time", derandomize=True, deadline=None, database=None)
 settings.load_profile("same-every-time")
+
+GRACE = 60.0
+"""Seconds that a test which ran into its time limit has to clean up before the process is ended."""
+
+
+class Deadline:
+    """Ends the process when a test, its teardown or the end of the session hangs."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        # Output is captured while tests run; this is the terminal, or what a worker of pytest-xdist has for it.
+        self._terminal = os.dup(2)
+        self._limit = float(config.getini("timeout") or 0)
+        self._armed = 0.0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Give the test its own limit, as pytest-timeout has it, and time to clean up."""
+        marker = item.get_closest_marker("timeout")
+        limit = float(marker.args[0]) if marker is not None else self._limit
+        self._arm(limit + GRACE)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_exception_interact(self) -> None:
+        """Arm again after a failure: pytest's own plugin stops this clock for the sake of debuggers."""
+        self._arm(self._armed)
+
+    def pytest_sessionfinish(self) -> None:
+        """Give the end of the session and of the process, which waits for threads, one more limit."""
+        self._arm(self._limit + GRACE)
+
+    def _arm(self, seconds: float) -> None:
+        self._armed = seconds
+        faulthandler.dump_traceback_later(seconds, exit=True, file=self._terminal)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the clock unless a person debugs."""
+    if not config.getoption("usepdb") and config.getoption("timeout") != 0:
+        config.pluginmanager.register(Deadline(config), "deadline")
 
 
 def is_here(host: str) -> bool:

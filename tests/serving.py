@@ -146,15 +146,27 @@ async def serving(
     server, gateway = build(loaded)
     running = asyncio.create_task(server.run_on(listener))
     served = TargetMetrics(gateway, server, listener.getsockname()[1])
+    passed = False
     try:
         await asyncio.wait_for(_settled(gateway, patient), 30)
         yield served
         await idle(gateway)
+        passed = True
     finally:
         server.stop()
+        if not passed:
+            _cut_off(server)
         await asyncio.wait_for(running, 30)
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     assert not (alone and left), left
+
+
+def _cut_off(server: Server) -> None:
+    """End every connection at once. A client that a failed test left behind reads nothing more: the gateway would wait
+    for it until `server.drain` is over, and its connection would outlive the server."""
+    server.on_signal()
+    for connection in tuple(server.server_state.connections):
+        connection.transport.abort()
 
 
 async def _settled(gateway: Gateway, patient: bool) -> None:

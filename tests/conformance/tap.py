@@ -2,7 +2,8 @@
 under way.
 
 Rules:
-- It adds nothing. When one side closes, so does the other, at once.
+- It adds nothing. When one side closes, so does the other, at once; but while an answer is held back, its engine may
+  close as it likes.
 - It counts POST requests but for `PROBES`. A connection carries one request at a time.
 - With `hold` a stream stops after its first events, any other answer before its first byte: the demo model is done
   before anyone could leave it.
@@ -142,6 +143,13 @@ class EngineSide(Side):
     def data_received(self, data: bytes) -> None:
         self.gateway.answered(data)
 
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.gateway.holds:
+            self.closed = True
+            self.tap.sides.discard(self)
+        else:
+            super().connection_lost(error)
+
 
 class GatewaySide(Side):
     """The end at the gateway; connects to the engine when it is made itself."""
@@ -155,6 +163,11 @@ class GatewaySide(Side):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._connecting = asyncio.create_task(self._connect())
+
+    @property
+    def holds(self) -> bool:
+        """The answer to a request is held back now."""
+        return self.tap.hold and self._exchange is not None and self._exchange.is_post
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -186,7 +199,7 @@ class GatewaySide(Side):
         if exchange is not None:
             before = len(exchange.answer)
             exchange.answer += data
-            if self.tap.hold and exchange.is_post:
+            if self.holds:
                 data = bytes(exchange.answer[before : exchange.beginning])
             elif exchange.is_whole:
                 self._ended()

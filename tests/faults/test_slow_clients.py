@@ -26,8 +26,9 @@ from tests.faults.clients import (
 )
 from tests.serving import Answer, TargetMetrics, serving
 
-BURST = {"say": "x" * 1000, "tokens": 30_000, "gap": 0}
-"""Some 35 MB of events, as fast as they are taken."""
+TOKENS = 1_500
+BURST = {"say": "x" * 20_000, "tokens": TOKENS, "gap": 0}
+"""Some 30 MB of events, as fast as they are taken."""
 BOUND = 16 << 20
 """Bytes that fit into the kernel's buffers on both sides, and the gateway's own."""
 SMALL = 4096
@@ -60,7 +61,7 @@ async def test_who_does_not_read_pauses_the_engine_and_misses_nothing(tmp_path: 
         client(served.port, SMALL) as slow,
     ):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        await slow.send(http(chat(stream=True, max_tokens=30_000), "Connection: close"))
+        await slow.send(http(chat(stream=True, max_tokens=TOKENS), "Connection: close"))
         await engine.until(lambda: engine.requests[-1].events > 10)
         sent = await stalled(engine)
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
