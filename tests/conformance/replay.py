@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import re
@@ -122,12 +123,16 @@ class Replay(Counter):
         """`hold`: answers to POST stop before their end until the gateway leaves, streams half-way, others before the
         first byte."""
         super().__init__()
-        self.hold = hold
         self.port = 0
-        self.asked: list[Asked] = []
         self.unmatched: list[str] = []
         """One explanation for each request that was answered with 599."""
         self.connections: set[_Connection] = set()
+        self.begin(recorded, hold)
+
+    def begin(self, recorded: Sequence[Recording], hold: bool) -> None:
+        """Answer from other recordings from now on, as if nothing had been asked."""
+        self.hold = hold
+        self.unmatched.clear()
         self._recordings = recorded
         self._turns: dict[str, int] = {}
 
@@ -137,7 +142,6 @@ class Replay(Counter):
 
     def find(self, asked: Asked) -> Recording | None:
         """The recording to answer with: of several of one name in turn, the last one from then on."""
-        self.asked.append(asked)
         found = [recording for recording in self._recordings if recording.differs(asked) is None]
         if not found:
             self.unmatched.append(self._why(asked))
@@ -230,14 +234,15 @@ class _Connection(asyncio.Protocol):
         self._replay.count(-counted)
 
 
-def recordings(folder: Path, first: str = "", last: Container[str] = ()) -> list[Recording]:
-    """The recordings in a folder in the order in which they are tried: those named `first`, then by name,
-    those named as in `last` after all others."""
-    found = []
-    for file in folder.glob("*.http"):
-        recording = Recording.read(file.stem, file.read_bytes())
-        if recording is not None:
-            found.append(recording)
+def recordings(folder: Path) -> list[Recording]:
+    """The recordings in a folder, in no order."""
+    found = (Recording.read(file.stem, file.read_bytes()) for file in folder.glob("*.http"))
+    return [recording for recording in found if recording is not None]
+
+
+def in_order(found: Sequence[Recording], first: str, last: Container[str] = ()) -> list[Recording]:
+    """Recordings in the order in which they are tried: those named `first`, then by name; those named as in `last` come
+    after all others."""
 
     def order(recording: Recording) -> tuple[bool, bool, str, int]:
         base, number = _order(recording.name)
@@ -285,6 +290,7 @@ def _halves(text: bytes) -> tuple[bytes, bytes, bytes]:
     return (text[: found.start()], found[0], text[found.end() :]) if found else (text, b"", b"")
 
 
+@functools.lru_cache(maxsize=4096)
 def _canonical(body: bytes) -> str | None:
     """JSON in one form for all that mean the same; a text of its own for what is not JSON or says a member twice."""
     try:
