@@ -73,10 +73,9 @@ def text_files() -> Iterator[tuple[Path, str]]:
     for folder, inner, names in os.walk(ROOT):
         inner[:] = [name for name in inner if name not in SKIPPED and not name.endswith(".egg-info")]
         for name in names:
-            if name in SKIPPED:
-                continue  # in a worktree `.git` is a file
             path = Path(folder, name)
-            if path.is_file() and path.stat().st_size <= LARGE:
+            # In a worktree of git, `.git` is a file.
+            if name not in SKIPPED and path.is_file() and path.stat().st_size <= LARGE:
                 try:
                     yield path, path.read_text(encoding="utf-8")
                 except UnicodeDecodeError:
