@@ -1,5 +1,4 @@
-"""Many small cases in one test: for suites whose cases take microseconds, where a test for each costs a thousand times
-as much.
+"""Many small cases in one test, for suites whose cases take microseconds: a test for each would cost far more.
 
 Rules:
 - A failure names its case.

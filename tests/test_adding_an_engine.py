@@ -20,7 +20,7 @@ BLOCK = re.compile(r"^```\w+ title=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the page's files, and `site` in it with the package installed."""
+    """Return a folder with the page's files, and `site` in it with the package installed."""
     folder = tmp_path_factory.mktemp("parrot")
     for name, text in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
         file = folder / "parrot-engine" / name

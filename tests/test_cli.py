@@ -89,7 +89,7 @@ def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 
 def refused(done: subprocess.CompletedProcess[str], status: int = 1) -> list[str]:
-    """The lines of a command's complaint."""
+    """Return the lines of a command's complaint."""
     assert done.returncode == status
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -182,7 +182,7 @@ def test_a_wrong_command_line_of_a_process() -> None:
 
 
 def new_key(name: str) -> tuple[str, str]:
-    """The key and the line for the config that `gateway key new` prints."""
+    """Return the key and the line for the config that `gateway key new` prints."""
     done = gateway("key", "new", name)
     assert (done.returncode, done.stderr) == (0, "")
     key, line = re.findall(r"^  (\S.*)$", done.stdout, re.MULTILINE)
@@ -285,7 +285,7 @@ def test_a_launched_engine_answers_nobody_but_its_gateway(tmp_path: Path) -> Non
 
 
 def chat(started: Running) -> int:
-    """The status of one small request."""
+    """Return the status of one small request."""
     asked = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
     return started.get("/v1/chat/completions", asked).status
 
@@ -306,7 +306,7 @@ class Stream(contextlib.AbstractContextManager["Stream"]):
         self._connection.close()
 
     def rest(self) -> list[str]:
-        """The events until the end. Raises http.client.IncompleteRead where it was broken off."""
+        """Return the events until the end. Raises http.client.IncompleteRead where it was broken off."""
         return [event for event in self._answer.read().decode().split("\n\n") if event.strip()]
 
 

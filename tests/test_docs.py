@@ -95,7 +95,7 @@ def make_targets_named(text: str) -> set[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """The fragments of a document's headings, as code hosts derive them."""
+    """Return the fragments of a document's headings, as code hosts derive them."""
     found: dict[str, int] = {}
     names = set()
     for heading in HEADING.findall(FENCE.sub("", text)):

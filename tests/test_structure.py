@@ -160,7 +160,7 @@ def is_ours(name: str) -> bool:
 
 
 def floor_of(name: str) -> int | None:
-    """The index in FLOORS, 0 at the top; None for a module the table does not know."""
+    """Return the index in FLOORS, 0 at the top; None for a module the table does not know."""
     for height, floor in enumerate(FLOORS):
         if any(fnmatchcase(name, pattern) for pattern in floor.modules):
             return height
@@ -236,7 +236,7 @@ def entangled_engines(modules: Mapping[str, Module]) -> Iterator[str]:
 
 
 def engine_of(name: str) -> str:
-    """The engine that a module belongs to; empty for any other module."""
+    """Return the engine that a module belongs to; empty for any other module."""
     return name.split(".")[2] if name.startswith("backends.engines.") else ""
 
 
@@ -320,7 +320,7 @@ def clean(complaints: Iterator[str]) -> None:
 
 @pytest.fixture(scope="module")
 def code() -> dict[str, Module]:
-    """What is shipped."""
+    """Return what is shipped."""
     modules = read("gateway", "backends")
     assert {"gateway.errors", "backends.base"} <= modules.keys(), "the code was not found"
     return modules
@@ -379,7 +379,7 @@ def test_functions_are_short(code: dict[str, Module]) -> None:
 
 
 def house(**sources: str) -> dict[str, Module]:
-    """A made-up house: `gateway__wire__relay="import x"` is gateway/wire/relay.py."""
+    """Return a made-up house: `gateway__wire__relay="import x"` is gateway/wire/relay.py."""
     modules = {}
     for key, source in sources.items():
         name = key.replace("__", ".")

@@ -48,5 +48,5 @@ class Orchard(OpenAI):
 
 
 def page(**values: float | str) -> bytes:
-    """A metrics page: `page(running=2)`."""
+    """Return a metrics page: `page(running=2)`."""
     return "".join(f"orchard_{name} {value}\n" for name, value in values.items()).encode()

@@ -18,7 +18,7 @@ ANSWER = "one OpenAI-compatible URL"
 
 
 def where(gateway: Running) -> dict[str, Any]:
-    """The options every class of LangChain's takes; mypy knows them by other names."""
+    """Return the options every class of LangChain's takes; mypy knows them by other names."""
     return {"model": "demo", "base_url": f"{gateway.url}/v1", "api_key": "-", "max_retries": 0}
 
 

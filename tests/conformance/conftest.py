@@ -19,6 +19,6 @@ async def hosts(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hosts
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def replays(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Replays]:
-    """The engines as their recordings have them."""
+    """Yield the engines as their recordings have them."""
     async with Replays(tmp_path_factory.mktemp("replays")) as started:
         yield started

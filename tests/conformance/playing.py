@@ -47,8 +47,10 @@ backends:
 
 
 async def play(engine: str, check: Check, watch: Watch, folder: Path, metrics_url: str = "") -> None:
-    """Play the check, or what the engine's row says instead, with the gateway in front of `watch`. `metrics_url` is
-    where its metrics are, if not there too."""
+    """Play the check, or what the engine's row says instead, with the gateway in front of `watch`.
+
+    `metrics_url` is where the engine's metrics are, if not there too.
+    """
     silent = isinstance(ENGINES[engine].instead.get(check.name), Silent)
     url = "http://127.0.0.1:9" if silent else watch.url
     # What is not ready is waited for, which these checks need not see.
@@ -145,13 +147,13 @@ ALONE = ("health_", "signals")
 
 
 def _shares(engine: str, check: Check) -> bool:
-    """The check leaves a gateway as it was, and asks for nothing that only a new one shows."""
+    """Return whether the check leaves a gateway as it was, and needs nothing that only a new one shows."""
     silent = isinstance(ENGINES[engine].instead.get(check.name), Silent)
     return not (check.replayed or silent or check.name.startswith(ALONE))
 
 
 def _recorded(engine: str, check: Check) -> list[Recording]:
-    """The engine's recordings in the order in which they are tried for this check."""
+    """Return the engine's recordings in the order in which they are tried for this check."""
     last = {name for name, other in CHECKS.items() if other.replayed}
     return in_order(_recordings(engine), check.name, last)
 
@@ -177,7 +179,7 @@ class Hosts:
 
     @contextlib.asynccontextmanager
     async def tap(self, engine: str, check: Check) -> AsyncIterator[Tap]:
-        """A tap in front of the engine: the llama.cpp that a gateway has launched, or that gateway itself."""
+        """Yield a tap in front of the engine: the llama.cpp that a gateway has launched, or that gateway itself."""
         if self._host is None:
             self._host = await self._stack.enter_async_context(serving(self._folder, HOST, alone=False))
         upstream = self._host.gateway.pool.backends["demo"].upstream

@@ -56,7 +56,7 @@ class Recording:
 
     @classmethod
     def read(cls, name: str, text: bytes) -> Recording | None:
-        """The recording in a file; None where the file is of another kind (no line of `=====`)."""
+        """Return the recording in a file; None where the file is of another kind (no line of `=====`)."""
         parts = _SEPARATOR.split(text, maxsplit=1)
         if len(parts) < 2:
             return None
@@ -87,7 +87,7 @@ class Recording:
         return f"has another body: {self.body[:400].decode(errors='replace')}"
 
     def events(self) -> list[bytes]:
-        """The events of an answer that is a stream; none where it is not."""
+        """Return the events of an answer that is a stream; none where it is not."""
         kinds = [
             line.split(b":", 1)[1].split(b";")[0].strip().lower()
             for line in self.headers
@@ -120,8 +120,11 @@ class Replay(Counter):
     """A running replay server."""
 
     def __init__(self, recorded: Sequence[Recording], hold: bool) -> None:
-        """`hold`: answers to POST stop before their end until the gateway leaves, streams half-way, others before the
-        first byte."""
+        """Serve these recordings.
+
+        With `hold`, answers to POST stop before their end until the gateway leaves: streams half-way, others before the
+        first byte.
+        """
         super().__init__()
         self.port = 0
         self.unmatched: list[str] = []
@@ -141,7 +144,7 @@ class Replay(Counter):
         return f"http://127.0.0.1:{self.port}"
 
     def find(self, asked: Asked) -> Recording | None:
-        """The recording to answer with: of several of one name in turn, the last one from then on."""
+        """Return the recording to answer with: of several of one name in turn, the last one from then on."""
         found = [recording for recording in self._recordings if recording.differs(asked) is None]
         if not found:
             self.unmatched.append(self._why(asked))
@@ -235,14 +238,16 @@ class _Connection(asyncio.Protocol):
 
 
 def recordings(folder: Path) -> list[Recording]:
-    """The recordings in a folder, in no order."""
+    """Return the recordings in a folder, in no order."""
     found = (Recording.read(file.stem, file.read_bytes()) for file in folder.glob("*.http"))
     return [recording for recording in found if recording is not None]
 
 
 def in_order(found: Sequence[Recording], first: str, last: Container[str] = ()) -> list[Recording]:
-    """Recordings in the order in which they are tried: those named `first`, then by name; those named as in `last` come
-    after all others."""
+    """Return recordings in the order in which they are tried.
+
+    Those named `first` come first, then all others by name, those named as in `last` at the end.
+    """
 
     def order(recording: Recording) -> tuple[bool, bool, str, int]:
         base, number = _order(recording.name)
@@ -268,7 +273,7 @@ async def replaying(recorded: Sequence[Recording], *, hold: bool = False) -> Asy
 
 
 def _received(data: bytes) -> Asked | None:
-    """The request that has arrived; None until it is whole."""
+    """Return the request that has arrived; None until it is whole."""
     head, blank, body = data.partition(b"\r\n\r\n")
     first, *lines = head.split(b"\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}

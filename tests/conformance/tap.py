@@ -1,5 +1,4 @@
-"""A wire with a window: between the gateway and a real engine, it hands every byte on and sees which requests are
-under way.
+"""A proxy between the gateway and a real engine: it passes on every byte, and sees which requests are under way.
 
 Rules:
 - It adds nothing. When one side closes, so does the other, at once; but while an answer is held back, its engine may
@@ -21,7 +20,7 @@ PROBES = (b"/v2/repository/index",)
 
 
 def is_request(head: bytes) -> bool:
-    """A client's request has come, by the first bytes of what the engine is asked; anything else is a probe."""
+    """Return whether these first bytes are those of a client's request; anything else is a probe."""
     method, _, rest = head.partition(b" ")
     return method == b"POST" and rest.partition(b" ")[0] not in PROBES
 
@@ -217,7 +216,7 @@ class GatewaySide(Side):
 
 @contextlib.asynccontextmanager
 async def tapping(engine_port: int, *, hold: bool = False) -> AsyncIterator[Tap]:
-    """A tap in front of an engine on a loopback port."""
+    """Yield a tap in front of an engine on a loopback port."""
     tap = Tap(engine_port, hold)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: GatewaySide(tap), "127.0.0.1", 0)

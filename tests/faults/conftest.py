@@ -51,7 +51,7 @@ class Errors(logging.Handler):
 
 @pytest.fixture(autouse=True)
 def errors() -> Iterator[list[str]]:
-    """What was logged as an error. A test that expects some takes it out."""
+    """Yield what was logged as an error. A test that expects some takes it out."""
     handler = Errors()
     root = logging.getLogger()
     root.addHandler(handler)

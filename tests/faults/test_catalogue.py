@@ -22,7 +22,7 @@ CODE = re.compile(r"`([a-z]+(?:_[a-z]+)+)`")
 
 @functools.cache
 def defined_in(file: str) -> frozenset[str]:
-    """The names of the tests in a file."""
+    """Return the names of the tests in a file."""
     tree = ast.parse((TESTS / file).read_text())
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
     return frozenset(

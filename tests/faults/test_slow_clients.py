@@ -35,7 +35,7 @@ SMALL = 4096
 
 
 def answer_of(size: int) -> dict[str, Any]:
-    """A chat completion that says so many letters."""
+    """Return a chat completion that says so many letters."""
     message = {"role": "assistant", "content": "z" * size}
     return {
         "object": "chat.completion",
@@ -101,8 +101,10 @@ async def test_who_never_reads_is_cut_off(stream: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["Connection: close", "X-Nothing: x"])
 async def test_what_little_is_left_is_not_kept_for_ever_either(ending: str, tmp_path: Path) -> None:
-    """An answer that fits into the buffers but for a rest below the high-water mark, on a connection that closes or
-    idles: it must not wait for its client without end."""
+    """An answer must not wait for its client without end, on a connection that closes or idles.
+
+    It fits into the buffers but for a rest below the high-water mark.
+    """
     async with (
         FakeEngine(models=["up"]) as engine,
         serving(tmp_path, config(engine.url, server="timeouts: {write: 300ms, keep_alive: 300ms}")) as served,
@@ -136,8 +138,10 @@ async def _just_too_much(served: TargetMetrics, engine: FakeEngine) -> int:
 
 
 async def test_a_slow_reader_leaves_no_paused_connection_in_the_pool(tmp_path: Path) -> None:
-    """The engine's connection is paused for the client's sake when the last bytes come. It must read again for the next
-    request that uses it."""
+    """The engine's connection must read again for the next request that uses it.
+
+    It is paused for the client's sake when the last bytes come.
+    """
     async with (
         FakeEngine(models=["up"], defaults={"reply": {"body": answer_of(12_000_000)}}) as engine,
         serving(tmp_path, config(engine.url)) as served,
