@@ -18,7 +18,7 @@ SHARED := -n $(JOBS) --maxprocesses 8 --max-worker-restart 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run check test test-engines schema lock clean format bench bench-peers soak
+.PHONY: help install run check test coverage test-engines schema lock clean format bench bench-peers soak
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ check: .venv/.dev ## format, lint, types, structure, documents and the fast test
 
 test: .venv/.dev ## every test, from a clean clone too (ARGS="-k stream" narrows it, ARGS="-n0" uses one process)
 	$(PYTEST) $(SHARED) $(ARGS)
+
+coverage: .venv/.dev ## the fast tests once more, slower: which code they reach; fails below the floor in pyproject.toml
+	@mkdir -p .venv/coverage
+	$(PYTEST) -q $(SHARED) -m "not slow" --cov --cov-report term $(ARGS)
 
 test-engines: .venv/.dev ## install real engines below .engines/ (once) and run the conformance checks on them
 	@$(BIN)/python -m tests.engines.install

@@ -36,7 +36,7 @@ class TargetMetrics:
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
 
-    async def raw(self, data: bytes, timeout: float = 10) -> bytes:
+    async def raw(self, data: bytes, timeout: float = 30) -> bytes:
         """Send bytes on a new connection and read until the gateway closes it."""
         reader, writer = await self.connect()
         try:

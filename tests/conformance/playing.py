@@ -43,6 +43,8 @@ backends:
     launch:
       model: models/demo.gguf
       embeddings: true
+      # More threads wait for each other by spinning: where other tests want the cores, for seconds a token.
+      threads: 1
 """
 
 

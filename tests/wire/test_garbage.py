@@ -32,7 +32,6 @@ def collector() -> Iterator[None]:
     yield
     gc.set_debug(0)
     gc.garbage.clear()
-    gc.unfreeze()
     gc.enable()
 
 
