@@ -18,13 +18,22 @@ SHARED := -n $(JOBS) --maxprocesses 8 --max-worker-restart 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run check test coverage test-engines schema lock clean format bench bench-peers soak
+.PHONY: help install compile pure run check test coverage test-engines schema lock clean format bench bench-peers soak
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/.runtime ## create .venv with the gateway and its locked dependencies
 	@echo "Installed: $(BIN)/gateway"
+
+compile: .venv/.dev pure ## compile the hot modules with mypyc, in place; `make pure` undoes it
+	@echo "Compiling the hot modules (two minutes on two cores)" >&2
+	@GATEWAY_COMPILE=1 $(BIN)/python setup.py --quiet build_ext --inplace
+	@rm -rf build
+	@$(BIN)/gateway version
+
+pure: ## remove what `make compile` has made
+	@find . -name '*.so' -not -path './.*' -delete
 
 run: .venv/.runtime ## start the gateway with configs/demo.yaml (CONFIG=other.yaml for another file)
 	@exec $(BIN)/gateway serve $(CONFIG) $(ARGS)

@@ -2,9 +2,10 @@
 
 Rules:
 - Everything here is a value or a pure function of values. No sockets, no `await`, no clock, no import of `gateway`.
-- An `Engine` object has no state but its frozen options. What belongs to one request lives in its `StreamDecoder`.
-- Values that every request makes are msgspec's structs, made in a tenth of a dataclass's time; see `structs.replace`.
-- The canonical dialect is OpenAI's. An engine that speaks it lets bytes pass; one that does not translates here.
+- An `Engine` has no state but its frozen options. State of one request lives in its `StreamDecoder`.
+- Options know what follows from them: `EngineOptions` make their engine, `LaunchOptions` the command that starts one.
+- Values made for every request are msgspec structs, a tenth of a dataclass's cost; copy them with `structs.replace`.
+- The canonical dialect is OpenAI's. An engine that speaks it lets bytes pass; any other engine translates here.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from __future__ import annotations
 import enum
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import msgspec
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 Headers = Sequence[tuple[bytes, bytes]]
-"""Header names in lower case with their values, in the order they came."""
+"""Header names in lower case with their values, in the order of arrival."""
+ReadFailure = Callable[[int, Headers, bytes], "Failure"]
+"""`Engine.failure`: interprets an error by its status, headers and body."""
 
 
 class Operation(enum.StrEnum):
@@ -30,13 +33,13 @@ class Operation(enum.StrEnum):
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
     RERANK = "rerank"
-    """Documents in the order of their relevance to a query (Jina's and Cohere's form)."""
+    """Documents ordered by relevance to a query (Jina's and Cohere's form)."""
     SCORE = "score"
-    """How well pairs of texts fit (vLLM's form)."""
+    """How well pairs of texts match (vLLM's form)."""
     TOKENIZE = "tokenize"
     DETOKENIZE = "detokenize"
     INFILL = "infill"
-    """Text between a prefix and a suffix (llama.cpp's form)."""
+    """The text between a prefix and a suffix (llama.cpp's form)."""
     RESPONSES = "responses"
     """OpenAI's Responses API, for engines that speak it themselves."""
     MESSAGES = "messages"
@@ -47,8 +50,12 @@ class Operation(enum.StrEnum):
     IMAGES = "images"
 
 
+FORMS = frozenset({Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS})
+"""Operations that are asked for with a form (`multipart/form-data`) instead of JSON."""
+
+
 class Kind(enum.StrEnum):
-    """What went wrong between the gateway and an engine. `gateway.errors` says what follows from each."""
+    """What went wrong between the gateway and an engine. `gateway.errors` defines what follows from each."""
 
     CONNECT = "connect"
     """The engine could not be reached; nothing was sent."""
@@ -61,9 +68,9 @@ class Kind(enum.StrEnum):
     LOADING = "loading"
     """The engine is up and its model is not loaded yet."""
     REJECTED = "rejected"
-    """The engine found the client's request wrong (400, 413, 422)."""
+    """The engine considers the client's request invalid (400, 413, 422)."""
     CONTEXT = "context"
-    """The prompt does not fit the model's context."""
+    """The prompt does not fit into the model's context."""
     MISSING = "missing"
     """The engine does not have this model."""
     REFUSED = "refused"
@@ -71,13 +78,13 @@ class Kind(enum.StrEnum):
     FAILED = "failed"
     """The engine reported an error of its own (5xx, or an error event in a stream)."""
     GARBLED = "garbled"
-    """The reply is not what the protocol allows: not HTTP, not JSON, too large, cut off."""
+    """The reply violates the protocol: not HTTP, not JSON, too large, cut off."""
     UNSUPPORTED = "unsupported"
     """The engine does not offer this operation."""
 
 
 class Phase(enum.StrEnum):
-    """How far an attempt had come when it failed."""
+    """The stage of an attempt at which it failed."""
 
     CONNECT = "connect"
     SEND = "send"
@@ -89,11 +96,11 @@ class Phase(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One attempt's failure as facts.
+    """The facts of one attempt's failure.
 
-    `message` is fit for a client (no addresses, no secrets), `detail` for the operator's log. `status` is the engine's
-    HTTP status if it gave one, `retry_after` its wish in seconds. `code` and `param` are the engine's own OpenAI-style
-    fields where it had them.
+    `message` may be shown to a client (no addresses, no secrets); `detail` is for the operator's log. `status` is the
+    engine's HTTP status, if it sent one; `retry_after` is how many seconds it asks to wait. `code` and `param` are the
+    engine's own OpenAI-style fields, if it sent them.
     """
 
     kind: Kind
@@ -115,23 +122,25 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
-    """A client's request, decoded only as far as the gateway must know it; `body` is what the client sent."""
+    """A client's request, decoded only as far as the gateway needs it; `body` is what the client sent."""
 
     operation: Operation
     body: bytes
     model: str
     stream: bool = False
     stream_options: bool = False
-    """The client sent a `stream_options` of its own."""
+    """Whether the client sent `stream_options`."""
     include_usage: bool = False
-    """The client asked for usage in the stream."""
+    """Whether the client asked for usage in the stream."""
     content_type: bytes = b"application/json"
-    """What the body is. Audio comes as a form (`multipart/form-data; boundary=...`)."""
+    """The body's type. Audio is uploaded as a form (`multipart/form-data; boundary=...`)."""
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
-    """An HTTP request to an engine. `path` starts with a slash and is relative to the backend's base URL.
-    `content_type` is that of a body, if there is one."""
+    """An HTTP request to an engine.
+
+    `path` starts with a slash and is relative to the backend's base URL. `content_type` applies only to a body.
+    """
 
     path: str
     body: bytes = b""
@@ -141,7 +150,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
-    """A complete answer in OpenAI's shape, ready for the client. `content_type` is JSON but for audio and images."""
+    """A complete answer in OpenAI's shape, ready for the client; JSON, except audio and images."""
 
     body: bytes
     usage: Usage | None = None
@@ -149,27 +158,28 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
 
 
 class StreamDecoder(Protocol):
-    """Turns the pieces of one streamed reply into OpenAI's SSE and reports what went by.
+    """Turns the pieces of one streamed reply into OpenAI's SSE, and reports what passed.
 
-    The attributes are facts up to the last `feed`. After `failure` is set nothing more is fed.
+    The attributes describe everything fed so far. After `failure` is set, nothing more is fed. The state and the rules
+    that decoders share are in `backends.dialect.decoder`.
     """
 
     content: int
-    """Events so far that carried content, reasoning or a tool call."""
+    """Events so far with content, reasoning or a tool call."""
     usage: Usage | None
     finished: bool
-    """A terminal event was seen: the stream is complete."""
+    """Whether the stream is complete: its terminal event was seen."""
     failure: Failure | None
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes of the reply; return whole SSE events for the client, possibly none."""
+        """Process the next bytes of the reply; return whole SSE events for the client, possibly none."""
 
     def close(self) -> bytes:
-        """The reply ended; return what is still to be sent (such as a `[DONE]` the engine left out)."""
+        """Process the end of the reply; return what is still to be sent, such as a `[DONE]` the engine omitted."""
 
 
 class Health(enum.StrEnum):
-    """What a probe says of a backend."""
+    """The result of probing a backend."""
 
     READY = "ready"
     LOADING = "loading"
@@ -178,31 +188,31 @@ class Health(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """A model as its engine lists it. `context` is the longest prompt plus answer in tokens, where known."""
+    """A model as its engine lists it. `context` is the most tokens of prompt and answer together, if known."""
 
     id: str
     context: int | None = None
 
 
 class Signal(enum.StrEnum):
-    """What engines tell of their load, under one name each."""
+    """What engines report about their load, with one name for each quantity."""
 
     RUNNING = "running"
     """Requests being computed."""
     WAITING = "waiting"
-    """Requests the engine has accepted and not begun."""
+    """Requests accepted and not yet begun."""
     SLOTS = "slots"
-    """Requests it can compute at once."""
+    """The most requests that can be computed at once."""
     KV_USE = "kv_use"
-    """The part of the cache for keys and values in use, from 0 to 1."""
+    """The fraction of the KV cache in use, from 0 to 1."""
     PREFIX_HITS = "prefix_hits"
-    """The part of looked-up prompt tokens that were found in the prefix cache, from 0 to 1, since the start."""
+    """The fraction of prompt tokens found in the prefix cache since the engine started, from 0 to 1."""
     MODELS = "models"
-    """Models in memory; a reading names them."""
+    """Models in memory; the reading names them."""
     LORAS = "loras"
-    """LoRA adapters in use; a reading names them."""
+    """LoRA adapters in use; the reading names them."""
     ASLEEP = "asleep"
-    """1 while the engine has given its memory back and must be woken."""
+    """1 while the engine has released its memory and must be woken, else 0."""
 
 
 class Status(enum.StrEnum):
@@ -210,17 +220,20 @@ class Status(enum.StrEnum):
 
     OK = "ok"
     MISSING = "missing"
-    """The engine was asked and does not say it: switched off, renamed in a newer version, or not there yet."""
+    """The engine does not report it: switched off, renamed in a newer version, or not there yet."""
     STALE = "stale"
-    """It was ok once; the engine has not said it again for a while."""
+    """It was ok once; the engine has not reported it again for a while."""
     SUSPECT = "suspect"
-    """It is there and cannot be right: out of range, or idle while the gateway's own requests run."""
+    """It is reported and cannot be right: out of range, or idle while the gateway's own requests run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One signal as an engine told it. `value` is None unless it was told; `names` for signals that count named things;
-    `source` is the engine's own name for it, or why it is missing."""
+    """One signal as an engine reported it.
+
+    `value` is None if it was not reported. `names` belongs to signals that count named things. `source` is the engine's
+    own name for the signal, or the reason why it is missing.
+    """
 
     status: Status
     value: float | None = None
@@ -229,11 +242,11 @@ class Reading:
 
 
 Signals = Mapping[Signal, Reading]
-"""Every signal the engine is known to tell, also those it did not. One that is not in here it never tells."""
+"""Every signal the engine can report, also those it did not report this time."""
 
 
 class Action(enum.StrEnum):
-    """What an operator may have an engine do with its models."""
+    """What an operator may ask an engine to do with its models."""
 
     LIST = "list"
     PS = "ps"
@@ -258,17 +271,15 @@ class Launch:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     start_timeout: float = 300.0
-    """Seconds until the engine must answer its health probe."""
+    """Seconds until the engine must report that it is ready."""
     stop_timeout: float = 10.0
-    """Seconds between SIGTERM and SIGKILL."""
+    """Seconds from SIGTERM to SIGKILL."""
     key_env: str | None = None
-    """The environment variable from which the engine takes the key that its clients must send as a bearer token; None
-    where it takes none this way. The gateway then makes a key for each start."""
+    """The environment variable for the bearer token that the engine demands, new for each start, if it takes one."""
 
 
 class RequestError(Exception):
-    """`Engine.call` has no way to ask this engine for what the client wants; `failure` says why. It is UNSUPPORTED
-    where another backend may be asked, or REJECTED."""
+    """An engine cannot be asked for this. `failure` is UNSUPPORTED if another backend may be able to, else REJECTED."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -276,11 +287,41 @@ class RequestError(Exception):
 
 
 class OptionsError(Exception):
-    """A backend's `options` cannot be used. The message is one line for the operator."""
+    """The `options` of a backend cannot be used. The message is one line for the operator."""
 
 
 class LaunchError(Exception):
     """The engine cannot be started as configured. The message is one line for the operator."""
+
+
+class Options(BaseModel):
+    """A section of the config file whose keys depend on the engine: immutable, with no unknown keys."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class EngineOptions(Options):
+    """How to speak to an engine: the `options` of a backend. Every field has a default."""
+
+    @abstractmethod
+    def engine(self) -> Engine:
+        """Return the engine with these options. Raise OptionsError where a file they name cannot be used."""
+
+
+class LaunchOptions(Options):
+    """How to start an engine: the `launch` section of a backend."""
+
+    @abstractmethod
+    def served_names(self) -> tuple[str, ...]:
+        """Return the public model names the engine will serve; none where only the running engine can tell."""
+
+    @abstractmethod
+    def launch(self, host: str, port: int) -> Launch:
+        """Return the command that starts the engine. Raise LaunchError where it cannot work (a missing file)."""
+
+    def engine_options(self) -> EngineOptions | None:
+        """Return the engine options that follow from launching it so, which replace the backend's own; else None."""
+        return None
 
 
 class Engine(ABC):
@@ -288,90 +329,76 @@ class Engine(ABC):
 
     name: ClassVar[str]
     checked: ClassVar[str]
-    """The version of the engine that the facts in its file were checked against, and how (run, recordings, source)."""
-    launch_options: ClassVar[type[BaseModel] | None] = None
-    """The options of `launch:` in the config file; None where the engine is only ever attached to by URL."""
-    options_type: ClassVar[type[BaseModel] | None] = None
-    """The `options:` of a backend of this engine, all with defaults; None where there are none."""
+    """The engine version that the facts in its file were checked against, and how (run, recordings, source)."""
+    launch_options: ClassVar[type[LaunchOptions] | None] = None
+    """The type of a backend's `launch` section; None where the engine is only attached to by URL."""
+    options_type: ClassVar[type[EngineOptions] | None] = None
+    """The type of a backend's `options` section; None where the engine has no options."""
     operations: ClassVar[frozenset[Operation]] = frozenset(Operation)
     parallel: ClassVar[int | None] = None
-    """Requests a backend can be sent at once, where it can neither compute more nor let them wait; they wait in the
-    gateway then. None: the engine has a queue of its own."""
+    """The most requests to send to a backend at once, if it has no queue of its own; the gateway queues the rest."""
     request_ids: ClassVar[bool] = True
-    """Any `x-request-id` may be sent to it. Some refuse those that are not of their own making."""
+    """Whether the engine accepts any `x-request-id`. Some refuse ids that are not in their own format."""
     actions: ClassVar[frozenset[Action]] = frozenset()
     stream_types: ClassVar[tuple[bytes, ...]] = (b"text/event-stream",)
-    """Content types, by their beginning, of answers that are streams for the decoder."""
-
-    def __init__(self, options: Any = None) -> None:
-        """`options` is an `options_type` object. Raises OptionsError where a file they name cannot be used."""
-        self.options: Any = (
-            options if options is not None or self.options_type is None else self.options_type()
-        )
+    """Prefixes of the content types that mark an answer as a stream for the decoder."""
+    broken: ClassVar[frozenset[str]] = frozenset({"error"})
+    """Finish reasons that mean the engine broke off its answer: a failure, not an end."""
 
     @abstractmethod
     def call(self, request: Request, model: str) -> Call:
-        """The HTTP request that asks a backend for `request`, with `model` as the backend knows it. Raises RequestError
-        where the engine cannot be asked for it."""
+        """Return the HTTP request that asks a backend for `request`; `model` is the backend's name for the model.
+
+        Raise RequestError where the engine cannot be asked for it.
+        """
 
     @abstractmethod
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
-        """What a complete answer with status 200 means. Where a stream was asked for, the reply is its events."""
+        """Interpret a complete answer with status 200. If a stream was asked for, the reply's body is its events."""
 
     @abstractmethod
     def decoder(self, request: Request, model: str) -> StreamDecoder:
-        """A fresh decoder for one streamed answer with status 200."""
+        """Return a new decoder for one streamed answer with status 200."""
 
     @abstractmethod
     def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
-        """What an answer with any other status means."""
+        """Interpret an answer with any other status."""
 
     @abstractmethod
     def health(self) -> Call:
-        """The probe that tells ready from loading from down."""
+        """Return the probe that tells whether the engine is ready, loading or down."""
 
     @abstractmethod
     def health_of(self, status: int, body: bytes) -> Health:
-        """What the answer to the probe means."""
+        """Interpret the answer to the probe."""
 
     def models(self) -> Call:
-        """The request that lists the models a backend serves."""
+        """Return the request that lists the models a backend serves."""
         return Call("/v1/models", method="GET")
 
     @abstractmethod
     def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
-        """The models in the answer. Raises ValueError where the answer is not a list of models."""
+        """Return the models in the answer. Raise ValueError where it is not a list of models."""
 
     def signal_calls(self) -> tuple[Call, ...]:
-        """What to ask for the engine's load, each time anew; none where it tells nothing."""
+        """Return the requests that read the engine's load, sent anew for each reading; none if it reports none."""
         return ()
 
     def signals_of(self, answers: Sequence[bytes | None]) -> Signals:
-        """The signals in the bodies of the answers to `signal_calls`; None for one that failed or was not 200."""
+        """Return the signals in the answers to `signal_calls`; an answer is None if it failed or was not 200."""
         return {}
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
-        """The request that carries out one of `actions`. Raises ValueError, fit for the operator, where an argument is
-        missing, unknown or wrong."""
+        """Return the request that carries out one of `actions`.
+
+        Raise ValueError, with a message for the operator, where an argument is missing, unknown or wrong.
+        """
         raise NotImplementedError(f"{self.name} has no action {action}")
 
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        """The public model names a backend launched with `options` serves; options is a `launch_options` object. None
-        at all where only the running engine can tell: it is asked then."""
-        raise NotImplementedError(f"{self.name} cannot be launched")
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        """The command line that starts the engine. Raises LaunchError where it cannot work (a missing file)."""
-        raise NotImplementedError(f"{self.name} cannot be launched")
-
-    def launched(self, options: Any) -> Engine:
-        """The engine as it is spoken to where it was launched with `options`: itself, unless it minds."""
-        return self
-
     def log_level(self, line: str) -> int:
-        """How serious a line the engine printed is, as a level of `logging`."""
+        """Return the severity of a line the engine printed, as a level of `logging`."""
         return logging.INFO
 
     def crash_reason(self, log: Sequence[str]) -> str | None:
-        """One line that says why the process died, from the last lines it printed, or None."""
+        """Return one line that says why the process died, from the last lines it printed; None if they do not say."""
         return None

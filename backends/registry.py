@@ -1,7 +1,7 @@
 """Which engines exist. The only place that knows all of them.
 
 Rules:
-- A row is a name and where its class lives; a class is imported when it is first asked for.
+- A row is a name and the location of a class; a class is imported when it is first asked for.
 - Engines of other packages join through the entry-point group `llm_gateway.engines`; a built-in name wins.
 """
 
@@ -11,7 +11,7 @@ import functools
 import importlib
 import importlib.metadata
 
-from backends.base import Engine
+from backends.base import Engine, EngineOptions, LaunchOptions
 
 ENTRY_POINTS = "llm_gateway.engines"
 
@@ -37,15 +37,34 @@ def _external() -> dict[str, str]:
 
 
 def names() -> tuple[str, ...]:
-    """Every engine name a config file may use, sorted."""
+    """Return every engine name a config file may use, sorted."""
     return tuple(sorted({**_external(), **ENGINES}))
 
 
 @functools.cache
 def engine(name: str) -> type[Engine]:
-    """The class of the engine of that name. Raises KeyError for an unknown name."""
+    """Return the class of the engine with this name. Raise KeyError for an unknown name."""
     module, _, attribute = {**_external(), **ENGINES}[name].partition(":")
     found = getattr(importlib.import_module(module), attribute)
     if not (isinstance(found, type) and issubclass(found, Engine)):
         raise TypeError(f"engine {name!r}: {module}:{attribute} is not a backends.base.Engine")
     return found
+
+
+def create(name: str, options: EngineOptions | None = None, launch: LaunchOptions | None = None) -> Engine:
+    """Return an engine for a backend, from its `options` and `launch` sections where it has them.
+
+    Raise OptionsError where a file that the options name cannot be used.
+    """
+    kind = engine(name)
+    implied = launch.engine_options() if launch is not None else None
+    chosen = options if implied is None else implied
+    if chosen is None:
+        return kind()
+    made = chosen.engine()
+    if made.name != kind.name:
+        # A subclass of an engine inherits its type of options, which would make the engine it is derived from.
+        raise TypeError(
+            f"engine {name!r}: its options make {made.name!r}; give it an options_type of its own"
+        )
+    return made

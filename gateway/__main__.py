@@ -1,15 +1,16 @@
-"""The `gateway` command: what it takes, and the commands that need no running gateway.
+"""The `gateway` command: its command line, and the commands that need no running gateway.
 
 Rules:
 - Exit 0: done. 1: the config or the machine is wrong, and stderr says how. 2: the command line is wrong. 130: Ctrl-C
   before there was anything to stop.
-- What a program may read goes to stdout, what a person must read to stderr.
+- Output meant for programs goes to stdout; messages for people go to stderr.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -18,14 +19,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway import keys, logs
-from gateway.config import file as config
+from gateway.config import json_schema
+from gateway.config.file import load
+from gateway.config.problems import ConfigError
+from gateway.config.schema import Config
 from gateway.config.texts import NAME
 from gateway.console import backends, models
 from gateway.fake import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command. Return the exit status."""
     options = _parser().parse_args(arguments)
     status = 0
     try:
@@ -34,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Who read the output has seen enough, as `head` does. Nothing is left to flush at the exit.
+        # The reader of the output has closed it, as `head` does. Nothing must be left to flush at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
@@ -52,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.set_defaults(run=_serve, link=None)
 
-    # What `serve --workers` starts; not for people.
+    # Started by `serve --workers`; not for people.
     worker = commands.add_parser("worker")
     worker.add_argument("file", type=Path)
     worker.add_argument("--port", type=int, required=True)
@@ -99,10 +103,10 @@ def _key_name(text: str) -> str:
     return text
 
 
-def _load(file: Path) -> config.Config | None:
+def _load(file: Path) -> Config | None:
     try:
-        return config.load(file)
-    except config.ConfigError as error:
+        return load(file)
+    except ConfigError as error:
         print(error, file=sys.stderr)
         return None
 
@@ -133,7 +137,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _schema(options: argparse.Namespace) -> int:
-    print(json.dumps(config.schema(), indent=2))
+    print(json.dumps(json_schema.build(), indent=2))
     return 0
 
 
@@ -145,8 +149,15 @@ def _key_new(options: argparse.Namespace) -> int:
     return 0
 
 
+def _build() -> str:
+    """Say how the hot modules run: compiled by mypyc, or interpreted."""
+    found = importlib.util.find_spec("gateway.wire.relay")
+    compiled = found is not None and not str(found.origin).endswith(".py")
+    return "compiled" if compiled else "pure Python"
+
+
 def _version(options: argparse.Namespace) -> int:
-    print(f"gateway {importlib.metadata.version('llm-gateway')}")
+    print(f"gateway {importlib.metadata.version('llm-gateway')} ({_build()})")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Who is calling: an API key becomes a caller with a name and the models it may use.
+"""Authentication: from an API key to a caller with a name and the models it may use.
 
 Rules:
-- Keys are known by their SHA-256 only and looked up by it, so neither the config nor a timing says more.
+- Keys are known by their SHA-256 only and looked up by it: neither the config nor the timing of an answer reveals one.
 - A key is read from `Authorization: Bearer …` alone and never repeated in an error, a log or a metric.
 - No keys configured means open; the config only allows that on loopback or with `auth: none`.
 """
@@ -13,7 +13,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from gateway.config.file import Config
+from gateway.config.schema import Config
 from gateway.errors import GatewayError, Own
 
 
@@ -23,7 +23,7 @@ class Caller:
     __slots__ = ("_known", "_pattern", "admin", "name")
 
     def __init__(self, name: str, models: tuple[str, ...] | None = None, admin: bool = False) -> None:
-        """`models` are globs of model names; None allows all. `admin`: may see and manage the engines."""
+        """Create a caller. `models` are globs of model names; None allows all. `admin`: may see and manage engines."""
         self.name = name
         self.admin = admin
         self._pattern = None if models is None else re.compile("|".join(map(fnmatch.translate, models)))
@@ -31,11 +31,11 @@ class Caller:
 
     @property
     def limited(self) -> bool:
-        """The key is for some models only."""
+        """Whether the key is for some models only."""
         return self._pattern is not None
 
     def allows(self, model: str) -> bool:
-        """The caller may use this model. Only ask for names from the config: answers are kept."""
+        """Tell whether the caller may use this model. Ask for names from the config only: answers are cached."""
         if self._pattern is None:
             return True
         found = self._known.get(model)
@@ -51,6 +51,7 @@ class Keys:
     """The keys of one config."""
 
     def __init__(self, config: Config) -> None:
+        """Take the keys and the rules for callers without one from the config."""
         self._callers: Mapping[bytes, Caller] = {
             bytes.fromhex(key.sha256): Caller(name, key.models, key.admin)
             for name, key in config.keys.items()
@@ -59,13 +60,15 @@ class Keys:
         self._loopback = config.server.listen.loopback
 
     def identify(self, authorization: bytes | None) -> Caller:
-        """The caller behind an `Authorization` header. Raises GatewayError where there is none."""
+        """Return the caller behind an `Authorization` header. Raises GatewayError where there is none."""
         return ANYONE if self.open else self._holder(authorization)
 
     def operator(self, authorization: bytes | None) -> Caller:
-        """The caller behind an `Authorization` header, who may see and manage the engines: with keys configured the
-        holder of one with `admin: true`, also under `auth: none`; without any, everybody on this machine. Raises
-        GatewayError for others."""
+        """Return the operator behind an `Authorization` header: a caller who may see and manage the engines.
+
+        With keys configured that is the holder of one with `admin: true`, also under `auth: none`; without any,
+        everybody on this machine. Raises GatewayError for others.
+        """
         if not self._callers and self._loopback:
             return ANYONE
         if not self._callers:

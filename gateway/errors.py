@@ -3,19 +3,18 @@
 Rules:
 - An error is a value with facts (`GatewayError`); its kind picks the row, and nothing else decides a status.
 - Kinds of the first block are the engines' (`backends.base.Kind`), the rest the gateway's own (`Own`); each has a row.
-- The body is always OpenAI's `{"error": {message, type, param, code}}`, before and inside a stream.
-- A client that left is not an error: its task is cancelled, see `gateway.wire.downstream`.
+- The client's dialect (`backends.surfaces`) writes an error; here is decided only what it says.
+- A client that left is no error that anybody is told (`ClientLeft`): it only ends the request.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
-
-from backends.base import Failure, Kind, Operation, Phase
+from backends.base import Failure, Kind, Phase
+from backends.surfaces.openai import OPENAI
+from backends.surfaces.surface import InvalidRequest, Told
 
 
 class Own(enum.StrEnum):
@@ -144,10 +143,20 @@ class GatewayError(Exception):
             retry_after=failure.retry_after,
         )
 
+    @classmethod
+    def invalid(cls, error: InvalidRequest) -> GatewayError:
+        """Return the error for a request that its client's dialect cannot read."""
+        kind = Own.MEDIA_TYPE if error.media_type else Own.INVALID
+        return cls(kind, error.message, param=error.param, code=error.code)
+
+    @property
+    def told(self) -> Told:
+        """What the client is told, for its dialect to write."""
+        return Told(self.message, self.type, self.param, self.code)
+
     def body(self) -> bytes:
-        """The JSON object a client reads."""
-        facts = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return msgspec.json.encode({"error": facts})
+        """Return OpenAI's JSON for it, for clients whose dialect is not known yet."""
+        return OPENAI.error(self.told)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """What goes out beside the body, without content type and length."""
@@ -161,34 +170,13 @@ class GatewayError(Exception):
             out.append((b"x-should-retry", b"false"))
         return out
 
-    def event(self, operation: str = Operation.CHAT) -> bytes:
-        """The SSE event that ends a stream which had begun, in the shape of the API that was called. Sound has none."""
-        shape = _EVENTS.get(operation)
-        return b"data: " + self.body() + b"\n\n" if shape is None else shape(self)
 
+class ClientLeft(Exception):
+    """The client is gone. `outcome` is the metrics' word for it: it left, or was sent away for breaking a limit."""
 
-def _responses_event(error: GatewayError) -> bytes:
-    facts = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
-    return b"event: error\ndata: " + msgspec.json.encode(facts) + b"\n\n"
-
-
-def _messages_event(error: GatewayError) -> bytes:
-    facts = {
-        "type": "error",
-        "error": {"type": _ANTHROPIC.get(error.type, "api_error"), "message": error.message},
-    }
-    return b"event: error\ndata: " + msgspec.json.encode(facts) + b"\n\n"
-
-
-_ANTHROPIC = {_INVALID: _INVALID, _BUSY: "overloaded_error", "timeout_error": "timeout_error"}
-"""Our types that Anthropic's API has too; everything else is its `api_error`."""
-
-_EVENTS: dict[str, Callable[[GatewayError], bytes]] = {
-    Operation.RESPONSES: _responses_event,
-    Operation.MESSAGES: _messages_event,
-    Operation.SPEECH: lambda error: b"",
-}
-"""How an error ends a stream, where that is not OpenAI's `data: {"error": ...}`."""
+    def __init__(self, outcome: str = "client_gone") -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
 
 
 def may_go_elsewhere(failure: Failure) -> bool:

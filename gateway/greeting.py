@@ -1,21 +1,21 @@
-"""What `gateway serve` says on the terminal: where it listens, and what to type next. Pure text."""
+"""The text that `gateway serve` prints when it is ready: where it listens, and commands to try. Pure."""
 
 from __future__ import annotations
 
 import textwrap
 
 SHOWN = 8
-"""Model names on one line."""
+"""How many model names are shown."""
 
 
 def address(host: str, port: int) -> str:
-    """The URL under which this machine reaches a listening socket."""
+    """Return the URL under which this machine reaches a listening socket."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{shown}:{port}"
 
 
 def greeting(url: str, models: list[str], open_to_all: bool) -> str:
-    """The lines that make the first request easy. Without `open_to_all` they take the key from GATEWAY_KEY."""
+    """Return lines that make a first request easy. Without `open_to_all` they take the key from GATEWAY_KEY."""
     auth = "" if open_to_all else ' -H "Authorization: Bearer $GATEWAY_KEY"'
     python_key = '"-"' if open_to_all else 'os.environ["GATEWAY_KEY"]'
     hint = "" if open_to_all else "\n        first    export GATEWAY_KEY=<a key of the config>"

@@ -1,4 +1,4 @@
-"""Makes client keys and their hashes. Pure but for the system's randomness.
+"""Client keys and their hashes. Pure but for the system's randomness.
 
 Rules:
 - Only the hash is written to the config file; the key itself is shown once and kept nowhere.
@@ -16,12 +16,12 @@ PREFIX = "gw-"
 
 
 def new_key(name: str) -> tuple[str, str]:
-    """A new key for the holder `name`, and the line that admits it below `keys:` in the config file."""
+    """Return a new key for the holder `name`, and the line for it below `keys:` in the config file."""
     shown = name if re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9._-]*", name) else json.dumps(name)
     plain = PREFIX + secrets.token_urlsafe(32)
     return plain, f'{shown}: {{hash: "{hash_key(plain)}"}}'
 
 
 def hash_key(plain: str) -> str:
-    """What the config file stores of a key: "sha256:" and 64 hex digits."""
+    """Return what the config file stores of a key: "sha256:" and 64 hex digits."""
     return f"sha256:{hashlib.sha256(plain.encode()).hexdigest()}"

@@ -1,8 +1,8 @@
-"""What the gateway prints about itself: one line per event on stderr, for people or for machines.
+"""The gateway's log: one line per event on stderr, as text for people or as JSON for machines.
 
 Rules:
-- A line stays a line: control characters are escaped, and a record has a largest length.
-- Formatting never raises; a bad encoding on stderr costs a character, not a request.
+- An event is one line: control characters are escaped, and the length of a message is bounded.
+- Formatting never raises; a character that stderr cannot show is replaced.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from typing import Literal
 
 LIMIT = 4000
-"""Characters of one message."""
+"""The largest number of characters of one message."""
 
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85, 0x2028, 0x2029)}
 _ESCAPES[9] = "\t"
@@ -28,9 +28,10 @@ def _message(record: logging.LogRecord, formatter: logging.Formatter) -> str:
 
 
 class Text(logging.Formatter):
-    """`12:34:56 warning backend 'a' is down`, with the engine's name before lines an engine wrote."""
+    """Text such as `12:34:56 warning backend 'a' is down`; the output of an engine has the backend's name before it."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the line for a record."""
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         engine = record.name.removeprefix("gateway.backend.")
         source = f"[{engine}] " if engine != record.name else ""
@@ -38,9 +39,10 @@ class Text(logging.Formatter):
 
 
 class Json(logging.Formatter):
-    """One object per line."""
+    """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the line for a record."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
         return json.dumps(
             {
@@ -53,7 +55,7 @@ class Json(logging.Formatter):
 
 
 def configure(level: str, style: Literal["text", "json"]) -> None:
-    """Send all of this process' log to stderr. Libraries below warning stay silent."""
+    """Send the log of this process to stderr. Libraries log warnings and errors only."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Json() if style == "json" else Text())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

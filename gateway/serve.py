@@ -11,21 +11,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
+from uvicorn.server import ServerState as UvicornState
 
 from gateway.app import VERSION, Gateway
-from gateway.config.file import Config, Listen
+from gateway.config.address import Listen
+from gateway.config.schema import Config
+from gateway.errors import GatewayError, Own
+from gateway.fleet.peers import Peers
 from gateway.greeting import address, greeting
+from gateway.wire.door import Door, House, ServerState
 from gateway.wire.server import Limits, protocol_with
 from gateway.workers import Link, Master, Worker
 
@@ -99,18 +105,24 @@ class Server(uvicorn.Server):
         patience = self.config.timeout_graceful_shutdown or 0
         waits = [asyncio.create_task(self._drained()), asyncio.create_task(self._hurry.wait())]
         await asyncio.wait(waits, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        late = list(self.server_state.tasks)
-        if late and not self._hurry.is_set():
-            log.warning("requests that still run after %g s get an error now: %d", patience, len(late))
+        requests, late = list(self._gateway.core.register.running), list(self.server_state.tasks)
+        # A request that came through ASGI has both.
+        count = max(len(requests), len(late))
+        if count and not self._hurry.is_set():
+            log.warning("requests that still run after %g s get an error now: %d", patience, count)
+        for request in requests:
+            request.interrupt(GatewayError(Own.DRAINING, "the gateway is shutting down"))
         for task in (*late, *waits):
             task.cancel()
         await asyncio.gather(*late, *waits, return_exceptions=True)
+        await self._gateway.core.register.empty()
         await self.lifespan.shutdown()
 
     async def _drained(self) -> None:
-        """Every request is answered, and every client has taken its answer."""
+        """Wait until every request is answered, and every client has taken its answer."""
         while self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks)
+        await self._gateway.core.register.empty()
         await self._connections.gone()
 
     async def run_on(self, listener: socket.socket) -> None:
@@ -125,12 +137,13 @@ class Server(uvicorn.Server):
         await self._serve([listener])
 
 
-def build(config: Config, launches: bool = True) -> tuple[Server, Gateway]:
-    """The gateway for a config, and the server that runs it; nothing is started."""
-    gateway = Gateway(config, launches=launches)
+def build(config: Config, peers: Peers | None = None) -> tuple[Server, Gateway]:
+    """The gateway for a config, and the server that runs it; nothing is started. `peers` are the gateway's processes,
+    if this is not the only one."""
+    gateway = Gateway(config, peers=peers)
     settings = uvicorn.Config(
         gateway,
-        http=protocol_with(_limits(config)),
+        http=_front_door(config, gateway),  # type: ignore[arg-type]  # uvicorn only ever calls it
         loop="uvloop",
         ws="none",
         lifespan="on",
@@ -143,6 +156,29 @@ def build(config: Config, launches: bool = True) -> tuple[Server, Gateway]:
         backlog=BACKLOG,
     )
     return Server(settings, gateway), gateway
+
+
+def _front_door(config: Config, gateway: Gateway) -> Callable[..., Door]:
+    """Return what makes the protocol of each client's connection, for uvicorn."""
+    limits = _limits(config)
+    full = protocol_with(limits)
+    hot = {path.encode(): endpoint for path, endpoint in gateway.hot.items()}
+    houses: list[House] = []
+
+    def door(
+        config: uvicorn.Config,
+        server_state: UvicornState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Door:
+        loop = _loop or asyncio.get_running_loop()
+        if not houses:
+            made = functools.partial(full, config, server_state, app_state, loop)
+            shared = cast(ServerState, server_state)  # its set holds whatever shuts down like a protocol
+            houses.append(House(made, hot, limits, shared, config.timeout_keep_alive))
+        return Door(houses[0], loop)
+
+    return door
 
 
 def serve(config: Config, file: Path, workers: int = 1) -> int:
@@ -236,16 +272,14 @@ async def _serve(config: Config, listener: socket.socket, url: str, shown: str) 
 
 
 async def _work(config: Config, listener: socket.socket, end: socket.socket) -> None:
-    server, gateway = build(config, launches=False)
-    worker = Worker(await Link.on(end), gateway.metrics, gateway.fleet, server.stop)
-    gateway.core.page = worker.page
-    gateway.admin.backends, gateway.admin.changed = worker.backends, worker.changed
+    worker = Worker(await Link.on(end))
+    server, gateway = build(config, worker)
 
     async def tell() -> None:
         worker.tell_listening()
         worker.tell_ready(await gateway.ready())
 
-    async with _beside(worker.run()), _beside(tell()):
+    async with _beside(worker.run(gateway.fleet, gateway.metrics, server.stop)), _beside(tell()):
         await server.run_until_signal(listener)
 
 

@@ -2,9 +2,9 @@
 
 Rules:
 - Each worker has a listening socket of its own on the same port (SO_REUSEPORT), so the kernel spreads connections.
-- The master serves nothing. It owns what there must be one of: the launched engines, the questions for their signals,
-  the process' own signals, the numbers of workers that died.
-- The link is a socket pair with one JSON object per line. Its end is each side's sign that the other is gone.
+- The master serves no requests. It owns what there must be only one of: the launched engines, the polls for their
+  signals, the handling of SIGINT and SIGTERM, the metrics of workers that died.
+- The link is a socket pair with one JSON object per line. Each side takes its end as the end of the other.
 - `/metrics` and `/gateway/backends` on any worker show the sum over all, fetched when asked for; counts never go down
   when a worker dies.
 """
@@ -26,21 +26,21 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from gateway.config.file import Config
+from gateway.config.schema import Config
+from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.location import Location
-from gateway.fleet.signals import Spells
 from gateway.fleet.view import BackendView, merged
 from gateway.telemetry.metrics import SIGNAL, SIGNAL_STATUS, Dump, Metrics, merge
 
 log = logging.getLogger("gateway.workers")
 
 PAUSE = 1.0
-"""Seconds between a worker's death and the start of the next."""
+"""Seconds between the end of a worker and the start of the next."""
 PATIENCE = 2.0
-"""Seconds a worker may take to tell its numbers."""
+"""Seconds a worker may take to answer a question of the master. The master may take twice that, for it asks workers."""
 LINE = 64 << 20
-"""Bytes of one line on the link: the numbers of a worker with very many models."""
+"""Bytes of the longest line on the link: the metrics of a worker with very many models."""
 
 Message = dict[str, Any]
 
@@ -48,9 +48,10 @@ _VIEWS = TypeAdapter(list[BackendView])
 
 
 class Link:
-    """One end of a link."""
+    """One end of the link between the master and a worker."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Use an open connection; nothing is read before `listen`."""
         self._reader = reader
         self._writer = writer
         self._numbers = itertools.count()
@@ -58,26 +59,27 @@ class Link:
 
     @classmethod
     async def on(cls, end: socket.socket) -> Link:
+        """Return the link over one end of a socket pair."""
         return cls(*await asyncio.open_unix_connection(sock=end, limit=LINE))
 
     def tell(self, kind: str, **content: Any) -> None:
-        """Send one message; nothing happens where the other side is gone."""
+        """Send one message; do nothing where the other side is gone."""
         if not self._writer.is_closing():
             self._writer.write(json.dumps({"kind": kind, **content}).encode() + b"\n")
 
-    async def ask(self, kind: str, **content: Any) -> Any:
-        """Send a question and wait for its answer. Raises TimeoutError where none comes."""
+    async def ask(self, kind: str, patience: float = PATIENCE, **content: Any) -> Any:
+        """Send a question and wait for its answer, at most `patience` seconds. Raises TimeoutError where none comes."""
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         self.tell(kind, number=number, **content)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(patience):
                 return await answer
         finally:
             del self._asked[number]
 
     async def listen(self, on_message: Callable[[Message], None]) -> None:
-        """Pass on what the other side says until it is gone."""
+        """Pass on the other side's messages until it is gone."""
         while line := await self._line():
             message = json.loads(line)
             if message["kind"] != "answer":
@@ -99,65 +101,66 @@ class Link:
 
 
 class Worker:
-    """A worker's side: takes over where engines are, tells its numbers, asks for those of all."""
+    """A worker's side: the worker's `Peers`, and what the master asks of it and tells it."""
 
-    def __init__(self, link: Link, metrics: Metrics, fleet: Fleet, stop: Callable[[], None]) -> None:
-        """`stop` is called when the master is gone."""
+    launches = False
+
+    def __init__(self, link: Link) -> None:
+        """Use the link to the master; nothing is read from it before `run`."""
         self._link = link
-        self._metrics = metrics
-        self._fleet = fleet
-        self._stop = stop
 
-    async def run(self) -> None:
-        """Serve the link until the master is gone."""
-        await self._link.listen(self._on_message)
-        self._stop()
+    async def run(self, fleet: Fleet, metrics: Metrics, stop: Callable[[], None]) -> None:
+        """Serve the link until the master is gone; then call `stop`. `fleet` and `metrics` are this worker's own."""
+        await self._link.listen(lambda message: self._on_message(message, fleet, metrics))
+        stop()
 
     def tell_listening(self) -> None:
-        """Connections are accepted."""
+        """Tell the master that connections are accepted."""
         self._link.tell("listening")
 
     def tell_ready(self, models: list[str]) -> None:
-        """Some backend can take requests."""
+        """Tell the master that some backend can take requests, and which models there are."""
         self._link.tell("ready", models=models)
 
-    async def page(self) -> bytes:
-        """The metrics page with the numbers of all workers."""
+    async def page(self, metrics: Metrics) -> bytes:
+        """Return the metrics page with the numbers of all workers."""
         try:
-            total: Dump = await self._link.ask("total")
+            total: Dump = await self._link.ask("total", 2 * PATIENCE)
         except TimeoutError:
             log.warning("the master did not tell the metrics of all workers; these are one worker's")
-            return self._metrics.page()
-        return self._metrics.page_of(total)
+            return metrics.page()
+        return metrics.page_of(total)
 
-    async def backends(self) -> list[BackendView]:
-        """The backends as all workers and the master see them."""
+    async def views(self, fleet: Fleet) -> list[BackendView]:
+        """Return the backends as all workers and the master see them."""
         try:
-            return _VIEWS.validate_python(await self._link.ask("backends"), strict=False)
+            return _VIEWS.validate_python(await self._link.ask("backends", 2 * PATIENCE), strict=False)
         except TimeoutError:
             log.warning("the master did not tell what all workers see; this is one worker's view")
-            return self._views()
+            return _views(fleet)
 
-    async def changed(self, name: str) -> None:
-        """This worker has changed a backend's models: look now, and have all others look."""
+    async def changed(self, fleet: Fleet, name: str) -> None:
+        """Ask a backend for its models anew: this worker has changed them. Have all other workers do the same."""
         self._link.tell("changed", name=name)
-        await self._fleet.refresh(name)
+        await fleet.refresh(name)
 
-    def _views(self) -> list[BackendView]:
-        return self._fleet.views(asyncio.get_running_loop().time())
-
-    def _on_message(self, message: Message) -> None:
+    def _on_message(self, message: Message, fleet: Fleet, metrics: Metrics) -> None:
         match message["kind"]:
             case "location":
-                self._fleet.relocate(Location(**message["location"]))
+                fleet.relocate(Location(**message["location"]))
             case "changed":
-                self._fleet.wake(message["name"])
+                fleet.wake(message["name"])
             case "numbers":
-                self._link.answer(message, self._metrics.dump())
+                self._link.answer(message, metrics.dump())
             case "views":
-                self._link.answer(message, _VIEWS.dump_python(self._views(), mode="json"))
-            case "spells":
-                self._link.answer(message, list(self._fleet.spells(message["name"])))
+                self._link.answer(message, _VIEWS.dump_python(_views(fleet), mode="json"))
+            case "busy":
+                self._link.answer(message, list(fleet.busy_periods(message["name"])))
+
+
+def _views(fleet: Fleet) -> list[BackendView]:
+    """Return the backends as this process sees them now."""
+    return fleet.views(asyncio.get_running_loop().time())
 
 
 class Master:
@@ -171,21 +174,28 @@ class Master:
         on_listening: Callable[[], None],
         on_ready: Callable[[list[str]], None],
     ) -> None:
-        """`file` is what `config` was read from; the workers read it anew. `on_listening` is called once when the first
+        """Start nothing yet.
+
+        `file` is what `config` was read from; the workers read it anew. `on_listening` is called once when the first
         worker accepts connections, `on_ready` once with the names of the models when a worker has a backend that can
-        take requests."""
+        take requests.
+        """
         self._file = file
         self._count = count
         self._on_listening: Callable[[], None] | None = on_listening
         self._on_ready: Callable[[list[str]], None] | None = on_ready
         self._metrics = Metrics("")
         self._past: Dump = []
-        """The numbers of workers that are gone, as last told."""
+        """The metrics of workers that have ended, as they told them last."""
         self._links: dict[Link, Dump] = {}
+        """The metrics of each worker, as it told them last."""
+        self._listening: set[Link] = set()
+        """Workers that serve, and answer questions: one that still starts would keep everybody waiting."""
         self._locations: dict[str, Location] = {}
         self._fleet = Fleet(
-            config, self._metrics, Random(), lambda: None, on_location=self._on_location, spells=self._spells
+            self._metrics, Random(), lambda: None, on_location=self._on_location, busy=self._busy
         )
+        self._fleet.apply(config)
         self._processes: set[asyncio.subprocess.Process] = set()
         self._stopping = asyncio.Event()
         self._answering: set[asyncio.Task[None]] = set()
@@ -205,7 +215,7 @@ class Master:
             await asyncio.wait([engines])
 
     async def _keep(self, number: int, port: int) -> None:
-        """Keep one worker running."""
+        """Keep one worker running: start another when it ends."""
         while not self._stopping.is_set():
             status = await self._one(port)
             if not self._stopping.is_set():
@@ -217,13 +227,14 @@ class Master:
                     pass
 
     async def _one(self, port: int) -> int:
+        """Run one worker process. Return its exit status."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "gateway", "worker", str(self._file)),
                 *("--port", str(port), "--link", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
-                # Ctrl-C is for the master, which tells the workers once.
+                # Ctrl-C goes to the master alone, which ends the workers.
                 start_new_session=True,
             )
         link = await Link.on(ours)
@@ -238,12 +249,15 @@ class Master:
             return await process.wait()
         finally:
             self._processes.discard(process)
+            self._listening.discard(link)
             self._past = merge([self._past, _lasting(self._links.pop(link))])
 
     def _on_message(self, link: Link, message: Message) -> None:
-        if message["kind"] == "listening" and self._on_listening is not None:
-            self._on_listening()
-            self._on_listening = None
+        if message["kind"] == "listening":
+            self._listening.add(link)
+            if self._on_listening is not None:
+                self._on_listening()
+                self._on_listening = None
         elif message["kind"] == "ready" and self._on_ready is not None:
             self._on_ready(message["models"])
             self._on_ready = None
@@ -262,17 +276,18 @@ class Master:
         task.add_done_callback(self._answering.discard)
 
     async def _answer_backends(self, link: Link, message: Message) -> None:
-        own = self._fleet.views(asyncio.get_running_loop().time())
+        own = _views(self._fleet)
         told = [_VIEWS.validate_python(views, strict=False) for views in await self._from_all("views")]
         link.answer(message, _VIEWS.dump_python(merged(own, told), mode="json"))
 
-    async def _spells(self, name: str) -> Spells:
-        told = await self._from_all("spells", name=name)
-        return frozenset((process, number) for spells in told for process, number in spells)
+    async def _busy(self, backend: Backend) -> BusyPeriods:
+        """Return the busy periods of all workers at a backend."""
+        told = await self._from_all("busy", name=backend.name)
+        return frozenset((process, number) for periods in told for process, number in periods)
 
     async def _from_all(self, kind: str, **content: Any) -> list[Any]:
-        """What the workers answer, without those that do not."""
-        asked = (link.ask(kind, **content) for link in tuple(self._links))
+        """Ask all workers. Return the answers of those that do answer."""
+        asked = (link.ask(kind, **content) for link in tuple(self._listening))
         return [
             answer
             for answer in await asyncio.gather(*asked, return_exceptions=True)
@@ -282,11 +297,13 @@ class Master:
     async def _answer_total(self, link: Link, message: Message) -> None:
         async def numbers(other: Link) -> None:
             try:
-                self._links[other] = await other.ask("numbers")
+                told = await other.ask("numbers")
+                if other in self._links:
+                    self._links[other] = told
             except TimeoutError:
                 log.warning("a worker does not tell its metrics; showing what it told last")
 
-        await asyncio.gather(*map(numbers, tuple(self._links)))
+        await asyncio.gather(*map(numbers, tuple(self._listening)))
         own = self._metrics.dump()
         signals = [entry for entry in own if entry[1] in (SIGNAL, SIGNAL_STATUS)]
         link.answer(message, merge([self._past, _lasting(own), signals, *self._links.values()]))
@@ -303,5 +320,5 @@ class Master:
 
 
 def _lasting(dump: Dump) -> Dump:
-    """The part that stays true when its owner is gone: counts, not states."""
+    """Return the part of a dump that stays true when its process has ended: counts, not states."""
     return [entry for entry in dump if entry[0] != "gauge"]

@@ -1,4 +1,4 @@
-"""docs/adding-an-engine.md is true: its files are written as they stand there, installed, and used."""
+"""The files in docs/adding-an-engine.md work: they are extracted, installed and used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BLOCK = re.compile(r"^```\w+ title=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the page's files, and `site` in it with the package installed."""
+    """Provide a folder with the page's files, and the package installed in its subfolder `site`."""
     folder = tmp_path_factory.mktemp("parrot")
     for name, text in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
         file = folder / "parrot-engine" / name

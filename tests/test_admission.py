@@ -1,4 +1,4 @@
-"""The gate of a model: places are bounded, the queue is fair and bounded, and no place is ever lost."""
+"""The gate of a model: slots are bounded, the queue is fair and bounded, and no slot is ever lost."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -19,7 +19,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_places_are_bounded_and_come_back() -> None:
+async def test_slots_are_bounded_and_come_back() -> None:
     gate = Gate(2, 10)
     assert gate.try_enter() and gate.try_enter()
     assert not gate.try_enter()
@@ -73,8 +73,8 @@ async def test_waiting_has_an_end_and_leaves_nothing_behind() -> None:
     assert gate.try_enter()
 
 
-async def test_whoever_leaves_the_queue_takes_no_place_along() -> None:
-    """Cancel at every moment, also in the one between being given a place and waking up with it."""
+async def test_whoever_leaves_the_queue_takes_no_slot_along() -> None:
+    """Cancel at every moment, also in the one between being given a slot and waking up with it."""
     rng = Random(3)
     gate, running = Gate(3, 50), 0
 

@@ -1,6 +1,4 @@
-"""`gateway backends` and `gateway models`: the table, the words on the terminal, the exit statuses.
-
-Also the view of many processes as one.
+"""`gateway backends` and `gateway models`: the table, the words on the terminal, the exit statuses, merged views.
 
 Rules:
 - Commands are run in this process against a real gateway in a process of its own, or against nothing.

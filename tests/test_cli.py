@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from gateway.__main__ import main
+from gateway.wire import relay
 from tests.clients.process import (
     CLEAN_STOP,
     DEMO,
@@ -89,7 +90,7 @@ def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 
 def refused(done: subprocess.CompletedProcess[str], status: int = 1) -> list[str]:
-    """Return the lines of a command's complaint."""
+    """Return the lines on stderr of a command that fails."""
     assert done.returncode == status
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -98,7 +99,7 @@ def refused(done: subprocess.CompletedProcess[str], status: int = 1) -> list[str
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Where a test may write its config."""
+    """Return the path at which a test may write its config."""
     return tmp_path / "gateway.yaml"
 
 
@@ -165,9 +166,10 @@ def test_schema_is_the_one_in_the_repository() -> None:
 
 
 def test_version() -> None:
+    build = "pure Python" if (relay.__file__ or "").endswith(".py") else "compiled"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     done = gateway("version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"gateway {project['version']}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"gateway {project['version']} ({build})\n", "")
 
 
 @pytest.mark.parametrize("arguments", [(), ("key",), ("serve",), ("check",), ("surf",), ("serve", "--fast")])
@@ -306,7 +308,7 @@ class Stream(contextlib.AbstractContextManager["Stream"]):
         self._connection.close()
 
     def rest(self) -> list[str]:
-        """Return the events until the end. Raises http.client.IncompleteRead where it was broken off."""
+        """Return the events until the end. Raises http.client.IncompleteRead where the stream was broken off."""
         return [event for event in self._answer.read().decode().split("\n\n") if event.strip()]
 
 

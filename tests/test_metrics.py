@@ -5,7 +5,8 @@ from pathlib import Path
 
 from backends.base import Kind, Operation, Signal, Status
 from gateway.errors import OUTCOMES, ROWS
-from gateway.telemetry.metrics import Histogram, Metrics
+from gateway.telemetry.cells import Histogram
+from gateway.telemetry.metrics import Metrics
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
 
@@ -20,7 +21,7 @@ def test_a_histogram_counts_up_to_and_including_its_bounds() -> None:
 
 def test_cells_show_on_the_page() -> None:
     metrics = Metrics("1.2.3")
-    cells = metrics.served("m", "b")
+    cells = metrics.target("m", "b")
     cells.output_tokens.value += 7
     cells.first_token.observe(0.02)
     page = metrics.page().decode()
@@ -28,7 +29,7 @@ def test_cells_show_on_the_page() -> None:
     assert 'gateway_time_to_first_token_seconds_bucket{backend="b",le="0.025",model="m"} 1.0' in page
     assert 'gateway_build_info{version="1.2.3"} 1.0' in page
     assert "process_resident_memory_bytes" in page
-    assert metrics.served("m", "b") is cells
+    assert metrics.target("m", "b") is cells
 
 
 def test_the_document_lists_every_metric_with_its_type_and_labels() -> None:

@@ -39,7 +39,7 @@ def test_numbers_add_up_and_states_of_one_thing_do_not() -> None:
     for number in (1, 2):
         metrics = Metrics("9")
         metrics.backend_up.cell("b", "e").value = 1
-        cells = metrics.served("m", "b")
+        cells = metrics.target("m", "b")
         cells.in_flight.value = number
         cells.duration.observe(number)
         dumps.append(metrics.dump())
@@ -54,18 +54,19 @@ def test_numbers_add_up_and_states_of_one_thing_do_not() -> None:
 async def test_a_worker_tells_when_it_is_busy_and_hears_of_places_and_changes(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text(CONFIG)
-    fleet = Fleet(config.load(file), Metrics("9"), Random(1), lambda: None, launches=False)
+    fleet = Fleet(Metrics("9"), Random(1), lambda: None, launches=False)
+    fleet.apply(config.load(file))
     backend = fleet.pool.backends["local"]
     near, far = socket.socketpair()
     link = await Link.on(near)
     stopped = asyncio.Event()
-    worker = asyncio.create_task(Worker(await Link.on(far), Metrics("9"), fleet, stopped.set).run())
+    worker = asyncio.create_task(Worker(await Link.on(far)).run(fleet, Metrics("9"), stopped.set))
     master = asyncio.create_task(link.listen(lambda message: None))
 
-    assert await link.ask("spells", name="local") == []
-    backend.in_flight, backend.spells = 1, 7
-    assert await link.ask("spells", name="local") == [[os.getpid(), 7]]
-    assert fleet.spells("local") == {(os.getpid(), 7)}
+    assert await link.ask("busy", name="local") == []
+    backend.in_flight, backend.busy_period = 1, 7
+    assert await link.ask("busy", name="local") == [[os.getpid(), 7]]
+    assert fleet.busy_periods("local") == {(os.getpid(), 7)}
 
     location = Location("local", "http://127.0.0.1:9", "starting", "sk-engine")
     assert "sk-engine" not in repr(location)
@@ -160,7 +161,11 @@ def test_a_worker_that_dies_is_replaced_and_its_numbers_stay(running: Running) -
 @pytest.mark.slow
 def test_the_view_is_that_of_all_workers_and_signals_are_asked_once(running: Running) -> None:
     eventually(lambda: len(running.workers()) == 2)
-    eventually(lambda: running.metric('gateway_backend_signal_status{backend="local",signal="slots"') == 1)
+    eventually(
+        lambda: (
+            running.metric('gateway_backend_signal_status{backend="local",signal="slots",status="ok"') == 1
+        )
+    )
     assert running.metric('gateway_backend_signal{backend="local",signal="slots"}') == 4
     for _ in range(4):
         with urllib.request.urlopen(f"{running.url}/gateway/backends", timeout=30) as answer:

@@ -1,4 +1,4 @@
-"""An engine for tests of signals and actions: OpenAI's dialect, a metrics page, and actions at paths of its own.
+"""An engine for tests of signals and actions: OpenAI's API, a metrics page, and actions at paths of its own.
 
 Rules:
 - The name in the registry is `orchard`; the fixture `orchard_engine` of a test file adds it.
@@ -25,7 +25,7 @@ TABLE: Table = {
 
 
 class Orchard(OpenAI):
-    """The engine."""
+    """An OpenAI-compatible engine with metrics and actions."""
 
     name: ClassVar[str] = "orchard"
     checked: ClassVar[str] = "orchard 2 (here)"
@@ -48,5 +48,5 @@ class Orchard(OpenAI):
 
 
 def page(**values: float | str) -> bytes:
-    """Return a metrics page: `page(running=2)`."""
+    """Return a metrics page, such as `page(running=2)`."""
     return "".join(f"orchard_{name} {value}\n" for name, value in values.items()).encode()

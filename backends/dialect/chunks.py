@@ -1,10 +1,10 @@
-"""OpenAI's stream, written for engines that speak otherwise: text, a reason and counts in, whole events out.
+"""Write OpenAI's stream for engines that speak another protocol: text, finish reasons and counts in; events out.
 
 Rules:
-- The shape is OpenAI's to the letter: `role` with a choice's first piece, a finish reason with its last event, usage in
-  an event of its own.
-- An id and a time, which OpenAI's clients want and such engines do not give, come in as a `Stamp`.
-- Text is cut at a stop string here where the engine cannot: what might be the beginning of one is held back.
+- The shape is exactly OpenAI's: `role` in a choice's first event, the finish reason in its last one, usage in an event
+  of its own.
+- Ids and times, which OpenAI's clients expect and such engines do not send, are passed in as a `Stamp`.
+- For engines that cannot cut text at a stop string, `StopCutter` does; it holds back what may be the start of one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import msgspec
 
 from backends.base import Operation, Request, Usage
+from backends.dialect.usage import openai_usage
 from backends.framing import sse
 
 DONE = sse.encode(b"[DONE]")
@@ -24,19 +25,19 @@ DONE = sse.encode(b"[DONE]")
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What an answer is known by: its id, and when it was made in seconds since 1970."""
+    """The id of an answer, and its creation time in seconds since 1970."""
 
     id: str
     created: int
 
 
 def stamp(operation: Operation) -> Stamp:
-    """A new one, of now."""
+    """Return a new stamp with the current time."""
     return Stamp(fresh_id("chatcmpl" if operation is Operation.CHAT else "cmpl"), int(time.time()))
 
 
 def fresh_id(kind: str) -> str:
-    """An id that nothing else has."""
+    """Return a unique id that starts with `kind`."""
     return f"{kind}-{secrets.token_hex(12)}"
 
 
@@ -57,23 +58,16 @@ class Chunks:
         self._spoken: set[int] = set()
 
     def text(self, index: int, text: str) -> bytes:
-        """More text of a choice."""
+        """Return the event for more text of a choice."""
         return self._choice(index, text, b"null")
 
     def finish(self, index: int, reason: str) -> bytes:
-        """The end of a choice."""
+        """Return the event that ends a choice."""
         return self._choice(index, None, msgspec.json.encode(reason))
 
     def usage(self, usage: Usage | None) -> bytes:
-        """The tokens counted, null where nobody counted them."""
-        counts = None
-        if usage is not None:
-            total = usage.input + usage.output
-            counts = {
-                "prompt_tokens": usage.input,
-                "completion_tokens": usage.output,
-                "total_tokens": total,
-            }
+        """Return the event with the token counts; null if there are none."""
+        counts = None if usage is None else openai_usage(usage)
         return sse.encode(self._head + b',"choices":[],"usage":' + msgspec.json.encode(counts) + b"}")
 
     def _choice(self, index: int, text: str | None, reason: bytes) -> bytes:
@@ -89,7 +83,7 @@ class Chunks:
 
 
 class StopCutter:
-    """Cuts one text, coming in pieces, before the first stop string in it. `hit`: one was found."""
+    """Cuts a text that arrives in pieces before the first stop string in it; `hit` is true once one was found."""
 
     __slots__ = ("_held", "_stops", "hit")
 
@@ -99,7 +93,7 @@ class StopCutter:
         self.hit = False
 
     def feed(self, piece: str) -> str:
-        """Take more text; return what of it surely comes before a stop string."""
+        """Process more text; return the part that is certain to precede any stop string."""
         if self.hit or not self._stops:
             return "" if self.hit else piece
         text = self._held + piece
@@ -113,12 +107,12 @@ class StopCutter:
         return text[: len(text) - keep]
 
     def close(self) -> str:
-        """The text ended; return what was held back for nothing."""
+        """Return the text that was held back; the text has ended."""
         held, self._held = self._held, ""
         return held
 
     @staticmethod
     def _begun(text: str, stop: str) -> int:
-        """How many of the last characters may be the beginning of `stop`."""
+        """Return how many of the last characters may be the beginning of `stop`."""
         longest = min(len(stop) - 1, len(text))
         return next((count for count in range(longest, 0, -1) if text.endswith(stop[:count])), 0)

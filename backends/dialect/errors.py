@@ -1,13 +1,14 @@
-"""What an engine's error answer means: the six shapes engines write errors in, and one reading of all of them.
+"""Interpret an engine's error answer, in any of the six shapes that engines use.
 
-Shapes (each seen in an engine's source or recordings): OpenAI's nested object; the same flat with `object: error`
-(SGLang, LMDeploy, TensorRT-LLM); `error` as a string (Ollama, Triton, 401 of vLLM); `error` with `error_type` (TGI);
-`detail` (FastAPI servers); anything else, read as text.
+Shapes (each seen in an engine's source or recordings): OpenAI's nested object; the same object, flat, with
+`object: error` (SGLang, LMDeploy, TensorRT-LLM); `error` as a string (Ollama, Triton, vLLM's 401); `error` with
+`error_type` (TGI); `detail` (FastAPI servers); anything else, read as text.
 
 Rules:
-- No bytes make this fail. A field of the wrong type is read as if it were not there.
-- Status and typed fields decide; wording is looked at in one place, `CONTEXT_MARKS`, for engines that say it only so.
-- The text of a 5xx stays in `detail`, for the log: it may hold paths, addresses or other users' data.
+- No input raises an exception. A field of the wrong type counts as missing.
+- The status and typed fields decide. Wording decides only through `CONTEXT_MARKS`, for engines that report too long a
+  prompt in no other way.
+- The text of a 5xx goes only to `detail`, for the log: it may contain paths, addresses or other users' data.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ NO_ROUTE = frozenset(
         "File Not Found",  # llama.cpp b11549
     }
 )
-"""What servers say with 404 of a path they do not have: the wrong kind of model for the operation, or a version that
-does not have it yet. A model that is not there is told in other words."""
+"""Messages of a 404 for an unknown path: the engine or its version lacks the operation. A missing model is reported in
+other words."""
 
 _MESSAGE_LIMIT = 500
 _WORDLESS = (b"", b"null", b"true", b"false", b"{}", b"[]")
-# A proxy's page of HTML, a stack trace (Triton's Python backend): no message to a client, whatever the status.
+# An HTML page of a proxy, or a stack trace (Triton's Python backend): never shown to a client, whatever the status.
 _INTERNAL = re.compile(r"^<|Traceback \(most recent call last\)")
 _WORD = re.compile(r"[A-Za-z][\w.\[\]-]{0,99}", re.ASCII)
 
@@ -51,6 +52,8 @@ _string = msgspec.json.Decoder(str)
 
 
 class _Facts(msgspec.Struct):
+    """The fields of an error, from whichever shape it had; empty or 0 where they are missing."""
+
     message: str = ""
     type: str = ""
     code: str = ""
@@ -59,10 +62,10 @@ class _Facts(msgspec.Struct):
 
 
 def read_failure(status: int, headers: Headers, body: bytes) -> Failure:
-    """The failure an HTTP answer, or an error event in a stream (status 500 then), stands for."""
+    """Return the failure that an HTTP answer means, or an error event in a stream, whose status is given as 500."""
     facts = _facts(body)
     if status == 500 and 400 <= facts.status <= 599:
-        # Engines put the true status into the body of an error that comes inside a 200 stream.
+        # The status line of a stream says 200, so engines put the true status into the body of the error.
         status = facts.status
     kind = _kind(status, facts)
     said = readable(facts.message)
@@ -94,6 +97,7 @@ _ABOUT_THE_REQUEST = frozenset({Kind.REJECTED, Kind.CONTEXT, Kind.UNSUPPORTED})
 
 
 def _kind(status: int, facts: _Facts) -> Kind:
+    """Return the kind of failure."""
     if facts.code in CONTEXT_CODES or facts.type in CONTEXT_CODES:
         return Kind.CONTEXT
     if facts.code in MISSING_CODES:
@@ -122,9 +126,10 @@ _KINDS = {
 
 
 def _facts(body: bytes) -> _Facts:
+    """Read the fields of an error in any of the six shapes."""
     outer = _object(
         body.removeprefix(b"data:")
-    )  # Triton: an event of a stream, though the status is an error
+    )  # Triton sends an event of a stream, even though the status is an error
     if outer is None:
         return _Facts("" if body in _WORDLESS else body[: 4 * _MESSAGE_LIMIT].decode(errors="replace"))
     error = outer.get("error", msgspec.Raw())
@@ -132,7 +137,9 @@ def _facts(body: bytes) -> _Facts:
     said = outer if inner is None else inner
     text = {name: _text(said.get(name, msgspec.Raw())) for name in ("message", "detail", "type", "param")}
     code = _text(said.get("code", msgspec.Raw()))
-    number = code or _text(said.get("http_status_code", msgspec.Raw()))  # the latter: TGI, inside a stream
+    number = code or _text(
+        said.get("http_status_code", msgspec.Raw())
+    )  # `http_status_code`: TGI, in a stream
     return _Facts(
         text["message"] or text["detail"] or _text(error),
         text["type"],
@@ -143,6 +150,7 @@ def _facts(body: bytes) -> _Facts:
 
 
 def _object(raw: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:
+    """Return the members of a JSON object; None for anything else."""
     try:
         return _members.decode(raw)
     except (ValueError, RecursionError):
@@ -150,7 +158,7 @@ def _object(raw: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:
 
 
 def _text(raw: msgspec.Raw) -> str:
-    """A JSON string's text; of a value without words nothing, of any other its JSON."""
+    """Return the text of a JSON string; an empty text for null, booleans and empty values; else the JSON itself."""
     data = bytes(raw)
     if data in _WORDLESS:
         return ""
@@ -161,19 +169,20 @@ def _text(raw: msgspec.Raw) -> str:
 
 
 def _word(text: str) -> str | None:
+    """Return a text that looks like an identifier, and None for any other."""
     return text if _WORD.fullmatch(text) else None
 
 
 def readable(text: str) -> str:
-    """Foreign text as one short line of printable characters."""
+    """Return untrusted text as one short line of printable characters."""
     printable = "".join(c if c.isprintable() else " " for c in text[: 4 * _MESSAGE_LIMIT])
     return " ".join(printable.split())[:_MESSAGE_LIMIT]
 
 
 def retry_after(headers: Headers) -> float | None:
-    """Seconds from a `Retry-After` header; None if absent, negative or not readable.
+    """Return the seconds in a `Retry-After` header; None if it is absent, negative or unreadable.
 
-    A date is read against the answer's own `Date`, so that two clocks need not agree (RFC 9110, section 10.2.3).
+    A date is compared with the answer's own `Date`, so that the clocks need not agree (RFC 9110, section 10.2.3).
     """
     found = {
         name: value.decode("latin-1").strip() for name, value in headers if name in (b"retry-after", b"date")
@@ -188,7 +197,7 @@ def retry_after(headers: Headers) -> float | None:
 
 
 def garbled(message: str, body: bytes, error: Exception | None = None) -> Failure:
-    """The failure of an answer that cannot be read; how it begins goes to the operator's log."""
+    """Return the failure of an answer that cannot be read; its first bytes go to the operator's log."""
     begin = readable(body[:200].decode(errors="replace"))
     return Failure(Kind.GARBLED, message, detail=f"{error}: {begin}" if error else begin)
 

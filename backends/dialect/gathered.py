@@ -1,9 +1,9 @@
-"""A stream as one whole answer: for clients that did not ask for a stream, of engines that are better asked for one.
+"""Turn a stream into one whole answer, for engines that are asked for a stream although the client wants none.
 
 Rules:
-- Pure: the bytes of a stream in (whole events, as a decoder gives them out), the bytes of the whole answer out.
-- Pieces of text are joined, lists of log probabilities are put one after the other, tool calls are put together by
-  their index; of everything else the last word counts, so that what the gateway does not know comes along.
+- Pure: the bytes of a stream in (whole events, as a decoder returns them), the bytes of the whole answer out.
+- Texts are joined, lists of log probabilities are concatenated, and tool calls are assembled by their index. For any
+  other member the last value counts, so that members the gateway does not know are kept.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from backends.framing import sse
 Members = dict[str, Any]
 
 _TEXTS = frozenset({"content", "reasoning_content", "reasoning", "refusal", "text", "arguments"})
-"""Members whose pieces make one text."""
+"""Members whose pieces are joined to one text."""
 _SEPARATOR = b"\n\n"
 
 _member = msgspec.json.Decoder(Members)
 
 
 def whole(operation: Operation, stream: bytes) -> bytes:
-    """The answer that a stream adds up to. Raises ValueError where it is none."""
+    """Return the answer that a stream adds up to. Raise ValueError if it is no answer."""
     gather = _GATHERERS.get(operation)
     return completion(operation, stream) if gather is None else msgspec.json.encode(gather(_payloads(stream)))
 
 
 def completion(operation: Operation, stream: bytes) -> bytes:
-    """The chat completion or completion that a stream adds up to. Raises ValueError where it holds no choices."""
+    """Return the chat completion or completion of a stream. Raise ValueError if it has no choices."""
     whole: Members = {}
     choices: dict[int, Members] = {}
     for event in _payloads(stream):
@@ -48,6 +48,7 @@ def completion(operation: Operation, stream: bytes) -> bytes:
 
 
 def _payloads(stream: bytes) -> Iterable[Members]:
+    """Decode the events of a stream, except `[DONE]`."""
     for event in stream.split(_SEPARATOR):
         payload = event[6:] if event.startswith(b"data: ") else sse.payload(event)
         if payload and payload != b"[DONE]":
@@ -55,7 +56,7 @@ def _payloads(stream: bytes) -> Iterable[Members]:
 
 
 def _response(events: Iterable[Members]) -> Members:
-    """The last event of a response holds all of it."""
+    """Return the response, which the last event contains as a whole."""
     for event in events:
         if event.get("type") in ("response.completed", "response.incomplete"):
             return dict(event["response"])
@@ -63,7 +64,7 @@ def _response(events: Iterable[Members]) -> Members:
 
 
 def _infill(events: Iterable[Members]) -> Members:
-    """Each event has a piece of the text, the last one everything else."""
+    """Return an infill: each event has a piece of its text, the last one everything else."""
     text = []
     last: Members = {}
     for last in events:
@@ -72,7 +73,7 @@ def _infill(events: Iterable[Members]) -> Members:
 
 
 def _anthropic(events: Iterable[Members]) -> Members:
-    """A message: its blocks by their index, each begun by one event and continued by others."""
+    """Return an Anthropic message: one event begins each of its blocks, others continue it."""
     message: Members = {}
     blocks: dict[int, Members] = {}
     for event in events:
@@ -92,6 +93,7 @@ def _anthropic(events: Iterable[Members]) -> Members:
 
 
 def _continue(block: Members, delta: Members) -> None:
+    """Add an event's delta to a block of an Anthropic message."""
     for name, value in delta.items():
         if name == "citation":
             block["citations"] = [*(block.get("citations") or ()), value]
@@ -100,7 +102,7 @@ def _continue(block: Members, delta: Members) -> None:
 
 
 def _closed(block: Members) -> Members:
-    """A tool's input comes as pieces of JSON."""
+    """Return a finished block; the input of a tool arrives as pieces of JSON and is decoded here."""
     pieces = block.pop("partial_json", None)
     return {**block, "input": msgspec.json.decode(pieces)} if pieces else block
 
@@ -113,7 +115,7 @@ _GATHERERS: Mapping[Operation, Callable[[Iterable[Members]], Members]] = {
 
 
 def _add(known: Members, piece: Members) -> None:
-    """Add what a later event says to what the earlier ones said."""
+    """Merge a piece of a choice into what earlier events said of it."""
     for name, value in piece.items():
         before = known.get(name)
         if before is None and isinstance(value, dict):
@@ -139,7 +141,7 @@ def _by_index(calls: list[Members]) -> dict[int, Members]:
 
 
 def _message(choice: Members) -> Members:
-    """A choice of a chat completion: what were deltas is a message."""
+    """Return a choice of a chat completion, with its merged deltas as a message."""
     message = {"role": "assistant", "content": None, **choice.pop("delta", {})}
     calls = message.pop("tool_calls", None)
     if calls:

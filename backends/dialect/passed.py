@@ -1,10 +1,10 @@
-"""Answers of the operations whose bytes pass as they are: what a whole one must hold, and when a stream of one is over.
+"""Watch answers whose bytes pass unchanged, of all operations but chat and completions: is one complete, or an error?
 
 Rules:
-- Nothing is rebuilt. A stream's events keep their `event` lines; only the model's name is put back.
-- A whole answer has the member it is asked for. A stream is complete when the event came that its API ends with;
-  `[DONE]` alone, or the connection's end, is no proof.
-- An error inside an answer is the engine's failure, whatever status it came under.
+- Nothing is rebuilt. A stream's events keep their `event` lines; only the model's name is replaced.
+- A whole answer must have the member that holds its result. A stream is complete when the last event of its API has
+  come; `[DONE]` or the end of the connection alone proves nothing.
+- An error inside an answer is the engine's failure, whatever status it was sent with.
 - Sound passes in pieces; only the end of the transfer can say that it is complete.
 """
 
@@ -17,15 +17,18 @@ import msgspec
 
 from backends.base import Engine, Failure, Headers, Kind, Operation, Reply, Request, StreamDecoder, Usage
 from backends.dialect import rewrite
+from backends.dialect.decoder import Decoder, FramedDecoder
 from backends.dialect.errors import garbled
+from backends.dialect.shapes import SILENT, is_error
+from backends.dialect.usage import count, usage_of, usage_of_digits
 from backends.framing import sse
 
 LONGEST_EVENT = 32 << 20
-"""Bytes of one event. The last one may repeat the whole answer, and pictures come in them."""
+"""The most bytes of one event. The last one may repeat the whole answer, and events can contain images."""
 
 
 class _Result(NamedTuple):
-    """The member of an answer that holds its result, the JSON it begins with, and whether it may be empty."""
+    """The member of an answer that holds its result, how its JSON begins, and whether it may be empty."""
 
     member: str
     opening: bytes
@@ -46,7 +49,7 @@ _RESULTS: Mapping[Operation, _Result] = {
 }
 
 _TEXTS = (b"text/plain", b"text/vtt", b"text/srt", b"application/x-subrip")
-"""What a transcription may come as, beside JSON, by the form that was asked for."""
+"""Content types of a transcription, beside JSON; the request chooses one."""
 _SPOKEN = (Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS)
 
 _LAST = frozenset(
@@ -59,17 +62,19 @@ _LAST = frozenset(
         "image_generation.completed",
     }
 )
-"""The events that end a stream well, of all APIs."""
+"""The events that complete a stream, of all APIs."""
 _BROKEN = frozenset({"error", "response.failed"})
 
 
 class _Inner(msgspec.Struct):
+    """An object within an event that may name the model and count tokens."""
+
     model: msgspec.Raw = msgspec.Raw()
     usage: Any = None
 
 
 class _Event(msgspec.Struct):
-    """What events of any of these APIs say. `message` is an object only in the first event of Anthropic's."""
+    """An event of any of these APIs. `message` is an object only in the first event of Anthropic's."""
 
     type: Any = None
     object: Any = None
@@ -94,7 +99,7 @@ _anything = msgspec.json.Decoder()
 
 
 def reply(engine: Engine, request: Request, headers: Headers, body: bytes) -> Reply | Failure:
-    """What a complete answer means, for the operations of `DECODERS` and those that are never streamed."""
+    """Interpret a complete answer, for the operations in `OPERATIONS`."""
     kind = next((value for name, value in headers if name == b"content-type"), b"application/json")
     if request.operation is Operation.SPEECH and not _is_json(kind):
         return Reply(body, Usage(), kind) if body else garbled("the engine's reply is empty", body)
@@ -104,7 +109,7 @@ def reply(engine: Engine, request: Request, headers: Headers, body: bytes) -> Re
         members = _members.decode(body)
     except (ValueError, RecursionError) as error:
         return garbled("the engine's reply is not the JSON object expected", body, error)
-    if _said(members, "error") not in _NOTHING or _said(members, "object") == b'"error"':
+    if _said(members, "error") not in SILENT or _said(members, "object") == b'"error"':
         return engine.failure(500, headers, body)
     result = _RESULTS.get(request.operation)
     if result is None or not _holds(members, result):
@@ -112,21 +117,28 @@ def reply(engine: Engine, request: Request, headers: Headers, body: bytes) -> Re
     if request.stream:
         return _streamed(request, members, body)
     name = msgspec.json.encode(request.model)
-    usage = usage_of(_anything.decode(members.get("usage", b"null")))
-    return Reply(rewrite.renamed(body, _said(members, "model"), name), usage or _counted(members))
+    usage = usage_of(_anything.decode(members.get("usage", b"null")), any_api=True)
+    if usage is None:
+        usage = usage_of_digits(_said(members, "tokens_evaluated"), _said(members, "tokens_predicted"))
+    return Reply(rewrite.renamed(body, _said(members, "model"), name), usage)
 
 
 def _said(members: Mapping[str, msgspec.Raw], name: str) -> bytes:
+    """Return the JSON of a member; empty if it is missing."""
     return bytes(members.get(name, b""))
 
 
 def _holds(members: Mapping[str, msgspec.Raw], result: _Result) -> bool:
+    """Return whether an answer has its result."""
     value = _said(members, result.member)
     return value.startswith(result.opening) and (result.empty or value[1:].lstrip() != b"]")
 
 
 def _streamed(request: Request, members: Mapping[str, msgspec.Raw], body: bytes) -> Reply | Failure:
-    """A whole answer to who asked for a stream. Models that cannot stream do that with transcriptions alone."""
+    """Return a whole transcription as the stream that was asked for, which models that cannot stream answer with.
+
+    For any other operation a whole answer to a stream request is a failure.
+    """
     if request.operation not in _SPOKEN:
         return garbled("the engine did not answer with the stream that was asked for", body)
     text = members["text"]
@@ -137,118 +149,85 @@ def _streamed(request: Request, members: Mapping[str, msgspec.Raw], body: bytes)
     return Reply(b"".join(sse.encode(msgspec.json.encode(event)) for event in events))
 
 
-def _counted(members: Mapping[str, msgspec.Raw]) -> Usage | None:
-    """llama.cpp's own way to count."""
-    counts = [
-        int(value) if value.isdigit() else 0
-        for value in (_said(members, name)[:18] for name in ("tokens_evaluated", "tokens_predicted"))
-    ]
-    return Usage(*counts) if any(counts) else None
-
-
 def _is_json(kind: bytes) -> bool:
+    """Return whether a content type is JSON."""
     return kind.partition(b";")[0].strip().lower().endswith(b"json")
 
 
-class Events:
-    """Watches one stream of events and hands them on as they are; see `backends.base.StreamDecoder`."""
+class Events(FramedDecoder):
+    """Watches a stream of events and passes them on unchanged; see `backends.base.StreamDecoder`."""
 
-    __slots__ = ("_blocks", "_engine", "_name", "_over", "content", "failure", "finished", "usage")
+    __slots__ = ("_engine", "_name")
 
     def __init__(self, engine: Engine, request: Request) -> None:
-        self.content = 0
-        self.usage: Usage | None = None
-        self.finished = False
-        self.failure: Failure | None = None
+        super().__init__(sse.Blocks(LONGEST_EVENT))
         self._engine = engine
-        self._blocks = sse.Blocks(LONGEST_EVENT)
         self._name = msgspec.json.encode(request.model)
-        self._over = False
 
-    def feed(self, data: bytes) -> bytes:
-        if self._over:
-            return b""
-        out = b"".join([self._block(block) for block in self._blocks.feed(data)])
-        if self._blocks.too_long and not self._over:
-            self._fail(
-                Failure(Kind.GARBLED, f"an event of the engine's is longer than {LONGEST_EVENT} bytes")
-            )
-        return out
-
-    def close(self) -> bytes:
-        if self._over:
-            return b""
-        # A last event without its blank line counts if it is whole; half of one says nothing.
-        rest = self._blocks.close()
-        out = self._block(rest) if _is_whole(rest) else b""
-        if not self.finished and not self._over:
-            self._fail(Failure(Kind.RESET, "the engine's stream ended before it was complete"))
-        self._over = True
-        return out
-
-    def _block(self, block: bytes) -> bytes:
-        """What the client gets for one event."""
-        payload = sse.payload(block)
-        if self._over or payload is None or payload in _NOTHING:
+    def _event(self, piece: bytes) -> bytes:
+        payload = sse.payload(piece)
+        if self.over or payload is None or payload in SILENT:
             return b""
         if payload.strip() == b"[DONE]":
             if not self.finished:
-                self._fail(
+                self.fail(
                     Failure(Kind.GARBLED, "the engine ended its stream without the event that completes it")
                 )
                 return b""
-            return block + b"\n\n"
+            return piece + b"\n\n"
         try:
             said = _event.decode(payload)
         except (ValueError, RecursionError) as error:
-            self._fail(garbled("the engine sent an event that is not valid", payload, error))
+            self.fail(garbled("the engine sent an event that is not valid", payload, error))
             return b""
-        if said.error or said.object == "error" or said.type in _BROKEN:
-            # The error of a response that failed stands within it.
-            self._fail(self._engine.failure(500, (), bytes(said.response) or payload))
+        if is_error(said.error, said.object) or said.type in _BROKEN:
+            # A failed response holds its error.
+            self.fail(self._engine.failure(500, (), bytes(said.response) or payload))
             return b""
         self._note(said)
-        return self._renamed(block, said) + b"\n\n"
+        return self._renamed(piece, said) + b"\n\n"
+
+    def _is_whole(self, piece: bytes) -> bool:
+        try:
+            _event.decode(sse.payload(piece) or b"")
+        except (ValueError, RecursionError):
+            return False
+        return True
 
     def _note(self, said: _Event) -> None:
-        """Count what an event says, and see whether it is the last one."""
+        """Record the content and the tokens in an event, and whether it is the last one."""
         self.content += _speaks(said)
         if said.type in _LAST or said.stop is True or any(map(_ends, _choices(said))):
             self.finished = True
         for usage in (said.usage, *(inner.usage for inner in _inners(said))):
-            counted = usage_of(usage)
+            counted = usage_of(usage, any_api=True)
             if counted is not None:
                 self._add(counted)
         if said.tokens_predicted is not None and said.stop is True:
-            self._add(Usage(_count(said.tokens_evaluated), _count(said.tokens_predicted)))
+            self._add(Usage(count(said.tokens_evaluated), count(said.tokens_predicted)))
 
     def _add(self, counted: Usage) -> None:
-        """Anthropic's streams count the prompt in their first event and the answer in a later one."""
+        """Merge counts: Anthropic's streams count the prompt in their first event and the answer in a later one."""
         old = self.usage or Usage()
         self.usage = Usage(
             counted.input or old.input, counted.output or old.output, counted.cached or old.cached
         )
 
     def _renamed(self, block: bytes, said: _Event) -> bytes:
+        """Return an event with the model's name as the client knows it."""
         for model in (said.model, *(inner.model for inner in _inners(said))):
             block = rewrite.renamed(block, bytes(model), self._name)
         return block
 
-    def _fail(self, failure: Failure) -> None:
-        self.failure = failure
-        self._over = True
 
+class Pieces(Decoder):
+    """Passes sound on as it comes; see `backends.base.StreamDecoder`."""
 
-class Pieces:
-    """Hands sound on as it comes; see `backends.base.StreamDecoder`."""
+    __slots__ = ()
 
-    __slots__ = ("content", "failure", "finished", "usage")
-
-    def __init__(self, engine: Engine, request: Request) -> None:
-        self.content = 0
-        self.usage: Usage | None = Usage()
-        self.finished = False
-        self.failure: Failure | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.usage = Usage()
 
     def feed(self, data: bytes) -> bytes:
         self.content += bool(data)
@@ -258,12 +237,12 @@ class Pieces:
         if self.content:
             self.finished = True
         else:
-            self.failure = Failure(Kind.GARBLED, "the engine's reply is empty")
+            self.fail(Failure(Kind.GARBLED, "the engine's reply is empty"))
         return b""
 
 
 def _speech(engine: Engine, request: Request) -> StreamDecoder:
-    return Events(engine, request) if request.stream else Pieces(engine, request)
+    return Events(engine, request) if request.stream else Pieces()
 
 
 DECODERS: Mapping[Operation, Callable[[Engine, Request], StreamDecoder]] = {
@@ -275,21 +254,19 @@ DECODERS: Mapping[Operation, Callable[[Engine, Request], StreamDecoder]] = {
     Operation.SPEECH: _speech,
     Operation.IMAGES: Events,
 }
-"""What watches a stream of each operation that has one."""
+"""The decoder of each operation that has streams."""
 
 OPERATIONS = frozenset(_RESULTS) | frozenset(DECODERS)
-"""The operations whose answers are read here."""
-
-_NOTHING = (b"", b"null")
+"""The operations whose answers this module interprets."""
 
 
 def _inners(said: _Event) -> list[_Inner]:
-    """The objects within an event that may name the model and count."""
+    """Return the objects within an event that may name the model and count tokens."""
     return [_inner.decode(raw) for raw in (said.response, said.message) if bytes(raw).startswith(b"{")]
 
 
 def _speaks(said: _Event) -> bool:
-    """The event carries some of the answer."""
+    """Return whether an event has some of the answer in it."""
     kind = said.type if isinstance(said.type, str) else ""
     if kind.endswith((".delta", "_delta")) and kind != "message_delta":
         said_now = said.delta or said.audio
@@ -307,40 +284,11 @@ def _speaks(said: _Event) -> bool:
 
 
 def _choices(said: _Event) -> list[dict[str, Any]]:
-    """vLLM (0.33) streams transcriptions as if they were chats."""
+    """Return the choices of an event: vLLM (0.33) streams transcriptions as if they were chats."""
     choices = said.choices if isinstance(said.choices, list) else []
     return [choice for choice in choices if isinstance(choice, dict)]
 
 
 def _ends(choice: dict[str, Any]) -> bool:
+    """Return whether a choice has its finish reason."""
     return bool(choice.get("finish_reason"))
-
-
-def _is_whole(block: bytes) -> bool:
-    try:
-        _event.decode(sse.payload(block) or b"")
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def usage_of(said: Any) -> Usage | None:
-    """The tokens counted, in OpenAI's old or new words or in Anthropic's, who counts what was cached beside the input.
-    Rerankers tell the sum only, which is their input. A count that cannot be read spoils the books, not the answer."""
-    if not isinstance(said, dict):
-        return None
-    names = ("input_tokens", "prompt_tokens", "output_tokens", "completion_tokens", "total_tokens")
-    if not any(type(said.get(name)) is int for name in names):
-        return None
-    spent = _count(said.get("input_tokens", said.get("prompt_tokens")))
-    given = _count(said.get("output_tokens", said.get("completion_tokens")))
-    if not (spent or given):
-        spent = _count(said.get("total_tokens"))
-    details = said.get("input_tokens_details", said.get("prompt_tokens_details"))
-    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
-    beside = _count(said.get("cache_read_input_tokens"))
-    return Usage(spent + beside + _count(said.get("cache_creation_input_tokens")), given, cached or beside)
-
-
-def _count(value: Any) -> int:
-    return max(0, value) if type(value) is int else 0

@@ -1,11 +1,11 @@
-"""Edits of a body that leave every other byte as it was: the model's name, and the wish for usage in a stream.
+"""Edit a body and leave every other byte as it was: replace the model's name, ask for usage in a stream.
 
 Rules:
-- The common case is one splice at a place that is beyond doubt. Where it is not (a second `"model"` somewhere, a key
-  written with escapes) the body is put together anew from its top-level members, each with its bytes untouched.
-- What the gateway decided on is what the engine reads: after an edit no second `model` remains that a parser with other
-  habits might prefer.
-- A quote inside a JSON string is escaped. So `"model"` before a colon is always a key, whatever anyone wrote.
+- The common case is one splice at a position that is certain. Where it is not (a second `"model"`, a key written with
+  escapes), the body is rebuilt from its top-level members, whose bytes stay untouched.
+- The engine reads the model that the gateway chose: after an edit no second `model` remains that another parser might
+  prefer.
+- Quotes inside a JSON string are escaped, so `"model"` before a colon is always a key.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _KEY = b'"model"'
 _OPTIONS_KEY = b'"stream_options"'
 _ASK_USAGE = _OPTIONS_KEY + b':{"include_usage":true},'
 _SPACE = (b" ", b"\t", b"\r", b"\n")
-# A key can only be disguised by an escaped ASCII letter or underscore: U+0041 to U+007A.
+# A key can only be hidden by an escaped ASCII letter or underscore: U+0041 to U+007A.
 _DISGUISE = re.compile(rb"\\u00[4-7]")
 _COUNTING = (Operation.CHAT, Operation.COMPLETIONS)
-"""Streams that tell usage only where it is asked for."""
+"""Operations whose streams report usage only if asked to."""
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def request_body(request: Request, model: str) -> bytes:
-    """The client's body with `model` as the backend knows it, and usage asked for if it is a stream."""
+    """Return the client's body with the backend's name for the model, which asks for usage if it is a stream."""
     ask = request.stream and not request.include_usage and request.operation in _COUNTING
     body = request.body
     span = _model_span(body, request.model)
@@ -44,7 +44,7 @@ def request_body(request: Request, model: str) -> bytes:
 
 
 def form(request: Request, model: str) -> bytes:
-    """The client's form with `model` as the backend knows it. Only where the names differ it is copied."""
+    """Return the client's form with the backend's name for the model; a copy only if the names differ."""
     if model == request.model:
         return request.body
     parts = multipart.parts_of(request.body, multipart.boundary_of(request.content_type))
@@ -53,18 +53,17 @@ def form(request: Request, model: str) -> bytes:
 
 
 def streamed(body: bytes) -> bytes:
-    """The body as a wish for a stream, whatever it said of that."""
+    """Return the body as a request for a stream, whatever it said about streaming."""
     if b'"stream' not in body and not (b"\\u00" in body and _DISGUISE.search(body)):
         brace = body.index(b"{") + 1
         return body[:brace] + b'"stream":true,' + body[brace:]
-    members = {name: bytes(raw) for name, raw in _members.decode(body).items()}
-    return joined({**members, "stream": b"true"})
+    return joined({**members(body), "stream": b"true"})
 
 
 def _model_span(body: bytes, model: str) -> tuple[int, int] | None:
-    """Where the value of the only `model` in the body stands, if that is beyond doubt.
+    """Return the range of the value of the only `model` in the body; None if that is not certain.
 
-    The body is known to have a top-level `model`. If its key is not disguised and `"model"` occurs once, that is it.
+    The body is known to have a top-level `model`. If its key has no escapes and `"model"` occurs once, that is the one.
     """
     key = body.find(_KEY)
     if key < 0 or body.rfind(_KEY) != key or (b"\\" in body and b"\\u00" in body and _DISGUISE.search(body)):
@@ -75,7 +74,7 @@ def _model_span(body: bytes, model: str) -> tuple[int, int] | None:
 
 
 def _value(text: bytes, key: int) -> int:
-    """Where the value of the `"model"` at `key` begins; the end of that string if it is no key."""
+    """Return where the value of the `"model"` at `key` begins; the end of that string if it is not a key."""
     end = start = key + len(_KEY)
     if text.startswith((b': "', b':"'), end):
         return text.index(b'"', end)
@@ -90,36 +89,37 @@ def _value(text: bytes, key: int) -> int:
 
 
 def _rebuilt(body: bytes, model: str, ask: bool) -> bytes:
-    members = {name: bytes(raw) for name, raw in _members.decode(body).items()}
-    members["model"] = msgspec.json.encode(model)
+    """Return the body, assembled from its members, with this `model`, and with usage asked for if `ask`."""
+    found = members(body)
+    found["model"] = msgspec.json.encode(model)
     if ask:
-        options = members.get("stream_options", b"null")
-        inner = {} if options == b"null" else {k: bytes(v) for k, v in _members.decode(options).items()}
-        members["stream_options"] = joined({**inner, "include_usage": b"true"})
-    return joined(members)
+        options = found.get("stream_options", b"null")
+        inner = {} if options == b"null" else members(options)
+        found["stream_options"] = joined({**inner, "include_usage": b"true"})
+    return joined(found)
 
 
 def members(body: bytes) -> dict[str, bytes]:
-    """The top-level members of a JSON object by name, their values untouched."""
+    """Return the top-level members of a JSON object by name, with the bytes of their values."""
     return {name: bytes(raw) for name, raw in _members.decode(body).items()}
 
 
 def joined(members: dict[str, bytes]) -> bytes:
-    """The JSON object with these members."""
+    """Return the JSON object with these members."""
     return b"{" + b",".join(msgspec.json.encode(name) + b":" + raw for name, raw in members.items()) + b"}"
 
 
 def without(body: bytes, name: str) -> bytes:
-    """A JSON object without one of its members."""
+    """Return a JSON object without one of its members."""
     found = members(body)
     found.pop(name, None)
     return joined(found)
 
 
 def renamed(answer: bytes, said: bytes, name: bytes) -> bytes:
-    """An engine's answer with the model's name as the client asked for it.
+    """Return an engine's answer with the model's name as the client knows it.
 
-    `said` is the JSON value of `model` in the answer, empty if it has none; `name` the JSON value it shall have.
+    `said` is the JSON value of `model` in the answer, empty if it has none; `name` is the JSON value to put there.
     """
     if said == name or not said.startswith(b'"'):
         return answer

@@ -1,8 +1,8 @@
-"""A whole answer as a stream: for engines that answer a stream request with plain JSON.
+"""Turn a whole answer into a stream, for engines that answer a stream request with plain JSON.
 
 Rules:
 - Pure: the bytes of an OpenAI completion in, the bytes of its SSE events out, `[DONE]` included.
-- Each choice is one event that says all of it; what the gateway does not know of it goes along untouched.
+- Each choice becomes one event with everything in it; members the gateway does not know are kept unchanged.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from backends.base import Operation, Request
+from backends.dialect.chunks import DONE
 from backends.framing import sse
 
 Members = dict[str, msgspec.Raw]
@@ -39,7 +40,7 @@ _calls = msgspec.json.Decoder(list[Members] | None)
 
 
 def stream_of(request: Request, body: bytes) -> bytes:
-    """The events of the completion in `body`. Raises ValueError where it is none."""
+    """Return the events of the completion in `body`. Raise ValueError if it is no completion."""
     answer, members = _answer.decode(body), _members.decode(body)
     chat = request.operation is Operation.CHAT
     envelope: dict[str, Any] = {name: members[name] for name in _NAMED if name in members}
@@ -47,11 +48,11 @@ def stream_of(request: Request, body: bytes) -> bytes:
     chunks = [envelope | {"choices": [choice]} for choice in _choices(answer, chat)]
     if request.include_usage:
         chunks.append(envelope | {"choices": [], "usage": answer.usage})
-    return b"".join([*map(_event, chunks), sse.encode(b"[DONE]")])
+    return b"".join([*map(_event, chunks), DONE])
 
 
 def _event(chunk: dict[str, Any]) -> bytes:
-    # The engine's own JSON may be spread over lines; between its tokens a line break is only white space.
+    # Some engines indent their JSON; a line break between its tokens is only white space.
     return sse.encode(msgspec.json.encode(chunk).replace(b"\r", b" ").replace(b"\n", b" "))
 
 
@@ -66,7 +67,7 @@ def _choices(answer: _Answer, chat: bool) -> Iterator[dict[str, Any]]:
 
 
 def _delta(message: Members) -> dict[str, Any]:
-    """A message as a delta: its tool calls carry their place."""
+    """Return a message as a delta, in which tool calls have an index."""
     calls = _calls.decode(message.get("tool_calls", b"null"))
     if not calls:
         return dict(message)

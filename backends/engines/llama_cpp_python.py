@@ -3,16 +3,16 @@
 Facts are those of llama-cpp-python 0.3.36.
 
 Rules:
-- It computes one request at a time, and as it comes a second one breaks off the first, with a `[DONE]` as if it were
-  whole. A launch switches that off; attached or launched, only one request is sent at a time.
-- Nearly every mistake of a client is an error 500, told apart by its wording, or in a stream an end before it began.
-  What it cannot do at all is refused here.
-- It can be made to call a tool that is named, not to call some tool: the only one there is can be named.
-- A request whose `x-request-id` is no UUID it refuses with an empty 400, so none is sent.
-- It answers under whatever model's name it was asked for.
-- It counts no tokens in streams, and notices only in streams that a client has left. A whole answer is asked for as
-  one, for its usage; it is computed to its end though nobody may want it any more.
-- A model that has no pooling of its own yields a vector for each token; their mean is the text's, as llama.cpp has it.
+- The server computes one request at a time. By default a second request interrupts the first, whose stream then ends
+  with `[DONE]` as if it were complete. A launch switches that off; only one request is sent at a time in any case.
+- Nearly every mistake of a client is reported as status 500, distinguished only by its wording, or as a stream that
+  ends before it began. What the server cannot do at all is refused here.
+- The server can be forced to call a named tool, but not to call any tool: if there is only one tool, it is named.
+- The server answers a request whose `x-request-id` is not a UUID with an empty 400, so no id is sent.
+- The server answers for any model name.
+- Streams report no usage, and only in streams does the server notice that a client has left. Whole answers are asked
+  for as such, for their usage, and are computed to their end even if nobody waits for them.
+- A model without pooling returns a vector for each token; their mean is taken, as llama.cpp itself does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 import msgspec
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field
 
 from backends.base import (
     Call,
@@ -34,6 +34,7 @@ from backends.base import (
     Kind,
     Launch,
     LaunchError,
+    LaunchOptions,
     Operation,
     Reply,
     Request,
@@ -42,10 +43,10 @@ from backends.base import (
 )
 from backends.dialect import rewrite
 from backends.dialect.errors import garbled
-from backends.dialect.openai import EventStream, OpenAICompatible
+from backends.dialect.openai import OpenAICompatible
+from backends.dialect.stream import EventStream
 from backends.facts import logs
-from backends.facts.launching import Count, LaunchOptions, Text, arguments, program
-from backends.facts.units import MODEL_NAME
+from backends.facts.launching import Count, GgufLaunch, Text, arguments, program
 from backends.framing import sse
 
 COMMAND = ("python", "-m", "llama_cpp.server")
@@ -55,17 +56,9 @@ INSTALL = "install it with `pip install 'llama-cpp-python[server]'`"
 TOO_LONG = "the engine found the request wrong before its answer began; most likely the prompt is too long"
 
 
-class LlamaCppPythonLaunch(LaunchOptions):
+class LlamaCppPythonLaunch(GgufLaunch):
     """How to start llama-cpp-python's server."""
 
-    model: Path = Field(
-        description="The model, a GGUF file. A relative path starts at the working directory."
-    )
-    name: str | None = Field(
-        None,
-        pattern=f"^{MODEL_NAME}$",
-        description="The model's public name. Left out, the file's name without `.gguf`.",
-    )
     command: tuple[Text, ...] | None = Field(
         None,
         min_length=1,
@@ -83,8 +76,8 @@ class LlamaCppPythonLaunch(LaunchOptions):
     flash_attention: bool | None = Field(None, description="Whether llama.cpp's flash attention is used.")
     chat_format: Text | None = Field(
         None,
-        description="How messages and tools become a prompt, by the engine's own name, such as "
-        "`chatml-function-calling`. Left out, as the model file says.",
+        description="The engine's name of a format for messages and tools, such as `chatml-function-calling`. Left "
+        "out, as the model file says.",
     )
     lora: Path | None = Field(None, description="A LoRA adapter, a GGUF file, applied at full strength.")
     embeddings: bool = Field(False, description="Whether the model serves embeddings.")
@@ -92,23 +85,28 @@ class LlamaCppPythonLaunch(LaunchOptions):
         None,
         ge=1,
         le=64,
-        description="Speculative decoding with words of the prompt: tokens that are guessed at once.",
+        description="Speculative decoding by prompt lookup: the tokens to guess in one step.",
     )
     cache: bool = Field(
-        False, description="Whether computed prompts are kept in memory for requests that begin alike."
+        False,
+        description="Whether computed prompts are kept in memory and reused by requests with the same beginning.",
     )
-    extra_args: tuple[str, ...] = Field((), description="More arguments for the program, as they are.")
+    extra_args: tuple[str, ...] = Field((), description="More arguments for the program, passed unchanged.")
 
-    @model_validator(mode="after")
-    def _public_name_is_one(self) -> LlamaCppPythonLaunch:
-        if not re.fullmatch(MODEL_NAME, self.public_name):
-            raise ValueError("the file's name is no model name: give one with 'name'")
-        return self
-
-    @property
-    def public_name(self) -> str:
-        """What clients call the model."""
-        return self.name or self.model.stem
+    def launch(self, host: str, port: int) -> Launch:
+        for path in (self.model, self.lora):
+            if self.command is None and path is not None and not path.is_file():
+                raise LaunchError(f"there is no file {path}: put a GGUF file there or correct the path")
+        argv = [*program(self.command or COMMAND, INSTALL), "--model", str(self.model)]
+        argv += ["--model_alias", self.public_name, "--host", host, "--port", str(port)]
+        argv += ["--interrupt_requests", "false", "--verbose", "false", *arguments(self, FLAGS)]
+        for field, flag in SWITCHES.items():
+            argv += [flag, "true"] if getattr(self, field) else []
+        if self.prompt_lookup is not None:
+            argv += ["--draft_model", "prompt-lookup-decoding"]
+        # If these two variables were set otherwise, they would win over the arguments.
+        env = {"HOST": host, "PORT": str(port)}
+        return self.process([*argv, *self.extra_args], env, key_env="API_KEY")
 
 
 FLAGS: Mapping[str, str] = {
@@ -125,11 +123,11 @@ SWITCHES: Mapping[str, str] = {
     "embeddings": "--embedding",
     "cache": "--cache",
 }
-"""Flags that want `true` or `false` behind them."""
+"""Flags that take `true` or `false`."""
 
 
 class _Asked(msgspec.Struct):
-    """What of a request must be looked at."""
+    """The members of a request that are checked."""
 
     n: int | None = None
     prompt: Any = None
@@ -188,7 +186,7 @@ class LlamaCppPython(OpenAICompatible):
 
     name: ClassVar[str] = "llama-cpp-python"
     checked: ClassVar[str] = "llama-cpp-python 0.3.36 (run, recordings)"
-    launch_options: ClassVar[type[BaseModel] | None] = LlamaCppPythonLaunch
+    launch_options: ClassVar[type[LaunchOptions] | None] = LlamaCppPythonLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {
             Operation.CHAT,
@@ -245,28 +243,6 @@ class LlamaCppPython(OpenAICompatible):
                 return dataclasses.replace(failure, kind=Kind.REJECTED, message=words)
         return failure
 
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        assert isinstance(options, LlamaCppPythonLaunch)
-        return (options.public_name,)
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, LlamaCppPythonLaunch)
-        for path in (options.model, options.lora):
-            if options.command is None and path is not None and not path.is_file():
-                raise LaunchError(f"there is no file {path}: put a GGUF file there or correct the path")
-        argv = [*program(options.command or COMMAND, INSTALL), "--model", str(options.model)]
-        argv += ["--model_alias", options.public_name, "--host", host, "--port", str(port)]
-        argv += ["--interrupt_requests", "false", "--verbose", "false", *arguments(options, FLAGS)]
-        for field, flag in SWITCHES.items():
-            value = getattr(options, field)
-            argv += [flag, str(value).lower()] if value else []
-        if options.prompt_lookup is not None:
-            argv += ["--draft_model", "prompt-lookup-decoding"]
-        argv += options.extra_args
-        # These two variables would win over the arguments.
-        env = {"HOST": host, "PORT": str(port), **options.environment()}
-        return Launch(tuple(argv), env, options.start_timeout, options.stop_timeout, key_env="API_KEY")
-
     def log_level(self, line: str) -> int:
         return logs.level(line)
 
@@ -275,7 +251,7 @@ class LlamaCppPython(OpenAICompatible):
 
 
 class _Stream(EventStream):
-    """A stream that may end before it has begun, and repeats a tool's name and id with each piece of its arguments."""
+    """A stream that may end before it begins, and repeats a tool's name and id with each piece of its arguments."""
 
     __slots__ = ("_named",)
 
@@ -290,7 +266,7 @@ class _Stream(EventStream):
         return super()._decode(payload, event)
 
     def _named_once(self, payload: bytes) -> bytes:
-        """The event with a call's name and id only where it begins, so that clients can put the pieces together."""
+        """Return the event with a call's name and id only in its first piece, as clients expect."""
         try:
             chunk = msgspec.json.decode(payload)
             for choice in chunk["choices"]:
@@ -313,7 +289,7 @@ class _Stream(EventStream):
 
 
 def _check(request: Request) -> None:
-    """Raises RequestError for what the engine does not do, or would fail over."""
+    """Raise RequestError for what the engine ignores, or would fail on."""
     wish = _asked.decode(request.body)
     if wish.n is not None and wish.n > 1:
         message = "the engine makes one choice for each request"
@@ -324,7 +300,7 @@ def _check(request: Request) -> None:
 
 
 def _as_it_reads(body: bytes) -> bytes:
-    """What OpenAI's newer fields say, in the older words that the engine knows."""
+    """Return the body with OpenAI's newer members replaced by the older ones that the engine knows."""
     if not any(word in body for word in (b"max_completion_tokens", b"json_schema", b'"required"')):
         return body
     members = rewrite.members(body)
@@ -342,7 +318,7 @@ def _as_it_reads(body: bytes) -> bytes:
 
 
 def _tokenizing(body: bytes) -> bytes:
-    """Raises RequestError where messages are to be cut: the engine cuts texts only."""
+    """Return the engine's tokenize request. Raise RequestError for messages: the engine tokenizes texts only."""
     wish = _tokenize.decode(body)
     if wish.prompt is None or wish.return_token_strs:
         what = "messages" if wish.prompt is None else "return_token_strs"
@@ -352,7 +328,7 @@ def _tokenizing(body: bytes) -> bytes:
 
 
 def _pooled(body: bytes) -> bytes:
-    """The same with one vector for each text: the mean of its tokens' where there are several."""
+    """Return embeddings with one vector for each text: the mean of its tokens' vectors, if there are several."""
     found = _vectors.decode(body).data
     if all(item.embedding and isinstance(item.embedding[0], float) for item in found):
         return body

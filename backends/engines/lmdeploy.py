@@ -3,12 +3,12 @@
 Facts are those of LMDeploy 0.18.
 
 Rules:
-- The server listens only when the model is loaded. `/health` says `sleeping` with 200 of one that has given its memory
-  back; that counts as loading, because it refuses every request until it is woken.
-- Errors are flat objects; `read_failure` knows them. 499 stands for a request that the server dropped.
-- `abort`, and `parse_error` for a tool call that its parser could not read, are no ends of an answer but failures.
-- Its embeddings are a stub; it has no detokenizer, and its tokenizer knows texts only, no messages.
-- LoRA adapters are given at the start and run on the `pytorch` backend alone.
+- The server listens only once the model is loaded. After it has released its memory, `/health` says `sleeping` with
+  status 200; that counts as loading, because every request is refused until the server is woken.
+- Errors are flat objects. Status 499 means that the server dropped the request.
+- The finish reasons `abort` and `parse_error` (a tool call that the parser could not read) are failures.
+- Embeddings are only a stub; there is no detokenizer, and the tokenizer takes texts only, no messages.
+- LoRA adapters are given at the start and work only with the `pytorch` backend.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import urlencode
 
 import msgspec
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from backends.base import (
     Action,
@@ -31,6 +31,7 @@ from backends.base import (
     Health,
     Kind,
     Launch,
+    LaunchOptions,
     Operation,
     Reading,
     Reply,
@@ -43,9 +44,9 @@ from backends.base import (
 from backends.dialect import rewrite
 from backends.dialect.openai import OpenAICompatible
 from backends.facts import logs
-from backends.facts.actions import asked
+from backends.facts.actions import checked_arguments
 from backends.facts.launching import Count, GpuServerLaunch, LoraName, Plain, Text, arguments, program
-from backends.facts.signals import Metric, Table, from_metrics, told
+from backends.facts.signals import Metric, Table, from_metrics, reading
 from backends.facts.units import Share
 
 COMMAND = ("lmdeploy", "serve", "api_server")
@@ -60,7 +61,7 @@ class LMDeployLaunch(GpuServerLaunch):
         description="LMDeploy's engine. Left out, `turbomind` where it knows the model, and `pytorch` for LoRA.",
     )
     data_parallel: Count | None = Field(
-        None, description="Copies of the model behind the one server, with `turbomind` only. Left out, one."
+        None, description="Copies of the model behind one server, with `turbomind` only. Left out, one."
     )
     gpu_memory: Share | None = Field(
         None,
@@ -68,8 +69,8 @@ class LMDeployLaunch(GpuServerLaunch):
     )
     chat_template: Text | None = Field(
         None,
-        description="How messages become a prompt, where it is not as the model says: the path of an LMDeploy template "
-        "(JSON), or the name of one of its own.",
+        description="The chat template, if it is not the model's own: the path of an LMDeploy template (JSON), or the "
+        "name of a built-in one.",
     )
     quantization: Literal["hf", "awq", "gptq", "compressed-tensors", "fp8", "mxfp4"] | None = Field(
         None, description="How the weights are quantized. Left out, as the model says."
@@ -93,6 +94,22 @@ class LMDeployLaunch(GpuServerLaunch):
         if (self.data_parallel or 1) > 1 and (self.lora or self.backend == "pytorch"):
             raise ValueError("'data_parallel' needs 'backend: turbomind'")
         return self
+
+    def served_names(self) -> tuple[str, ...]:
+        """Return the model's public name and those of its adapters."""
+        return (self.public_name, *self.lora)
+
+    def launch(self, host: str, port: int) -> Launch:
+        argv = [*program(self.command or COMMAND, INSTALL)]
+        self.check_paths(*self.lora.values())
+        argv += [self.model, "--model-name", self.public_name]
+        argv += ["--server-name", host, "--server-port", str(port)]
+        backend = self.backend or ("pytorch" if self.lora else None)
+        argv += ["--backend", backend] if backend is not None else []
+        argv += arguments(self, FLAGS)
+        for name, value in self.speculative.items():
+            argv += [f"--speculative-{name.replace('_', '-')}", str(value)]
+        return self.process([*argv, *self.extra_args])
 
 
 FLAGS: Mapping[str, str | tuple[str, str]] = {
@@ -120,7 +137,7 @@ TABLE: Table = {
     Signal.PREFIX_HITS: (Metric("lmdeploy:prefix_cache_hit_rate", "0.18", combine=fmean),),
 }
 BEFORE_ENGINE: Table = {Signal.WAITING: (Metric("lmdeploy:num_api_requests_waiting", "0.18"),)}
-"""Requests that wait for the engine to take them; the engine's own queue comes after."""
+"""Requests that wait before the engine's own queue."""
 
 
 class _Health(msgspec.Struct):
@@ -146,7 +163,7 @@ class LMDeploy(OpenAICompatible):
 
     name: ClassVar[str] = "lmdeploy"
     checked: ClassVar[str] = "LMDeploy 0.18.0 (source)"
-    launch_options: ClassVar[type[BaseModel] | None] = LMDeployLaunch
+    launch_options: ClassVar[type[LaunchOptions] | None] = LMDeployLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {Operation.CHAT, Operation.COMPLETIONS, Operation.TOKENIZE, Operation.RESPONSES, Operation.MESSAGES}
     )
@@ -179,7 +196,7 @@ class LMDeploy(OpenAICompatible):
         try:
             state = _health.decode(body).status
         except (ValueError, RecursionError):
-            state = ""  # Older versions say nothing more than their status.
+            state = ""  # older versions answer with their status only
         if state in ("sleeping", "initializing"):
             return Health.LOADING
         return Health.READY if status == 200 else Health.DOWN
@@ -194,38 +211,23 @@ class LMDeploy(OpenAICompatible):
         waiting = found[Signal.WAITING]
         if waiting.value is not None and early.value is not None:
             source = f"{waiting.source} + {early.source}"
-            found[Signal.WAITING] = told(Signal.WAITING, waiting.value + early.value, source)
+            found[Signal.WAITING] = reading(Signal.WAITING, waiting.value + early.value, source)
         return {**found, Signal.ASLEEP: _asleep(state)}
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
-        """`sleep`: `level`, 1 to keep the weights in the computer's memory, 2 to drop them. `wake`: `tags`, of
-        `weights` and `kv_cache`, for one at a time."""
+        """Return the request for an action; see `Engine.action`.
+
+        `sleep` takes `level`: 1 keeps the weights in main memory, 2 drops them. `wake` takes `tags`, a list of
+        `weights` and `kv_cache`, to restore only one of them.
+        """
         match action:
             case Action.SLEEP:
-                given = asked(action, arguments, {}, {"level": int})
+                given = checked_arguments(action, arguments, {}, {"level": int})
                 return Call(f"/sleep?{urlencode({'level': 1, **given})}", b"{}")
             case Action.WAKE:
-                given = asked(action, arguments, {}, {"tags": list})
+                given = checked_arguments(action, arguments, {}, {"tags": list})
                 return Call("/wakeup" + (f"?{urlencode(given, doseq=True)}" if given else ""), b"{}")
         return super().action(action, arguments)
-
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        assert isinstance(options, LMDeployLaunch)
-        return (options.public_name, *options.lora)
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, LMDeployLaunch)
-        argv = [*program(options.command or COMMAND, INSTALL)]
-        options.check_paths(*options.lora.values())
-        argv += [options.model, "--model-name", options.public_name]
-        argv += ["--server-name", host, "--server-port", str(port)]
-        backend = options.backend or ("pytorch" if options.lora else None)
-        argv += ["--backend", backend] if backend is not None else []
-        argv += arguments(options, FLAGS)
-        for name, value in options.speculative.items():
-            argv += [f"--speculative-{name.replace('_', '-')}", str(value)]
-        argv += options.extra_args
-        return Launch(tuple(argv), options.environment(), options.start_timeout, options.stop_timeout)
 
     def log_level(self, line: str) -> int:
         return logs.level(line)
@@ -235,7 +237,7 @@ class LMDeploy(OpenAICompatible):
 
 
 def _encode_asked(body: bytes) -> bytes:
-    """The canonical form as LMDeploy's. Raises RequestError for messages, which it cannot tokenize."""
+    """Return a tokenize request in LMDeploy's form. Raise RequestError for messages, which it cannot tokenize."""
     members = rewrite.members(body)
     if "prompt" not in members:
         raise RequestError(Failure(Kind.UNSUPPORTED, "the engine tokenizes a prompt only, no messages"))
@@ -245,7 +247,7 @@ def _encode_asked(body: bytes) -> bytes:
 
 
 def _tokens_of(body: bytes) -> bytes:
-    """The canonical answer; what is none of LMDeploy's is judged as it stands."""
+    """Return LMDeploy's answer in the canonical form; any other body as it is."""
     try:
         answer = _encoded.decode(body)
     except (ValueError, RecursionError):
@@ -255,7 +257,7 @@ def _tokens_of(body: bytes) -> bytes:
 
 def _asleep(body: bytes | None) -> Reading:
     try:
-        return told(Signal.ASLEEP, float(_sleeping.decode(body or b"").is_sleeping), "/is_sleeping")
+        return reading(Signal.ASLEEP, float(_sleeping.decode(body or b"").is_sleeping), "/is_sleeping")
     except (ValueError, RecursionError):
         return Reading(Status.MISSING, source="no answer from /is_sleeping")
 

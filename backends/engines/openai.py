@@ -8,7 +8,7 @@ from backends.dialect.openai import OpenAICompatible
 
 
 class OpenAI(OpenAICompatible):
-    """An OpenAI-compatible server of which nothing more is known."""
+    """An OpenAI-compatible server about which nothing more is known."""
 
     name: ClassVar[str] = "openai"
     checked: ClassVar[str] = "OpenAI's API reference, and this gateway behind itself (run)"

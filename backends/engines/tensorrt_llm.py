@@ -4,13 +4,13 @@ Facts are those of TensorRT-LLM's main branch of autumn 2026 (`serve/openai_prot
 some of them: the tokenizer, the gauges of running and waiting requests, and the `--set` argument.
 
 Rules:
-- A request with a key that the server does not know is refused. So only the keys of its protocol are sent, and of
-  `stream_options` only its own; what other engines ignore is left out here. The Responses API takes any key.
-- Only one of `max_tokens` and `max_completion_tokens` may be sent; the newer one counts.
-- The name of a model in a request is not checked. An adapter (`lora_request` in the body) is no model of its own.
-- Errors are flat objects; those of its checks are a string under `error`. An executor that died answers `null`, and the
-  server ends itself.
-- `/metrics` is JSON that is emptied by whoever reads it, so it is never asked. Prometheus' page is beside it, where the
+- The server refuses requests with an unknown key, except for the Responses API. So only the keys of its protocol are
+  sent, also within `stream_options`; keys that other engines would ignore are left out.
+- Only one of `max_tokens` and `max_completion_tokens` may be sent; the newer one wins.
+- The server does not check the model's name. An adapter (`lora_request` in the body) is not a model of its own.
+- Errors are flat objects; those of request checks are a string under `error`. If the executor died, the answer is
+  `null`, and the server exits.
+- `/metrics` is JSON and is emptied by each read, so it is never requested. Prometheus' page is at another path, if the
   server's configuration has `return_perf_metrics` and `enable_iter_perf_stats`.
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import msgspec
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from backends.base import (
     Call,
@@ -30,6 +30,7 @@ from backends.base import (
     Health,
     Kind,
     Launch,
+    LaunchOptions,
     Operation,
     Reply,
     Request,
@@ -65,7 +66,7 @@ KEYS: Mapping[Operation, frozenset[str]] = {
     ),
     Operation.TOKENIZE: frozenset(("model", "prompt")),
 }
-"""The keys that a request may have."""
+"""The keys that a request may have, by operation."""
 STREAM_KEYS = frozenset(("include_usage", "continuous_usage_stats"))
 
 
@@ -83,15 +84,16 @@ class TensorRTLLMLaunch(GpuServerLaunch):
         description="How much of the GPU memory that the model leaves free the KV cache takes. Left out, `90%`.",
     )
     chunked_prefill: bool = Field(
-        False, description="Whether long prompts are computed in pieces between the tokens of others."
+        False,
+        description="Whether long prompts are computed in pieces, between the tokens of other requests.",
     )
     config: Text | None = Field(
         None,
-        description="A YAML file of TensorRT-LLM's own, with more settings. What is set here wins over it.",
+        description="TensorRT-LLM's own YAML file, with more settings. Options here win over it.",
     )
     metrics: bool = Field(
         False,
-        description="Whether it tells its load. It needs a `trtllm-serve` with `--set`; for an older one, put "
+        description="Whether it reports its load. It needs a `trtllm-serve` with `--set`; for an older one, put "
         "`return_perf_metrics: true` and `enable_iter_perf_stats: true` into `config`.",
     )
     kv_cache_dtype: Text | None = Field(
@@ -99,7 +101,7 @@ class TensorRTLLMLaunch(GpuServerLaunch):
     )
     prefix_caching: bool | None = Field(
         None,
-        description="Whether prompts that begin alike share their KV cache. Needs `--set`, as `metrics`.",
+        description="Whether prompts with the same beginning share their KV cache. Needs `--set`, as `metrics`.",
     )
     quantization: Text | None = Field(
         None,
@@ -112,6 +114,22 @@ class TensorRTLLMLaunch(GpuServerLaunch):
     speculative: dict[str, JsonValue] = Field(
         {}, description="TensorRT-LLM's `speculative_config`. Needs `--set`, as `metrics`."
     )
+
+    def launch(self, host: str, port: int) -> Launch:
+        argv = [*program(self.command or COMMAND, INSTALL)]
+        self.check_paths(*filter(None, [self.config]))
+        argv += [self.model, "--host", host, "--port", str(port)]
+        argv += arguments(self, FLAGS)
+        for key, value in self._settings().items():
+            argv += ["--set", f"{key}={msgspec.json.encode(value).decode()}"]
+        return self.process([*argv, *self.extra_args])
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what is set in TensorRT-LLM's configuration, by its key there."""
+        found = {key: getattr(self, field) for field, key in SETTINGS.items()}
+        if self.metrics:
+            found |= {"return_perf_metrics": True, "enable_iter_perf_stats": True}
+        return {key: value for key, value in found.items() if value is not None and value != {}}
 
 
 FLAGS: Mapping[str, str | tuple[str, str]] = {
@@ -137,7 +155,7 @@ SETTINGS: Mapping[str, str] = {
     "dtype": "dtype",
     "speculative": "speculative_config",
 }
-"""Options that have no argument of their own, but a place in TensorRT-LLM's configuration."""
+"""Options without an argument of their own, by their key in TensorRT-LLM's configuration."""
 
 TABLE: Table = {
     Signal.RUNNING: (Metric("trtllm_num_requests_running", "after 1.2"),),
@@ -153,7 +171,7 @@ class TensorRTLLM(OpenAICompatible):
 
     name: ClassVar[str] = "tensorrt-llm"
     checked: ClassVar[str] = "TensorRT-LLM main, autumn 2026 (source)"
-    launch_options: ClassVar[type[BaseModel] | None] = TensorRTLLMLaunch
+    launch_options: ClassVar[type[LaunchOptions] | None] = TensorRTLLMLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset({*KEYS, Operation.RESPONSES, Operation.MESSAGES})
     paths: ClassVar[Mapping[Operation, str]] = {Operation.TOKENIZE: "/_internal/tokenize"}
 
@@ -181,21 +199,6 @@ class TensorRTLLM(OpenAICompatible):
         (page,) = answers
         return from_metrics(page, TABLE)
 
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        assert isinstance(options, TensorRTLLMLaunch)
-        return (options.public_name,)
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, TensorRTLLMLaunch)
-        argv = [*program(options.command or COMMAND, INSTALL)]
-        options.check_paths(*filter(None, [options.config]))
-        argv += [options.model, "--host", host, "--port", str(port)]
-        argv += arguments(options, FLAGS)
-        for place, value in _settings(options).items():
-            argv += ["--set", f"{place}={msgspec.json.encode(value).decode()}"]
-        argv += options.extra_args
-        return Launch(tuple(argv), options.environment(), options.start_timeout, options.stop_timeout)
-
     def log_level(self, line: str) -> int:
         return logs.level(line)
 
@@ -204,7 +207,7 @@ class TensorRTLLM(OpenAICompatible):
 
 
 def _only(request: Request, keys: frozenset[str]) -> bytes:
-    """The body with the keys the server knows. Raises RequestError for messages to tokenize: it takes texts only."""
+    """Return the body with only the keys the server knows. Raise RequestError for messages to tokenize."""
     members = rewrite.members(request.body)
     if request.operation is Operation.TOKENIZE and "prompt" not in members:
         raise RequestError(Failure(Kind.UNSUPPORTED, "the engine tokenizes a prompt only, no messages"))
@@ -217,14 +220,6 @@ def _only(request: Request, keys: frozenset[str]) -> bytes:
         if known != options:
             kept["stream_options"] = rewrite.joined(known)
     return request.body if kept == members else rewrite.joined(kept)
-
-
-def _settings(options: TensorRTLLMLaunch) -> dict[str, Any]:
-    """What belongs into TensorRT-LLM's configuration, by its place there."""
-    found = {place: getattr(options, field) for field, place in SETTINGS.items()}
-    if options.metrics:
-        found |= {"return_perf_metrics": True, "enable_iter_perf_stats": True}
-    return {place: value for place, value in found.items() if value is not None and value != {}}
 
 
 _CRASHES: logs.Crashes = (

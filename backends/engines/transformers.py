@@ -3,16 +3,17 @@
 Facts are those of Transformers 5.23.
 
 Rules:
-- It refuses a request with a field it does not know, so nothing else is sent. What sampling there is beyond OpenAI's
-  fields goes into its `generation_config`; what no field can carry is left out.
-- What it would take and not do is refused here, for another backend may be able to: several choices, log
-  probabilities, output in a format.
-- It tells a client's mistakes as errors of its own, without a word. The ones that can be seen are told here.
-- Its answer ends with the stop string it stopped at; that is cut off here.
-- It is always asked for a stream: only of a stream it notices that nobody listens any more. A stream ends without
-  `[DONE]`; usage comes beside the finish reason.
-- Without a model of its own (`transformers serve` alone) it loads the one that is asked for inside the first request,
-  and lists what is in the hub's cache. With one it answers to that name only, or to none: `pinned`.
+- The server refuses requests with an unknown field, so only known ones are sent. Sampling parameters beyond OpenAI's go
+  into its `generation_config`; what no field can carry is left out.
+- What the server would accept and ignore is refused here, because another backend may be able to do it: several
+  choices, log probabilities, a response format.
+- The server reports a client's mistakes as internal errors without a message. Those that can be recognized are reported
+  here, before the request is sent.
+- The server's answer includes the stop string; it is cut off here.
+- The server is always asked for a stream, because only then does it notice that a client has left. The stream ends
+  without `[DONE]`; usage is in the event with the finish reason.
+- Started without a model (`transformers serve` alone), the server loads a model during the first request for it, and
+  lists the models in the hub's cache. Started with a model, it accepts only that model's name, or none (`pinned`).
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from backends.base import (
     Action,
     Call,
+    EngineOptions,
     Failure,
     Headers,
     Health,
     Kind,
     Launch,
+    LaunchOptions,
     Operation,
     Request,
     RequestError,
@@ -40,9 +43,10 @@ from backends.base import (
 )
 from backends.dialect import rewrite
 from backends.dialect.chunks import StopCutter
-from backends.dialect.openai import PATHS, EventStream, OpenAICompatible
+from backends.dialect.openai import PATHS, OpenAICompatible
+from backends.dialect.stream import EventStream
 from backends.facts import logs
-from backends.facts.actions import asked
+from backends.facts.actions import checked_arguments
 from backends.facts.launching import Count, ServerLaunch, Text, arguments, program
 from backends.facts.units import Share
 from backends.framing import sse
@@ -50,26 +54,27 @@ from backends.framing import sse
 COMMAND = ("transformers", "serve")
 INSTALL = "install it with `pip install 'transformers[serving]' torch`"
 MAX_NEW_TOKENS = 1024
-"""What it generates at most where the request does not say; with a `generation_config` it would be 20."""
+"""The most tokens of an answer if the request sets no limit; with a `generation_config` the default would be 20."""
 
 
-class TransformersOptions(BaseModel):
+class TransformersOptions(EngineOptions):
     """How to speak to `transformers serve`."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     pinned: bool = Field(
         False,
-        description="Whether it was started with a model of its own (`transformers serve MODEL`) that is called "
-        "otherwise here. It is not told a name then. Set by itself where the gateway launches it.",
+        description="Whether the server was started with one model (`transformers serve MODEL`) whose name differs "
+        "from the one here. It is sent no model name then. Set automatically where the gateway launches it.",
     )
+
+    def engine(self) -> Transformers:
+        return Transformers(self)
 
 
 class TransformersLaunch(ServerLaunch):
     """How to start `transformers serve` with one model."""
 
     device: Text | None = Field(
-        None, description="Where the model runs, such as `cpu` or `cuda:0`. Left out, as fits."
+        None, description="Where the model runs, such as `cpu` or `cuda:0`. Left out, chosen by the engine."
     )
     dtype: Text | None = Field(
         None, description="The type of the weights, such as `bfloat16`. Left out, as the model says."
@@ -85,7 +90,8 @@ class TransformersLaunch(ServerLaunch):
     )
     continuous_batching: bool = Field(
         False,
-        description="Whether requests are computed together. Needs a GPU; without it they go one after the other.",
+        description="Whether requests are computed together. Needs a GPU; otherwise they are computed one after the "
+        "other.",
     )
     gpu_memory: Share | None = Field(
         None, description="How much of the GPU's memory the KV cache takes, with `continuous_batching`."
@@ -94,7 +100,7 @@ class TransformersLaunch(ServerLaunch):
         None, description="Tokens that are computed in one step, with `continuous_batching`."
     )
     reasoning: Literal["on", "off", "auto"] | None = Field(
-        None, description="Whether a model that can reason does. Left out, as its chat template says."
+        None, description="Whether a reasoning model reasons. Left out, as its chat template says."
     )
     chat_template_kwargs: dict[str, JsonValue] = Field(
         {}, description="Settings for the chat template, such as `{enable_thinking: false}`."
@@ -102,9 +108,15 @@ class TransformersLaunch(ServerLaunch):
     trust_remote_code: bool = Field(
         False, description="Whether Python code that comes with the model may run in the engine."
     )
-    seed: int | None = Field(
-        None, ge=0, le=2**32 - 1, description="Where random numbers begin. Left out, anywhere."
-    )
+    seed: int | None = Field(None, ge=0, le=2**32 - 1, description="The random seed. Left out, a random one.")
+
+    def launch(self, host: str, port: int) -> Launch:
+        argv = [*program(self.command or COMMAND, INSTALL), self.model, "--host", host, "--port", str(port)]
+        return self.process([*argv, *arguments(self, FLAGS), *self.extra_args])
+
+    def engine_options(self) -> TransformersOptions:
+        """Return options that say `pinned`: the server is started with a model of its own."""
+        return TransformersOptions(pinned=True)
 
 
 FLAGS: Mapping[str, str | tuple[str, str]] = {
@@ -130,7 +142,7 @@ FIELDS: Mapping[Operation, frozenset[str]] = {
     | {"messages", "max_tokens", "max_completion_tokens", "tools", "chat_template_kwargs"},
     Operation.COMPLETIONS: _SHARED | {"prompt", "max_tokens", "suffix"},
 }
-"""What it reads of a request. OpenAI's other fields it takes and ignores; anything else it refuses."""
+"""The fields it reads. It ignores OpenAI's other fields and refuses any others."""
 
 GENERATION = {
     "top_k": "top_k",
@@ -143,7 +155,7 @@ GENERATION = {
     "length_penalty": "length_penalty",
     "do_sample": "do_sample",
 }
-"""Sampling by the names other engines give it, and what Transformers' generation calls it."""
+"""Sampling parameters: the names that other engines use, and those of Transformers' generation."""
 
 
 class _Message(msgspec.Struct):
@@ -155,7 +167,7 @@ class _Format(msgspec.Struct):
 
 
 class _Asked(msgspec.Struct):
-    """What of a request must be looked at."""
+    """The members of a request that are checked."""
 
     messages: list[_Message] | None = None
     max_tokens: int | None = None
@@ -175,20 +187,21 @@ class Transformers(OpenAICompatible):
 
     name: ClassVar[str] = "transformers"
     checked: ClassVar[str] = "Transformers 5.23.0 (run, recordings)"
-    options_type: ClassVar[type[BaseModel] | None] = TransformersOptions
-    launch_options: ClassVar[type[BaseModel] | None] = TransformersLaunch
+    options_type: ClassVar[type[EngineOptions] | None] = TransformersOptions
+    launch_options: ClassVar[type[LaunchOptions] | None] = TransformersLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {Operation.CHAT, Operation.COMPLETIONS, Operation.RESPONSES, Operation.TRANSCRIPTIONS}
     )
     actions: ClassVar[frozenset[Action]] = frozenset({Action.LIST, Action.LOAD, Action.UNLOAD})
 
+    def __init__(self, options: TransformersOptions | None = None) -> None:
+        self.pinned = options is not None and options.pinned
+
     def call(self, request: Request, model: str) -> Call:
         fields = FIELDS.get(request.operation)
         if fields is None:
             call = super().call(request, model)
-            return (
-                _nameless(call) if self.options.pinned and request.operation is Operation.RESPONSES else call
-            )
+            return _nameless(call) if self.pinned and request.operation is Operation.RESPONSES else call
         wish = _wish(request)
         sent = rewrite.members(request.body)
         moved = {GENERATION[name]: sent[name] for name in GENERATION.keys() & sent.keys()}
@@ -197,7 +210,7 @@ class Transformers(OpenAICompatible):
             sent["generation_config"] = _generation(moved, wish)
         sent |= {"model": msgspec.json.encode(model), "stream": b"true"}
         call = Call(PATHS[request.operation], rewrite.joined(sent))
-        return _nameless(call) if self.options.pinned else call
+        return _nameless(call) if self.pinned else call
 
     def decoder(self, request: Request, model: str) -> StreamDecoder:
         stops = _stops(request) if request.operation in FIELDS else ()
@@ -213,41 +226,26 @@ class Transformers(OpenAICompatible):
         return Call("/health", method="GET")
 
     def health_of(self, status: int, body: bytes) -> Health:
-        """503 means that its continuous batching has died, which never heals."""
+        """Interpret the answer to the probe: 503 means that continuous batching has died for good."""
         return Health.READY if status == 200 else Health.DOWN
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
-        """`list`: none. `load`: `model`. `unload`: none, it unloads all of them."""
+        """Return the request for an action; see `Engine.action`.
+
+        `load` takes `model`. `list` and `unload`, which unloads all models, take no argument.
+        """
         match action:
             case Action.LIST:
-                asked(action, arguments, {})
+                checked_arguments(action, arguments, {})
                 return self.models()
             case Action.LOAD:
-                return Call("/load_model", msgspec.json.encode(asked(action, arguments, {"model": str})))
+                return Call(
+                    "/load_model", msgspec.json.encode(checked_arguments(action, arguments, {"model": str}))
+                )
             case Action.UNLOAD:
-                asked(action, arguments, {})
+                checked_arguments(action, arguments, {})
                 return Call("/reset")
         return super().action(action, arguments)
-
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        assert isinstance(options, TransformersLaunch)
-        return (options.public_name,)
-
-    def launched(self, options: Any) -> Transformers:
-        return Transformers(TransformersOptions(pinned=True))
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, TransformersLaunch)
-        argv = [
-            *program(options.command or COMMAND, INSTALL),
-            options.model,
-            "--host",
-            host,
-            "--port",
-            str(port),
-        ]
-        argv += [*arguments(options, FLAGS), *options.extra_args]
-        return Launch(tuple(argv), options.environment(), options.start_timeout, options.stop_timeout)
 
     def log_level(self, line: str) -> int:
         return logs.level(line)
@@ -257,7 +255,7 @@ class Transformers(OpenAICompatible):
 
 
 class _StoppedStream(EventStream):
-    """A stream whose text is cut before the stop strings that were asked for."""
+    """A stream whose text is cut before the client's stop strings."""
 
     __slots__ = ("_cutter",)
 
@@ -266,7 +264,7 @@ class _StoppedStream(EventStream):
         self._cutter = StopCutter(stops)
 
     def _more(self, event: bytes) -> bytes | None:
-        """Each event is looked at."""
+        """Return None: every event is decoded, because its text must be searched for stop strings."""
         return None
 
     def _decode(self, payload: bytes, event: bytes) -> bytes:
@@ -274,11 +272,11 @@ class _StoppedStream(EventStream):
             chunk = msgspec.json.decode(payload)
             payload = b"" if self._cut(chunk) else msgspec.json.encode(chunk)
         except (ValueError, LookupError, TypeError, AttributeError):
-            pass  # not an event with text: it is told what it is where every event is
+            pass  # not an event with text: the base class interprets it
         return super()._decode(payload, sse.encode(payload)) if payload else b""
 
     def _cut(self, chunk: Any) -> bool:
-        """Cut the text of the one choice. True if nothing is left to be told."""
+        """Cut the text of the one choice; return whether the event has become empty."""
         (choice,) = chunk["choices"]
         said, key = (choice["delta"], "content") if "delta" in choice else (choice, "text")
         text = self._cutter.feed(said.get(key) or "")
@@ -292,13 +290,13 @@ class _StoppedStream(EventStream):
 
 
 def _stops(request: Request) -> tuple[str, ...]:
-    """The stop strings in a request."""
+    """Return the stop strings in a request."""
     stop = _asked.decode(request.body).stop
     return (stop,) if isinstance(stop, str) else tuple(stop or ())
 
 
 def _nameless(call: Call) -> Call:
-    """The same without the model's name."""
+    """Return the call without the model's name."""
     sent = rewrite.members(call.body)
     return msgspec.structs.replace(
         call, body=rewrite.joined({name: sent[name] for name in sent if name != "model"})
@@ -306,7 +304,7 @@ def _nameless(call: Call) -> Call:
 
 
 def _wish(request: Request) -> _Asked:
-    """The request as far as it matters. Raises RequestError for what it would not do, or would fail over."""
+    """Decode what is checked. Raise RequestError for what the server would ignore, or fail on."""
     try:
         wish = _asked.decode(request.body)
     except msgspec.ValidationError as error:
@@ -325,7 +323,7 @@ def _wish(request: Request) -> _Asked:
 
 
 def _generation(moved: Mapping[str, bytes], wish: _Asked) -> bytes:
-    """The `generation_config`, a text of JSON: what was moved there, under what the client wrote in it."""
+    """Return the `generation_config`, JSON as text: the moved parameters, and those of the client, which win."""
     config = {name: value for name, value in moved.items() if value != b"null"}
     if wish.max_tokens is None and wish.max_completion_tokens is None:
         config = {"max_new_tokens": b"%d" % MAX_NEW_TOKENS, **config}
@@ -337,10 +335,12 @@ def _generation(moved: Mapping[str, bytes], wish: _Asked) -> bytes:
 
 
 def _rejected(message: str, param: str | None) -> RequestError:
+    """Return the error for an invalid request."""
     return RequestError(Failure(Kind.REJECTED, message, param=param))
 
 
 def _unsupported(message: str, param: str) -> RequestError:
+    """Return the error for what the engine cannot do."""
     return RequestError(Failure(Kind.UNSUPPORTED, message, param=param))
 
 

@@ -3,14 +3,14 @@
 Facts are those of vLLM 0.33, with the older names of what was renamed.
 
 Rules:
-- Bodies pass both ways. LoRA adapters are models of their own beside the one they belong to, in requests and in lists.
-- The server listens only when the model is loaded; before, connections are refused. Its `/health` turns 503 when the
-  engine behind it has died, which never heals.
-- `abort` as the reason of an end means that the server dropped the request: it was put to sleep, or an operator aborted
-  it. That is a failure, not an answer. `repetition` is an end that the client asked for with vLLM's own parameters; it
+- Bodies pass unchanged both ways. A LoRA adapter is a model of its own, in requests and in lists.
+- The server listens only once the model is loaded; before that, connections are refused. `/health` answers 503 once the
+  engine behind it has died for good.
+- The finish reason `abort` means that the server dropped the request, because it was put to sleep or an operator
+  aborted the request: a failure. `repetition` is an end that the client asked for with vLLM's own parameters, so it
   passes.
-- `/sleep` and `/wake_up` exist in development mode only, the loading of adapters where it was allowed; a launch sets
-  both up if its options ask for them. Clients must not reach such a server but through the gateway.
+- `/sleep` and `/wake_up` exist only in development mode, and adapters can be loaded only where that was allowed; a
+  launch enables both if its options say so. Clients must reach such a server only through the gateway.
 """
 
 from __future__ import annotations
@@ -22,14 +22,25 @@ from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 import msgspec
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import Field, JsonValue
 
-from backends.base import Action, Call, Health, Launch, Operation, Reading, Signal, Signals, Status
+from backends.base import (
+    Action,
+    Call,
+    Health,
+    Launch,
+    LaunchOptions,
+    Operation,
+    Reading,
+    Signal,
+    Signals,
+    Status,
+)
 from backends.dialect.openai import OpenAICompatible
 from backends.facts import logs
-from backends.facts.actions import asked
+from backends.facts.actions import checked_arguments
 from backends.facts.launching import Count, GpuServerLaunch, LoraName, Text, arguments, program
-from backends.facts.signals import Metric, Table, from_metrics, samples, told
+from backends.facts.signals import Metric, Table, from_metrics, reading, samples
 
 COMMAND = ("vllm", "serve")
 INSTALL = "install it with `pip install vllm`"
@@ -42,14 +53,15 @@ class VLLMLaunch(GpuServerLaunch):
         None, description="Groups of GPUs that each hold a part of the model's layers. Left out, one."
     )
     data_parallel: Count | None = Field(
-        None, description="Copies of the model behind the one server, each on GPUs of its own. Left out, one."
+        None, description="Copies of the model behind one server, each on GPUs of its own. Left out, one."
     )
     max_queue: Count | None = Field(
         None, description="Requests that may wait in vLLM; more are refused with 503. Left out, any number."
     )
     chunked_prefill: bool | None = Field(
         None,
-        description="Whether long prompts are computed in pieces between the tokens of others. vLLM's own: `true`.",
+        description="Whether long prompts are computed in pieces, between the tokens of other requests. Left out, "
+        "`true`.",
     )
     speculative: dict[str, JsonValue] = Field(
         {},
@@ -68,8 +80,31 @@ class VLLMLaunch(GpuServerLaunch):
     max_lora_rank: Count | None = Field(None, description="The largest rank of an adapter. Left out, 16.")
     sleep_mode: bool = Field(
         False,
-        description="Whether it can be put to sleep, which frees its GPU memory, and be woken (`sleep`, `wake`).",
+        description="Whether it can be put to sleep, which frees its GPU memory, and woken (`sleep`, `wake`).",
     )
+
+    def served_names(self) -> tuple[str, ...]:
+        """Return the model's public name and those of its adapters."""
+        return (self.public_name, *self.lora)
+
+    def launch(self, host: str, port: int) -> Launch:
+        command = self.command or COMMAND
+        argv = [*program(command, INSTALL)]
+        self.check_paths(*self.lora.values())
+        # `vllm serve` takes the model as its first argument; the module behind it takes it only by its flag.
+        argv += [self.model] if "serve" in command else ["--model", self.model]
+        argv += ["--served-model-name", self.public_name, "--host", host, "--port", str(port)]
+        argv += ["--disable-uvicorn-access-log", "--enable-prompt-tokens-details"]
+        argv += arguments(self, FLAGS)
+        if self.tool_parser is not None:
+            argv.append("--enable-auto-tool-choice")
+        if self.lora or self.lora_loading:
+            argv.append("--enable-lora")
+        env = {
+            **({"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"} if self.lora_loading else {}),
+            **({"VLLM_SERVER_DEV_MODE": "1"} if self.sleep_mode else {}),
+        }
+        return self.process([*argv, *self.extra_args], env, key_env="VLLM_API_KEY")
 
 
 FLAGS: Mapping[str, str | tuple[str, str]] = {
@@ -119,7 +154,7 @@ TABLE: Table = {
 }
 
 LORAS = "vllm:lora_requests_info"
-"""The adapters in use, as labels; its value is the time of the sample in seconds since 1970, so the highest counts."""
+"""The metric whose labels name the adapters in use. Its value is a time in seconds since 1970; the latest counts."""
 
 
 class VLLM(OpenAICompatible):
@@ -127,7 +162,7 @@ class VLLM(OpenAICompatible):
 
     name: ClassVar[str] = "vllm"
     checked: ClassVar[str] = "vLLM 0.33.0 (source), 0.32.0 on CPU (run)"
-    launch_options: ClassVar[type[BaseModel] | None] = VLLMLaunch
+    launch_options: ClassVar[type[LaunchOptions] | None] = VLLMLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(Operation) - {
         Operation.INFILL,
         Operation.SPEECH,
@@ -152,47 +187,24 @@ class VLLM(OpenAICompatible):
         return {**from_metrics(page, TABLE), Signal.LORAS: _loras(page)}
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
-        """`load_lora`: `name`, `path`. `unload_lora`: `name`. `sleep`: `level`, 1 to keep the weights in the computer's
-        memory, 2 to drop them. `wake`: `tags`, of `weights` and `kv_cache`, for one at a time."""
+        """Return the request for an action; see `Engine.action`.
+
+        `load_lora` takes `name` and `path`, `unload_lora` takes `name`. `sleep` takes `level`: 1 keeps the weights in
+        main memory, 2 drops them. `wake` takes `tags`, a list of `weights` and `kv_cache`, to restore only one of them.
+        """
         match action:
             case Action.LOAD_LORA:
-                given = asked(action, arguments, {"name": str, "path": str})
+                given = checked_arguments(action, arguments, {"name": str, "path": str})
                 body = {"lora_name": given["name"], "lora_path": given["path"]}
                 return Call("/v1/load_lora_adapter", msgspec.json.encode(body))
             case Action.UNLOAD_LORA:
-                given = asked(action, arguments, {"name": str})
+                given = checked_arguments(action, arguments, {"name": str})
                 return Call("/v1/unload_lora_adapter", msgspec.json.encode({"lora_name": given["name"]}))
             case Action.SLEEP:
-                return Call(_with_query("/sleep", asked(action, arguments, {}, {"level": int})))
+                return Call(_with_query("/sleep", checked_arguments(action, arguments, {}, {"level": int})))
             case Action.WAKE:
-                return Call(_with_query("/wake_up", asked(action, arguments, {}, {"tags": list})))
+                return Call(_with_query("/wake_up", checked_arguments(action, arguments, {}, {"tags": list})))
         return super().action(action, arguments)
-
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        assert isinstance(options, VLLMLaunch)
-        return (options.public_name, *options.lora)
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, VLLMLaunch)
-        command = options.command or COMMAND
-        argv = [*program(command, INSTALL)]
-        options.check_paths(*options.lora.values())
-        # `vllm serve` wants the model first; the module behind it knows it by its flag only.
-        argv += [options.model] if "serve" in command else ["--model", options.model]
-        argv += ["--served-model-name", options.public_name, "--host", host, "--port", str(port)]
-        argv += ["--disable-uvicorn-access-log", "--enable-prompt-tokens-details"]
-        argv += arguments(options, FLAGS)
-        if options.tool_parser is not None:
-            argv.append("--enable-auto-tool-choice")
-        if options.lora or options.lora_loading:
-            argv.append("--enable-lora")
-        env = {
-            **({"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"} if options.lora_loading else {}),
-            **({"VLLM_SERVER_DEV_MODE": "1"} if options.sleep_mode else {}),
-            **options.environment(),
-        }
-        argv += options.extra_args
-        return Launch(tuple(argv), env, options.start_timeout, options.stop_timeout, key_env="VLLM_API_KEY")
 
     def log_level(self, line: str) -> int:
         return logs.level(line)
@@ -206,14 +218,15 @@ def _with_query(path: str, given: Mapping[str, Any]) -> str:
 
 
 def _loras(page: bytes | None) -> Reading:
+    """Return the adapters in use."""
     text = "" if page is None else page.decode(errors="replace")
     if LORAS not in text:
         return Reading(Status.MISSING, source=f"not on its metrics page without --enable-lora: {LORAS}")
-    # Described, but without a sample, until the first request for one.
+    # Until the first request for an adapter the metric is described on the page, but has no sample.
     labels, _ = max(samples(text, LORAS), key=lambda sample: sample[1], default=({}, 0.0))
     told_of = (labels.get(f"{state}_lora_adapters", "") for state in ("running", "waiting"))
     names = sorted({name for names in told_of for name in names.split(",") if name})
-    return told(Signal.LORAS, len(names), LORAS, tuple(names))
+    return reading(Signal.LORAS, len(names), LORAS, tuple(names))
 
 
 _CRASHES: logs.Crashes = (

@@ -1,1 +1,1 @@
-"""Tables and types that several engines share: launch options, signals, actions, log lines."""
+"""What several engines share as data: options and command lines, metrics, actions, logs, units."""

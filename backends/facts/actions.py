@@ -1,8 +1,8 @@
-"""The arguments of actions on models, checked: which there are, which are needed, and what they must be.
+"""Check the arguments of actions on models.
 
 Rules:
-- Words for the operator name the argument and what it must be; they never repeat a value.
-- An argument that is not given, or is None, is not there: the engine's own default stands.
+- Messages for the operator name the argument and what it must be; they never repeat a value.
+- An argument that is None counts as not given: the engine's own default applies.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ _WORDS: Mapping[type, str] = {
 }
 
 
-def asked(
+def checked_arguments(
     action: Action, given: Mapping[str, Any], needed: Kinds, optional: Kinds | None = None
 ) -> dict[str, Any]:
-    """The arguments of an action. Raises ValueError, fit for the operator, where one is missing, unknown or wrong."""
+    """Return the arguments of an action that are given.
+
+    Raise ValueError, with a message for the operator, where one is missing, unknown or of the wrong type.
+    """
     kinds = {**needed, **(optional or {})}
     there = {name: value for name, value in given.items() if value is not None}
     unknown = sorted(there.keys() - kinds.keys())
@@ -42,6 +45,7 @@ def asked(
 
 
 def _is(value: Any, kind: type) -> bool:
+    """Return whether an argument has its type; texts must not be empty."""
     if kind is list:
         return isinstance(value, list | tuple) and all(isinstance(item, str) and item for item in value)
     return type(value) is kind and value != ""

@@ -1,10 +1,10 @@
-"""What launching has in common for every engine: the options each of them takes, and how options become a command line.
+"""The launch options that engines share, and how options become a command line.
 
 Rules:
-- An option that an engine spells as a plain flag is a field of its own type and a row in its table of flags; the table
-  is the only place that knows the spelling.
-- A field that is None, False or empty says nothing: the engine's own default stands.
-- A program that is not installed is refused before the start, in one line that says how to install it.
+- An option that is a plain flag of the engine is a typed field and a row in the engine's table of flags; only the table
+  knows how the flag is spelled.
+- A field that is None, False or empty adds no argument: the engine's own default applies.
+- A program that is not installed is reported before the start, in one line that says how to install it.
 """
 
 from __future__ import annotations
@@ -16,43 +16,75 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from backends.base import LaunchError
+from backends.base import Launch, LaunchError, LaunchOptions
 from backends.facts.units import MODEL_NAME, Duration, Share
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 LoraName = Annotated[str, StringConstraints(pattern=f"^{MODEL_NAME}$")]
 Plain = str | int | float | bool
-"""A value that an argument can be."""
+"""The type of a single argument."""
 
 
-class LaunchOptions(BaseModel):
-    """What every launched engine takes."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
+class ProcessLaunch(LaunchOptions):
+    """The launch options of every engine: its GPUs, its environment, and how long it may take to start and stop."""
 
     gpus: tuple[Annotated[int, Field(ge=0, le=1023)], ...] | None = Field(
         None,
         description="The GPUs the engine sees, by number; `[]` for none. Left out, those the gateway sees.",
     )
     env: dict[str, str] = Field(
-        {}, description="Environment variables of the process, beside the few it inherits."
+        {}, description="Environment variables of the process, in addition to the few it inherits."
     )
     start_timeout: Duration = Field(300.0, description="How long it may take until the engine is ready.")
     stop_timeout: Duration = Field(
         10.0, description="How long the engine may take to end after SIGTERM; then it is killed."
     )
 
-    def environment(self) -> dict[str, str]:
-        """The variables that follow from these options; those of `env` win."""
+    def process(
+        self, argv: Sequence[str], env: Mapping[str, str] | None = None, key_env: str | None = None
+    ) -> Launch:
+        """Return the launch of this command line.
+
+        `env` are variables that the engine needs; those of the option `env` win. `key_env` is `Launch.key_env`.
+        """
         devices = {} if self.gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.gpus))}
-        return {**devices, **self.env}
+        environment = {**(env or {}), **devices, **self.env}
+        return Launch(tuple(argv), environment, self.start_timeout, self.stop_timeout, key_env)
 
 
-class ServerLaunch(LaunchOptions):
-    """What every launched engine takes that is a program of its own, serving one model."""
+class GgufLaunch(ProcessLaunch):
+    """The launch options of engines that serve one model from a GGUF file."""
+
+    model: Path = Field(
+        description="The model, a GGUF file. A relative path starts at the working directory."
+    )
+    name: str | None = Field(
+        None,
+        pattern=f"^{MODEL_NAME}$",
+        description="The model's public name. Left out, the file's name without `.gguf`.",
+    )
+
+    @model_validator(mode="after")
+    def _public_name_is_one(self) -> GgufLaunch:
+        if not re.fullmatch(MODEL_NAME, self.public_name):
+            raise ValueError("the file's name is no model name: give one with 'name'")
+        return self
+
+    @property
+    def public_name(self) -> str:
+        """The name by which clients ask for the model."""
+        return self.name or self.model.stem
+
+    def served_names(self) -> tuple[str, ...]:
+        """Return the model's public name."""
+        return (self.public_name,)
+
+
+class ServerLaunch(ProcessLaunch):
+    """The launch options of engines that are a program of their own and serve one model."""
 
     model: Text = Field(
         description="The model: a folder, or the name of a repository on the Hugging Face hub."
@@ -68,7 +100,7 @@ class ServerLaunch(LaunchOptions):
         description="The program and its first arguments, where it is not the engine's usual one: a path into another "
         "virtual environment, or a wrapper.",
     )
-    extra_args: tuple[str, ...] = Field((), description="More arguments for the program, as they are.")
+    extra_args: tuple[str, ...] = Field((), description="More arguments for the program, passed unchanged.")
     start_timeout: Duration = Field(
         1800.0, description="How long it may take until the engine is ready, a download included."
     )
@@ -84,15 +116,19 @@ class ServerLaunch(LaunchOptions):
 
     @property
     def public_name(self) -> str:
-        """What clients call the model."""
+        """The name by which clients ask for the model."""
         if self.name is not None:
             return self.name
         path = Path(self.model)
         return path.name if path.is_absolute() or path.is_dir() or self.model.startswith(".") else self.model
 
+    def served_names(self) -> tuple[str, ...]:
+        """Return the model's public name."""
+        return (self.public_name,)
+
 
 class GpuServerLaunch(ServerLaunch):
-    """What every launched engine takes that serves one model on GPUs, many requests at once."""
+    """The launch options of engines that serve one model on GPUs, many requests at once."""
 
     tensor_parallel: Count | None = Field(
         None, description="GPUs that share each layer of the model. Left out, one."
@@ -103,7 +139,7 @@ class GpuServerLaunch(ServerLaunch):
     )
     max_model_len: Count | None = Field(
         None,
-        description="Tokens one request may use, prompt and answer together. Left out, as many as the model can.",
+        description="Tokens one request may use, prompt and answer together. Left out, the model's own limit.",
     )
     max_num_seqs: Count | None = Field(None, description="Requests that are computed at the same time.")
     max_batched_tokens: Count | None = Field(
@@ -119,26 +155,27 @@ class GpuServerLaunch(ServerLaunch):
     kv_cache_dtype: Text | None = Field(None, description="The type of the KV cache, such as `fp8`.")
     prefix_caching: bool | None = Field(
         None,
-        description="Whether prompts that begin alike share their KV cache. Left out, as the engine does.",
+        description="Whether prompts with the same beginning share their KV cache. Left out, the engine's default.",
     )
     reasoning_parser: Text | None = Field(
         None,
-        description="The engine's name for the way this model marks its reasoning, which is then told apart.",
+        description="The engine's parser for this model's reasoning, which is then separated from the answer.",
     )
     tool_parser: Text | None = Field(
         None,
-        description="The engine's name for the way this model writes tool calls. Without it there are none.",
+        description="The engine's parser for this model's tool calls. Without it there are no tool calls.",
     )
-    chat_template: Text | None = Field(
-        None, description="How messages become a prompt, where it is not as the model says."
-    )
+    chat_template: Text | None = Field(None, description="The chat template, if it is not the model's own.")
     trust_remote_code: bool = Field(
         False, description="Whether Python code that comes with the model may run in the engine."
     )
 
     def check_paths(self, *others: str) -> None:
-        """Raises LaunchError where the model, or one of the others, is a path and not there. What is no path may be a
-        name on a hub; and where the engine runs in a place of its own, its paths are not ours."""
+        """Raise LaunchError if the model, or one of the others, is a path that does not exist.
+
+        What is not a path may be the name of a model on a hub. With `command` nothing is checked: the engine may run in
+        a container with a file system of its own.
+        """
         if self.command is not None:
             return
         for path in (self.model, *others):
@@ -148,7 +185,7 @@ class GpuServerLaunch(ServerLaunch):
 
 
 def program(command: Sequence[str], install: str) -> tuple[str, ...]:
-    """The command with its program's path. Raises LaunchError, with the `install` advice, where there is none."""
+    """Return the command with the path of its program. Raise LaunchError with the advice `install` if it is missing."""
     found = shutil.which(command[0])
     if found is None:
         raise LaunchError(f"there is no program {command[0]}: {install}, or name one with 'command'")
@@ -156,11 +193,10 @@ def program(command: Sequence[str], install: str) -> tuple[str, ...]:
 
 
 def arguments(options: BaseModel, flags: Mapping[str, str | tuple[str, str]]) -> list[str]:
-    """The arguments for the options in `flags`: field to flag, or to the flags for true and for false.
+    """Return the arguments for the options in `flags`, which maps a field to its flag or to those for true and false.
 
-       A plain flag of a bool stands alone if it is true. A map becomes one argument of JSON. A tuple's items follow the
-       flag
-    one by one. A map under a flag that ends with `=` becomes `name=value` items.
+    A bool with one flag is that flag alone, if true. A map is one argument of JSON; under a flag that ends with `=` it
+    is one `name=value` argument for each item. The items of a tuple follow the flag one by one.
     """
     found: list[str] = []
     for field, flag in flags.items():
@@ -169,6 +205,7 @@ def arguments(options: BaseModel, flags: Mapping[str, str | tuple[str, str]]) ->
 
 
 def _argument(flag: str | tuple[str, str], value: Any) -> list[str]:
+    """Return the arguments for one option."""
     if value is None or value in ((), {}):
         return []
     if isinstance(flag, tuple):

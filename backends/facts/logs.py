@@ -1,10 +1,10 @@
-"""What the log of an engine written in Python says: how serious a line is, and why the process died.
+"""Read the log of an engine written in Python: how severe a line is, and why the process died.
 
 Rules:
-- Wording is looked at here and in the engines' own tables only, as patterns; a version that words it otherwise costs a
-  plainer reason, nothing else.
-- An engine's own patterns come first, then what every such engine prints (torch, Hugging Face's hub, argparse), then
-  the last exception that is no mere consequence of another one.
+- Only the patterns here and in the engines' own tables depend on wording. If a version changes its words, the reason
+  becomes less specific; nothing else breaks.
+- An engine's own patterns are tried first, then those of what such engines have in common (torch, Hugging Face's hub,
+  argparse), then the last exception that is not merely the consequence of another one.
 - A reason is one line, without the prefix of its log line.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from backends.dialect.errors import readable
 
 Crashes = Sequence[tuple[re.Pattern[str], str]]
-"""A pattern and the reason it stands for, with the pattern's groups as `{0}`, `{1}`; the most telling first."""
+"""Patterns and the reasons they stand for, with the pattern's groups as `{0}`, `{1}`; the most specific first."""
 
 PORT_TAKEN = "its port was taken by another program"
 
@@ -44,7 +44,7 @@ SHARED: Crashes = (
     ),
     (re.compile(r"No space left on device"), "no space is left on its disk"),
     (re.compile(r"(?:No CUDA GPUs are available|Found no NVIDIA driver)"), "it finds no GPU"),
-    # pydantic's errors take several lines, of which the first tells nothing.
+    # pydantic's errors have several lines; the first one carries no information.
     (re.compile(r"^(?:\(.*?\) )?\s*Value error, (.+?)(?: \[type=|$)"), "{0}"),
     (re.compile(r"error: (unrecognized arguments: .+|argument .+: .+)"), "{0}"),
     (re.compile(r"Error: (No such (?:option|command).+|Invalid value for .+)"), "{0}"),
@@ -52,7 +52,7 @@ SHARED: Crashes = (
 )
 
 _EXCEPTION = re.compile(r"(?:^|[\s\]])((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception): \S.*)")
-# Told by a process because another one died, or by Python on the way out.
+# Printed by a process because another one died, or by Python while it exits.
 _CONSEQUENCE = re.compile(
     r"root cause above|initialization failed|EngineDeadError|sigquit|BrokenPipeError|EOFError|CancelledError"
     r"|ConnectionResetError|died unexpectedly|ChildProcessError",
@@ -73,17 +73,17 @@ _LEVELS = {
     "D": logging.DEBUG,
 }
 _PREFIX = 100
-"""Characters at a line's begin in which its level stands, if it has one."""
+"""The characters at the beginning of a line that may contain its level."""
 
 
 def level(line: str) -> int:
-    """How serious a line is by the word in its prefix, as a level of `logging`; INFO without one."""
+    """Return the severity of a line by the word in its prefix, as a level of `logging`; INFO without one."""
     found = _LEVEL.search(line, 0, _PREFIX)
     return _LEVELS.get(found[1] or found[2], logging.INFO) if found else logging.INFO
 
 
 def crash_reason(log: Sequence[str], own: Crashes = ()) -> str | None:
-    """Why the process died, from the last lines it printed; None where they do not tell."""
+    """Return why the process died, from the last lines it printed; None if they do not say."""
     for pattern, words in (*own, *SHARED):
         for line in log:
             found = pattern.search(line)

@@ -1,9 +1,10 @@
-"""From an engine's metrics page to its signals: which name stands for what, as data, newest name first.
+"""Read load signals from an engine's metrics page, by a table of the names that its versions use.
 
 Rules:
-- A name that is not on the page is `missing`, never zero: engines rename their metrics from version to version.
-- A value that cannot be right (not a number, negative, a share above one) is `suspect`, never passed on as ok.
-- Only the lines asked for are read; a page of a busy engine has thousands. The format is Prometheus' text format 0.0.4.
+- A metric that is not on the page is `missing`, never zero: engines rename their metrics from version to version.
+- A value that cannot be right (not a number, negative, a fraction above one) is `suspect`, never ok.
+- Only the lines of wanted metrics are parsed; the page of a busy engine has thousands. The format is Prometheus' text
+  format 0.0.4.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from backends.base import Reading, Signal, Signals, Status
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One name under which an engine publishes a signal.
+    """A name under which an engine publishes a signal, and the `versions` that use it.
 
-    `labels` must be among a sample's labels. Several samples (one for each model, rank or worker) become one by
-    `combine`. `per` names a second metric to divide by, for shares of two counters. `versions` says where it is so.
+    A sample counts if it has all `labels`. `combine` makes one value of several samples (one for each model, rank or
+    worker). `per` names a second metric to divide by, for a fraction of two counters.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Metric:
 
 
 Table = Mapping[Signal, tuple[Metric, ...]]
-"""For each signal the names it has or had, the newest first."""
+"""For each signal its names, the newest first."""
 
 SHARES = frozenset({Signal.KV_USE, Signal.PREFIX_HITS})
 
@@ -41,17 +42,17 @@ _SAMPLE = re.compile(r"(?:\{(?P<labels>.*)\})?[ \t]+(?P<value>\S+)(?:[ \t]+-?[0-
 
 
 def from_metrics(page: bytes | None, table: Table) -> Signals:
-    """The signals of `table` on a metrics page; None for no page at all."""
+    """Return the signals of `table` from a metrics page; `page` is None if there was none."""
     if page is None:
         return {signal: Reading(Status.MISSING, source="no metrics page") for signal in table}
     text = page.decode(errors="replace")
     return {signal: _read(text, signal, names) for signal, names in table.items()}
 
 
-def told(signal: Signal, value: float, source: str, names: tuple[str, ...] = ()) -> Reading:
-    """A reading of a value as it was told: ok, or suspect where it cannot be right."""
+def reading(signal: Signal, value: float, source: str, names: tuple[str, ...] = ()) -> Reading:
+    """Return the reading of a reported value: ok, or suspect if it cannot be right."""
     most = 1.0 if signal in SHARES else math.inf
-    # A share may be a rounding error above one.
+    # Rounding may make a fraction slightly larger than one.
     sound = math.isfinite(value) and 0 <= value <= most + 1e-6
     return Reading(
         Status.OK if sound else Status.SUSPECT, min(value, most) if sound else value, names, source
@@ -59,7 +60,7 @@ def told(signal: Signal, value: float, source: str, names: tuple[str, ...] = ())
 
 
 def samples(text: str, name: str) -> Iterator[tuple[dict[str, str], float]]:
-    """Every sample of a metric on a page: its labels and its value."""
+    """Yield every sample of a metric on a page: its labels and its value."""
     at = text.find(name)
     while at >= 0:
         end = text.find("\n", at)
@@ -72,15 +73,17 @@ def samples(text: str, name: str) -> Iterator[tuple[dict[str, str], float]]:
 
 
 def _read(text: str, signal: Signal, names: tuple[Metric, ...]) -> Reading:
+    """Return a signal by the first of its names that is on the page."""
     for metric in names:
         value = _value(text, metric)
         if value is not None:
-            return told(signal, value, metric.name)
+            return reading(signal, value, metric.name)
     wanted = ", ".join(metric.name for metric in names)
     return Reading(Status.MISSING, source=f"not on its metrics page: {wanted}")
 
 
 def _value(text: str, metric: Metric) -> float | None:
+    """Return the value of a metric; None if it is not on the page."""
     found = [value for labels, value in samples(text, metric.name) if metric.labels.items() <= labels.items()]
     if not found:
         return None

@@ -1,10 +1,9 @@
-"""Durations and sizes as people write them in the config file: "1m30s" is 90.0 seconds, "10MiB" is 10485760 bytes.
+"""Durations, sizes and percentages as the config file has them: "1m30s" is 90.0 seconds, "10MiB" is 10485760 bytes.
 
 Rules:
-- Pure. On the ground floor, because the launch options of engines have durations too.
-- A duration always carries its unit: a bare number is an error that says what to write. A bare whole number is a size
-  in bytes.
-- Errors say what was expected and never repeat the value, which may come from a secret; who reads the file adds it
+- This module is in `backends` because the launch options of engines have durations too.
+- A duration needs its unit: a bare number is an error that says what to write. A bare whole number is a size in bytes.
+- Errors say what was expected and never repeat the value, which may come from a secret; the reader of the file adds it
   where it is safe.
 """
 
@@ -25,21 +24,21 @@ _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 MODEL_NAME = r"[A-Za-z0-9._:/@+-]{1,256}"
-"""What a model's public name may be, as a pattern: safe in a header, a metric, a shell and on a terminal."""
+"""The pattern of a model's public name: safe in a header, a metric, a shell and on a terminal."""
 
 LONGEST = 720 * 3600.0
-"""The longest duration, 30 days in seconds: beyond any use, and safe for every timer."""
+"""The longest duration in seconds, 30 days: longer than any useful one, and safe for every timer."""
 LARGEST = 2**50
 """The largest size in bytes, 1 PiB."""
 
 
 def expected(what: str, hint: str | None = None) -> PydanticCustomError:
-    """The error for a value that is not `what`; `hint` is what to write instead."""
+    """Return the error for a value that is not `what`; `hint` says what to write instead."""
     return PydanticCustomError("expected", "expected {what}", {"what": what, "hint": hint})
 
 
 def seconds(value: object) -> float:
-    """The seconds in a duration such as "250ms", "30s", "5m", "1h" or "1m30s". Raises for anything else."""
+    """Return the seconds in a duration such as "250ms", "30s", "5m", "1h" or "1m30s". Raise for anything else."""
     what = "a duration such as 30s"
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise expected(what, f"write {value}s" if value >= 0 else None)
@@ -54,7 +53,7 @@ def seconds(value: object) -> float:
 
 
 def _wait(value: object, info: ValidationInfo) -> float:
-    """Seconds from zero up. Code may give them as a number; the file, which comes as JSON, may not."""
+    """Return seconds, zero or more. Code may pass a number; the file, which is validated as JSON, may not."""
     if (
         info.mode == "python"
         and isinstance(value, int | float)
@@ -66,7 +65,7 @@ def _wait(value: object, info: ValidationInfo) -> float:
 
 
 def _duration(value: object, info: ValidationInfo) -> float:
-    """As `_wait`, and more than zero."""
+    """Return seconds, as `_wait`, but more than zero."""
     total = _wait(value, info)
     if not total:
         raise expected("a duration longer than zero")
@@ -74,7 +73,7 @@ def _duration(value: object, info: ValidationInfo) -> float:
 
 
 def size(value: object) -> int:
-    """The bytes in a size such as "512KiB", "10MiB", "64KB" (1000 bytes each) or 4096. Raises for anything else."""
+    """Return the bytes in a size such as "512KiB", "64KB" (1000 bytes each) or 4096. Raise for anything else."""
     what = "a size such as 10MiB"
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     match = _SIZE.fullmatch(text) if isinstance(text, str) else None
@@ -87,7 +86,7 @@ def size(value: object) -> int:
 
 
 def _spelled(text: str) -> str | None:
-    """How a size with its unit in the wrong case or form ("10mb", "10 MiB", "10M") is written."""
+    """Return how to write a size whose unit has the wrong case or form ("10mb", "10 MiB", "10M")."""
     match = re.fullmatch(r"([0-9]{1,15})\s*([kmg]i?b?|b)", text.strip(), re.IGNORECASE)
     if not match:
         return None
@@ -96,7 +95,7 @@ def _spelled(text: str) -> str | None:
 
 
 def share(value: object) -> float:
-    """The part of one in a percentage such as "20%". Raises for anything else."""
+    """Return the fraction in a percentage such as "20%". Raise for anything else."""
     match = re.fullmatch(r"([0-9]{1,3})%", value) if isinstance(value, str) else None
     if not match or int(match[1]) > 100:
         bare = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 100
@@ -112,7 +111,7 @@ Wait = Annotated[
     PlainValidator(_wait),
     WithJsonSchema({"type": "string", "pattern": _DURATION_PATTERN, "minLength": 2}),
 ]
-"""Seconds, from zero up; a duration with a unit in the file."""
+"""Seconds, zero or more; a duration with a unit in the file."""
 
 Duration = Annotated[
     float,
@@ -139,4 +138,4 @@ Share = Annotated[
     PlainValidator(lambda value: value if isinstance(value, float) and 0 <= value <= 1 else share(value)),
     WithJsonSchema({"type": "string", "pattern": r"^([0-9]{1,3}%|.*\$\{.*)$"}),
 ]
-"""A part of one; a percentage in the file."""
+"""A fraction from 0 to 1; a percentage in the file."""

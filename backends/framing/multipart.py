@@ -1,10 +1,11 @@
-"""A form as files are uploaded in it (`multipart/form-data`), sans I/O: where its parts are. RFC 7578, RFC 2046.
+"""Find the parts of an uploaded form (`multipart/form-data`) without any I/O. RFC 7578, RFC 2046.
 
 Rules:
-- A part is a name and a place in the body; what is in it is neither copied nor looked at.
-- Strict, because two programs read the same form: what they might read in two ways is an error here. That is text
-  before the first part or after the last, lone line feeds, folded headers, escapes in names, a boundary that goes on.
-- Its messages are fit for the client who sent the form.
+- A part is a name and a range of the body; its content is neither copied nor examined.
+- Strict, because the engine parses the same form again: whatever two parsers may read differently is an error. That is
+  text before the first part or after the last, line feeds without a carriage return, folded headers, escapes in names,
+  and a boundary that goes on.
+- Error messages are meant for the client who sent the form.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from dataclasses import dataclass
 
 MOST_PARTS = 256
 LONGEST_HEAD = 8 << 10
-"""Bytes of the headers of one part."""
+"""The most bytes of one part's headers."""
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = rb'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\x20-\x7e])*"'
-# A boundary comes without the quotes it should have at times.
+# Some clients do not quote boundaries that need quotes.
 _BARE = rb"[!#$%&'*+,./:=?^_`|~0-9A-Za-z-]+"
 _PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _TOKEN + rb")=(" + _BARE + rb"|" + _QUOTED + rb")[ \t]*")
 _KIND = re.compile(rb"[ \t]*multipart/form-data[ \t]*", re.IGNORECASE)
@@ -29,7 +30,7 @@ _AS_IT_IS = (b"binary", b"8bit", b"7bit")
 
 
 class FormError(ValueError):
-    """The form cannot be read, or not in one way only."""
+    """The form is invalid or ambiguous."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,12 @@ class Part:
 
 
 def is_form(content_type: bytes) -> bool:
-    """Whether a body of this type is such a form."""
+    """Return whether a body of this content type is a form with parts."""
     return content_type.partition(b";")[0].strip().lower() == b"multipart/form-data"
 
 
 def boundary_of(content_type: bytes) -> bytes:
-    """What stands between the parts, from a `Content-Type` header. Raises FormError."""
+    """Return the boundary between the parts from a `Content-Type` header. Raise FormError if it has none."""
     kind = _KIND.match(content_type)
     if kind is None:
         raise FormError("the body is not a form (multipart/form-data)")
@@ -59,7 +60,7 @@ def boundary_of(content_type: bytes) -> bytes:
 
 
 def parts_of(body: bytes, boundary: bytes) -> list[Part]:
-    """The parts of a form in their order. Raises FormError."""
+    """Return the parts of a form in order. Raise FormError if the form is invalid."""
     mark = b"--" + boundary
     parts: list[Part] = []
     at = 2 if body.startswith(b"\r\n" + mark) else 0
@@ -93,12 +94,12 @@ def parts_of(body: bytes, boundary: bytes) -> list[Part]:
 
 
 def replaced(body: bytes, part: Part, value: bytes) -> bytes:
-    """The form with another value in one of its parts."""
+    """Return the form with another value in one of its parts."""
     return b"".join((memoryview(body)[: part.start], value, memoryview(body)[part.end :]))
 
 
 def _named(head: bytes) -> tuple[str, bytes | None]:
-    """A part's name and file name, out of its headers."""
+    """Return a part's name and file name from its headers."""
     headers: dict[bytes, bytes] = {}
     for line in head.split(b"\r\n"):
         found = _HEADER.fullmatch(line)
@@ -125,7 +126,7 @@ def _named(head: bytes) -> tuple[str, bytes | None]:
 
 
 def _parameters(text: bytes) -> dict[bytes, bytes]:
-    """The parameters of a header, `; name=value` each, with names in lower case."""
+    """Return the parameters of a header (`; name=value`), with names in lower case."""
     found: dict[bytes, bytes] = {}
     at = 0
     while at < len(text):

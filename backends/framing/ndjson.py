@@ -1,36 +1,36 @@
-"""Newline-delimited JSON, sans I/O: bytes in any pieces, whole lines out.
+"""Cut newline-delimited JSON into lines without any I/O: bytes in, in any pieces; whole lines out.
 
 Rules:
-- Any split of the same bytes gives the same lines.
-- A line ends with a line feed; a carriage return before it belongs to the end. Lines of white space only say nothing.
-- Past a line longer than the limit nothing is read, and nothing is buffered.
+- The lines do not depend on how the bytes are split.
+- A line ends with a line feed, or with a carriage return and a line feed. Blank lines are skipped.
+- After a line longer than the limit nothing is read or buffered.
 """
 
 from __future__ import annotations
 
 LIMIT = 8 << 20
-"""Bytes one line may have. Ollama's last line can hold every token of a long context as a number."""
+"""The most bytes of one line. The last line of Ollama can list every token of a long context."""
 
 
 class Framer:
     """Cuts a byte stream into its lines.
 
-    `idle`: the stream stands between two lines and nothing is held. `too_long`: a line grew beyond the limit.
+    `idle` is true between two lines, when nothing is buffered; `too_long` once a line has exceeded `limit` bytes.
     """
 
-    __slots__ = ("_held", "_limit", "_size", "idle", "too_long")
+    __slots__ = ("_held", "_size", "idle", "limit", "too_long")
 
     def __init__(self, limit: int = LIMIT) -> None:
-        self.idle = True
-        self.too_long = False
+        self.idle: bool = True
+        self.too_long: bool = False
+        self.limit: int = limit
         self._held: list[bytes] = []
-        self._size = 0
-        self._limit = limit
+        self._size: int = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Take the next bytes; return every line they complete."""
-        if self.idle and chunk.find(b"\n") == len(chunk) - 1 and len(chunk) <= self._limit:
-            # One line, whole: what most reads of a token stream are.
+        """Process the next bytes; return every line they complete."""
+        if self.idle and chunk.find(b"\n") == len(chunk) - 1 and len(chunk) <= self.limit:
+            # Most reads of a token stream are exactly one line.
             line = chunk.strip()
             return [line] if line else []
         if self.too_long:
@@ -47,13 +47,13 @@ class Framer:
         return lines
 
     def close(self) -> list[bytes]:
-        """The stream ended: return the last line if no line feed followed it."""
+        """Return the last line, if no line feed followed it; the stream has ended."""
         return self._line()
 
     def _hold(self, piece: bytes) -> None:
-        """Keep a piece of the line that is coming."""
+        """Buffer a piece of a line whose end is still to come."""
         self._size += len(piece)
-        if self._size >= self._limit:
+        if self._size >= self.limit:
             self.too_long = True
             self._held.clear()
         elif piece:

@@ -1,51 +1,75 @@
-"""Whether a request may start now: a bounded number at a time per model, a bounded queue for the rest.
+"""Whether a request may start now: a bounded number of slots, and a bounded queue for the rest.
 
 Rules:
-- Deciding and counting are one plain call; a request that finds a slot waits for nothing and starts no task.
-- Who waits is served in the order they came, for a bounded time, and eats no other clock. A client that leaves while
-  waiting leaves the queue at once, by cancellation.
-- A slot is given back exactly once. It goes straight to the next in the queue, so that nobody overtakes.
+- Taking a free slot is one plain call that waits for nothing and starts no task.
+- The queue is served in order of arrival, for a bounded time. A client that leaves while it waits leaves the queue at
+  once, by cancellation.
+- A slot is released exactly once. It goes straight to the head of the queue, so that nobody overtakes.
+- The numbers may change while slots are held and requests wait. With more slots those who wait enter at once; with
+  fewer nobody is thrown out, and nobody enters until enough have left.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 
 from gateway.errors import GatewayError, Own
 
+UNLIMITED = sys.maxsize
+"""The number of slots of a gate that does not limit anything."""
+
 
 class Gate:
-    """The slots of one model."""
+    """The slots of one model, or of one engine that runs only so many requests at once."""
 
-    __slots__ = ("_capacity", "_free", "_queue", "_waiting")
+    __slots__ = ("_capacity", "_held", "_queue", "_slots")
 
     def __init__(self, slots: int, capacity: int) -> None:
         """`slots` requests run at once; `capacity` more may wait."""
-        self._free = slots
+        self._slots = slots
         self._capacity = capacity
+        self._held = 0
         self._queue: deque[asyncio.Future[None]] = deque()
-        self._waiting = 0
 
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return self._waiting
+        return len(self._queue)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no slot is held and nobody waits for one."""
+        return not self._held and not self._queue
+
+    def resize(self, slots: int, capacity: int) -> None:
+        """Change the number of slots and the length of the queue; whoever fits in now enters at once.
+
+        Nobody is thrown out: neither who holds a slot too many, nor who waits in a queue that has become too long.
+        """
+        self._slots, self._capacity = slots, capacity
+        self._admit()
 
     def try_enter(self) -> bool:
-        """Take a slot if one is free and nobody waits for it."""
-        if self._free > 0 and not self._waiting:
-            self._free -= 1
+        """Take a slot if one is free and nobody waits for it. Return whether it was taken."""
+        if self._held < self._slots and not self._queue:
+            self._held += 1
             return True
         return False
 
     async def enter(self, deadline: float) -> None:
-        """Wait for a slot until `deadline` (loop time). Raises GatewayError: queue full, or the wait too long."""
-        if self._waiting >= self._capacity:
+        """Take a slot, waiting for it until `deadline` (loop time) where none is free.
+
+        Raises:
+            GatewayError: The queue is full, or no slot became free in time.
+        """
+        if self.try_enter():
+            return
+        if len(self._queue) >= self._capacity:
             raise GatewayError(Own.QUEUE_FULL, "the queue of this model is full", retry_after=1)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
-        self._waiting += 1
         try:
             async with asyncio.timeout_at(deadline):
                 await turn
@@ -57,15 +81,18 @@ class Gate:
                 self.leave()
             raise
         finally:
-            self._waiting -= 1
             if turn.cancelled() and turn in self._queue:
                 self._queue.remove(turn)
 
     def leave(self) -> None:
-        """Give a slot back."""
-        while self._queue:
+        """Release a slot."""
+        self._held -= 1
+        self._admit()
+
+    def _admit(self) -> None:
+        """Give free slots to those who wait longest."""
+        while self._queue and self._held < self._slots:
             turn = self._queue.popleft()
             if not turn.done():
+                self._held += 1
                 turn.set_result(None)
-                return
-        self._free += 1

@@ -22,13 +22,16 @@ from fastapi.responses import Response
 
 from backends.base import Action, Call, Kind
 from backends.framing.ndjson import Framer
-from gateway.api.openai import Core, one_authorization, refuse
+from backends.surfaces.openai import OpenAI
+from backends.surfaces.surface import Told
+from gateway.api.endpoint import Core, one_authorization
 from gateway.api.schemas import ErrorBody
 from gateway.auth import ANYONE, Caller
 from gateway.errors import GatewayError, Own
-from gateway.fleet.pool import Backend
+from gateway.fleet.backend import Backend
 from gateway.fleet.view import BackendView
-from gateway.wire.downstream import ClientLeft, Downstream, Receive, Scope, Send, downstream_of
+from gateway.request import Exchange
+from gateway.wire.downstream import Receive, Scope, Send, way_back_of
 from gateway.wire.transfer import Transfer
 
 log = logging.getLogger("gateway.api")
@@ -53,7 +56,7 @@ _object = msgspec.json.Decoder(dict[str, Any])
 
 
 class Admin:
-    """What the endpoints work with. The two functions are replaced where several processes serve."""
+    """What the endpoints work with."""
 
     def __init__(
         self,
@@ -115,40 +118,37 @@ class Deed(Response):
         self._action = action
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        downstream = downstream_of(scope, receive, send)
+        way = way_back_of(scope, receive, send)
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        request_id = self._admin.core.request_id(headers.get(b"x-request-id"))
-        error: GatewayError | None = None
+        exchange = self._admin.core.uncounted(way, headers, _LINES_SURFACE)
+        exchange.task = asyncio.current_task()
         try:
             caller = self._admin.let_in(scope)
             backend = self._admin.backend(self._name)
-            call = _call(backend, self._action, _arguments_in(headers, await downstream.body(BODY)))
+            call = _call(backend, self._action, _arguments_in(headers, await way.body(BODY)))
             log.info(
-                "backend '%s': %s, asked for by '%s' (%s)", self._name, self._action, caller.name, request_id
+                "backend '%s': %s, asked for by '%s' (%s)",
+                self._name,
+                self._action,
+                caller.name,
+                exchange.name,
             )
-            await self._carry_out(backend, call, downstream, request_id)
-        except GatewayError as found:
-            error = found
-        except ClientLeft:
-            pass
+            await self._carry_out(backend, call, exchange)
         except asyncio.CancelledError:
             # This is the end of the request's task: it has obeyed, and nobody else needs to hear of it.
-            error = None if downstream.gone else GatewayError(Own.DRAINING, "the gateway is shutting down")
-        except Exception:
-            log.exception("request %s failed in the gateway", request_id)
-            error = GatewayError(Own.INTERNAL, "the gateway failed; its log has this request's id")
-        finally:
-            if error is not None:
-                _break_off(downstream, error, request_id)
-            await downstream.close()
+            exchange.end(exchange.interrupted or GatewayError(Own.DRAINING, "the gateway is shutting down"))
+        except Exception as error:  # noqa: BLE001 (whatever it is ends this request and no other)
+            exchange.end(error)
+        else:
+            exchange.end()
+        await way.close()
 
-    async def _carry_out(self, backend: Backend, call: Call, downstream: Downstream, request_id: str) -> None:
+    async def _carry_out(self, backend: Backend, call: Call, exchange: Exchange) -> None:
         if backend.upstream is None:
             message = f"the backend {backend.name!r} does not run: {backend.reason}"
             raise GatewayError(Own.NO_BACKEND, message)
         transfer = Transfer(backend.upstream, call)
-        downstream.attach(transfer)
-        head = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+        exchange.way.source = transfer
         try:
             await transfer.open()
             kind = _content_type(transfer)
@@ -157,30 +157,31 @@ class Deed(Response):
             if kind != LINES:
                 body = await transfer.whole(ANSWER)
                 await self._admin.changed(backend.name)
-                downstream.reply(
-                    200, [(b"content-type", kind if kind in PASSED else b"text/plain"), *head], body
-                )
+                shown = (b"content-type", kind if kind in PASSED else b"text/plain")
+                exchange.reply(200, [shown, _NO_SNIFFING], body)
                 return
-            downstream.start(200, [(b"content-type", LINES), *head])
+            exchange.start([(b"content-type", LINES), _NO_SNIFFING])
             try:
                 async for line in _lines(transfer):
-                    downstream.write(_public(line) + b"\n")
+                    exchange.way.write(_public(line) + b"\n")
             finally:
                 # Also after half a download, or where the client has left.
                 backend.woken.set()
             await self._admin.changed(backend.name)
-            downstream.finish()
+            exchange.way.finish()
         finally:
             transfer.close()
 
 
-def _break_off(downstream: Downstream, error: GatewayError, request_id: str) -> None:
-    """End an answer that cannot go on, wherever it is. Without its proper end nobody takes it for a whole one."""
-    if downstream.started:
-        downstream.write(error.body() + b"\n")
-        downstream.abort()
-    else:
-        refuse(downstream, error, request_id)
+class _Lines(OpenAI):
+    """Answers in lines of JSON (NDJSON): an error is a line too."""
+
+    def error_event(self, told: Told) -> bytes:
+        return self.error(told) + b"\n"
+
+
+_LINES_SURFACE = _Lines()
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
 
 async def _lines(transfer: Transfer) -> AsyncIterator[bytes]:

@@ -23,8 +23,8 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from gateway.api import schemas
+from gateway.api.endpoint import Core, one_authorization
 from gateway.api.endpoints import SHAPES, described
-from gateway.api.openai import Core, one_authorization
 from gateway.api.swagger import add_docs
 from gateway.auth import Caller
 from gateway.errors import GatewayError, Own

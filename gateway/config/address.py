@@ -41,7 +41,7 @@ _LISTEN = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[a-zA-Z0-9.-]+)):
 
 
 def parse_listen(value: object) -> Listen:
-    """The address in "host:port" or "[v6]:port". Raises for anything else."""
+    """Return the address in "host:port" or "[v6]:port". Raises PydanticCustomError for anything else."""
     what = "host:port such as 127.0.0.1:8080"
     if isinstance(value, Listen):
         return value
@@ -62,7 +62,10 @@ def parse_listen(value: object) -> Listen:
 
 
 def parse_url(value: str) -> str:
-    """The base URL of a backend, without a slash or `/v1` at its end. Raises for anything else."""
+    """Return the base URL of a backend, without a slash or `/v1` at its end.
+
+    Raises PydanticCustomError or ValueError for anything else.
+    """
     what = "a URL such as http://host:8000"
     try:
         parts = urlsplit(value)

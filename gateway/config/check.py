@@ -2,7 +2,7 @@
 
 Rules:
 - Every rule is a small generator of problems; none stops another.
-- What is broken by itself is left out here, but its name counts: one mistake gives one problem.
+- A value that is wrong by itself is not checked here, but its name exists: one mistake gives one problem.
 - Nothing is compared pairwise: a thousand models and ten thousand keys are checked in linear time.
 """
 
@@ -23,7 +23,7 @@ _FROM_OUTSIDE = re.compile(r"\$\{(env\.[A-Za-z_][A-Za-z0-9_]*|file:[^{}]+)\}")
 
 
 def check(config: Config, source: Source, names: Names) -> Iterator[Problem]:
-    """Every broken rule. `config` holds what is sound by itself of `source`."""
+    """Yield a problem for every broken rule. `config` holds those values of `source` that are right by themselves."""
     yield from _server(config, source)
     yield from _backends(config, source)
     owners, clashes = _owners(source)
@@ -66,18 +66,18 @@ def _backends(config: Config, source: Source) -> Iterator[Problem]:
         if backend.options is None:
             continue
         try:
-            registry.engine(backend.engine)(backend.options)
+            registry.create(backend.engine, backend.options)
         except OptionsError as error:
             yield source.problem(("backends", name, "options"), str(error), at_key=True)
 
 
 def _given(source: Source, where: Where, *keys: str) -> list[str]:
-    """Which of these keys the file has at this place, be their values sound or not."""
+    """Return those of these keys that the file has at this place, whether their values are right or not."""
     return [key for key in keys if source.find((*where, key))]
 
 
 def _owners(source: Source) -> tuple[dict[str, str], list[Problem]]:
-    """The model that each public name, its own or an alias, belongs to; and the names that are given twice."""
+    """Return the model that each public name or alias belongs to, and a problem for each name that is given twice."""
     owners = {name: name for name in source.names("models")}
     clashes: list[Problem] = []
     for model, node in source.names("models").items():
@@ -97,13 +97,13 @@ def _aliases(model: Node) -> list[Node]:
 
 
 def _written(source: Source, where: Where) -> str:
-    """Text as the file has it, before anything was filled in."""
+    """Return text as the file has it, before anything was filled in."""
     node = source.find(where)
     return node.written if node else ""
 
 
 def _public(source: Source) -> Iterator[str]:
-    """The names of models, own and aliases, that may be shown: nothing in them was filled in."""
+    """Yield the names of models, own and aliases, that may be shown: nothing in them was filled in."""
     for name, model in source.names("models").items():
         yield name
         for alias in _aliases(model):
@@ -135,7 +135,7 @@ def _fallbacks(config: Config, source: Source, owners: dict[str, str], names: Na
 
 
 def _cycles(config: Config, source: Source, owners: dict[str, str]) -> Iterator[Problem]:
-    """Fallbacks that lead back to where they came from: one problem at each name that closes a circle."""
+    """Yield a problem for each name that closes a circle of fallbacks."""
     done: set[str] = set()
     for start in config.models:
         trail: dict[str, None] = {}
@@ -156,7 +156,7 @@ def _cycles(config: Config, source: Source, owners: dict[str, str]) -> Iterator[
 
 
 def _onward(config: Config, name: str, owners: dict[str, str]) -> Iterator[tuple[str, Where]]:
-    """The models a model falls back to, each with the place that says so."""
+    """Yield the models a model falls back to, each with the place that says so."""
     model = config.models.get(name)
     for index, fallback in enumerate(model.fallback if model else ()):
         if fallback in owners:
@@ -189,7 +189,7 @@ def _keys(config: Config, source: Source) -> Iterator[Problem]:
 
 
 def _globs(config: Config, source: Source, owners: dict[str, str], names: Names) -> Iterator[Problem]:
-    """Key permissions that allow nothing, most likely misspelled. Each distinct pattern is tried once."""
+    """Yield a problem for each key permission that allows nothing; each distinct pattern is tried once."""
     fits: dict[str, bool] = {}
     for name, key in config.keys.items() if owners else ():
         for index, glob in enumerate(key.models or ()):

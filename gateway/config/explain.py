@@ -1,9 +1,9 @@
-"""What pydantic finds wrong, said in plain words at the right place of the file.
+"""Validation errors of pydantic as problems of the file, in plain words and at the right place.
 
 Rules:
-- Nobody sees pydantic's own words, types or links.
-- What a problem shows is what the file has written, never what a substitution filled in, and nothing at all where
-  secrets stand.
+- Pydantic's own words, types and links are never shown.
+- A problem shows what the file has written, never what a substitution filled in, and nothing at all where a secret
+  may stand.
 - An unknown key is compared with the keys that are valid at that very place.
 """
 
@@ -57,13 +57,13 @@ _PRIVATE = {"env", "extra_args", "url"}
 
 
 class Names:
-    """Suggests names, within a bound on the work so that a file of nothing but errors stays fast."""
+    """Suggestions of names, within a bound on the work so that a file of nothing but errors stays fast."""
 
     def __init__(self, comparisons: int = 50_000) -> None:
         self._left = comparisons
 
     def suggest(self, word: str, names: Iterable[str]) -> str:
-        """The end of a message: the nearest name, else the few names there are, else nothing."""
+        """Return the end of a message: the nearest name, else the few names there are, else nothing."""
         if self._left <= 0:
             return ""
         known = sorted(names)
@@ -74,7 +74,7 @@ class Names:
 
 
 def read_late(source: Source, error: ValidationError, data: dict[str, Any]) -> bool:
-    """Read unquoted substituted text as a number or boolean where one is wanted; whether `data` changed."""
+    """Read unquoted substituted text as a number or boolean where one is wanted. Return whether `data` changed."""
     changed = False
     for detail in error.errors(include_url=False, include_input=False):
         node = source.find(detail["loc"])
@@ -91,7 +91,7 @@ def read_late(source: Source, error: ValidationError, data: dict[str, Any]) -> b
 
 
 def problems(source: Source, error: ValidationError, names: Names) -> Iterator[Problem]:
-    """Every error of a validation as a problem of the file, except what follows from a problem known already."""
+    """Yield every error of a validation as a problem of the file, but for consequences of problems known already."""
     for detail in error.errors(include_url=False, include_input=False):
         where, at_key = detail["loc"], False
         if where and where[-1] == "[key]":
@@ -112,7 +112,7 @@ def problems(source: Source, error: ValidationError, names: Names) -> Iterator[P
 
 
 def _follows(source: Source, where: Where, kind: str) -> bool:
-    """Whether an error is only the consequence of something that is reported already."""
+    """Tell whether an error is only the consequence of something that is reported already."""
     if kind == "missing":
         holder = source.nearest(where[:-1])
         return holder is not None and holder.broken
@@ -123,7 +123,7 @@ def _follows(source: Source, where: Where, kind: str) -> bool:
 
 
 def _wrong_value(source: Source, where: Where, detail: ErrorDetails, names: Names) -> str:
-    """What a value should be and is not; reads as a table of pydantic's kinds of errors."""
+    """Return what a value should be and is not; a table of pydantic's kinds of errors."""
     kind, context, node = detail["type"], detail.get("ctx", {}), source.nearest(where)
     secret = _secret(source, where)
     got = _shown(node, secret)
@@ -156,7 +156,7 @@ def _wrong_value(source: Source, where: Where, detail: ErrorDetails, names: Name
 
 
 def _shown(node: Node | None, secret: bool) -> str:
-    """A value as a problem names it."""
+    """Return a value as a problem names it."""
     if node is None or node.content is None:
         return "nothing"
     if isinstance(node.content, dict):
@@ -170,14 +170,14 @@ def _shown(node: Node | None, secret: bool) -> str:
 
 
 def _secret(source: Source, where: Where) -> bool:
-    """Whether a secret may stand at this place."""
+    """Tell whether a secret may stand at this place."""
     if where[:1] == ("keys",) and (len(where) < 3 or where[2] not in ("models", "tags")):
         return True
     return not _PRIVATE.isdisjoint(map(str, where)) or _bare(_kind_at(source, where)) is SecretStr
 
 
 def _kind_at(source: Source, where: Where) -> Any:
-    """The type that the config gives the value at this place; None where it gives none."""
+    """Return the type that the config gives the value at this place; None where it gives none."""
     kind: Any = Config
     for depth, step in enumerate(where):
         kind = _member(kind, step, source.find(where[:depth]))
@@ -185,7 +185,7 @@ def _kind_at(source: Source, where: Where) -> Any:
 
 
 def _keys_at(source: Source, where: Where) -> Iterable[str]:
-    """The keys that the map at `where` may have."""
+    """Return the keys that the map at `where` may have."""
     found = _section(_kind_at(source, where))
     return found.model_fields if found else ()
 
@@ -208,7 +208,7 @@ def _section(kind: Any) -> type[BaseModel] | None:
 
 
 def _bare(kind: Any) -> Any:
-    """A type without its annotations and without `| None`."""
+    """Return a type without its annotations and without `| None`."""
     if typing.get_origin(kind) is typing.Annotated:
         return _bare(typing.get_args(kind)[0])
     if typing.get_origin(kind) in (typing.Union, types.UnionType):

@@ -1,9 +1,8 @@
-"""The config file: read, checked and frozen. What the rest of the gateway imports of it.
+"""Reading the config file: from a path to a complete, checked and frozen `Config`.
 
 Rules:
-- `load` gives a complete, immutable `Config` or raises `ConfigError` with every problem there is, each with its place.
-- What it takes lives in `gateway.config`: the types in `schema`, reading in `yaml_source`, rules between values in
-  `check`.
+- `load` returns an immutable `Config` or raises `ConfigError` with every problem there is, each with its place.
+- What it takes is beside it: the types in `schema`, reading YAML in `yaml_source`, rules between values in `check`.
 """
 
 from __future__ import annotations
@@ -16,49 +15,10 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.config import check, explain, json_schema, yaml_source
-from gateway.config.address import Listen
+from gateway.config import check, explain, yaml_source
 from gateway.config.problems import ConfigError, Problem, quote
-from gateway.config.schema import (
-    BackendConfig,
-    ClientTimeouts,
-    Config,
-    Defaults,
-    Key,
-    Limits,
-    Log,
-    Model,
-    Retry,
-    Server,
-    Target,
-    TimeoutOverrides,
-    Timeouts,
-    validate,
-)
+from gateway.config.schema import Config, validate
 from gateway.config.yaml_source import Source, Where
-
-__all__ = [
-    "BackendConfig",
-    "ClientTimeouts",
-    "Config",
-    "ConfigError",
-    "Defaults",
-    "Key",
-    "Limits",
-    "Listen",
-    "Log",
-    "Model",
-    "Problem",
-    "Retry",
-    "Server",
-    "Target",
-    "TimeoutOverrides",
-    "Timeouts",
-    "load",
-    "retry",
-    "schema",
-    "timeouts",
-]
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
@@ -94,7 +54,7 @@ def _broken(source: Source) -> Iterator[Where]:
 
 
 def _empty(source: Source) -> Iterator[Problem]:
-    """Keys and list items without a value. Only a whole section may be left empty."""
+    """Yield a problem for each key and list item without a value. Only a whole section may be left empty."""
     for where, node in source.root.walk():
         if node.empty and len(where) > 1:
             what = quote(where[-1]) if isinstance(where[-1], str) else "this item"
@@ -102,7 +62,7 @@ def _empty(source: Source) -> Iterator[Problem]:
 
 
 def _sound_part(data: dict[str, Any], broken: Iterable[Where]) -> Config:
-    """The config without its broken values, so that the sound ones can be checked as well. Empties `data`."""
+    """Return the config without its broken values, so that the sound ones can be checked as well. Empties `data`."""
     for *above, last in sorted({_held(data, where) for where in broken} - {()}, key=len, reverse=True):
         holder = data
         for step in above:
@@ -115,7 +75,7 @@ def _sound_part(data: dict[str, Any], broken: Iterable[Where]) -> Config:
 
 
 def _held(data: dict[str, Any], where: Where) -> tuple[str, ...]:
-    """The way to what can be left out for the sake of `where`: a map's entry, the nearest one there is."""
+    """Return the way to what can be left out for the sake of `where`: the nearest entry of a map."""
     found: list[str] = []
     for step in where:
         if not isinstance(data, dict) or step not in data:
@@ -127,27 +87,3 @@ def _held(data: dict[str, Any], where: Where) -> tuple[str, ...]:
 
 def _details(error: ValidationError) -> list[ErrorDetails]:
     return error.errors(include_url=False, include_input=False, include_context=False)
-
-
-def timeouts(config: Config, model: str | None, backend: str) -> Timeouts:
-    """The timeouts of a request for `model` at `backend`: the model's win over the backend's, these over the defaults.
-
-    `model` is the model's own name, not an alias; None or a name outside `models` inherits nothing from a model.
-    Raises KeyError for an unknown backend.
-    """
-    overrides = [config.backends[backend].timeouts]
-    if model is not None and model in config.models:
-        overrides.append(config.models[model].timeouts)
-    changes = {phase: value for layer in overrides for phase, value in layer if value is not None}
-    return config.defaults.timeouts.model_copy(update=changes)
-
-
-def retry(config: Config, model: str | None) -> Retry:
-    """How requests for `model` (its own name) are retried: as the model says, else as the defaults say."""
-    own = config.models[model].retry if model is not None and model in config.models else None
-    return own or config.defaults.retry
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema of the config file, for editors."""
-    return json_schema.build()

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from backends import registry
+from backends.base import EngineOptions, LaunchOptions
 from gateway.config.schema import BackendConfig, Config, Key, Model, engine_section
 
 JsonSchema = dict[str, Any]
@@ -22,7 +23,7 @@ SUBSTITUTED = r"\$\{"
 
 
 def build() -> JsonSchema:
-    """The schema as plain values, ready for `json.dumps`."""
+    """Return the schema as plain values, ready for `json.dumps`."""
     engines = {
         name: {section: engine_section(name, section) for section in ("options", "launch")}
         for name in registry.names()
@@ -32,7 +33,8 @@ def build() -> JsonSchema:
     refs, found = models_json_schema([(kind, "validation") for kind in kinds])
     ref_of = {kind: ref["$ref"] for (kind, _), ref in refs.items()}
     defs: dict[str, JsonSchema] = _tidy({"$defs": found["$defs"]})["$defs"]
-    defs.pop("BaseModel", None)
+    for abstract in (EngineOptions, LaunchOptions):
+        defs.pop(abstract.__name__, None)
 
     def define(kind: type[BaseModel]) -> JsonSchema:
         return defs[ref_of[kind].rpartition("/")[2]]
@@ -58,7 +60,7 @@ def build() -> JsonSchema:
 
 
 def _for_engine(engine: str, sections: dict[str, JsonSchema | bool]) -> JsonSchema:
-    """What these sections may hold where this engine is named."""
+    """Return what these sections may hold where this engine is named."""
     return {
         "if": {"properties": {"engine": {"const": engine}}, "required": ["engine"]},
         "then": {"properties": sections},
@@ -66,7 +68,7 @@ def _for_engine(engine: str, sections: dict[str, JsonSchema | bool]) -> JsonSche
 
 
 def _tidy(schema: JsonSchema) -> JsonSchema:
-    """Without titles, empty defaults and null, which the file does not know; with room for substitutions."""
+    """Drop titles, empty defaults and null, which the file does not know, and allow for substitutions."""
     tidied: JsonSchema = {}
     for key, value in schema.items():
         if key in ("properties", "patternProperties", "$defs"):

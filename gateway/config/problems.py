@@ -28,18 +28,19 @@ class ConfigError(Exception):
     """A config file cannot be used. Holds every problem found, in the order of the file."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
+        """Sort the problems and drop repeated ones."""
         self.problems = tuple(sorted(set(problems)))
         super().__init__("\n".join(map(str, self.problems)))
 
 
 def closest(word: str, names: Iterable[str]) -> str | None:
-    """The name that `word` was probably meant to be."""
+    """Return the name that `word` was probably meant to be; None where no name is close."""
     by_case = {name.lower(): name for name in names}
     found = difflib.get_close_matches(word.lower(), by_case, n=1, cutoff=0.6)
     return by_case[found[0]] if found else None
 
 
 def quote(text: str) -> str:
-    """Text of the file as a problem shows it: in quotes, on one line, shortened."""
+    """Return text of the file as a problem shows it: in quotes, on one line, shortened."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:80])
     return f"'{shown}…'" if len(text) > 80 else f"'{shown}'"

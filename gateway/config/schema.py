@@ -30,6 +30,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from backends import registry
+from backends.base import EngineOptions, LaunchOptions, Options
 from backends.facts.units import Duration, Share, Size, Wait, expected
 from gateway.config.address import ListenAddress, Url
 from gateway.config.texts import (
@@ -45,7 +46,7 @@ from gateway.config.texts import (
 
 
 def setting(default: Any, description: str, **constraints: Any) -> Any:
-    """A field: its default as the file would spell it (`...` where it is required) and what it means."""
+    """Return a field: its default as the file would spell it (`...` where it is required) and what it means."""
     return Field(default, description=description, **constraints)
 
 
@@ -209,10 +210,10 @@ class BackendConfig(Section):
     )
     labels: Frozen[Line, str] = setting({}, "Free text about this backend, such as `gpu: h200`.")
     timeouts: TimeoutOverrides = setting({}, "Timeouts of requests to this backend, where they differ.")
-    options: Annotated[BaseModel | None, WithJsonSchema({"type": "object"})] = setting(
+    options: Annotated[EngineOptions | None, WithJsonSchema({"type": "object"})] = setting(
         None, "How to speak to the engine; which options there are depends on it.", repr=False, exclude=True
     )
-    launch: Annotated[BaseModel | None, WithJsonSchema({"type": "object"})] = setting(
+    launch: Annotated[LaunchOptions | None, WithJsonSchema({"type": "object"})] = setting(
         None,
         "How the gateway starts the engine; the options depend on the engine. Exactly one of `url` and `launch`.",
         repr=False,
@@ -228,10 +229,10 @@ class BackendConfig(Section):
 
     @field_validator("options", "launch", mode="plain")
     @classmethod
-    def _of_the_engine(cls, value: object, info: ValidationInfo) -> BaseModel | None:
+    def _of_the_engine(cls, value: object, info: ValidationInfo) -> Options | None:
         """Read a section as the engine's own type. An engine that is itself wrong is reported elsewhere."""
-        if value is None or isinstance(value, BaseModel) or "engine" not in info.data:
-            return value if isinstance(value, BaseModel) else None
+        if value is None or isinstance(value, Options) or "engine" not in info.data:
+            return value if isinstance(value, Options) else None
         name, section = info.data["engine"], str(info.field_name)
         kind = engine_section(name, section)
         if kind is None and section == "launch":
@@ -241,8 +242,8 @@ class BackendConfig(Section):
         return validate(kind, value)
 
 
-def engine_section(engine: str, section: str) -> type[BaseModel] | None:
-    """The type of a backend's section that depends on its engine: `options` or `launch`. None: it has none."""
+def engine_section(engine: str, section: str) -> type[Options] | None:
+    """Return the type of `options` or `launch` for an engine; None where the engine has no such section."""
     kind = registry.engine(engine)
     return kind.launch_options if section == "launch" else kind.options_type
 
@@ -324,7 +325,7 @@ class Key(Section):
 
     @property
     def sha256(self) -> str:
-        """The hex SHA-256 of the key, whichever way it was given."""
+        """The hex SHA-256 of the key, whether it was given by `hash` or by `value`."""
         if self.value is not None:
             return hashlib.sha256(self.value.get_secret_value().encode()).hexdigest()
         return (self.hash or "").removeprefix("sha256:")

@@ -1,10 +1,10 @@
-"""Fills `${env.NAME}`, `${env.NAME:-fallback}` and `${file:/path}` into the text of one value.
+"""Substitutions: `${env.NAME}`, `${env.NAME:-fallback}` and `${file:/path}` in the text of one value.
 
 Rules:
 - `$${` is a literal `${`; any other `${` is a mistake. Nothing is filled in twice.
 - A fallback stands in for a variable that is unset or empty, as in a shell. Without one, unset is a mistake.
 - A file gives its text without one newline at its end. It is a regular file, in UTF-8 and of bounded size.
-- Complaints name variables and paths, never what they hold.
+- Error messages name variables and paths, never what they hold.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ FILE_BYTES = 64 * 2**10
 
 
 class Substitution:
-    """Fills in the substitutions of one scalar at a time."""
+    """The substitutions of one environment, for one scalar at a time."""
 
     _PART = re.compile(r"\$\$\{|\$\{(?P<body>[^{}]*)\}|\$\{")
     _ENV = re.compile(r"env\.(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-(?P<fallback>.*))?", re.DOTALL)
 
     def __init__(self, environ: Mapping[str, str]) -> None:
+        """Take variables from `environ`."""
         self._environ = environ
 
     def fill(self, text: str, complain: Callable[[str], None]) -> tuple[str, bool]:
-        """The text with its substitutions filled in, and whether it had any."""
+        """Return the text with its substitutions filled in, and whether it had any. `complain` is told each mistake."""
         parts: list[str] = []
         end, substituted = 0, False
         for match in self._PART.finditer(text):
@@ -90,5 +91,5 @@ class Substitution:
 
 
 def reason(error: Exception) -> str:
-    """Why a file cannot be read, without its name."""
+    """Return why a file cannot be read, without its name."""
     return (error.strerror if isinstance(error, OSError) else None) or "not a usable path"

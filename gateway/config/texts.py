@@ -1,4 +1,4 @@
-"""The kinds of text the config file has: what each may be, as a pattern, and in words for who wrote something else.
+"""The kinds of text in the config file: the pattern of each, and words for error messages.
 
 Rules:
 - Names become labels, header values and lines on a terminal, so each kind allows only what is safe there.
@@ -19,7 +19,7 @@ NAME = r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}"
 
 
 def _text(pattern: str, what: str) -> Any:
-    """The parts of an annotation for text of one form; `what` says in words what is allowed."""
+    """Return the parts of an annotation for text of one form; `what` says in words what is allowed."""
     allowed = re.compile(pattern)
 
     def check(value: str) -> str:

@@ -1,11 +1,11 @@
-"""YAML text to plain values that remember where they stand.
+"""YAML text to plain values that remember where they stand: the only reader of YAML that a user has written.
 
 Rules:
 - Built on the parser's events, so no tag can build an object and every value and key keeps its line and column.
 - Plain scalars follow YAML 1.2: `on`, `no`, `1:30` and dates are text. Keys are always text.
 - Bounded: file size, nesting, what aliases expand to. Anchors are allowed, tags and merge keys are not.
-- Substitutions are filled in inside values, never inside keys. A node keeps what was written, so that no problem has to
-  show what was filled in.
+- Substitutions are filled in where the caller wants them, inside values, never inside keys. A node keeps what was
+  written, so that no problem has to show what was filled in.
 - Whatever is wrong becomes a `Problem`; nothing but `ConfigError` leaves this module.
 """
 
@@ -65,7 +65,7 @@ class Node:
         return self.content is None
 
     def plain(self) -> Any:
-        """The value as dicts, lists and scalars; a fresh copy."""
+        """Return the value as dicts, lists and scalars; a fresh copy."""
         if isinstance(self.content, dict):
             return {key: node.plain() for key, node in self.content.items()}
         if isinstance(self.content, list):
@@ -73,7 +73,7 @@ class Node:
         return self.content
 
     def child(self, step: Step) -> Node | None:
-        """The value under a map's key or at a list's position."""
+        """Return the value under a map's key or at a list's position; None where there is none."""
         if isinstance(self.content, dict):
             return self.content.get(str(step))
         if isinstance(self.content, list) and isinstance(step, int) and step < len(self.content):
@@ -81,7 +81,7 @@ class Node:
         return None
 
     def walk(self, where: Where = ()) -> Iterator[tuple[Where, Node]]:
-        """This value and every one below it, each with the way to it."""
+        """Yield this value and every one below it, each with the way to it."""
         yield where, self
         if isinstance(self.content, dict):
             for key, node in self.content.items():
@@ -93,21 +93,21 @@ class Node:
 
 @dataclass(slots=True)
 class Source:
-    """A config file that was read: its values, and what was wrong already while reading."""
+    """A text that was read: its values, and what was wrong already while reading."""
 
     file: str
     root: Node
     problems: list[Problem]
 
     def find(self, where: Where) -> Node | None:
-        """The value at `where`, if the file has one."""
+        """Return the value at `where`; None where the file has none."""
         node: Node | None = self.root
         for step in where:
             node = node.child(step) if node else None
         return node
 
     def nearest(self, where: Where) -> Node | None:
-        """The value at `where`, or the scalar that stands where something deeper was looked for."""
+        """Return the value at `where`, or the scalar that stands where something deeper was looked for."""
         node: Node | None = self.root
         for step in where:
             if node is None or not isinstance(node.content, dict | list):
@@ -116,12 +116,15 @@ class Source:
         return node
 
     def names(self, section: str) -> dict[str, Node]:
-        """The entries of a top-level map; empty where the section is missing or no map."""
+        """Return the entries of a top-level map; none where the section is missing or no map."""
         node = self.root.child(section)
         return node.content if node and isinstance(node.content, dict) else {}
 
     def problem(self, where: Where, message: str, *, at_key: bool = False) -> Problem:
-        """A problem with the value at `where`, or with its key. What the file lacks is placed at what holds it."""
+        """Return a problem with the value at `where`, or with its key.
+
+        What the file lacks is placed at what should hold it.
+        """
         place, node = self.root.place, self.root
         for depth, step in enumerate(where, 1):
             found = node.child(step)
@@ -134,7 +137,7 @@ class Source:
 
 
 def read(path: Path, environ: Mapping[str, str]) -> Source:
-    """Read the file and fill in its substitutions. Raises ConfigError where it is no YAML map."""
+    """Read a config file and fill in its substitutions. Raises ConfigError where it is no YAML map."""
     file = str(path)
     try:
         with path.open("rb") as stream:
@@ -143,8 +146,27 @@ def read(path: Path, environ: Mapping[str, str]) -> Source:
         raise ConfigError([Problem(file, 1, 1, f"cannot read the file: {reason(error)}")]) from None
     if len(data) > FILE_BYTES:
         raise ConfigError([Problem(file, 1, 1, f"the file is larger than {FILE_BYTES >> 20} MiB")])
+    source = parse(data, file, "a config file", Substitution(environ))
+    place, content = source.root.place, source.root.content
+    if content is None:
+        raise ConfigError([Problem(file, place.line, place.column, "the file is empty")])
+    if not isinstance(content, dict):
+        message = "expected a map with keys such as 'backends'"
+        raise ConfigError([Problem(file, place.line, place.column, message)])
+    return source
+
+
+def parse(data: bytes, file: str, what: str, substitution: Substitution | None = None) -> Source:
+    """Return the values of one YAML document, which may be empty.
+
+    `file` is the name that stands before each problem, `what` says what the document is. Without `substitution`,
+    `${` has no meaning.
+
+    Raises:
+        ConfigError: It is no YAML, or uses what is not supported so that the rest cannot be read.
+    """
     try:
-        builder = _Builder(_decode(data), Substitution(environ))
+        builder = _Builder(_decode(data), what, substitution)
         root = builder.document()
     except _Fatal as fatal:
         raise ConfigError([Problem(file, fatal.place.line, fatal.place.column, fatal.message)]) from None
@@ -166,7 +188,7 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000
 
 
 def _place(text: str, index: int) -> Place:
-    """Line and column of a character, counting line breaks as YAML does."""
+    """Return line and column of a character, counting line breaks as YAML does."""
     breaks = list(_BREAK.finditer(text, 0, index))
     return Place(len(breaks) + 1, index - (breaks[-1].end() if breaks else 0) + 1)
 
@@ -193,7 +215,7 @@ _WORDS: dict[str, bool | None] = {
 
 
 def resolve(text: str) -> str | int | float | bool | None:
-    """What an unquoted scalar means: null, true, false, a number, or else text."""
+    """Return what an unquoted scalar means: null, true, false, a number, or else text."""
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
@@ -204,10 +226,11 @@ def resolve(text: str) -> str | int | float | bool | None:
 
 
 class _Builder:
-    """Builds the nodes of one document from the parser's events."""
+    """A builder of the nodes of one document from the parser's events."""
 
-    def __init__(self, text: str, substitution: Substitution) -> None:
+    def __init__(self, text: str, what: str, substitution: Substitution | None) -> None:
         self._text = text
+        self._what = what
         self._substitution = substitution
         self._events = self._parse()
         self._anchors: dict[str, Node | None] = {}
@@ -215,20 +238,16 @@ class _Builder:
         self.complaints: list[tuple[Place, str]] = []
 
     def document(self) -> Node:
-        """The one document of the text, a map. Raises _Fatal."""
+        """Return the one document of the text. Raises _Fatal."""
         next(self._events)
         event = next(self._events)
         if isinstance(event, yaml.StreamEndEvent):
-            raise _Fatal(Place(1, 1), "the file is empty")
+            return Node(Place(1, 1), None)
         root = self._node(next(self._events), 0)
         next(self._events)
         event = next(self._events)
         if not isinstance(event, yaml.StreamEndEvent):
-            raise _Fatal(_start(event), "a second document starts here: a config file holds one")
-        if root.content is None:
-            raise _Fatal(root.place, "the file is empty")
-        if not isinstance(root.content, dict):
-            raise _Fatal(root.place, "expected a map with keys such as 'backends'")
+            raise _Fatal(_start(event), f"a second document starts here: {self._what} holds one")
         return root
 
     def _parse(self) -> Iterator[yaml.Event]:
@@ -303,7 +322,7 @@ class _Builder:
             raise _Fatal(_start(event), "a key must be text")
         if event.tag is not None or event.anchor is not None:
             self.complaints.append((_start(event), "a key cannot have a tag or an anchor"))
-        if "${" in event.value:
+        if "${" in event.value and self._substitution is not None:
             self.complaints.append(
                 (_start(event), "nothing is filled in inside keys: write ${…} in values only")
             )
@@ -312,7 +331,7 @@ class _Builder:
     def _scalar(self, event: yaml.ScalarEvent, place: Place) -> Node:
         quoted = bool(event.style)
         written: str = event.value
-        if "${" not in written:
+        if "${" not in written or self._substitution is None:
             return Node(place, written if quoted else resolve(written), written=written, quoted=quoted)
         before = len(self.complaints)
         text, substituted = self._substitution.fill(
@@ -372,5 +391,5 @@ def _start(event: yaml.Event) -> Place:
 
 
 def _at(mark: Any) -> Place:
-    """The parser's mark, which counts from zero, as a place."""
+    """Return the parser's mark, which counts from zero, as a place."""
     return Place(mark.line + 1, mark.column + 1)

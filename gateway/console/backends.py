@@ -1,8 +1,8 @@
-"""`gateway backends`: a table of the backends of a running gateway, once or again and again.
+"""`gateway backends`: a table of the backends of a running gateway, once or refreshed.
 
 Rules:
-- What a program may read is `--json`; the table is for people and may change.
-- A signal that cannot be relied on is marked, never shown as if it could.
+- Programs read `--json`; the table is for people and may change.
+- A signal that is stale, suspect or missing is marked as such, never shown as if it were current.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ View = dict[str, Any]
 
 
 def add_command(parser: argparse.ArgumentParser) -> None:
-    """What the command line takes."""
+    """Add the options of the command."""
     add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print what the gateway answers, for programs")
     parser.add_argument("--watch", action="store_true", help=f"look again every {PAUSE:g} s until Ctrl-C")
@@ -34,7 +34,7 @@ def add_command(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Show the backends; returns the exit status."""
+    """Show the backends. Return the exit status."""
     try:
         client = Client.of(options)
         while True:
@@ -58,7 +58,7 @@ def _show(views: list[View], options: argparse.Namespace) -> None:
 
 
 def table(views: Sequence[View], now: datetime, width: int | None) -> list[str]:
-    """The lines of the table; the last column is cut to fit `width`."""
+    """Return the lines of the table; the last column is cut to fit `width`."""
     head = ("BACKEND", "ENGINE", "STATE", "MODELS", "IN FLIGHT", "SIGNALS", "LAST ERROR")
     rows = [head, *(tuple(printable(cell) for cell in _row(view, now)) for view in views)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]

@@ -1,9 +1,9 @@
-"""The terminal's way to a running gateway: HTTP by the standard library, and failures in one line.
+"""HTTP requests of the command line to a running gateway, by the standard library.
 
 Rules:
-- Whatever goes wrong is a `Failed` with one line for the person at the terminal.
+- Every failure is a `Failed` with one line for the person at the terminal.
 - The key comes from an environment variable, never from the command line, where other users could read it.
-- No redirect is followed and no proxy used: the key goes where the URL says and nowhere else.
+- No redirect is followed and no proxy is used: the key is sent to the host of the URL and to no other.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ LONG = 660.0
 
 
 class Failed(Exception):
-    """It did not work; the message says why in one line."""
+    """A command failed; the message says why in one line."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say which gateway, and who asks."""
+    """Add the options that name the gateway and the key."""
     parser.add_argument("--url", default=URL, help=f"the gateway (default: {URL})")
     parser.add_argument(
         "--key-env",
@@ -43,7 +43,7 @@ class Client:
     """One gateway."""
 
     def __init__(self, url: str, key: str | None = None) -> None:
-        """Raises Failed for what is no URL."""
+        """Prepare requests to the gateway at a URL. Raises Failed for what is no URL."""
         try:
             parts = urlsplit(url)
             self._host, self._port = parts.hostname, parts.port
@@ -58,11 +58,11 @@ class Client:
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Client:
-        """The gateway that a command's options name."""
+        """Return the client for the gateway that a command's options name."""
         return cls(options.url, os.environ.get(options.key_env) or None)
 
     def backends(self) -> list[dict[str, Any]]:
-        """Every backend, as `GET /gateway/backends` tells it."""
+        """Return every backend, as `GET /gateway/backends` answers."""
         body = b"".join(self._exchange("GET", "/gateway/backends", None, PATIENCE))
         try:
             found = json.loads(body)
@@ -71,7 +71,7 @@ class Client:
             raise Failed(f"what answers at {self._url} is not the gateway") from None
 
     def act(self, backend: str, action: str, arguments: dict[str, Any]) -> Iterator[bytes]:
-        """Have a backend do something. The answer's lines as they come."""
+        """Have a backend carry out an action. Yield the answer's lines as they come."""
         path = f"/gateway/backends/{quote(backend, safe='')}/{quote(action, safe='')}"
         rest = b""
         for piece in self._exchange("POST", path, json.dumps(arguments).encode(), LONG):
@@ -113,5 +113,5 @@ def _refusal(status: int, body: bytes) -> str:
 
 
 def printable(text: str) -> str:
-    """Text fit for a terminal: what engines say may hold anything."""
+    """Return text without control characters: what engines say may hold anything."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -1,7 +1,7 @@
-"""`gateway models`: have a backend's engine do something with its models, with its progress on the terminal.
+"""`gateway models`: have a backend's engine pull, load or delete models, and show its progress.
 
 Rules:
-- Exit 0 only when the engine said that it is done; an error it tells in the middle is an error.
+- The exit status is 0 only when the engine said that it is done; an error in the middle of its answer is a failure.
 - Progress goes to stderr, the engine's answer to stdout.
 """
 
@@ -28,7 +28,7 @@ _NAMED = re.compile(r"([a-z_]+)=(.*)", re.DOTALL)
 
 
 def add_command(parser: argparse.ArgumentParser) -> None:
-    """What the command line takes."""
+    """Add the options of the command."""
     parser.add_argument("action", choices=[action.value for action in Action], help="what is to be done")
     parser.add_argument("backend", help="whose engine does it, as the config names it")
     parser.add_argument(
@@ -43,7 +43,7 @@ def add_command(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Carry out one action; returns the exit status."""
+    """Carry out one action. Return the exit status."""
     display = Display(sys.stdout, sys.stderr)
     try:
         arguments = arguments_of(options.action, options.arguments)
@@ -58,7 +58,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def arguments_of(action: str, words: list[str]) -> dict[str, Any]:
-    """The arguments on a command line. Raises Failed for one too many, OSError for a file that cannot be read."""
+    """Return the arguments on a command line.
+
+    Raises Failed for one too many, OSError for a file that cannot be read.
+    """
     places = list(PLACES.get(action, ("model",)))
     found: dict[str, Any] = {}
     for word in words:
@@ -73,7 +76,7 @@ def arguments_of(action: str, words: list[str]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """Numbers, true, false, lists and maps as JSON has them; all else is text."""
+    """Return numbers, true, false, lists and maps as JSON has them, a file for `@path`; anything else is text."""
     if text.startswith("@"):
         return Path(text[1:]).read_text(encoding="utf-8")
     try:
@@ -83,16 +86,17 @@ def _value(text: str) -> Any:
 
 
 class Display:
-    """Shows an answer line by line: progress in one place on a terminal, the rest as it is."""
+    """The output of an answer, line by line: progress on one line of a terminal, everything else as it is."""
 
     def __init__(self, out: TextIO, progress: TextIO) -> None:
+        """Write the answer to `out` and progress to `progress`."""
         self._out = out
         self._progress = progress
         self._shown = ""
         self._told = False
 
     def take(self, line: bytes) -> None:
-        """Show a line. Raises Failed where it tells an error."""
+        """Show one line of the answer. Raises Failed where it is an error."""
         if not line.strip():
             return
         try:
@@ -111,13 +115,13 @@ class Display:
             print(printable(part), file=self._out)
 
     def close(self) -> None:
-        """The answer is complete."""
+        """End the output: the answer is complete."""
         self.end_line()
         if not self._told and not self._shown:
             print("done", file=self._progress)
 
     def end_line(self) -> None:
-        """Leave the line that progress is shown on."""
+        """End the line that shows progress, if there is one."""
         if self._shown and self._progress.isatty():
             print(file=self._progress)
 
@@ -135,7 +139,7 @@ class Display:
 
 
 def _share(said: dict[str, Any]) -> float | None:
-    """How much of a step is done, where it is told."""
+    """Return the share of a step that is done, 0 to 1; None where it is not told."""
     total, completed = said.get("total"), said.get("completed", 0)
     if not isinstance(total, int | float) or not isinstance(completed, int | float) or total <= 0:
         return None

@@ -22,10 +22,11 @@ def may_retry(failure: Failure, attempts: int, most: int, left: float) -> bool:
 class Budget:
     """How many requests may be in a second or later attempt at once: a share of those active, but a few always."""
 
-    __slots__ = ("_floor", "_retrying", "_share", "active")
+    __slots__ = ("_floor", "_retrying", "active", "share")
 
     def __init__(self, share: float = 0.2, floor: int = 3) -> None:
-        self._share = share
+        self.share = share
+        """The share of the active requests; may be changed at any time."""
         self._floor = floor
         self._retrying = 0
         self.active = 0
@@ -33,7 +34,7 @@ class Budget:
 
     def take(self) -> bool:
         """One more request retries from now on; False if the budget is spent."""
-        if self._retrying >= max(self._floor, self._share * self.active):
+        if self._retrying >= max(self._floor, self.share * self.active):
             return False
         self._retrying += 1
         return True

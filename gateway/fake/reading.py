@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from gateway.config.problems import ConfigError, Problem
+from gateway.config.yaml_source import Node, parse
 from gateway.fake.script import Script
 
 _WORDS = {
@@ -38,7 +40,7 @@ class ScriptError(ValueError):
 
 
 def load(path: Path) -> Script:
-    """The script in a file. Raises ScriptError."""
+    """Return the script in a file. Raises ScriptError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -47,43 +49,45 @@ def load(path: Path) -> Script:
 
 
 def read(text: str, name: str = "script") -> Script:
-    """The script in a text; `name` stands before each mistake. Raises ScriptError."""
+    """Return the script in a text; `name` stands before each mistake. Raises ScriptError."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        plain = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"{mark.line + 1}:{mark.column + 1}" if mark else "1:1"
-        raise ScriptError(f"{name}:{place}: {error.problem or 'not YAML'}") from None
-    except yaml.YAMLError as error:
-        raise ScriptError(f"{name}:1:1: {str(error).splitlines()[0]}") from None
+        source = parse(_joined(text).encode("utf-8", "surrogatepass"), name, "a script")
+    except ConfigError as error:
+        raise ScriptError(str(error)) from None
+    plain = source.root.plain()
+    mistakes = list(source.problems)
+    script = None
     try:
-        document = json.dumps({} if plain is None else plain, default=str)
-        return Script.model_validate_json(document, strict=True)
+        script = Script.model_validate_json(json.dumps({} if plain is None else plain), strict=True)
     except ValidationError as error:
-        mistakes = sorted({(_place(root, mistake["loc"]), _words(mistake)) for mistake in error.errors()})
-        lines = [f"{name}:{line}:{column}: {words}" for (line, column), words in mistakes]
-        raise ScriptError("\n".join(lines)) from None
+        mistakes += (Problem(name, *_place(source.root, at["loc"]), _words(at)) for at in error.errors())
     except (ValueError, TypeError, RecursionError) as error:
         raise ScriptError(f"{name}:1:1: {error}") from None
+    if script is None or mistakes:
+        raise ScriptError(str(ConfigError(mistakes)))
+    return script
 
 
-def _place(root: yaml.Node | None, where: tuple[int | str, ...]) -> tuple[int, int]:
-    """Line and column of the deepest part of `where` that the text has; of the key, for a map's entry."""
-    node, mark = root, root.start_mark if root else None
+_PAIR = re.compile(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})", re.IGNORECASE)
+
+
+def _joined(text: str) -> str:
+    """Return JSON with each character that is written as two escapes, as JSON does and YAML cannot, as itself."""
+    if not text.lstrip().startswith("{"):
+        return text
+    return _PAIR.sub(lambda pair: json.loads(f'"{pair[0]}"'), text)
+
+
+def _place(root: Node, where: tuple[int | str, ...]) -> tuple[int, int]:
+    """Return line and column of the deepest part of `where` that the text has; of the key, for a map's entry."""
+    node, place = root, root.place
     for step in where:
-        below = None
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == step:
-                    below, mark = value, key.start_mark
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            below = node.value[step]
-            mark = below.start_mark
+        below = node.child(step)
         if below is None:
             break
+        place = node.keys.get(str(step), below.place)
         node = below
-    return (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    return place.line, place.column
 
 
 def _words(mistake: Any) -> str:
@@ -107,7 +111,7 @@ def _unknown(field: str, where: tuple[int | str, ...]) -> str:
 
 
 def _names(where: tuple[int | str, ...]) -> list[str]:
-    """The keys that a map of a script may have."""
+    """Return the keys that a map of a script may have."""
     model: type[BaseModel] = Script
     for step in where:
         if isinstance(step, str) and step in model.model_fields:

@@ -1,66 +1,70 @@
-"""When to leave a backend alone: a circuit breaker with growing pauses, and a short rest for one that said "not now".
+"""When to stop sending to a backend: a circuit breaker with growing pauses, and a short cooldown for an overloaded one.
 
 Rules:
-- A pure state machine: the time is an argument, chance too. It knows nothing of sockets, metrics or other backends.
-- It opens on failures in a row, or on their share in a window; only failures that speak against the backend count
-  (`errors.Row.counts`), a client's own mistake never.
-- After a pause one request at a time may probe. Some good ones close it; a bad one opens it for longer than before.
-- A backend that is overloaded (429, 503) cools down for a moment. That is no failure and leaves no trace.
+- A pure state machine: time and chance are arguments. It knows nothing of sockets, metrics or other backends.
+- It opens on consecutive failures, or on their share in a window. Only failures that speak against the backend count
+  (`errors.Row.counts`); a client's own mistake never does.
+- After a pause one request at a time may probe. Some successful probes close it; a failed one opens it for longer.
+- A backend that says it is overloaded (429, 503) gets a cooldown. That is not counted as a failure.
+- `settings` may be replaced at any time: a config that is reloaded changes the numbers, not the state.
 """
 
 from __future__ import annotations
 
 import enum
 from collections import deque
-from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """When to open and for how long. The defaults follow Envoy's outlier detection."""
+class Settings(NamedTuple):
+    """When a breaker opens and for how long. The defaults follow Envoy's outlier detection."""
 
     consecutive: int = 5
-    """Failures in a row that open it."""
+    """Consecutive failures that open it."""
     share: float = 0.5
-    """Part of the requests in the window that must fail to open it."""
+    """The share of failed requests in the window that opens it."""
     volume: int = 20
-    """Requests the window must hold for the share to mean anything."""
+    """Requests the window must hold before the share is looked at."""
     window: float = 30.0
     """Seconds the window looks back."""
     pause: float = 30.0
-    """Seconds of the first pause; the n-th in a row takes n times as long."""
+    """Seconds of the first pause; the n-th in a row is n times as long."""
     longest: float = 300.0
+    """Seconds of the longest pause, before jitter."""
     jitter: float = 1 / 3
-    """The share of a pause that chance may add to it, so that backends do not come back all at once."""
+    """The share of a pause that chance may add, so that backends do not come back all at once."""
     probes: int = 2
-    """Good probes that close it."""
+    """Successful probes that close it."""
 
 
 SLICES = 30
-"""Parts the window is counted in: its memory does not grow with the rate of requests; it moves on by one of them."""
+"""Parts the window is counted in, so that its memory does not grow with the rate of requests."""
 
 
 class State(enum.StrEnum):
     """What a breaker does with requests, from good to bad."""
 
     CLOSED = "closed"
-    """They pass."""
+    """Requests pass."""
     RESTING = "resting"
-    """The backend said "not now" and is left alone for a moment."""
+    """The backend said that it is overloaded and gets no requests during its cooldown."""
     HALF_OPEN = "half_open"
-    """One at a time may probe."""
+    """One request at a time may probe."""
     OPEN = "open"
-    """None passes before the pause is over."""
+    """No request passes before the pause is over."""
 
 
-@dataclass(slots=True)
 class _Slice:
-    """What was counted in one part of the window, which lasts until a time."""
+    """The requests counted in one part of the window."""
 
-    until: float
-    total: int = 0
-    bad: int = 0
+    __slots__ = ("bad", "total", "until")
+
+    def __init__(self, until: float) -> None:
+        """Start counting at zero; `until` is the time at which this part ends."""
+        self.until = until
+        self.total = 0
+        self.bad = 0
 
 
 class Breaker:
@@ -74,12 +78,14 @@ class Breaker:
         "_probing",
         "_recent",
         "_rng",
-        "_s",
         "ejections",
+        "settings",
     )
 
     def __init__(self, rng: Random, settings: Settings | None = None) -> None:
-        self._s = settings or Settings()
+        """Start closed. `rng` spreads the ends of pauses."""
+        self.settings = settings or Settings()
+        """When it opens and for how long; may be replaced at any time and counts from then on."""
         self._rng = rng
         self._recent: deque[_Slice] = deque()
         self._in_a_row = 0
@@ -88,33 +94,40 @@ class Breaker:
         self._good = 0
         self._probing = False
         self.ejections = 0
-        """Pauses in a row, 0 while all is well."""
+        """Pauses in a row, 0 while it is closed."""
+
+    def anew(self) -> Breaker:
+        """Return a closed breaker with the same settings, for another engine."""
+        return Breaker(self._rng, self.settings)
 
     def allows(self, now: float) -> bool:
-        """A request may go there."""
+        """Tell whether a request may be sent at `now`."""
         if now < self._cool_until:
             return False
         return self._open_until is None or (now >= self._open_until and not self._probing)
 
     @property
     def open(self) -> bool:
-        """It is open, or lets only probes through."""
+        """Whether it is open or half open."""
         return self._open_until is not None
 
     def state(self, now: float) -> State:
-        """What it does with a request at `now`."""
+        """Return what it does with a request at `now`."""
         if self._open_until is not None:
             return State.OPEN if now < self._open_until else State.HALF_OPEN
         return State.RESTING if now < self._cool_until else State.CLOSED
 
     def begin(self) -> bool:
-        """A request goes there now, whether allowed or because it is the last resort. True if it is a probe."""
+        """Count a request that is sent now, whether allowed or as the last resort. Return whether it is a probe."""
         probe = self._open_until is not None and not self._probing
         self._probing = self._probing or probe
         return probe
 
     def end(self, probe: bool, verdict: bool | None, now: float) -> None:
-        """A request that began is over: it spoke for the backend (True), against it (False), or neither (None)."""
+        """Take the result of a request that began: success (True), failure (False), or neither (None).
+
+        `probe` is what `begin` returned for it.
+        """
         if probe:
             self._probing = False
         if verdict is None:
@@ -131,28 +144,32 @@ class Breaker:
         if verdict:
             return
         current.bad += 1
-        if self._in_a_row >= self._s.consecutive or self._mostly_bad():
+        if self._in_a_row >= self.settings.consecutive or self._mostly_bad():
             self._eject(now)
 
     def cool(self, seconds: float, now: float) -> None:
-        """Leave it alone for some seconds, as it asked."""
+        """Start a cooldown of some seconds, as the backend asked for; a longer one that runs already stays."""
         self._cool_until = max(self._cool_until, now + seconds)
 
     def _next_slice(self, now: float) -> None:
-        while self._recent and self._recent[0].until <= now - self._s.window:
+        window = self.settings.window
+        while self._recent and self._recent[0].until <= now - window:
             self._recent.popleft()
-        self._recent.append(_Slice(now + self._s.window / SLICES))
+        self._recent.append(_Slice(now + window / SLICES))
 
     def _mostly_bad(self) -> bool:
-        total = sum(piece.total for piece in self._recent)
-        return total >= self._s.volume and sum(piece.bad for piece in self._recent) >= self._s.share * total
+        total = bad = 0
+        for piece in self._recent:
+            total += piece.total
+            bad += piece.bad
+        return total >= self.settings.volume and bad >= self.settings.share * total
 
     def _probed(self, good: bool, now: float) -> None:
         if not good:
             self._eject(now)
             return
         self._good += 1
-        if self._good >= self._s.probes:
+        if self._good >= self.settings.probes:
             self._open_until = None
             self.ejections = 0
             self._in_a_row = 0
@@ -160,8 +177,8 @@ class Breaker:
 
     def _eject(self, now: float) -> None:
         self.ejections += 1
-        pause = min(self._s.pause * self.ejections, self._s.longest)
-        self._open_until = now + pause * (1 + self._rng.uniform(0, self._s.jitter))
+        pause = min(self.settings.pause * self.ejections, self.settings.longest)
+        self._open_until = now + pause * (1 + self._rng.uniform(0, self.settings.jitter))
         self._good = 0
         self._in_a_row = 0
         self._recent.clear()

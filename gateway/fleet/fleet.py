@@ -1,6 +1,8 @@
-"""All backends of a config: built once, then launched, watched and asked for as long as `run` runs.
+"""All backends of the gateway: made to fit a config, and worked for as long as `run` runs.
 
 Rules:
+- `apply` is the only way backends come, change and go, at the first start as at every reload. It changes everything or,
+  where it raises, nothing; it waits for nothing. What takes time happens in tasks.
 - Whoever builds a fleet says whether it launches engines itself. Where another process does (the gateway with several
   workers), that one tells the locations of the engines, and `relocate` takes them over. Only the one that launches asks
   engines for their signals.
@@ -10,148 +12,189 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
+import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from random import Random
 
-from backends import registry
-from backends.base import Health, Status
-from gateway.config.file import BackendConfig, Config
-from gateway.fleet.breaker import Breaker, Settings
-from gateway.fleet.health import Watch
+from backends.base import Status
+from gateway.config.schema import Config
+from gateway.fleet.backend import Backend, BusyPeriods
+from gateway.fleet.breaker import Settings
 from gateway.fleet.location import Location, OnLocation
-from gateway.fleet.pool import Backend, Pool
-from gateway.fleet.signals import Book, Poll, Spells
-from gateway.fleet.supervise import Supervisor
-from gateway.fleet.view import BackendView, backend_view
+from gateway.fleet.member import Member, Shared, engine_of
+from gateway.fleet.pool import Pool
+from gateway.fleet.signals import Poll
+from gateway.fleet.view import BackendView
 from gateway.telemetry.metrics import Metrics
-from gateway.wire.upstream import Upstream
+
+log = logging.getLogger("gateway.fleet")
 
 
 def _nobody(location: Location) -> None:
-    """Nobody wants to know where an engine went."""
+    """Tell nobody where an engine went."""
+
+
+async def _busy_here(backend: Backend) -> BusyPeriods:
+    return backend.busy_periods()
 
 
 class Fleet:
-    """The backends of one config."""
+    """The backends of the current config, and those that are about to leave."""
 
     def __init__(
         self,
-        config: Config,
         metrics: Metrics,
         rng: Random,
         on_models: Callable[[], None],
         launches: bool = True,
         on_location: OnLocation = _nobody,
-        spells: Callable[[str], Awaitable[Spells]] | None = None,
+        busy: Callable[[Backend], Awaitable[BusyPeriods]] = _busy_here,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_models` is called when a backend has told other models than before; `on_location` whenever a launched
-        engine has come or gone. `rng` breaks ties and spreads probes. `spells` tells the busy times of the
-        processes that serve, if that is not this one. `clock` tells the age of signals."""
+        """Start without backends.
+
+        `on_models` is called when a backend has told other models than before; `on_location` whenever a launched
+        engine has come or gone. `rng` breaks ties and spreads probes. `busy` tells the busy periods at a backend of
+        the processes that serve, if that is not this one. `clock` tells the age of signals.
+        """
         self.pool = Pool()
-        self._backends = config.backends
         self._metrics = metrics
-        self._rng = rng
-        self._watches: dict[str, Watch] = {}
-        self._supervisors: dict[str, Supervisor] = {}
-        self.polls: dict[str, Poll] = {}
-        self._clock = clock
-        wanted = config.defaults.breaker
-        self._settings = Settings(wanted.failures, pause=wanted.pause, longest=wanted.longest)
-        for name, settings in config.backends.items():
-            backend = self._add(name, settings, on_models)
-            if launches:
-                self.polls[name] = self._poll(settings, backend, spells or self._own_spells)
-            if settings.url is not None:
-                backend.locate(settings.url)
-            else:
-                backend.note(Health.LOADING, "starting")
-                if launches:
-                    self._supervisors[name] = self._supervisor(settings, backend, on_location)
+        self._shared = Shared(self.pool, metrics, rng, clock, on_models, on_location, busy, launches)
+        self._members: dict[str, Member] = {}
+        self._leaving: set[Member] = set()
+        self._locations: dict[str, Location] = {}
+        """The last word of another process on each engine; it may come before the config that names the backend."""
+        self._group: asyncio.TaskGroup | None = None
         metrics.before_scrape(self._count_connections)
         metrics.before_scrape(self._count_signals)
+
+    def apply(self, config: Config) -> None:
+        """Start, change and stop backends until they are those of the config.
+
+        Backends whose settings are the same are not touched. Those that are gone take no new requests from now on.
+
+        Raises:
+            OptionsError: An engine cannot use its options. Nothing has changed then.
+        """
+        engines = {
+            name: engine_of(settings)
+            for name, settings in config.backends.items()
+            if name not in self._members or self._members[name].settings != settings
+        }
+        for name in self._members.keys() - config.backends.keys():
+            log.info("backend '%s' has left the config", name)
+            self._retire(name, None)
+        for name, engine in engines.items():
+            settings, member, predecessor = config.backends[name], self._members.get(name), None
+            if member is not None and not member.fits(settings):
+                member, predecessor = None, self._retire(name, config.server.drain)
+            if member is not None:
+                member.change(settings, engine, config.server.drain)
+                continue
+            member = self._members[name] = Member(name, settings, engine, self._shared, predecessor)
+            if name in self._locations:
+                member.relocate(self._locations[name])
+            self._start(member)
+        wanted = config.defaults.breaker
+        for member in self._members.values():
+            member.backend.breaker.settings = Settings(
+                wanted.failures, pause=wanted.pause, longest=wanted.longest
+            )
+        self._members = {name: self._members[name] for name in config.backends}
+        self.pool.backends = {name: member.backend for name, member in self._members.items()}
+        self.pool.announce()
 
     async def run(self) -> None:
         """Launch and watch until cancelled; then end what was launched and close every connection."""
         try:
             async with asyncio.TaskGroup() as group:
-                for supervisor in self._supervisors.values():
-                    group.create_task(supervisor.run())
-                for watch in self._watches.values():
-                    group.create_task(watch.run())
-                for poll in self.polls.values():
-                    group.create_task(poll.run())
+                self._group = group
+                for member in self._members.values():
+                    self._start(member)
+                try:
+                    await asyncio.get_running_loop().create_future()
+                finally:
+                    self._group = None
         finally:
-            for backend in self.pool.backends.values():
-                backend.locate(None)
+            for member in (*self._members.values(), *self._leaving):
+                member.close()
 
     def relocate(self, location: Location) -> None:
-        """Another process has launched an engine, or lost it."""
-        backend = self.pool.backends[location.name]
-        backend.locate(location.url, location.key)
-        backend.note(Health.LOADING if location.url else Health.DOWN, location.reason)
-        self.wake(location.name)
-        self.pool.announce()
+        """Note that another process has launched an engine, or lost it."""
+        self._locations[location.name] = location
+        member = self._members.get(location.name)
+        if member is not None:
+            member.relocate(location)
+            self.pool.announce()
 
     def wake(self, name: str) -> None:
-        """Something has changed at a backend: have it probed, and its models asked for, at once."""
-        self._watches[name].woken.set()
+        """Have a backend probed, and asked for its models, at once; nothing where there is none of this name."""
+        if name in self._members:
+            self._members[name].backend.woken.set()
 
     async def refresh(self, name: str) -> None:
         """Probe a backend, and ask for its models, before this returns."""
-        upstream = self.pool.backends[name].upstream
-        if upstream is not None:
-            await self._watches[name].probe(upstream)
+        member = self._members.get(name)
+        if member is not None and member.backend.upstream is not None:
+            await member.watch.probe(member.backend.upstream)
 
-    def spells(self, name: str) -> Spells:
-        """The busy time this process has now at a backend."""
-        backend = self.pool.backends[name]
-        return frozenset({(os.getpid(), backend.spells)} if backend.in_flight else ())
-
-    def views(self, now: float) -> list[BackendView]:
-        """Every backend as it is at `now`, the event loop's time."""
-        found = []
-        for name, backend in self.pool.backends.items():
-            supervisor, poll = self._supervisors.get(name), self.polls.get(name)
-            process = None if supervisor is None else supervisor.process
-            book = Book() if poll is None else poll.book
-            found.append(backend_view(self._backends[name], backend, process, book, now, self._clock()))
-        return found
-
-    async def _own_spells(self, name: str) -> Spells:
-        return self.spells(name)
-
-    def _poll(
-        self, settings: BackendConfig, backend: Backend, spells: Callable[[str], Awaitable[Spells]]
-    ) -> Poll:
-        metrics_at = None
-        if settings.metrics_url is not None:
-            metrics_at = Upstream(settings.metrics_url, headers=_headers(settings))
-        return Poll(backend, self.pool, metrics_at, spells, self._rng, self._clock)
-
-    def _supervisor(self, settings: BackendConfig, backend: Backend, on_location: OnLocation) -> Supervisor:
-        key = settings.api_key
-        # Where the config has a key, the engine is told that one, and others may use it who know it.
-        new_key = secrets.token_urlsafe if key is None else key.get_secret_value
-        watch = self._watches[backend.name]
-        return Supervisor(
-            backend, settings.launch, self.pool, watch, self._metrics, self._rng, on_location, new_key
+    def busy_periods(self, name: str) -> BusyPeriods:
+        """Return this process's current busy period at a backend, or at one of this name that is about to leave."""
+        return frozenset[tuple[int, int]]().union(
+            *(member.backend.busy_periods() for member in self._all() if member.backend.name == name)
         )
 
-    def _add(self, name: str, settings: BackendConfig, on_models: Callable[[], None]) -> Backend:
-        engine = registry.engine(settings.engine)(settings.options)
-        models = settings.models
-        if settings.launch is not None:
-            engine = engine.launched(settings.launch)
-            models = (engine.served_names(settings.launch) or None) if models is None else models
-        breaker = Breaker(self._rng, self._settings)
-        backend = Backend(name, engine, self._metrics, breaker, models, _headers(settings))
-        self.pool.backends[name] = backend
-        self._watches[name] = Watch(backend, self.pool, on_models, self._rng)
-        return backend
+    def poll(self, name: str) -> Poll:
+        """Return what asks a backend for its signals. Only where this process does."""
+        poll = self._members[name].poll
+        assert poll is not None
+        return poll
+
+    def views(self, now: float) -> list[BackendView]:
+        """Return every backend as it is at `now`, the event loop's time."""
+        return [member.view(now) for member in self._members.values()]
+
+    def _all(self) -> Iterator[Member]:
+        """Yield the backends of the config, then those that are about to leave."""
+        yield from self._members.values()
+        yield from self._leaving
+
+    def _start(self, member: Member) -> None:
+        """Start the tasks of a backend, if tasks run already."""
+        if self._group is not None:
+            self._group.create_task(self._run(member), name=f"backend {member.backend.name}")
+
+    async def _run(self, member: Member) -> None:
+        """Work for one backend; whatever happens there does not end the others."""
+        try:
+            await member.run()
+        except Exception:
+            log.exception("backend '%s' is worked for no longer, which is a bug", member.backend.name)
+        finally:
+            if member in self._leaving:
+                self._forget(member)
+
+    def _retire(self, name: str, patience: float | None) -> Member:
+        """Take a backend out of the config; it ends when its requests have, after `patience` seconds in any case."""
+        member = self._members.pop(name)
+        member.retire(patience)
+        self._leaving.add(member)
+        if self._group is None:
+            member.close()
+            self._forget(member)
+        return member
+
+    def _forget(self, member: Member) -> None:
+        """Drop what is left of a backend that has ended; its metrics too, unless another one has its name now."""
+        self._leaving.discard(member)
+        name, engine = member.backend.name, member.backend.engine.name
+        now = self._members.get(name)
+        if now is None:
+            self._metrics.forget_backend(name)
+        elif now.backend.engine.name != engine:
+            self._metrics.backend_up.forget(name, engine)
+            self._metrics.backend_restarts.forget(name, engine)
 
     def _count_connections(self) -> None:
         for backend in self.pool.backends.values():
@@ -161,9 +204,10 @@ class Fleet:
             self._metrics.connections.cell(backend.name, "busy").value = total - idle
 
     def _count_signals(self) -> None:
-        metrics, now = self._metrics, self._clock()
-        for name, poll in self.polls.items():
-            for signal, shown in poll.book.shown(now).items():
+        metrics, now = self._metrics, self._shared.clock()
+        for name, member in self._members.items():
+            shown_now = {} if member.poll is None else member.poll.book.shown(now)
+            for signal, shown in shown_now.items():
                 told = shown.value if shown.status in (Status.OK, Status.STALE) else None
                 if told is None:
                     metrics.signal.forget(name, signal)
@@ -171,11 +215,3 @@ class Fleet:
                     metrics.signal.cell(name, signal).value = told
                 for status in Status:
                     metrics.signal_status.cell(name, signal, status).value = float(status is shown.status)
-
-
-def _headers(settings: BackendConfig) -> dict[str, str]:
-    """What goes with every request to a backend."""
-    headers = {name.lower(): value.get_secret_value() for name, value in settings.headers.items()}
-    if settings.api_key is not None:
-        headers["authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
-    return headers

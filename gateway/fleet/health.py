@@ -1,9 +1,9 @@
-"""Keeping watch over backends: is it ready, loading or down, and which models does it serve.
+"""Health probes: whether a backend is ready, loading or down, and which models it serves.
 
 Rules:
-- One task per backend, for as long as the gateway runs. It only ever notes what it finds; requests never wait for it.
-- Probes come quickly while a backend is coming up and at leisure once it is ready; a little chance keeps the probes of
-  many backends apart.
+- One task per backend, for as long as it is in the config. It only notes what it finds; requests never wait for it.
+- Probes come quickly while a backend is coming up and seldom once it is ready. A little chance keeps the probes of many
+  backends apart.
 - A change of state is one log line.
 """
 
@@ -17,7 +17,8 @@ from random import Random
 
 from backends.base import Failure, Health, ModelCard
 from backends.facts.units import MODEL_NAME
-from gateway.fleet.pool import Backend, Pool
+from gateway.fleet.backend import Backend
+from gateway.fleet.pool import Pool
 from gateway.wire.ask import ask
 from gateway.wire.upstream import Upstream
 
@@ -28,22 +29,22 @@ TIMEOUT = 2.0
 QUICK = 0.1
 """Seconds between the first probes of a backend that is coming up."""
 SLOW = 2.0
-"""Seconds the pause between probes of a backend that is not ready grows to."""
+"""Seconds between probes of a backend that is not ready for long: the pause grows up to this."""
 STEADY = 10.0
 """Seconds between probes of a backend that is ready."""
 NAME = re.compile(MODEL_NAME)
-"""Names of models that are taken over, as the config allows them."""
+"""What the name of a model an engine lists must look like to be offered, as in the config."""
 MOST_MODELS = 1000
-"""Models that are taken over from one backend."""
+"""Models of one backend that are offered at most."""
 DOWN_AFTER = 3
 """Failed probes in a row until a ready backend counts as down: one lost probe is no outage."""
 
 
 class Watch:
-    """Probes one backend."""
+    """The probes of one backend."""
 
     def __init__(self, backend: Backend, pool: Pool, on_models: Callable[[], None], rng: Random) -> None:
-        """`on_models` is called when the backend has told other models than before."""
+        """Watch nothing yet. `on_models` is called when the backend has told other models than before."""
         self._backend = backend
         self._pool = pool
         self._on_models = on_models
@@ -51,10 +52,21 @@ class Watch:
         self._failed = 0
         self._named = backend.models
         """The models the config names; the engine only adds what it knows of them."""
-        self.woken = backend.woken
+
+    def name_models(self, names: tuple[str, ...] | None) -> None:
+        """Take the backend to serve the models of these names, as the config says; None: ask the engine.
+
+        What the engine said before stays until it is asked again, which is at once.
+        """
+        self._named = None if names is None else tuple(map(ModelCard, names))
+        if self._named is not None:
+            known = {card.id: card for card in self._backend.models or ()}
+            self._backend.models = tuple(known.get(card.id, card) for card in self._named)
+        self._backend.woken.set()
 
     async def run(self) -> None:
         """Probe until cancelled."""
+        woken = self._backend.woken
         pause = QUICK
         while True:
             upstream = self._backend.upstream
@@ -68,14 +80,14 @@ class Watch:
                 pause = min(SLOW, pause * 1.5)
             try:
                 async with asyncio.timeout(wait):
-                    await self.woken.wait()
-                self.woken.clear()
+                    await woken.wait()
+                woken.clear()
                 pause = QUICK
             except TimeoutError:
                 pass
 
     async def probe(self, upstream: Upstream) -> None:
-        """Ask once and take over what it says."""
+        """Ask the engine once for its health, and for its models if it is ready, and note what it says."""
         backend = self._backend
         answer = await ask(upstream, backend.engine.health(), TIMEOUT)
         if upstream is not backend.upstream:
@@ -102,7 +114,7 @@ class Watch:
             self._pool.announce()
 
     async def _ask_models(self, upstream: Upstream) -> bool:
-        """Take over the models the engine lists. False where it is not there any more."""
+        """Ask the engine for its models and note them. Return False where it cannot be asked any more."""
         backend = self._backend
         answer = await ask(upstream, backend.engine.models(), TIMEOUT)
         if upstream is not backend.upstream or (isinstance(answer, Failure) and self._named is None):

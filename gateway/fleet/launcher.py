@@ -1,13 +1,13 @@
 """Launched engines: one supervised child process per backend, started anew whenever it ends.
 
 Rules:
-- Between the gateway and every engine stands a warden (`gateway.fleet.warden`), held by one end of a socket pair. When
-  that end closes, on purpose or because the gateway was killed, the engine and all it forked are ended.
-- Every start gets a fresh port on loopback. Restarts come with growing delays: a broken engine costs next to nothing.
+- Each engine is the child of a warden process (`gateway.fleet.warden`), which holds one end of a socket pair. When the
+  gateway closes the other end, or is killed, the warden ends the engine and all it forked.
+- Every start gets a fresh port on loopback. Restarts come with growing delays, so that a broken engine costs little.
 - An engine sees a short list of the gateway's environment variables and those of its `launch.env`, no others.
 - An engine that can be given a key by environment gets a new one with each start, so that nobody else on this machine
   may use its port. The key is in no command line and no log.
-- Whether a running engine is ready is for `gateway.fleet.health` to find out; this module only knows processes.
+- Whether a running engine is ready is found out by `gateway.fleet.health`; this module only knows processes.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 STEADY = 60.0
 """Seconds an engine must have run for its next end to count as the first."""
 TAIL = 200
-"""Last lines of an engine's output that are kept to tell why it died."""
+"""How many of the last lines of an engine's output are kept, to tell why it died."""
 LINE_LIMIT = 2000
 """Characters of one line of an engine's output."""
 LAST_WORDS_LIMIT = 300
-"""Characters of its last line that tell why it died, where nothing else does."""
+"""Characters of its last line that are shown as the reason of its end, where nothing else tells one."""
 LAST_WORDS = 1.0
 """Seconds for reading what an engine printed before it ended."""
 WARDEN_MARGIN = 5.0
@@ -75,21 +75,23 @@ class ProcessState(enum.StrEnum):
 
 
 def restart_delay(failures: int, rng: Random) -> float:
-    """Seconds to wait after this many ends in a row. Up to a quarter less than the schedule, by chance."""
+    """Return the seconds to wait after this many ends in a row: up to a quarter less than the schedule, by chance."""
     scheduled: float = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(failures - 1, 16))
     return scheduled * rng.uniform(0.75, 1.0)
 
 
 def child_environment(own: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
-    """What an engine sees of the gateway's environment, and its own additions."""
+    """Return the environment of an engine: the allowed part of the gateway's own, and `extra`."""
     seen = {name: value for name, value in own.items() if ENVIRONMENT.fullmatch(name)}
-    # What a Python engine prints shall be in the log when it happens, not when a buffer is full.
+    # The output of a Python engine must reach the log when it is printed, not when a buffer is full.
     return {"PYTHONUNBUFFERED": "1", **seen, **extra}
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody uses now. Should it be taken a moment later, the start fails and
-    the next one has another."""
+    """Return a port of the loopback interface that nobody uses now.
+
+    Should another program take it before the engine does, the start fails and the next one gets another port.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -97,7 +99,7 @@ def free_port() -> int:
 
 
 def exit_words(status: int) -> str:
-    """An exit status as people say it. Both a shell's 128 + n and Python's -n are a signal."""
+    """Return an exit status in words. Both 128 + n, as a shell has it, and -n, as Python has it, mean signal n."""
     number = -status if status < 0 else status - 128
     try:
         return f"killed by {signal.Signals(number).name}"
@@ -106,27 +108,28 @@ def exit_words(status: int) -> str:
 
 
 class End(NamedTuple):
-    """Why an attempt to run the engine is over, and how loudly to say so."""
+    """Why a run of the engine is over, and the level at which to log it."""
 
     words: str
     level: int = logging.ERROR
 
 
 class Lines:
-    """Cuts an engine's output into lines fit for a log: one line each, printable, of bounded length."""
+    """A splitter of an engine's output into lines for the log: printable, and of bounded length."""
 
     def __init__(self) -> None:
+        """Start with an empty line."""
         self._rest = b""
 
     def feed(self, data: bytes) -> list[str]:
-        """The lines that are complete with these bytes, without blank ones."""
+        """Return the lines that are complete with these bytes, without blank ones."""
         *whole, rest = _LINE_END.split(self._rest + data)
-        # A character has at most four bytes. The tail of an endless line is forgotten as it comes.
+        # A character has at most four bytes. What exceeds the longest line is dropped as it comes.
         self._rest = rest[: 4 * LINE_LIMIT + 4]
         return [self._printable(line) for line in whole if line.strip()]
 
     def close(self) -> list[str]:
-        """The last line, if it did not end with a line feed."""
+        """Return the last line, if it did not end with a line feed."""
         return self.feed(b"\n")
 
     @staticmethod
@@ -141,6 +144,7 @@ class Lines:
 
 
 def _always_info(line: str) -> int:
+    """Log every line of an engine as information."""
     return logging.INFO
 
 
@@ -157,16 +161,17 @@ class Process:
         log_level: Callable[[str], int] = _always_info,
         new_key: Callable[[], str] = secrets.token_urlsafe,
     ) -> None:
-        """
-        `name`: of the backend, for the log. `command`: the command line for a host and port; may raise LaunchError.
-        `on_state`: called after every change of `state`. `crash_reason`: why the engine died, from its last lines.
-        `log_level`: how serious a line of its output is, as a level of `logging`. `new_key`: makes the key of a start.
+        """Start nothing yet.
+
+        `name` is the backend's, for the log. `command` makes the command line for a host and port, and may raise
+        LaunchError. `on_state` is called after every change of `state`. `crash_reason` tells why the engine died, from
+        its last lines. `log_level` tells how serious a line of its output is. `new_key` makes the key of a start.
         """
         self.state = ProcessState.STOPPED
         self.restarts = 0
         """Times the engine was started again after it had run."""
         self.last_error: str | None = None
-        """Why it last failed, in one line."""
+        """Why it last failed, in one line; None if it never did."""
         self.port: int | None = None
         self.pid: int | None = None
         """The engine's process id while it runs."""
@@ -186,13 +191,16 @@ class Process:
         self._started = False
         self._control: socket.socket | None = None
         self._killed: str | None = None
-        self._stopping = asyncio.Event()
+        self._renewing = False
+        self._woken = asyncio.Event()
+        """Set when the wait for the next start is to end."""
+        self._stopping = False
         self._finished = asyncio.Event()
         self._finished.set()
 
     @property
     def url(self) -> str:
-        """Where the engine serves. Only while it runs."""
+        """The URL at which the engine serves. Only while it runs."""
         if self.port is None:
             raise RuntimeError(f"backend '{self._name}' does not run")
         return f"http://{HOST}:{self.port}"
@@ -203,18 +211,23 @@ class Process:
         self._finished.clear()
         failures = 0
         try:
-            while not self._stopping.is_set():
+            while not self._stopping:
+                self._woken.clear()
                 began = loop.time()
                 end = await self._attempt()
-                if self._stopping.is_set():
+                if self._stopping:
                     break
+                if self._renewing:
+                    self._renewing = self._started = False
+                    failures = 0
+                    continue
                 failures = 1 if loop.time() - began >= STEADY else failures + 1
                 delay = restart_delay(failures, self._rng)
                 log.log(end.level, "backend '%s' %s; next start in %.1f s", self._name, end.words, delay)
                 self._become(ProcessState.FAILED)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(delay):
-                        await self._stopping.wait()
+                        await self._woken.wait()
         finally:
             self._become(ProcessState.STOPPED)
             self._finished.set()
@@ -225,10 +238,22 @@ class Process:
             self._killed = reason
             self._let_go()
 
+    def renew(self) -> None:
+        """End the running engine and start it at once with a new command line. That is not counted as a restart."""
+        if self._control is not None:
+            self._renewing = True
+            self._let_go()
+        self._woken.set()
+
+    def end(self) -> None:
+        """End the engine, and `run` once the engine has ended."""
+        self._stopping = True
+        self._woken.set()
+        self._let_go()
+
     async def stop(self) -> None:
         """End the engine and `run`, and wait until both have ended."""
-        self._stopping.set()
-        self._let_go()
+        self.end()
         await self._finished.wait()
 
     async def _attempt(self) -> End:
@@ -253,7 +278,7 @@ class Process:
             try:
                 status = await self._watch(warden, launch, port, ours)
             finally:
-                # What is still running is ended by this, also when this task was cancelled.
+                # This ends what still runs, also when this task was cancelled.
                 self._let_go()
                 await self._end(warden, launch.stop_timeout, reading)
             return self._ended(status)
@@ -262,7 +287,7 @@ class Process:
             ours.close()
 
     def _with_key(self, launch: Launch) -> Launch:
-        """The same with a key in its environment, unless the operator has put one there."""
+        """Return the launch with a key in its environment, unless the operator has put one there."""
         if launch.key_env is None or launch.key_env in launch.env:
             return launch
         self.key = self._new_key()
@@ -305,7 +330,7 @@ class Process:
     async def _end(
         self, warden: asyncio.subprocess.Process, grace: float, reading: asyncio.Task[None]
     ) -> None:
-        """Wait until nothing is left of an engine that was let go or has ended."""
+        """Wait until nothing is left of an engine that has ended or was told to end."""
         try:
             async with asyncio.timeout(grace + WARDEN_MARGIN):
                 await warden.wait()
@@ -321,7 +346,7 @@ class Process:
                 await reading
 
     async def _read(self, output: asyncio.StreamReader | None) -> None:
-        """Take the engine's output into the log, line by line."""
+        """Write the engine's output to the log, line by line."""
         assert output is not None
         lines = Lines()
         while data := await output.read(65536):
@@ -336,7 +361,7 @@ class Process:
             self._log.log(self._log_level(line), "%s", line)
 
     def _let_go(self) -> None:
-        """Close our half of the socket pair: the warden's sign to end the engine."""
+        """Close our half of the socket pair, which tells the warden to end the engine."""
         if self._control is not None:
             with contextlib.suppress(OSError):
                 self._control.shutdown(socket.SHUT_WR)
@@ -352,10 +377,10 @@ class Process:
         return End(f"cannot start: {reason}", logging.DEBUG if known else logging.ERROR)
 
     def _ended(self, status: int) -> End:
-        if self._stopping.is_set():
+        if self._stopping or self._renewing:
             return End("stopped", logging.DEBUG)
         by_force = status in (128 + signal.SIGKILL, -signal.SIGKILL)
-        # Who is killed has no last words; what stands in its log is old.
+        # A killed process had no time to say why; the end of its log is about something else.
         known = None if by_force else self._crash_reason(self._tail)
         reason = self._killed or known or self._guess(status)
         self.last_error = f"{reason} ({exit_words(status)})"

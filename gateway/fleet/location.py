@@ -1,7 +1,7 @@
-"""Where a launched engine is: told by the process that launched it to whoever sends requests there.
+"""The location of a launched engine, as the process that launched it tells those that send requests there.
 
 Rules:
-- The key is shown by no `repr`, so that it stays out of logs and tracebacks.
+- The key is in no `repr`, so that it stays out of logs and tracebacks.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """An engine has come, or is gone."""
+    """Where an engine is now, or that it is gone."""
 
     name: str
-    """The backend's."""
+    """The name of the backend."""
     url: str | None
-    """None: gone."""
+    """Where it answers; None while it does not run."""
     reason: str
-    """Why it is there and not ready, or why it is gone; one line."""
+    """Why it is not ready yet, or why it is gone; one line."""
     key: str | None = field(default=None, repr=False)
-    """What the engine asks of its clients as a bearer token."""
+    """The bearer token that the engine asks of its clients; None if it asks for none."""
 
 
 OnLocation = Callable[[Location], None]

@@ -1,14 +1,15 @@
-"""What engines tell of their load: asked every few seconds, judged, and kept with its age.
+"""Load signals of engines: asked for every few seconds, judged, and kept with their age.
 
 Rules:
-- No request ever waits for it, and a backend that does not answer costs nobody but its own task anything.
-- A value is never quietly wrong. It is ok, or it is shown as stale, suspect or missing, with the reason.
-- `Book` is pure, and the time is an argument. What changes for the worse is one log line, and one when it is over.
+- No request ever waits for them, and a backend that does not answer delays nothing but its own task.
+- A value is never silently wrong: it is ok, or it is shown as stale, suspect or missing, with the reason.
+- `Book` is pure, and time is an argument. A signal that turns bad is one log line, and one when it is good again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -16,7 +17,8 @@ from dataclasses import dataclass
 from random import Random
 
 from backends.base import Call, Failure, Health, Reading, Signal, Signals, Status
-from gateway.fleet.pool import Backend, Pool
+from gateway.fleet.backend import Backend, BusyPeriods
+from gateway.fleet.pool import Pool
 from gateway.wire.ask import ask
 from gateway.wire.upstream import Upstream
 
@@ -31,66 +33,72 @@ TIMEOUT = 2.0
 PAGE = 16 << 20
 """Bytes of an answer: metrics pages of busy engines are long."""
 VITAL = frozenset({Signal.RUNNING, Signal.WAITING, Signal.KV_USE})
-"""Signals every engine of a kind tells. That another is missing may only mean that a feature is off."""
+"""Signals that matter wherever they are missing. Another one that is missing may only mean that a feature is off."""
 
 Answer = tuple[int, bytes] | Failure
-
-Spells = frozenset[tuple[int, int]]
-"""Busy times of the gateway at a backend: process, and the number of that process' busy time. One that is in two
-looks lasted from the first to the second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A signal with all that is known of it now. `value` is None where it was not told or is no number, `age` is in
-    seconds since the engine told it."""
+    """A signal with all that is known of it now."""
 
     status: Status
     value: float | None
+    """None where the engine did not tell it, or told something that is no number."""
     names: tuple[str, ...]
+    """What the signal counts, where that has names."""
     source: str
+    """The engine's own name for it, or why it is missing or suspect."""
     age: float | None
+    """Seconds since the engine told it."""
 
 
 class Book:
     """The signals of one backend."""
 
     def __init__(self) -> None:
+        """Start without any signal."""
         self._told: dict[Signal, tuple[Reading, float]] = {}
-        """The last word on each signal and its time."""
+        """The last reading of each signal and its time."""
         self._lost: str | None = None
-        """Why the last answer could not be had."""
+        """Why the last answer could not be had; None if it was."""
         self._known: set[Signal] = set()
         """Signals that were ok at some time."""
         self._zeros = 0
-        self._through: Spells = frozenset()
-        """Busy times that lasted all through the zeros."""
+        """How often in a row the engine said that nothing runs while requests of the gateway did."""
+        self._through: BusyPeriods = frozenset()
+        """Busy periods that lasted all through these answers."""
         self._doubted = False
         self._reported: set[Signal] = set()
 
-    def take(self, told: Signals, lost: str | None, spells: Spells, now: float) -> None:
-        """An engine has told its signals. `lost` says why an answer could not be had, None if all were. `spells` are
-        the gateway's busy times there that lasted from before the question to after the answer."""
+    def take(self, told: Signals, lost: str | None, busy: BusyPeriods, now: float) -> None:
+        """Note what an engine has told.
+
+        `lost` says why an answer could not be had, None if all were. `busy` are the gateway's busy periods there that
+        lasted from before the question to after the answer.
+        """
         self._lost = lost
         for signal, reading in told.items():
             if reading.status is Status.OK:
                 self._known.add(signal)
             if reading.status is Status.MISSING and lost is not None:
-                # Nobody said that it is gone: what was told before only gets older.
+                # The engine did not say that it is gone: the reading before only gets older.
                 before = self._told.get(signal)
                 if before is not None and before[0].status is not Status.MISSING:
                     continue
                 reading = Reading(Status.MISSING, source=lost)  # noqa: PLW2901
             self._told[signal] = reading, now
-        self._weigh(told, spells)
+        self._weigh(told, busy)
 
     def shown(self, now: float) -> dict[Signal, Shown]:
-        """Every signal as it stands at `now`."""
+        """Return every signal as it stands at `now`."""
         return {signal: self._show(signal, *told, now) for signal, told in self._told.items()}
 
     def news(self, now: float) -> Iterator[tuple[int, str]]:
-        """Level and text of what is to be logged: signals that cannot be relied on any more, or can be again. Each
-        change is told once."""
+        """Yield level and text of what is to be logged: signals that have turned bad, or good again.
+
+        Each change is told once.
+        """
         shown = self.shown(now)
         bad = {signal for signal, facts in shown.items() if facts.status is not Status.OK}
         worse: dict[str, list[Signal]] = {}
@@ -118,8 +126,8 @@ class Book:
             status, source = Status.SUSPECT, f"{source} reads 0 while the gateway's own requests run"
         return Shown(status, value, reading.names, source, age)
 
-    def _weigh(self, told: Signals, spells: Spells) -> None:
-        """Whether "nothing runs" can be true. Once it was not, only another number is believed."""
+    def _weigh(self, told: Signals, busy: BusyPeriods) -> None:
+        """Decide whether "nothing runs" can be true. Once it was not, only another number is believed."""
         running, waiting = told.get(Signal.RUNNING), told.get(Signal.WAITING)
         if running is None or running.status is not Status.OK:
             return
@@ -129,9 +137,9 @@ class Book:
         if waiting is not None and waiting.status is Status.OK and waiting.value:
             self._zeros = 0
             return
-        through = self._through & spells if self._zeros else spells
-        self._zeros = self._zeros + 1 if through else int(bool(spells))
-        self._through = through or spells
+        through = self._through & busy if self._zeros else busy
+        self._zeros = self._zeros + 1 if through else int(bool(busy))
+        self._through = through or busy
         self._doubted = self._doubted or self._zeros >= 2
 
 
@@ -140,57 +148,77 @@ def _names(signals: list[Signal]) -> str:
 
 
 class Poll:
-    """Asks one backend."""
+    """Asks one backend for its signals."""
 
     def __init__(
         self,
         backend: Backend,
         pool: Pool,
         metrics_at: Upstream | None,
-        spells: Callable[[str], Awaitable[Spells]],
+        busy: Callable[[Backend], Awaitable[BusyPeriods]],
         rng: Random,
         clock: Callable[[], float],
     ) -> None:
-        """`metrics_at` is where to ask if not where the engine answers; `spells` tells the busy times there are now at
-        the backend of that name."""
+        """Ask nothing yet.
+
+        `metrics_at` is where to ask if not where the engine answers. `busy` tells the busy periods there are now at a
+        backend. `clock` tells the age of signals.
+        """
         self.book = Book()
         self._backend = backend
         self._pool = pool
         self._metrics_at = metrics_at
-        self._spells = spells
+        self._busy = busy
         self._rng = rng
         self._clock = clock
 
+    def move(self, metrics_at: Upstream | None) -> None:
+        """Ask there from now on; None: where the engine answers."""
+        if self._metrics_at is not None:
+            self._metrics_at.close()
+        self._metrics_at = metrics_at
+
+    def forget(self) -> None:
+        """Forget every signal: another engine answers from now on."""
+        self.book = Book()
+
     async def run(self) -> None:
         """Ask until cancelled, while the backend is ready or loading."""
-        while self._backend.engine.signal_calls():
-            if self._backend.upstream is None or self._backend.health not in (Health.READY, Health.LOADING):
+        while True:
+            backend = self._backend
+            asked = backend.upstream is not None and backend.health in (Health.READY, Health.LOADING)
+            if not asked or not backend.engine.signal_calls():
                 await self._pool.change()
                 continue
+            health = backend.health
             await self.ask()
-            await asyncio.sleep(INTERVAL * self._rng.uniform(0.8, 1.2))
+            # An engine that has just become ready tells more than it did while it was loading.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(INTERVAL * self._rng.uniform(0.8, 1.2)):
+                    while backend.health is health:
+                        await self._pool.change()
 
     async def ask(self) -> None:
-        """Ask once, and take down what it says."""
-        backend, upstream = self._backend, self._backend.upstream
+        """Ask once, and note what the engine says."""
+        backend, upstream, book = self._backend, self._backend.upstream, self.book
         calls = backend.engine.signal_calls()
         if upstream is None or not calls:
             return
-        before = await self._spells(backend.name)
+        before = await self._busy(backend)
         where = self._metrics_at or upstream
         answers = await asyncio.gather(*(ask(where, call, TIMEOUT, PAGE) for call in calls))
-        spells = before & await self._spells(backend.name)
-        if upstream is not backend.upstream:
+        busy = before & await self._busy(backend)
+        if upstream is not backend.upstream or book is not self.book:
             return
         told, lost = self._read(calls, answers)
         now = self._clock()
-        self.book.take(told, lost, spells, now)
+        book.take(told, lost, busy, now)
         if backend.health is Health.READY:
-            for level, text in self.book.news(now):
+            for level, text in book.news(now):
                 log.log(level, "backend '%s': %s", backend.name, text)
 
     def _read(self, calls: Sequence[Call], answers: Sequence[Answer]) -> tuple[Signals, str | None]:
-        """What the answers tell, and why some of them tell nothing."""
+        """Return what the answers tell, and why some of them tell nothing."""
         bodies: list[bytes | None] = []
         lost = []
         for call, answer in zip(calls, answers, strict=True):
@@ -203,6 +231,6 @@ class Poll:
         try:
             return engine.signals_of(bodies), "; ".join(lost) or None
         except Exception:
-            # A page can hold anything, and an adapter may come from elsewhere: its slip must not end the watch.
+            # A page can hold anything, and an adapter may come from elsewhere: its bug must not end the task.
             log.debug("backend '%s': cannot read its signals", self._backend.name, exc_info=True)
             return engine.signals_of([None] * len(bodies)), "its answer cannot be read"

@@ -3,49 +3,61 @@
 Rules:
 - The backend has connections only while the process runs; each start has its own port and thus its own connections.
 - An engine that is not ready within its start timeout is stopped and started anew, like one that died.
+- When its launch options change, requests under way at the running engine get some time to finish before it is
+  replaced. The new engine starts when the old one has ended: both may not fit into the machine.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
-from pydantic import BaseModel
-
 from backends.base import Health, Launch
-from gateway.fleet.health import Watch
+from gateway.config.schema import BackendConfig
+from gateway.fleet.backend import Backend
 from gateway.fleet.launcher import Process, ProcessState
 from gateway.fleet.location import Location, OnLocation
-from gateway.fleet.pool import Backend, Pool
+from gateway.fleet.pool import Pool
 from gateway.telemetry.metrics import Metrics
 
 
 class Supervisor:
-    """Runs one launched backend for as long as the gateway runs."""
+    """Runs the engine of one launched backend."""
 
     def __init__(
         self,
         backend: Backend,
-        options: BaseModel | None,
+        settings: BackendConfig,
         pool: Pool,
-        watch: Watch,
         metrics: Metrics,
         rng: Random,
         on_location: OnLocation,
-        new_key: Callable[[], str],
+        drained: Callable[[], Awaitable[None]],
     ) -> None:
-        """`options` is the engine's own `launch_options`; `on_location` is told when the engine comes or goes;
-        `new_key` makes the key of a start."""
+        """Start nothing yet.
+
+        `on_location` is told when the engine comes or goes. `drained` waits until no request runs at the backend, or
+        until they have had their time.
+        """
         self._backend = backend
-        self._options = options
+        self._settings = settings
         self._pool = pool
-        self._watch = watch
         self._on_location = on_location
+        self._drained = drained
+        self._outdated = asyncio.Event()
+        """Set while the engine that runs was started with other settings than those of now."""
+        self._retired = False
         self._restarts = metrics.backend_restarts.cell(backend.name, backend.engine.name)
-        engine = backend.engine
         self.process = Process(
-            backend.name, self._command, self._on_state, engine.crash_reason, rng, engine.log_level, new_key
+            backend.name,
+            self._command,
+            self._on_state,
+            self._crash_reason,
+            rng,
+            self._log_level,
+            self._new_key,
         )
 
     async def run(self) -> None:
@@ -53,14 +65,45 @@ class Supervisor:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.process.run())
             group.create_task(self._hurry())
+            group.create_task(self._renew())
+
+    def relaunch(self, settings: BackendConfig) -> None:
+        """Replace the engine by one launched with these settings once its requests have finished."""
+        self._settings = settings
+        self._outdated.set()
+
+    def retire(self) -> None:
+        """Start the engine no more, should it die; end it now if it has not even started."""
+        self._retired = True
+        if self.process.state is not ProcessState.RUNNING:
+            self.process.end()
 
     def _command(self, host: str, port: int) -> Launch:
-        return self._backend.engine.launch(self._options, host, port)
+        self._outdated.clear()
+        options = self._settings.launch
+        assert options is not None
+        return options.launch(host, port)
+
+    def _new_key(self) -> str:
+        """Make the key of a start. Where the config has one, the engine is told that: others may use it who know it."""
+        key = self._settings.api_key
+        return secrets.token_urlsafe() if key is None else key.get_secret_value()
+
+    def _crash_reason(self, lines: Sequence[str]) -> str | None:
+        return self._backend.engine.crash_reason(lines)
+
+    def _log_level(self, line: str) -> int:
+        return self._backend.engine.log_level(line)
 
     def _on_state(self, state: ProcessState) -> None:
         if state is ProcessState.STARTING:
             return
         backend, process = self._backend, self.process
+        if self._retired:
+            # Nobody needs to know but those who still use its connections.
+            process.end()
+            backend.locate(None)
+            return
         running = state is ProcessState.RUNNING
         url = process.url if running else None
         reason = "starting" if running else process.last_error or "its process ended"
@@ -68,7 +111,7 @@ class Supervisor:
         backend.note(Health.LOADING if running else Health.DOWN, reason)
         self._restarts.value = process.restarts
         self._on_location(Location(backend.name, url, reason, process.key))
-        self._watch.woken.set()
+        backend.woken.set()
         self._pool.announce()
 
     async def _hurry(self) -> None:
@@ -77,10 +120,21 @@ class Supervisor:
         while True:
             deadline = self.process.start_deadline
             late = deadline is not None and loop.time() > deadline
-            if late and self._backend.health is not Health.READY:
+            replaced = self._outdated.is_set() or self._retired
+            if late and not replaced and self._backend.health is not Health.READY:
                 self.process.kill("it was not ready in time (start_timeout)")
             try:
                 async with asyncio.timeout(1.0):
                     await self._pool.change()
             except TimeoutError:
                 pass
+
+    async def _renew(self) -> None:
+        """Replace the engine whenever its settings have changed."""
+        while True:
+            await self._outdated.wait()
+            if self.process.state is ProcessState.RUNNING:
+                await self._drained()
+            if self._outdated.is_set():
+                self.process.renew()
+                self._outdated.clear()

@@ -1,7 +1,7 @@
-"""What an operator sees of one backend: the answer of `GET /gateway/backends`, also between the gateway's processes.
+"""What an operator sees of a backend: the answer of `GET /gateway/backends`, also between the gateway's processes.
 
 Rules:
-- Nothing secret is in it: no keys, no headers, no environment, no command line.
+- It holds no secrets: no keys, no headers, no environment, no command line.
 - Names here are a promise to users; a field is described once, here.
 """
 
@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from backends.base import Action, Health, Signal, Status
-from gateway.config.file import BackendConfig
+from gateway.config.schema import BackendConfig
+from gateway.fleet.backend import Backend
 from gateway.fleet.breaker import State
 from gateway.fleet.launcher import Process
-from gateway.fleet.pool import Backend
 from gateway.fleet.signals import Book
 
 
@@ -79,7 +79,7 @@ class BackendView(_View):
 def backend_view(
     settings: BackendConfig, backend: Backend, process: Process | None, book: Book, now: float, clock: float
 ) -> BackendView:
-    """One backend at `now`, the event loop's time; `clock` is that of `book`."""
+    """Return the view of one backend at `now`, the event loop's time; `clock` is the time of `book`."""
     ready = backend.health is Health.READY
     error = backend.last_error
     engine = backend.engine
@@ -120,11 +120,16 @@ def _launched(settings: BackendConfig, process: Process | None) -> LaunchedView 
 
 
 def merged(own: Sequence[BackendView], others: Iterable[Sequence[BackendView]]) -> list[BackendView]:
-    """Several processes' views as one: of what there is one, `own`; of requests, and what came of them, everybody's."""
+    """Return several processes' views as one.
+
+    What there is once is taken from `own`; requests, and what became of them, are taken from all processes.
+    """
     found: dict[str, list[BackendView]] = {view.name: [view] for view in own}
     for views in others:
         for view in views:
-            found[view.name].append(view)
+            # A process may not have heard yet of a backend that has come or gone.
+            if view.name in found:
+                found[view.name].append(view)
     return [_one(views) for views in found.values()]
 
 

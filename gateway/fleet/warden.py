@@ -1,12 +1,13 @@
-"""A program between the gateway and one engine: when the gateway goes, for whatever reason, the engine goes too.
+"""A program between the gateway and one engine: it ends the engine when the gateway ends, for whatever reason.
 
 Started as `python -I -S warden.py --grace SECONDS -- argv...`, with the gateway's end of a pipe or socket as stdin.
 
 Rules:
 - End of file on stdin and SIGTERM mean: SIGTERM to all the engine started, SIGKILL to what is left after the grace.
 - Ctrl-C in the terminal does nothing here. The gateway gets it as well, drains first, and then closes stdin.
-- The engine's end ends everything it forked. The warden leaves last, with the engine's exit status (128 + signal).
-- Where stdin is a socket, the engine's process id is written to it, one line.
+- When the engine ends, everything it forked is ended. The warden exits last, with the engine's exit status (128 + n
+  for signal n).
+- Where stdin is a socket, the engine's process id is written to it as one line.
 - Only the standard library, nothing of the gateway: it starts in milliseconds and holds little memory.
 """
 
@@ -41,14 +42,14 @@ class Entry:
 
 
 def process_table() -> list[Entry]:
-    """Every process that has not ended, from /proc (Linux)."""
+    """Return every process that has not ended, from /proc (Linux)."""
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         try:
             with open(f"/proc/{name}/stat", "rb") as file:
-                # The command stands in parentheses and may hold anything, so what counts follows the last one.
+                # The command stands in parentheses and may hold anything: fields follow the last one.
                 state, parent, group = file.read().rpartition(b")")[2].split()[:3]
         except (OSError, ValueError):
             continue
@@ -58,7 +59,7 @@ def process_table() -> list[Entry]:
 
 
 def descendants(root: int, table: list[Entry]) -> list[Entry]:
-    """The processes below `root`, parents before children."""
+    """Return the processes below `root`, parents before children."""
     children: dict[int, list[Entry]] = {}
     for entry in table:
         children.setdefault(entry.parent, []).append(entry)
@@ -73,11 +74,12 @@ def descendants(root: int, table: list[Entry]) -> list[Entry]:
 class Engine:
     """The engine's process and everything it forked.
 
-    As a subreaper the warden inherits every descendant whose parent ends, so on Linux none can hide, not even one
-    with a session of its own. Elsewhere the process group has to do.
+    As a subreaper the warden inherits every descendant whose parent ends, so on Linux it finds all of them, even those
+    with a session of their own. Elsewhere it only knows the process group.
     """
 
     def __init__(self, argv: list[str]) -> None:
+        """Start the engine. Raises OSError where there is nothing to run."""
         self.status: int | None = None
         self._libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
         if self._libc is not None:
@@ -101,7 +103,7 @@ class Engine:
         return pid
 
     def _become(self, argv: list[str], warden: int, failed: int) -> None:
-        """In the child: turn into the engine, or tell the number of the error."""
+        """Turn the child process into the engine; on failure, write the number of the error to `failed` and exit."""
         try:
             os.setsid()
             if self._libc is not None:
@@ -165,14 +167,15 @@ def _quietly(act: Callable[[], None]) -> None:
 
 
 class Bell:
-    """Wakes a `select` when a signal has come, or when the gateway has closed stdin."""
+    """The end of a wait: a signal has come, or the gateway has closed stdin."""
 
     def __init__(self) -> None:
+        """Take over the process's signals."""
         self._read, write = os.pipe()
         for end in (self._read, write):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        # Handlers and not SIG_IGN: what is ignored stays ignored in the engine.
+        # Handlers and not SIG_IGN: an ignored signal would stay ignored in the engine.
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
             signal.signal(number, _nothing)
         signal.signal(signal.SIGTERM, self._on_term)
@@ -182,7 +185,7 @@ class Bell:
         self.told_to_stop = True
 
     def wait(self, seconds: float | None) -> None:
-        """Wait for news, at most so many seconds."""
+        """Wait for a signal or the end of stdin, at most so many seconds; None: without a limit."""
         ends = [self._read] if self.told_to_stop else [self._read, 0]
         ready, _, _ = select.select(ends, [], [], seconds)
         if self._read in ready:
@@ -192,7 +195,7 @@ class Bell:
 
 
 def _heard() -> bytes:
-    """What came on stdin; nothing at its end."""
+    """Return what came on stdin; nothing at its end."""
     try:
         return os.read(0, 4096)
     except OSError:
@@ -200,11 +203,14 @@ def _heard() -> bytes:
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:
-    """The wake-up is all that is wanted of this signal."""
+    """Do nothing: this signal only has to end the wait."""
 
 
 def watch(engine: Engine, bell: Bell, grace: float) -> int:
-    """Wait until the engine and all it forked have ended, and see to it once that is due."""
+    """Wait until the engine and all it forked have ended.
+
+    End them when told to stop, or when the engine itself has ended. Return its exit status.
+    """
     deadline: float | None = None
     while True:
         engine.reap()
@@ -237,5 +243,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # Not sys.exit: there is nothing to clean up, and nothing may raise any more.
+    # Not sys.exit: there is nothing to clean up, and no exit handler may fail now.
     os._exit(main(sys.argv[1:]))

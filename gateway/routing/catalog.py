@@ -1,9 +1,9 @@
 """From the name a client asks for to the candidates that serve it, in the order they are to be tried.
 
 Rules:
-- Plans are made when the config is read or a backend tells its models; a request looks one up in a dictionary.
-- What a caller may not use is not named to it: it gets the same answer as for what does not exist.
-- A backend whose engine cannot do what is asked is no place for it: each operation has candidates of its own.
+- Plans are made when the config is read or a backend tells its models; a request only looks one up.
+- A model that a caller may not use is never named to it: the answer is that of a model that does not exist.
+- A backend whose engine cannot do an operation is no candidate for it: each operation has candidates of its own.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from gateway.admission.gate import Gate
 from gateway.auth import Caller
 from gateway.balance.basic import Balancer
 from gateway.errors import GatewayError, Own
-from gateway.fleet.pool import Target
+from gateway.fleet.lease import Target
 
 _SHOWN = 20
+"""How many names an error lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The targets of one model; any of them will do."""
+    """The targets of one model, any of which may serve a request for it."""
 
     model: str
     names: tuple[str, ...]
@@ -34,10 +35,11 @@ class Group:
     balancer: Balancer
 
     def allowed(self, caller: Caller) -> bool:
+        """Tell whether the caller may use this model."""
         return any(map(caller.allows, self.names))
 
     def able(self, operation: Operation) -> Group:
-        """The same without the targets whose engines cannot do it."""
+        """Return the same group without the targets whose engines cannot do the operation."""
         able = tuple(target for target in self.targets if operation in target.backend.engine.operations)
         return dataclasses.replace(self, targets=able)
 
@@ -49,15 +51,15 @@ class Plan:
     groups: tuple[Group, ...]
     attempts: int
     queue: float
-    """Seconds a request may wait for a place, and again for a backend that is loading."""
+    """Seconds a request may wait for a slot, and again for a backend that is loading."""
     total: float
     """Seconds until a request must be over."""
     gate: Gate | None = None
-    """The candidates of the model; None where their number is not limited."""
+    """The slots of the model; None where their number is not limited."""
     heartbeat: float | None = None
-    """Seconds between signs of life before a stream's first content; None for none, and headers with the content."""
+    """Seconds between comments before a stream's first content; None: no comments, and headers only with content."""
     candidates: Mapping[Operation, tuple[Group, ...]] = field(init=False)
-    """For each operation the groups that can do it, in the same order; one that nobody can do is not in here."""
+    """For each operation the groups that can do it, in the same order; without the operations that no group can do."""
 
     def __post_init__(self) -> None:
         known = [target.backend.engine.operations for group in self.groups for target in group.targets]
@@ -70,6 +72,7 @@ class Plan:
 
     @property
     def model(self) -> str:
+        """The model's own name."""
         return self.groups[0].model
 
 
@@ -83,21 +86,22 @@ class Listed:
 
 
 class Catalog:
-    """Every name a client may ask for."""
+    """Every model name and alias that clients may ask for."""
 
     def __init__(self, plans: Mapping[str, Plan], listed: Iterable[Listed]) -> None:
+        """Take the plan of every name and alias, and the lines of the model list in their order."""
         self._plans = plans
         self._listed = tuple(listed)
 
     def resolve(self, name: str, caller: Caller) -> Plan:
-        """The plan for a model name or alias. Raises GatewayError where there is none that this caller may use."""
+        """Return the plan for a model name or alias. Raises GatewayError where the caller may use no such model."""
         plan = self._plans.get(name)
         if plan is None or not plan.groups[0].allowed(caller):
             raise self._unknown(name, caller)
         return plan
 
     def unsupported(self, plan: Plan, operation: Operation, caller: Caller) -> GatewayError:
-        """The error for an operation that no backend of a model can do; it names the models that can."""
+        """Return the error for an operation that no backend of a model can do; it names the models that can."""
         message = f"no backend of the model {_quoted(plan.model)} can do '{operation}'"
         able = [
             entry.name
@@ -108,11 +112,11 @@ class Catalog:
         return GatewayError(Kind.UNSUPPORTED, message, param="model")
 
     def listed(self, caller: Caller) -> list[Listed]:
-        """What the caller may use, names and aliases."""
+        """Return the names and aliases the caller may use."""
         return [entry for entry in self._listed if entry.group.allowed(caller)]
 
     def everything(self) -> list[str]:
-        """Every name and alias, for the operator."""
+        """Return every name and alias, for the operator."""
         return [entry.name for entry in self._listed]
 
     def _unknown(self, name: str, caller: Caller) -> GatewayError:

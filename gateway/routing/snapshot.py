@@ -1,22 +1,20 @@
-"""From a config and the live backends to what a request reads: keys and catalog, built whole and then only read.
+"""From a config and the live state to what a request reads: keys and catalog, built whole and then only read.
 
 Rules:
-- A snapshot never changes. When a backend tells its models a new one is built and takes its place.
+- A snapshot never changes. When the config changes, or a backend tells other models, a new one takes its place.
 - A request reads the current snapshot once.
+- What must outlive a snapshot is in `State`, by name; building a snapshot gives it the numbers of the config.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from random import Random
 
-from gateway.admission.gate import Gate
 from gateway.auth import Keys
-from gateway.balance.basic import Balancer, LeastLoaded, RoundRobin
-from gateway.config.file import Config, Timeouts, retry, timeouts
-from gateway.fleet.pool import Pool, Target
+from gateway.config.inherit import retry, timeouts
+from gateway.config.schema import Config
 from gateway.routing.catalog import Catalog, Group, Listed, Plan
-from gateway.telemetry.metrics import Metrics
+from gateway.routing.state import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,60 +26,47 @@ class Snapshot:
     catalog: Catalog
 
 
-def build(config: Config, pool: Pool, metrics: Metrics, rng: Random, gates: dict[str, Gate]) -> Snapshot:
-    """The snapshot of this config with the backends as they are now. `gates` holds the gates of earlier snapshots, by
-    model: requests that passed one must leave by the same."""
-    groups = (
-        _configured(config, pool, metrics, rng) if config.models else _offered(config, pool, metrics, rng)
-    )
+def build(config: Config, state: State) -> Snapshot:
+    """Build the snapshot of a config with the backends as they are now. `state` is what earlier snapshots left."""
+    groups = _configured(config, state) if config.models else _offered(config, state)
     names = {name: group for group in groups for name in group.names}
     plans = {}
     for group in groups:
-        plan = _plan(config, group, names, gates)
+        plan = _plan(config, group, names, state)
         plans.update(dict.fromkeys(group.names, plan))
+    state.keep({group.model for group in groups})
     listed = [Listed(name, _context(group), group) for group in groups for name in group.names]
     return Snapshot(config, Keys(config), Catalog(plans, listed))
 
 
-def _configured(config: Config, pool: Pool, metrics: Metrics, rng: Random) -> list[Group]:
+def _configured(config: Config, state: State) -> list[Group]:
+    """Return the models of the config with their targets."""
     groups = []
     for name, model in config.models.items():
         targets = tuple(
-            _target(config, pool, metrics, name, backend, target.model, target.weight)
+            state.target(config, name, backend, target.model, target.weight)
             for backend, target in model.targets.items()
         )
-        balancer: Balancer = RoundRobin() if model.balance == "round_robin" else LeastLoaded(rng)
+        balancer = state.balancer(name, model.balance, targets)
         groups.append(Group(name, (name, *model.aliases), targets, balancer))
     return groups
 
 
-def _offered(config: Config, pool: Pool, metrics: Metrics, rng: Random) -> list[Group]:
-    """Without `models` in the config: what the backends say they serve, under their own names."""
+def _offered(config: Config, state: State) -> list[Group]:
+    """Return what the backends say they serve, under their own names: the config has no `models`."""
     backends_of: dict[str, list[str]] = {}
-    for backend in pool.backends.values():
+    for backend in state.pool.backends.values():
         for card in backend.models or ():
             backends_of.setdefault(card.id, []).append(backend.name)
-    return [
-        Group(
-            name,
-            (name,),
-            tuple(_target(config, pool, metrics, name, backend, name, 1) for backend in backends),
-            LeastLoaded(rng),
-        )
-        for name, backends in sorted(backends_of.items())
-    ]
+    groups = []
+    for name, backends in sorted(backends_of.items()):
+        targets = tuple(state.target(config, name, backend, name) for backend in backends)
+        groups.append(Group(name, (name,), targets, state.balancer(name, "least_loaded", targets)))
+    return groups
 
 
-def _target(
-    config: Config, pool: Pool, metrics: Metrics, model: str, backend: str, upstream_name: str, weight: int
-) -> Target:
-    live = pool.backends[backend]
-    clocks = timeouts(config, model, backend)
-    return Target(live, upstream_name, metrics.served(model, backend), clocks, weight)
-
-
-def _plan(config: Config, group: Group, names: dict[str, Group], gates: dict[str, Gate]) -> Plan:
-    """A model's own targets, then its fallbacks' and theirs, each model once."""
+def _plan(config: Config, group: Group, names: dict[str, Group], state: State) -> Plan:
+    """Return the plan for a model: its own targets, then its fallbacks' and theirs, each model once."""
     order: list[Group] = []
     waiting = [group]
     while waiting:
@@ -90,19 +75,17 @@ def _plan(config: Config, group: Group, names: dict[str, Group], gates: dict[str
             order.append(found)
             model = config.models.get(found.model)
             waiting += [names[name] for name in model.fallback] if model else []
-    first: Timeouts = group.targets[0].clocks
+    limits = timeouts(config, group.model, group.targets[0].backend.name)
     attempts = retry(config, group.model).attempts
     own = config.models.get(group.model)
     if own is None:
-        return Plan(tuple(order), attempts, first.queue, first.total)
-    if own.concurrency is not None and group.model not in gates:
-        gates[group.model] = Gate(own.concurrency, own.queue_size)
-    gate = gates.get(group.model)
-    return Plan(tuple(order), attempts, first.queue, first.total, gate, own.heartbeat)
+        return Plan(tuple(order), attempts, limits.queue, limits.total)
+    gate = state.gate(group.model, own)
+    return Plan(tuple(order), attempts, limits.queue, limits.total, gate, own.heartbeat)
 
 
 def _context(group: Group) -> int | None:
-    """The shortest context among the targets that told theirs."""
+    """Return the shortest context among the targets that told theirs."""
     told = [
         card.context
         for target in group.targets

@@ -9,9 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -19,10 +17,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
-NONE = "-"
-"""Label value where a request never came as far as a model or a backend."""
+from gateway.telemetry.cells import Histogram, TargetMetrics, Value
 
+CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 _DURATION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _TOKEN_GAP = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _OVERHEAD = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5)
@@ -36,45 +33,6 @@ SIGNAL, SIGNAL_STATUS = "gateway_backend_signal", "gateway_backend_signal_status
 
 _LARGEST = frozenset({"gateway_backend_up", "gateway_build_info"})
 """Gauges every worker states for itself about the same thing: the sum would mean nothing."""
-
-
-class Value:
-    """One number: a counter that only grows, or a gauge."""
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value = 0.0
-
-    def plain(self) -> float | list[float]:
-        """The number."""
-        return self.value
-
-
-class Histogram:
-    """Counts per bucket, and the sum."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-    def plain(self) -> float | list[float]:
-        """The sum, then the counts."""
-        return [self.sum, *self.counts]
-
-    def buckets(self) -> Iterator[tuple[str, float]]:
-        """Upper bounds with cumulative counts, as Prometheus wants them."""
-        total = 0
-        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
-            total += count
-            yield ("+Inf" if bound == float("inf") else repr(float(bound))), total
 
 
 Cell = TypeVar("Cell", Value, Histogram)
@@ -101,6 +59,13 @@ class Family(Generic[Cell]):
         """Stop exporting a cell, such as a backend's that left the config."""
         self._cells.pop(labels, None)
 
+    def forget_all(self, label: str, value: str) -> None:
+        """Stop exporting every cell whose label has this value."""
+        if label in self.labels:
+            at = self.labels.index(label)
+            for labels in [labels for labels in self._cells if labels[at] == value]:
+                del self._cells[labels]
+
     def dump(self) -> Dump:
         """All cells as plain values, for another process."""
         return [(self.kind, self.name, labels, cell.plain()) for labels, cell in self._cells.items()]
@@ -126,19 +91,6 @@ class Family(Generic[Cell]):
             assert isinstance(cell, Value)
             metric.add_metric(labels, cell.value)
         return metric
-
-
-@dataclass(slots=True)
-class TargetMetrics:
-    """The cells a request on one model and one backend writes to."""
-
-    in_flight: Value
-    duration: Histogram
-    first_token: Histogram
-    token_gap: Histogram
-    overhead: Histogram
-    input_tokens: Value
-    output_tokens: Value
 
 
 class Metrics(Collector):
@@ -191,7 +143,7 @@ class Metrics(Collector):
         self.families: list[Family[Value] | Family[Histogram]] = [
             value for value in vars(self).values() if isinstance(value, Family)
         ]
-        self._served: dict[tuple[str, str], TargetMetrics] = {}
+        self._targets: dict[tuple[str, str], TargetMetrics] = {}
         self._looks: list[Callable[[], None]] = []
         self._registry = self._registered()
 
@@ -224,11 +176,11 @@ class Metrics(Collector):
             standard(registry=registry)
         return registry
 
-    def served(self, model: str, backend: str) -> TargetMetrics:
+    def target(self, model: str, backend: str) -> TargetMetrics:
         """The cells of one model on one backend, made once."""
-        found = self._served.get((model, backend))
+        found = self._targets.get((model, backend))
         if found is None:
-            found = self._served[model, backend] = TargetMetrics(
+            found = self._targets[model, backend] = TargetMetrics(
                 self.in_flight.cell(model, backend),
                 self.duration.cell(model, backend),
                 self.first_token.cell(model, backend),
@@ -238,6 +190,13 @@ class Metrics(Collector):
                 self.tokens.cell(model, backend, "out"),
             )
         return found
+
+    def forget_backend(self, name: str) -> None:
+        """Stop exporting everything about a backend: it has left the config, and no request runs there any more."""
+        for family in self.families:
+            family.forget_all("backend", name)
+        for key in [key for key in self._targets if key[1] == name]:
+            del self._targets[key]
 
     def before_scrape(self, look: Callable[[], None]) -> None:
         """Have `look` called before each scrape, to set gauges of things nobody counts as they change."""

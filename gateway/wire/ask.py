@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 
 from backends.base import Call, Failure, Headers, Kind, Phase
-from gateway.wire.upstream import ConnectError, Connection, Upstream
+from gateway.wire.connection import Connection, Sink
+from gateway.wire.upstream import ConnectError, Upstream
 
 
-class _Collect:
+class _Collect(Sink):
     """A sink that waits for one small answer."""
 
     def __init__(self, done: asyncio.Future[Failure | None], limit: int) -> None:

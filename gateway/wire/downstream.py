@@ -1,25 +1,25 @@
-"""The way back to the client: one small interface, and its two implementations.
+"""The way back to the client where a request came through ASGI: under our own server's full protocol, or under any
+other.
 
 Rules:
-- `write` never waits. When the client's socket is full, the source that was attached is paused, and resumed after.
-- The client leaving cancels the request's task, whatever it is waiting for, with `gone` set; so every phase ends the
-  same way, through its `finally`.
-- An answer ends by `finish` (complete) or `abort` (the connection is closed without the proper end, so that no client
-  takes a broken answer for a whole one).
-- `DirectDownstream` writes to the transport of our own server protocol; `AsgiDownstream` works under any ASGI server.
+- `UvicornWay` writes to the transport of our own server's protocol, past ASGI's `send`; `AsgiWay` works under any
+  server.
+- The front door's plain requests need neither: there the connection itself is the way back (`gateway.wire.door`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol
+from typing import Any
 
 from backends.base import Headers
-from gateway.errors import GatewayError, Own
-from gateway.wire.server import SCOPE_KEY, STATUS_LINES, Exchange
+from gateway.errors import ClientLeft, GatewayError, Own
+from gateway.request import WayBack
+from gateway.wire.http1 import CLOSE, LAST_CHUNK, chunk, head
+from gateway.wire.server import SCOPE_KEY, Cycle
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -29,94 +29,36 @@ BUFFER = 256 * 1024
 """Bytes held for a client under a foreign server before its source is paused."""
 
 
-class Source(Protocol):
-    """Where the answer's bytes come from."""
+class AsgiWayBack(WayBack):
+    """A way back whose request is served by a task of the server's."""
 
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
-
-
-class Downstream(ABC):
-    """One request's way back."""
-
-    __slots__ = ("_source", "_task", "gone", "loop", "started")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """`loop` is the one that runs. To ask asyncio for it costs a system call each time (Python before 3.12), so who
-        has a downstream takes it from there."""
-        self.loop = loop
-        self.gone = False
-        self.started = False
-        self._source: Source | None = None
-        self._task = asyncio.current_task(loop)
-
-    def attach(self, source: Source | None) -> None:
-        """Name who is to be paused when the client cannot keep up; None when there is nobody."""
-        self._source = source
-
-    @property
-    def why_gone(self) -> str:
-        """The metrics' word for a request whose client is gone."""
-        return "client_gone"
+    __slots__ = ()
 
     @abstractmethod
     async def body(self, limit: int) -> bytes:
-        """The request's whole body. Raises GatewayError above `limit` bytes."""
-
-    @abstractmethod
-    def start(self, status: int, headers: Headers) -> None:
-        """Send status and headers of an answer whose length is not known yet."""
-
-    @abstractmethod
-    def write(self, data: bytes) -> None:
-        """Send some of the body."""
-
-    @abstractmethod
-    def finish(self) -> None:
-        """The answer is complete."""
-
-    @abstractmethod
-    def abort(self) -> None:
-        """The answer will not be complete: send what is buffered and close the connection."""
-
-    @abstractmethod
-    def reply(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send a whole answer at once."""
+        """Return the request's whole body. Raises GatewayError above `limit` bytes, ClientLeft where it never comes."""
 
     async def close(self) -> None:
-        """Wait until what was written has been handed on, and let go."""
-        self._source = self._task = None
-
-    def lost(self) -> None:
-        """The client left: end the request's task."""
-        self.gone = True
-        if self._task is not None:
-            self._task.cancel()
+        """Wait until what was written has been handed on. Called last, after `release`."""
 
 
-class DirectDownstream(Downstream):
-    """Writes to the transport that our own server protocol owns, past ASGI's `send`."""
+class UvicornWay(AsgiWayBack):
+    """Writes to the transport that our own server's protocol owns, past ASGI's `send`."""
 
     __slots__ = ("_chunked", "_cycle", "_protocol", "_receive")
 
-    def __init__(self, exchange: Exchange, receive: Receive) -> None:
-        super().__init__(exchange.protocol.loop)
-        self._protocol = exchange.protocol
-        self._cycle = exchange.cycle
+    def __init__(self, cycle: Cycle, receive: Receive) -> None:
+        super().__init__(cycle.protocol.loop)
+        self._protocol = cycle.protocol
+        self._cycle = cycle.cycle
         self._receive = receive
         self._chunked = self._cycle.scope["http_version"] != "1.0"
         self._protocol.listener = self
-        if self._cycle.disconnected:
-            self.lost()
-
-    @property
-    def why_gone(self) -> str:
-        # It may have been sent away, for a body that was too slow or too large.
-        refusal = self._protocol.refusal
-        return "client_gone" if refusal is None else refusal.outcome
+        self.gone = self._cycle.disconnected
 
     async def body(self, limit: int) -> bytes:
+        if self.gone:
+            raise ClientLeft
         # The protocol refuses bodies beyond the server's limit; most bodies are here already.
         cycle, flow = self._cycle, self._protocol.flow
         if cycle.more_body:
@@ -131,28 +73,30 @@ class DirectDownstream(Downstream):
 
     def start(self, status: int, headers: Headers) -> None:
         cycle = self._cycle
-        parts = [STATUS_LINES[status], self._protocol.date_line()]
-        for name, value in headers:
-            parts += (name, b": ", value, b"\r\n")
-        if self._chunked:
-            parts.append(b"transfer-encoding: chunked\r\n")
-        else:
+        if not self._chunked:
             cycle.keep_alive = False
-        parts.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
+        framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
+        self._write_head(status, headers, framing)
+
+    def _write_head(self, status: int, headers: Headers, framing: bytes, body: bytes = b"") -> None:
+        cycle = self._cycle
         cycle.response_started = self.started = True
-        self._protocol.transport.write(b"".join(parts))
+        end = b"\r\n" if cycle.keep_alive else CLOSE
+        self._put(head(status, self._protocol.date_line(), headers, framing) + end + body)
+
+    def _put(self, data: bytes) -> None:
+        transport = self._protocol.transport
+        if not self.gone and not transport.is_closing():
+            transport.write(data)
 
     def write(self, data: bytes) -> None:
-        if self.gone or not data:
-            return
-        if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        self._protocol.transport.write(data)
+        if data:
+            self._put(chunk(data) if self._chunked else data)
 
     def finish(self) -> None:
         if not self.gone:
             if self._chunked:
-                self._protocol.transport.write(b"0\r\n\r\n")
+                self._put(LAST_CHUNK)
             self._complete()
 
     def abort(self) -> None:
@@ -161,19 +105,10 @@ class DirectDownstream(Downstream):
             self._complete()
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
-        if self.gone:
-            return
-        cycle = self._cycle
-        parts = [STATUS_LINES[status], self._protocol.date_line()]
-        for name, value in headers:
-            parts += (name, b": ", value, b"\r\n")
-        parts.append(b"content-length: %d\r\n" % len(body))
-        parts.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
-        if cycle.scope["method"] != "HEAD":
-            parts.append(body)
-        cycle.response_started = self.started = True
-        self._protocol.transport.write(b"".join(parts))
-        self._complete()
+        if not self.gone:
+            shown = b"" if self._cycle.scope["method"] == "HEAD" else body
+            self._write_head(status, headers, b"content-length: %d\r\n" % len(body), shown)
+            self._complete()
 
     def _complete(self) -> None:
         cycle = self._cycle
@@ -183,28 +118,29 @@ class DirectDownstream(Downstream):
             self._protocol.transport.close()
         cycle.on_response()
 
-    async def close(self) -> None:
-        self._source = self._task = None
+    def release(self) -> None:
         if self._protocol.listener is self:
             self._protocol.listener = None
 
-    def lost(self) -> None:
+    def lost(self, outcome: str = "client_gone") -> None:
         # uvicorn tells it to the youngest of several pipelined requests alone.
         self._cycle.disconnected = True
-        super().lost()
+        # It may have been sent away, for a body that was too slow or too large.
+        refusal = self._protocol.refusal
+        super().lost(outcome if refusal is None else refusal.outcome)
 
     def pause(self) -> None:
-        """The client's socket is full."""
-        if self._source is not None:
-            self._source.pause()
+        """Pause the source: the client's socket is full."""
+        if self.source is not None:
+            self.source.pause()
 
     def resume(self) -> None:
-        """There is room again."""
-        if self._source is not None:
-            self._source.resume()
+        """Resume the source: there is room again."""
+        if self.source is not None:
+            self.source.resume()
 
 
-class AsgiDownstream(Downstream):
+class AsgiWay(AsgiWayBack):
     """Speaks plain ASGI. One task sends, one watches for the client leaving; both end with the request."""
 
     __slots__ = ("_ended", "_queue", "_receive", "_send", "_sender", "_size", "_wake", "_watcher")
@@ -233,8 +169,8 @@ class AsgiDownstream(Downstream):
         if data:
             self._put({"type": "http.response.body", "body": data, "more_body": True})
             self._size += len(data)
-            if self._size > BUFFER and self._source is not None:
-                self._source.pause()
+            if self._size > BUFFER and self.source is not None:
+                self.source.pause()
 
     def finish(self) -> None:
         self._put({"type": "http.response.body", "body": b"", "more_body": False})
@@ -250,8 +186,10 @@ class AsgiDownstream(Downstream):
         self._put({"type": "http.response.body", "body": body, "more_body": False})
         self._ended = True
 
+    def release(self) -> None:
+        """Do nothing: `close` waits for what is written."""
+
     async def close(self) -> None:
-        await super().close()
         try:
             if self._ended and not self.gone:
                 await self._sender
@@ -278,8 +216,8 @@ class AsgiDownstream(Downstream):
                     self.lost()
                     return
                 self._size -= len(message.get("body", b""))
-                if self._size <= BUFFER // 2 and self._source is not None:
-                    self._source.resume()
+                if self._size <= BUFFER // 2 and self.source is not None:
+                    self.source.resume()
             if self._ended:
                 return
             self._wake.clear()
@@ -312,14 +250,8 @@ async def _whole_body(receive: Receive, limit: int) -> bytes:
             return b"".join(parts) if len(parts) > 1 else parts[0]
 
 
-class ClientLeft(Exception):
-    """The client left while it was still sending its request."""
-
-
-def downstream_of(scope: Scope, receive: Receive, send: Send) -> Downstream:
-    """The way back for one request, the direct one where the server is ours."""
+def way_back_of(scope: Scope, receive: Receive, send: Send) -> AsgiWayBack:
+    """Return the way back for one request, the direct one where the server is ours."""
     # Taken out, because it holds the scope in turn: a circle per request would be the collector's to find.
-    exchange = scope.pop(SCOPE_KEY, None)
-    if isinstance(exchange, Exchange):
-        return DirectDownstream(exchange, receive)
-    return AsgiDownstream(receive, send)
+    cycle = scope.pop(SCOPE_KEY, None)
+    return UvicornWay(cycle, receive) if isinstance(cycle, Cycle) else AsgiWay(receive, send)

@@ -2,38 +2,37 @@
 
 Rules:
 - On request of the config only, since it answers before anything is known: later failures can only come in the stream.
-- The headers go out at once, then an SSE comment at each beat, until the first content. Comments are no content:
-  another backend may still take over.
+- The headers go out at once, then what the client's dialect has for it at each beat, until the first content. That is
+  no content: another backend may still take over.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from backends.base import Headers
-from gateway.wire.downstream import Downstream
-from gateway.wire.relay import STREAM_HEADERS
-
-COMMENT = b": keep-alive\n\n"
+from gateway.request import Exchange
 
 
 class Heartbeat:
     """Beats for one request from its creation until `stop`."""
 
-    __slots__ = ("_downstream", "_interval", "_loop", "_timer")
+    __slots__ = ("_beat_bytes", "_exchange", "_interval", "_timer")
 
-    def __init__(self, downstream: Downstream, interval: float, headers: Headers) -> None:
-        """`interval` in seconds; `headers` go out beside those of a stream."""
-        self._downstream = downstream
-        self._interval = interval
-        self._loop = asyncio.get_running_loop()
-        downstream.start(200, [*STREAM_HEADERS, *headers])
-        self._timer = self._loop.call_later(interval, self._beat)
+    def __init__(self, exchange: Exchange, interval: float) -> None:
+        """Send the headers of a stream, then beat every `interval` seconds."""
+        self._exchange: Exchange | None = exchange
+        self._interval: float = interval
+        self._beat_bytes: bytes = exchange.surface.heartbeat
+        exchange.start(exchange.surface.stream_headers)
+        self._timer: asyncio.TimerHandle = exchange.way.loop.call_later(interval, self._beat)
 
     def stop(self) -> None:
-        """No more beats. May be called more than once."""
+        """Beat no more. May be called more than once."""
+        self._exchange = None
         self._timer.cancel()
 
     def _beat(self) -> None:
-        self._downstream.write(COMMENT)
-        self._timer = self._loop.call_later(self._interval, self._beat)
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.way.write(self._beat_bytes)
+            self._timer = exchange.way.loop.call_later(self._interval, self._beat)

@@ -2,20 +2,19 @@
 
 Rules:
 - Until the first content of a stream the client gets nothing (commit late); what failed before may be tried elsewhere.
-- After that a failure ends the stream with an error event and a closed connection: never a clean end, never `[DONE]`.
+- After that a failure ends the stream: whoever hears of the attempt's end tells the client, never by a clean end.
 - Each phase has its clock (`gateway.wire.clocks`). Comments and empty events do not count as progress.
-- Bytes go from the engine's socket to the client's in one synchronous pass; there is one future per attempt, no task
-  and no await per piece. The client's back-pressure pauses the engine's socket.
+- Nothing here waits but `connect`. Bytes go from the engine's socket to the client's in one synchronous pass, without a
+  task, a future or an await; the client's back-pressure pauses the engine's socket.
 - The connection goes back to the pool only after a complete answer, whatever ends the attempt.
 """
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import logging
-from collections.abc import Sequence
-from typing import Protocol
+from time import perf_counter_ns
+from typing import Final, Protocol
 
 import msgspec
 
@@ -27,169 +26,196 @@ from backends.base import (
     Operation,
     Phase,
     Reply,
-    Request,
     RequestError,
     StreamDecoder,
     Usage,
 )
 from backends.dialect import gathered
-from gateway.errors import GatewayError
-from gateway.telemetry.metrics import TargetMetrics
-from gateway.wire.clocks import Alarm, Clocks
-from gateway.wire.downstream import Downstream
-from gateway.wire.upstream import ConnectError, Connection, Upstream
+from backends.dialect.stream import EventStream
+from gateway.request import Exchange
+from gateway.telemetry.cells import Histogram, TargetMetrics
+from gateway.telemetry.timeline import CONNECT, FINISH, FIRST_BYTE, FIRST_TOKEN, SEND, STREAM
+from gateway.wire.clocks import LATE, SECOND, Clocks
+from gateway.wire.connection import Connection, Sink
+from gateway.wire.upstream import ConnectError, Upstream
 
 log = logging.getLogger("gateway.relay")
 
-MAX_REPLY = 64 << 20
+MAX_REPLY: Final = 64 << 20
 """Bytes of an answer that is not a stream."""
-MAX_ERROR = 64 << 10
-MAX_HELD = 256 << 10
+MAX_ERROR: Final = 64 << 10
+MAX_HELD: Final = 256 << 10
 """Bytes of a stream held back before its first content."""
 MAX_STREAM = 256 << 20
 """Bytes of a whole stream. Long answers with log probabilities stay below; an engine beyond it ignores every limit."""
 
-STREAM_HEADERS: Headers = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-)
-JSON_HEADERS: Headers = ((b"content-type", b"application/json"),)
+
+class Place(Protocol):
+    """The backend that an attempt goes to."""
+
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def upstream(self) -> Upstream | None: ...
 
 
-class Stoppable(Protocol):
-    """What keeps the client's connection alive until there is content."""
+class Destination(Protocol):
+    """Where an attempt goes: a backend, its name for the model, the limits there, and what is counted there."""
 
-    def stop(self) -> None: ...
+    @property
+    def backend(self) -> Place: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def clocks(self) -> Clocks: ...
+    @property
+    def metrics(self) -> TargetMetrics: ...
 
 
-class Attempt:
-    """One try of one request at one backend. `run` it once; then read what it found."""
+class Listener(Protocol):
+    """Who is told that an attempt is over."""
+
+    def attempt_over(self, attempt: Attempt) -> None: ...
+
+
+class Attempt(Sink):
+    """One try of one request at one backend.
+
+    `begin` sends it where an idle connection is at hand; otherwise `connect` makes one first. `listener` is told once
+    when it is over, and then reads what became of it: `complete` where the client has the whole answer, else `failure`;
+    neither where it was given up. `crash` is what an adapter raised, a bug.
+    `committed`: the client has received content. `sent_at` and `first_token_at` are times
+    on the timeline's clock, 0 for never.
+    """
 
     __slots__ = (
-        "_alarm",
         "_clocks",
         "_connection",
+        "_data",
         "_decoder",
-        "_done",
-        "_downstream",
         "_engine",
-        "_extra",
+        "_events",
+        "_exchange",
         "_gathers",
         "_headers",
-        "_heartbeat",
-        "_held",
-        "_loop",
+        "_listener",
         "_model",
+        "_over",
         "_parts",
+        "_phase",
+        "_renewed",
         "_reply_headers",
-        "_request",
-        "_served",
+        "_since",
         "_size",
         "_status",
+        "_streams",
+        "_token_gap",
         "_upstream",
         "committed",
         "complete",
-        "connect_seconds",
+        "crash",
         "failure",
         "first_token_at",
         "sent_at",
         "usage",
     )
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        engine: Engine,
-        request: Request,
-        model: str,
-        downstream: Downstream,
-        clocks: Clocks,
-        served: TargetMetrics,
-        headers: Sequence[tuple[bytes, bytes]],
-        extra: bytes = b"",
-        heartbeat: Stoppable | None = None,
-    ) -> None:
-        """`model` is the backend's name for it; `headers` go to the client with the answer, the lines in `extra` to the
-        engine. `heartbeat` is stopped at the first content."""
-        self._upstream = upstream
-        self._engine = engine
-        self._request = request
-        self._model = model
-        self._gathers = not (request.stream or request.operation is Operation.SPEECH)
+    def __init__(self, exchange: Exchange, target: Destination, listener: Listener, headers: Headers) -> None:
+        """`headers` go to the client with the answer."""
+        backend = target.backend
+        request = exchange.request
+        upstream = backend.upstream
+        assert upstream is not None
+        self._exchange: Exchange = exchange
+        self._upstream: Upstream = upstream
+        self._engine: Engine = backend.engine
+        self._model: str = target.model
+        self._clocks: Clocks = target.clocks
+        self._token_gap: Histogram = target.metrics.token_gap
+        self._listener: Listener | None = listener
+        self._headers: Headers = headers
+        self._streams: bool = request.stream
+        self._gathers: bool = not (request.stream or request.operation is Operation.SPEECH)
         """A stream that comes is put together to one answer. Sound is neither: it comes in pieces, asked or not."""
-        self._downstream = downstream
-        self._clocks = clocks
-        self._served = served
-        self._headers = headers
-        self._extra = extra
-        self._loop = downstream.loop
-        self._done: asyncio.Future[None] = self._loop.create_future()
+        self._data: bytes = b""
+        """The whole request in the bytes of the wire, until the engine has begun to answer it."""
         self._connection: Connection | None = None
         self._decoder: StreamDecoder | None = None
-        self._alarm = Alarm(self._loop, clocks, request.stream, self)
-        self._status = 0
+        self._events: EventStream | None = None
+        self._status: int = 0
         self._reply_headers: Headers = ()
         self._parts: list[bytes] = []
-        self._held: list[bytes] = []
-        self._size = 0
+        """What is held back: of a stream before its first content, or of an answer that is not complete."""
+        self._size: int = 0
+        self._phase: Phase = Phase.CONNECT
+        self._since: int = 0
+        self._over: bool = False
+        self._renewed: bool = False
         self.failure: Failure | None = None
         self.usage: Usage | None = None
-        self._heartbeat = heartbeat
-        self.committed = False
-        """The client has received content: what happens from now on it is told in the stream."""
-        self.complete = False
-        self.connect_seconds = 0.0
-        self.sent_at = 0.0
-        self.first_token_at = 0.0
+        self.committed: bool = False
+        self.complete: bool = False
+        self.crash: Exception | None = None
+        self.sent_at: int = 0
+        self.first_token_at: int = 0
 
-    async def run(self) -> Failure | None:
-        """Carry the attempt out. None: the client has the whole answer. Otherwise why not; `committed` says whether the
-        client had received some of it, and was told.
-
-        Raises CancelledError when the client leaves or the gateway stops; the engine's connection is closed then.
-        """
-        try:
-            await self._exchange()
-            if self.failure is None and not self.complete:
-                self._answer()
-        except (ConnectError, RequestError) as error:
-            self.failure = error.failure
-        finally:
-            self._downstream.attach(None)
-            self._alarm.stop()
-            if self._connection is not None:
-                # Only a connection whose exchange has ended is kept; any other is closed, and the engine sees that.
-                self._upstream.give_back(self._connection, self._loop.time())
-        return self.failure
-
-    async def _exchange(self) -> None:
-        loop = self._loop
-        now = loop.time()
-        data = self._upstream.encode(self._engine.call(self._request, self._model), self._extra)
-        connection = self._upstream.take(now)
+    def begin(self) -> bool:
+        """Send the request on an idle connection. Return False where there is none: then `connect` must do it."""
+        exchange = self._exchange
+        if not self._data:
+            try:
+                call = self._engine.call(exchange.request, self._model)
+            except RequestError as error:
+                self._fail(error.failure)
+                return True
+            lines = exchange.trace
+            if self._engine.request_ids:
+                lines = b"x-request-id: %b\r\n%b" % (exchange.id, lines)
+            self._data = self._upstream.encode(call, lines)
+        connection = None if self._renewed else self._upstream.take(exchange.way.loop.time())
         if connection is None:
-            connection = await self._connect(now)
-        while True:
-            self._connection = connection
-            self._downstream.attach(connection)
-            self.sent_at = loop.time()
-            connection.send(data, self)
-            self._alarm.enter(Phase.FIRST_BYTE if connection.flushed else Phase.SEND, self.sent_at)
-            await self._done
-            stale = connection.reused and not connection.answered
-            if not (stale and self.failure is not None and self.failure.kind is Kind.RESET):
-                return
-            # The engine had dropped the idle connection before it saw the request: that was no attempt.
-            self.failure = None
-            self._done = loop.create_future()
-            connection = await self._connect(loop.time())
+            return False
+        self._send(connection)
+        return True
 
-    async def _connect(self, now: float) -> Connection:
-        clocks = self._clocks
-        connection = await self._upstream.connect(max(0.001, min(clocks.connect, clocks.deadline - now)))
-        self.connect_seconds += self._loop.time() - now
-        return connection
+    async def connect(self) -> None:
+        """Make a connection and send the request on it. Cancelled, it leaves nothing behind."""
+        exchange = self._exchange
+        left = exchange.deadline - exchange.timeline.mark(CONNECT)
+        try:
+            connection = await self._upstream.connect(max(0.001, min(self._clocks.connect, left / SECOND)))
+        except ConnectError as error:
+            self._fail(error.failure)
+        else:
+            self._send(connection)
+
+    def _send(self, connection: Connection) -> None:
+        exchange = self._exchange
+        self._connection = connection
+        exchange.way.source = connection
+        now = self.sent_at = exchange.timeline.mark(SEND)
+        connection.send(self._data, self)
+        if connection.flushed:
+            now = exchange.timeline.mark(FIRST_BYTE)
+            self._enter(Phase.FIRST_BYTE, now)
+        else:
+            self._enter(Phase.SEND, now)
+
+    @property
+    def stale(self) -> bool:
+        """The engine had dropped the idle connection before it saw the request: that was no attempt."""
+        return self.failure is not None and self.failure.kind is Kind.RESET and self._unheard
+
+    @property
+    def _unheard(self) -> bool:
+        connection = self._connection
+        return connection is not None and connection.reused and not connection.answered
+
+    def renew(self) -> None:
+        """Be ready to be sent once more, on a new connection."""
+        self.failure = self._connection = None
+        self._over = False
+        self._renewed = True
 
     @property
     def result(self) -> str:
@@ -205,21 +231,78 @@ class Attempt:
             return self.usage
         return Usage(output=self._decoder.content if self._decoder is not None else 0)
 
-    # upstream.Sink
+    def drop(self) -> None:
+        """Give the attempt up: close its connection, which tells the engine, and tell nobody else."""
+        self._listener = None
+        self._let_go()
+
+    # clocks
+
+    def _enter(self, phase: Phase, now: int) -> None:
+        """A phase begins, and its clock."""
+        self._phase = phase
+        self._since = now
+        connection = self._connection
+        if connection is not None:
+            connection.wake(self, self._clocks.due(phase, now, self._streams, self._exchange.deadline))
+
+    def ring(self) -> None:
+        """A clock may have run out."""
+        now = perf_counter_ns()
+        connection, deadline = self._connection, self._exchange.deadline
+        if connection is not None and self._phase is Phase.STREAM and connection.paused:
+            # A client that takes nothing has a clock of its own, at the front door.
+            self._since = now
+        due = self._clocks.due(self._phase, self._since, self._streams, deadline)
+        if now < due:
+            if connection is not None:
+                connection.wake(self, due)
+        elif now >= deadline:
+            late = Failure(Kind.TIMEOUT, "the request took longer than its total limit", phase=Phase.TOTAL)
+            self.on_lost(late)
+        else:
+            self.on_lost(Failure(Kind.TIMEOUT, LATE[self._phase], phase=self._phase))
+
+    # gateway.wire.upstream.Sink
 
     def on_sent(self) -> None:
-        if self._alarm.phase is Phase.SEND:
-            self._alarm.enter(Phase.FIRST_BYTE, self._loop.time())
+        if self._phase is Phase.SEND:
+            self._enter(Phase.FIRST_BYTE, self._exchange.timeline.mark(FIRST_BYTE))
 
     def on_head(self, status: int, headers: Headers) -> None:
         self._status = status
         self._reply_headers = headers
-        self._alarm.phase = Phase.FIRST_TOKEN
-        if status == 200 and _is_stream(headers, self._engine.stream_types):
-            request = self._request
-            if self._gathers:
-                request = msgspec.structs.replace(request, stream=True, include_usage=True)
-            self._decoder = self._engine.decoder(request, self._model)
+        self._phase = Phase.FIRST_TOKEN
+        self._data = b""
+        engine = self._engine
+        if status != 200 or not _is_stream(headers, engine.stream_types):
+            self._exchange.timeline.mark(STREAM)
+            return
+        self._exchange.timeline.mark(FIRST_TOKEN)
+        request = self._exchange.request
+        if self._gathers:
+            request = msgspec.structs.replace(request, stream=True, include_usage=True)
+        decoder = self._decoder = engine.decoder(request, self._model)
+        if isinstance(decoder, EventStream) and not self._gathers:
+            self._events = decoder
+
+    def on_chunk(self, framed: bytes, start: int, end: int) -> None:
+        events = self._events
+        if events is None or not self.committed:
+            self.on_body(framed[start:end])
+            return
+        out = events.more(framed, start, end)
+        if out is None:
+            self.on_body(framed[start:end])
+            return
+        now = perf_counter_ns()
+        self._token_gap.observe((now - self._since) / SECOND)
+        self._since = now
+        self._size += end - start
+        if out is framed:
+            self._exchange.way.write_chunk(framed, start, end)
+        else:
+            self._exchange.way.write(out)
 
     def on_body(self, data: bytes) -> None:
         decoder = self._decoder
@@ -236,20 +319,24 @@ class Attempt:
             self._fail(decoder.failure, out)
             return
         if decoder.content != before:
-            now = self._loop.time()
+            now = perf_counter_ns()
             if before:
-                self._served.token_gap.observe(now - self._alarm.since)
-            self._alarm.since = now
+                self._token_gap.observe((now - self._since) / SECOND)
+            self._since = now
         if self.committed:
-            self._downstream.write(out)
+            self._exchange.way.write(out)
         elif self._gathers:
             self._parts.append(out)
         elif decoder.content or decoder.finished:
             self._commit(out)
-        else:
-            self._hold(out)
+        elif self._size > MAX_HELD:
+            self._fail(Failure(Kind.GARBLED, "the engine sent much and said nothing"))
+        elif out:
+            self._parts.append(out)
 
     def on_end(self) -> None:
+        if self._over:
+            return
         decoder = self._decoder
         if decoder is not None:
             out = decoder.close()
@@ -257,21 +344,21 @@ class Attempt:
                 self._fail(decoder.failure, out)
                 return
             self._finish(decoder, out)
-        self._wake()
+        if not self.complete:
+            try:
+                self._answer()
+            except Exception as error:  # noqa: BLE001 (an adapter's fault must not leave its request without an end)
+                self.crash = error
+        self._end()
 
     def on_lost(self, failure: Failure) -> None:
         decoder = self._decoder
-        if decoder is not None and decoder.finished and not self._done.done():
+        if decoder is not None and decoder.finished and not self._over:
             # Everything that matters has arrived; only the transfer coding's end is missing.
             log.debug("%s: a complete stream came without its last chunk", self._upstream.url)
             self.on_end()
         else:
             self._fail(failure)
-
-    @property
-    def stalled(self) -> bool:
-        """It is the client who takes nothing, so the engine's silence is not its own."""
-        return self._connection is not None and self._connection.paused
 
     # the answer's way to the client
 
@@ -282,24 +369,18 @@ class Attempt:
         else:
             self._parts.append(data)
 
-    def _hold(self, out: bytes) -> None:
-        if self._size > MAX_HELD:
-            self._fail(Failure(Kind.GARBLED, "the engine sent much and said nothing"))
-        elif out:
-            self._held.append(out)
-
     def _commit(self, out: bytes) -> None:
         """The first content is here: from now on the answer is this backend's."""
-        self.first_token_at = self._loop.time()
-        self._alarm.enter(Phase.STREAM, self.first_token_at)
+        exchange = self._exchange
+        now = self.first_token_at = exchange.timeline.mark(STREAM)
+        self._enter(Phase.STREAM, now)
         self.committed = True
-        if self._heartbeat is not None:
-            self._heartbeat.stop()
-        if not self._downstream.started:
-            kind = STREAM_HEADERS if self._request.stream else _content_type(self._reply_headers)
-            self._downstream.start(200, [*kind, *self._headers])
-        self._downstream.write(b"".join([*self._held, out]))
-        self._held.clear()
+        exchange.has_content()
+        headers = exchange.surface.stream_headers if self._streams else _content_type(self._reply_headers)
+        exchange.start([*headers, *self._headers])
+        self._parts.append(out)
+        exchange.way.write(b"".join(self._parts))
+        self._parts = []
 
     def _finish(self, decoder: StreamDecoder, out: bytes) -> None:
         self.usage = decoder.usage
@@ -308,62 +389,70 @@ class Attempt:
             return
         if not self.committed:
             self._commit(b"")
-        self._downstream.write(out)
-        self._downstream.finish()
+        self._exchange.timeline.mark(FINISH)
+        self._exchange.way.write(out)
+        self._exchange.way.finish()
         self.complete = True
 
     def _answer(self) -> None:
         """A whole reply is in: hand it on, or say what is wrong with it."""
+        self._exchange.timeline.mark(FINISH)
         body = b"".join(self._parts)
         if self._status != 200:
-            self.failure = self._engine.failure(self._status, self._reply_headers, body)
+            found: Reply | Failure = self._engine.failure(self._status, self._reply_headers, body)
         else:
-            reply = self._reply(body)
-            if isinstance(reply, Failure):
-                self.failure = reply
-            else:
-                self._deliver(reply)
-        if self.failure is not None:
-            self.failure = dataclasses.replace(self.failure, phase=Phase.FIRST_TOKEN)
-
-    def _reply(self, body: bytes) -> Reply | Failure:
-        if self._decoder is not None:
-            try:
-                body = gathered.whole(self._request.operation, body)
-            except (ValueError, LookupError, TypeError) as error:
-                return Failure(Kind.GARBLED, "the engine's stream makes no whole answer", detail=str(error))
-        return self._engine.reply(self._request, self._model, self._reply_headers, body)
-
-    def _deliver(self, reply: Reply) -> None:
-        """The whole answer goes out, as a stream's events where a stream was asked for."""
-        self.usage = reply.usage
-        if self._heartbeat is not None:
-            self._heartbeat.stop()
-        if self._downstream.started:
-            self._downstream.write(reply.body)
-            self._downstream.finish()
-        else:
-            kind = STREAM_HEADERS if self._request.stream else ((b"content-type", reply.content_type),)
-            self._downstream.reply(200, [*kind, *self._headers], reply.body)
+            found = self._reply(body)
+        if isinstance(found, Failure):
+            self.failure = dataclasses.replace(found, phase=Phase.FIRST_TOKEN)
+            return
+        exchange = self._exchange
+        self.usage = found.usage
+        exchange.has_content()
+        kind = exchange.surface.stream_headers if self._streams else ((b"content-type", found.content_type),)
+        exchange.reply(200, [*kind, *self._headers], found.body)
         self.complete = True
 
+    def _reply(self, body: bytes) -> Reply | Failure:
+        request = self._exchange.request
+        if self._decoder is not None:
+            try:
+                body = gathered.whole(request.operation, body)
+            except (ValueError, LookupError, TypeError) as error:
+                return Failure(Kind.GARBLED, "the engine's stream makes no whole answer", detail=str(error))
+        return self._engine.reply(request, self._model, self._reply_headers, body)
+
+    # the end
+
     def _fail(self, failure: Failure, out: bytes = b"") -> None:
-        if self._done.done():
+        if self._over:
             return
-        self.failure = failure if failure.phase else dataclasses.replace(failure, phase=self._alarm.phase)
+        self.failure = failure if failure.phase else dataclasses.replace(failure, phase=self._phase)
         if self._decoder is not None:
             self.usage = self._decoder.usage
         if self.committed:
-            self._downstream.write(out)
-            self._downstream.write(GatewayError.of(self.failure).event(self._request.operation))
-            self._downstream.abort()
+            self._exchange.way.write(out)
         if self._connection is not None:
             self._connection.close()
-        self._wake()
+        self._end()
 
-    def _wake(self) -> None:
-        if not self._done.done():
-            self._done.set_result(None)
+    def _end(self) -> None:
+        """It is over: let go of the connection, and say so."""
+        listener = self._listener
+        self._over = True
+        if not self._unheard:
+            self._data = b""
+        self._let_go()
+        if listener is not None:
+            listener.attempt_over(self)
+
+    def _let_go(self) -> None:
+        """Only a connection whose exchange has ended is kept; any other is closed, and the engine sees that."""
+        self._over = True
+        self._exchange.way.source = None
+        connection = self._connection
+        if connection is not None:
+            connection.wake(None, 0)
+            self._upstream.give_back(connection, self._exchange.way.loop.time())
 
 
 def _content_type(headers: Headers) -> Headers:

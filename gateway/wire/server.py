@@ -16,9 +16,7 @@ Rules, all before any application code runs:
 from __future__ import annotations
 
 import asyncio
-import http
 import re
-import socket
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -26,9 +24,10 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.errors import GatewayError, Own
+from gateway.wire.http1 import STATUS_LINES, has_left
 
-SCOPE_KEY = "gateway.exchange"
-"""Where a request's scope holds its `Exchange`."""
+SCOPE_KEY = "gateway.cycle"
+"""Where a request's scope holds its `Cycle`."""
 
 
 FRAMING = 256 << 10
@@ -36,17 +35,6 @@ FRAMING = 256 << 10
 of a body may bring eight more."""
 GLANCE = 1.0
 """Seconds between looks at a client's connection while nothing is read from it."""
-
-
-def _status_line(status: int) -> bytes:
-    try:
-        phrase = http.HTTPStatus(status).phrase
-    except ValueError:
-        phrase = ""
-    return f"HTTP/1.1 {status} {phrase}\r\n".encode()
-
-
-STATUS_LINES = {status: _status_line(status) for status in range(200, 600)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +64,7 @@ class Listener(Protocol):
         """The client left."""
 
 
-class Exchange(NamedTuple):
+class Cycle(NamedTuple):
     """One request on one connection; a pipelined request has an exchange of its own."""
 
     protocol: GatewayProtocol
@@ -208,7 +196,7 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         self._check_head()
         super().on_headers_complete()
-        self.scope[SCOPE_KEY] = Exchange(self, self.cycle)  # type: ignore[literal-required]
+        self.scope[SCOPE_KEY] = Cycle(self, self.cycle)  # type: ignore[literal-required]
         self._awaits = "body"
         self._read_bytes = 0
 
@@ -318,7 +306,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._glance = None
         if not self.flow.read_paused or self.transport.is_closing():
             return
-        if _has_left(self.transport):
+        if has_left(self.transport):
             self.transport.abort()
         else:
             self._glance = self.loop.call_later(GLANCE, self._look)
@@ -362,20 +350,6 @@ _CHECKED = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect
 
 _CODED = re.compile(rb".*,[ \t]*chunked", re.IGNORECASE)
 """Chunks of something that is coded in turn. Where the chunks are not the last coding, it is no HTTP at all."""
-_ESTABLISHED = b"\x01"
-"""The state of a TCP connection that neither side has ended."""
-
-
-def _has_left(transport: asyncio.Transport) -> bool:
-    """The other side has closed its connection, or half of it. False where the system cannot tell (only Linux can)."""
-    if not hasattr(socket, "TCP_INFO"):
-        return False
-    connection = transport.get_extra_info("socket")
-    try:
-        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-    except OSError:
-        return True
-    return bool(state != _ESTABLISHED)
 
 
 def protocol_with(limits: Limits) -> type[GatewayProtocol]:

@@ -15,7 +15,8 @@ from collections.abc import AsyncIterator, Callable
 
 from backends.base import Call, Failure, Headers, Kind, Phase
 from gateway.errors import GatewayError
-from gateway.wire.upstream import ConnectError, Connection, Upstream
+from gateway.wire.connection import Connection, Sink
+from gateway.wire.upstream import ConnectError, Upstream
 
 CONNECT = 5.0
 """Seconds that connecting may take."""
@@ -27,7 +28,7 @@ def _nobody(connection: Connection) -> None:
     """Nobody keeps a list of connections."""
 
 
-class Transfer:
+class Transfer(Sink):
     """One request and its answer. After `open`, `status` and `headers` are those of the answer."""
 
     def __init__(self, upstream: Upstream, call: Call, silence: float = SILENCE) -> None:

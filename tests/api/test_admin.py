@@ -72,7 +72,7 @@ async def test_every_backend_is_listed_with_what_is_known_of_it(tmp_path: Path) 
         text = config(engine.url, ", labels: {gpu: h200}")
         text = text.replace("}}\n", '}, b: {engine: openai, url: "http://127.0.0.1:9", models: [x]}}\n')
         async with serving(tmp_path, text) as served:
-            await served.gateway.fleet.polls["a"].ask()
+            await served.gateway.fleet.poll("a").ask()
             a, b = (await served.get("/gateway/backends")).json()
     running, waiting = a["signals"].pop("running"), a["signals"].pop("waiting")
     assert 0 <= running.pop("age") < 60

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api.form import LONGEST_VALUE
+from backends.surfaces.forms import LONGEST_VALUE
 from tests.api.asking import FORM, TRANSCRIPTIONS, WAV, answered, answering, form
 from tests.serving import Answer, serving
 

@@ -1,4 +1,4 @@
-"""What tests of engines share: a program that is installed, as far as a command line can tell."""
+"""What tests of engines share: an installed program, as far as a command line can tell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Makes a program that can be found by its name, and nothing else can; gives its path."""
+    """Provide a function that installs a program by name, as the only one on the PATH, and returns its path."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
     def make(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The arguments of actions: what is there, what is missing, what is wrong."""
+"""The arguments of actions: given, missing and wrong ones."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from backends.base import Action
-from backends.facts.actions import asked
+from backends.facts.actions import checked_arguments
 
 
 def test_arguments_that_are_right() -> None:
     needed, optional = {"name": str}, {"level": int, "tags": list, "pinned": bool}
     given = {"name": "a", "level": 2, "tags": ["weights"], "pinned": False}
-    assert asked(Action.SLEEP, given, needed, optional) == given
-    assert asked(Action.SLEEP, {"name": "a", "level": None}, needed, optional) == {"name": "a"}
+    assert checked_arguments(Action.SLEEP, given, needed, optional) == given
+    assert checked_arguments(Action.SLEEP, {"name": "a", "level": None}, needed, optional) == {"name": "a"}
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,11 @@ def test_arguments_that_are_right() -> None:
 )
 def test_arguments_that_are_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError) as error:
-        asked(Action.LOAD_LORA, given, {"name": str}, {"level": int, "tags": list})
+        checked_arguments(Action.LOAD_LORA, given, {"name": str}, {"level": int, "tags": list})
     assert str(error.value) == words
 
 
 def test_an_action_without_arguments() -> None:
-    assert asked(Action.WAKE, {}, {}) == {}
+    assert checked_arguments(Action.WAKE, {}, {}) == {}
     with pytest.raises(ValueError, match="wake has no argument 'level': it takes none"):
-        asked(Action.WAKE, {"level": 1}, {})
+        checked_arguments(Action.WAKE, {"level": 1}, {})

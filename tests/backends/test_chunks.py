@@ -1,4 +1,4 @@
-"""OpenAI's stream written for engines that speak otherwise, and the cutting of text at stop strings."""
+"""Writing OpenAI's stream for engines with another protocol, and cutting text at stop strings."""
 
 from __future__ import annotations
 

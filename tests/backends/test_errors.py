@@ -1,4 +1,4 @@
-"""Errors of engines: six shapes read alike, nothing private in what a client sees, nothing that raises."""
+"""Errors of engines: six shapes with one meaning, nothing private shown to a client, no exception for any input."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ RECORDINGS = Path(__file__).resolve().parent.parent / "recordings"
 
 
 def read(status: int, body: object, headers: Headers = ()) -> Failure:
-    """The failure in a body, given as bytes or as what its JSON says."""
+    """Return the failure in a body, given as bytes or as a value to encode."""
     return read_failure(status, headers, body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
@@ -314,7 +314,7 @@ def test_odd_bodies_are_read_without_complaint(status: int, body: bytes) -> None
 
 
 def check(failure: Failure) -> None:
-    """What holds of every failure."""
+    """Assert what is true of every failure."""
     assert 0 < len(failure.message) <= 500 and failure.message.isprintable()
     assert len(failure.detail) <= 500 and failure.detail.isprintable()
     for word in (failure.code, failure.param):

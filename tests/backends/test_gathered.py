@@ -1,4 +1,4 @@
-"""A stream put together: what an engine would have answered had it been asked for a whole."""
+"""Assembling a stream: the result is what the engine would have answered without a stream."""
 
 import json
 from pathlib import Path
@@ -118,7 +118,7 @@ def recorded(name: str) -> bytes:
 
 
 def test_a_response_stands_in_its_last_event() -> None:
-    """The same request was recorded both ways."""
+    """The same request was recorded with and without a stream."""
     made, told = (
         json.loads(whole(Operation.RESPONSES, recorded("responses_stream"))),
         json.loads(recorded("responses")),

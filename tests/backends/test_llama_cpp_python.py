@@ -142,7 +142,7 @@ def test_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tmp_path / "small.gguf"
     model.write_bytes(b"GGUF")
     options = LlamaCppPythonLaunch(model=model, max_model_len=512, embeddings=True, prompt_lookup=4)
-    launch = ENGINE.launch(options, "127.0.0.1", 4321)
+    launch = options.launch("127.0.0.1", 4321)
     assert " ".join(launch.argv) == (
         f"{program} -m llama_cpp.server --model {model} --model_alias small --host 127.0.0.1 --port 4321 "
         "--interrupt_requests false --verbose false --n_ctx 512 --draft_model_num_pred_tokens 4 "
@@ -150,12 +150,12 @@ def test_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert launch.env == {"HOST": "127.0.0.1", "PORT": "4321"}
     assert launch.key_env == "API_KEY"
-    assert ENGINE.served_names(options) == ("small",)
+    assert options.served_names() == ("small",)
 
 
 def test_a_missing_file_is_told_before_the_start(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match="there is no file"):
-        ENGINE.launch(LlamaCppPythonLaunch(model=tmp_path / "no.gguf"), "127.0.0.1", 4321)
+        LlamaCppPythonLaunch(model=tmp_path / "no.gguf").launch("127.0.0.1", 4321)
 
 
 def test_why_it_died() -> None:

@@ -1,4 +1,4 @@
-"""The llama.cpp engine: options, command lines, and what its answers and its log mean. No process is started here."""
+"""The llama.cpp engine: options, command lines, and the meaning of its answers and its log. No process is started."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ENGINE = LlamaCpp()
 
 
 def recorded(name: str) -> tuple[int, tuple[tuple[bytes, bytes], ...], bytes]:
-    """Status, headers and body of a recorded answer."""
+    """Return status, headers and body of a recorded answer."""
     _, _, answer = (RECORDINGS / f"{name}.http").read_bytes().partition(b"\n")
     head, _, body = answer.partition(b"\r\n\r\n")
     status, *lines = head.split(b"\r\n")
@@ -44,17 +44,17 @@ def recorded(name: str) -> tuple[int, tuple[tuple[bytes, bytes], ...], bytes]:
 
 
 def options(**given: object) -> LlamaCppLaunch:
-    """Options as the config file gives them: as JSON, strictly."""
+    """Read options as the config file does: as JSON, strictly."""
     return validate(LlamaCppLaunch, given)
 
 
 def launch(**given: object) -> Launch:
-    return ENGINE.launch(options(**given), "127.0.0.1", 4321)
+    return options(**given).launch("127.0.0.1", 4321)
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
-    """A file that looks like a model from the outside."""
+    """Provide a file that begins like a model."""
     path = tmp_path / "small-chat.gguf"
     path.write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(100))
     return str(path)
@@ -236,7 +236,7 @@ def test_operations_are_those_it_has() -> None:
 
 
 def test_what_is_generated_is_asked_for_as_a_stream() -> None:
-    """For llama.cpp to notice who leaves."""
+    """Otherwise llama.cpp would not notice that the client has left."""
     call = ENGINE.call(Request(Operation.RESPONSES, b'{"model":"m","input":"hi"}', "m"), "demo")
     assert call == Call("/v1/responses", b'{"stream":true,"model":"demo","input":"hi"}')
     body = b'{"model":"m","query":"q"}'
@@ -282,7 +282,7 @@ def test_a_slot_beyond_its_context_is_suspect() -> None:
 
 def test_the_smallest_options(model: str) -> None:
     plain = options(model=model)
-    assert ENGINE.served_names(plain) == ("small-chat",)
+    assert plain.served_names() == ("small-chat",)
     launched = launch(model=model)
     assert launched.argv == (
         *(sys.executable, "-P", str(RUNNER), f"--model={model}", "--name=small-chat"),
@@ -311,7 +311,7 @@ def test_every_option_reaches_the_runner(model: str, tmp_path: Path) -> None:
         "log_level": "debug",
     }
     launched = launch(**given)
-    assert ENGINE.served_names(options(**given)) == ("team/chat:1",)
+    assert options(**given).served_names() == ("team/chat:1",)
     assert " ".join(launched.argv[5:]) == (
         "--host 127.0.0.1 --port 4321 --parallel 2 --verbosity 5 --context 2048 --threads 3 --gpu-layers 0 "
         f"--chat-template-file={template} --lora={model} --embeddings --ubatch 1024 --pooling mean -- --n-batch 64"

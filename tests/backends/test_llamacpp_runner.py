@@ -1,8 +1,8 @@
 """The llama.cpp runner as a real process with the demo model, started the way the gateway starts it.
 
 Rules:
-- Readiness is asked for, as the gateway does; nothing waits for a time.
-- One server is shared by the tests that only ask it something.
+- Tests poll for readiness, as the gateway does; none waits for a fixed time.
+- Tests that only send requests share one server.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Server:
 
     def __init__(self, **given: object) -> None:
         self.port = free_port()
-        launch = ENGINE.launch(options(**given), "127.0.0.1", self.port)
+        launch = options(**given).launch("127.0.0.1", self.port)
         self.process = subprocess.Popen(
             launch.argv, env={**os.environ, **launch.env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -74,7 +74,7 @@ class Server:
         return json.loads(answer)
 
     def end(self) -> bytes:
-        """Stop it; returns what it printed."""
+        """Stop it and return what it printed."""
         self.process.terminate()
         return self.process.communicate()[0]
 
@@ -83,7 +83,7 @@ class Server:
 def server() -> Iterator[Server]:
     running = Server(embeddings=True, context=512, parallel=2, name="demo/both")
     yield running
-    # Also: neither a start nor any request of these tests made it print a word.
+    # Neither its start nor any request of these tests made it print anything.
     printed = [line for line in running.end().decode().splitlines() if ENGINE.log_level(line) > logging.DEBUG]
     assert printed == []
 
@@ -97,7 +97,7 @@ def test_chat_and_embeddings_come_from_one_process(server: Server) -> None:
         for text in ("a gateway", "an engine")
     )
     assert len(one) == len(other) and one != other
-    # Embedding something in between changes nothing for chat.
+    # An embedding in between does not change the answers of chats.
     again = server.post("/v1/chat/completions", chat)
     assert again["choices"] == answer["choices"]
 
@@ -154,7 +154,7 @@ def test_a_template_and_extra_args_reach_llama_cpp() -> None:
     ],
 )
 def test_wrong_extra_args(words: list[str], reason: str) -> None:
-    launch = ENGINE.launch(options(extra_args=words), "127.0.0.1", 1)
+    launch = options(extra_args=words).launch("127.0.0.1", 1)
     done = subprocess.run(
         launch.argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
@@ -171,7 +171,7 @@ def test_wrong_arguments() -> None:
 
 
 def test_a_taken_port(server: Server) -> None:
-    launch = ENGINE.launch(options(), "127.0.0.1", server.port)
+    launch = options().launch("127.0.0.1", server.port)
     done = subprocess.run(
         launch.argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
@@ -187,7 +187,7 @@ class Launched(Process):
         self.running = asyncio.Event()
         super().__init__(
             "local",
-            lambda host, port: ENGINE.launch(options(**given), host, port),
+            options(**given).launch,
             self._on_change,
             ENGINE.crash_reason,
             Random(1),
@@ -211,7 +211,7 @@ async def test_the_launcher_starts_and_stops_it(caplog: pytest.LogCaptureFixture
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert process.last_error is None
-    # Started, ended, and not a word of trouble in between.
+    # It was started and ended, and reported no problem in between.
     assert [record.getMessage() for record in caplog.records if record.levelname != "INFO"] == []
 
 

@@ -1,4 +1,4 @@
-"""The LMDeploy engine: options, command lines, and what its answers, metrics and last words mean."""
+"""The LMDeploy engine: options, command lines, and the meaning of its answers, metrics and crashes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ ENGINE = LMDeploy()
 
 
 def options(**given: object) -> LMDeployLaunch:
-    """Options as the config file gives them: as JSON, strictly."""
+    """Read options as the config file does: as JSON, strictly."""
     return validate(LMDeployLaunch, given)
 
 
 def launch(**given: object) -> Launch:
-    return ENGINE.launch(options(**given), "127.0.0.1", 4321)
+    return options(**given).launch("127.0.0.1", 4321)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_the_smallest_options(lmdeploy: str) -> None:
         f"{lmdeploy} serve api_server org/small --model-name org/small --server-name 127.0.0.1 --server-port 4321"
     )
     assert (launched.env, launched.start_timeout) == ({}, 1800)
-    assert ENGINE.served_names(options(model="org/small")) == ("org/small",)
+    assert options(model="org/small").served_names() == ("org/small",)
 
 
 def test_every_option_reaches_lmdeploy(lmdeploy: str, tmp_path: Path) -> None:
@@ -91,14 +91,14 @@ def test_every_option_reaches_lmdeploy(lmdeploy: str, tmp_path: Path) -> None:
         "--speculative-algorithm eagle3 --speculative-num-draft-tokens 3 --logprobs-mode raw_logprobs"
     )
     assert launched.env == {"CUDA_VISIBLE_DEVICES": "3", "A": "b"}
-    assert ENGINE.served_names(options(**given)) == ("small", "sql", "fr")
+    assert options(**given).served_names() == ("small", "sql", "fr")
     assert set(FLAGS) <= set(given)
 
 
 def test_adapters_choose_their_backend(lmdeploy: str) -> None:
     argv = launch(model="m", lora={"a": "org/a"}).argv
     assert argv[argv.index("--backend") + 1] == "pytorch"
-    # It is off unless it is asked for, and there is no flag to switch it off.
+    # It is off by default, and no flag switches it off.
     assert launch(model="m", prefix_caching=False).argv == launch(model="m").argv
 
 
@@ -229,7 +229,7 @@ def test_signals() -> None:
 def test_signals_that_are_not_told(state: bytes | None) -> None:
     found = ENGINE.signals_of([None, state])
     assert {reading.status for reading in found.values()} == {Status.MISSING}
-    # A version that does not count what waits outside the engine.
+    # This version does not count requests that wait before the engine.
     page = PAGE.replace(b"num_api_requests_waiting", b"else")
     assert ENGINE.signals_of([page, state])[Signal.WAITING].value == 1
 
@@ -244,7 +244,7 @@ def test_signals_that_are_not_told(state: bytes | None) -> None:
     ],
 )
 def test_actions(action: Action, given: dict[str, object], path: str) -> None:
-    # LMDeploy wants JSON, though it does not look at it.
+    # LMDeploy requires JSON, although it ignores the content.
     assert ENGINE.action(action, given) == Call(path, b"{}")
     assert action in ENGINE.actions
 

@@ -1,4 +1,4 @@
-"""What the logs of Python engines say: levels and last words, as they are really printed."""
+"""The logs of Python engines: levels and reasons of crashes, from real output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forms: whatever is in a file, its place is found; whatever can be read in two ways is refused."""
+"""Forms: files are found whatever they contain; ambiguous forms are refused."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_any_content_is_found_again(fields: list[tuple[str, bytes]]) -> None:
 
 @given(st.integers(0, len(form(MODEL, FILE)) - 1), st.binary(max_size=2))
 def test_a_damaged_form_is_refused_or_reads_as_mail_does(at: int, other: bytes) -> None:
-    """Against the standard library's reader of such bodies: what is accepted has the same fields there."""
+    """The standard library's parser finds the same fields in every form that is accepted."""
     whole = form(MODEL, FILE)
     body = whole[:at] + other + whole[at + 1 :]
     try:

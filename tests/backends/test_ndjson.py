@@ -1,4 +1,4 @@
-"""The framer of newline-delimited JSON: cut at every byte, against a reading of the whole text at once."""
+"""The framer of newline-delimited JSON: cut at every byte, compared with reading the whole text at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backends.framing import ndjson
 
 
 def read(pieces: Iterable[bytes], limit: int = ndjson.LIMIT) -> tuple[list[bytes], bool]:
-    """The lines in the pieces, and whether one was too long."""
+    """Return the lines in the pieces, and whether one was too long."""
     framer = ndjson.Framer(limit)
     lines = [line for piece in pieces for line in framer.feed(piece)]
     lines += framer.close()
@@ -20,14 +20,14 @@ def read(pieces: Iterable[bytes], limit: int = ndjson.LIMIT) -> tuple[list[bytes
 
 
 def cuts(text: bytes) -> Iterator[list[bytes]]:
-    """The text whole, cut in two at every place, and byte by byte."""
+    """Yield the text as a whole, cut in two at every position, and byte by byte."""
     yield [text]
     yield from ([text[:place], text[place:]] for place in range(len(text) + 1))
     yield [text[place : place + 1] for place in range(len(text))]
 
 
 def reference(text: bytes) -> list[bytes]:
-    """The lines of the whole text, as plainly as it can be said."""
+    """Return the lines of the whole text, by the simplest implementation."""
     return [line.strip() for line in text.split(b"\n") if line.strip()]
 
 
@@ -98,7 +98,7 @@ def test_past_a_line_beyond_the_limit_nothing_is_read(tail: bytes) -> None:
 
 
 def test_the_limit_is_exact() -> None:
-    """It counts the line feed."""
+    """The line feed counts."""
     for pieces in cuts((b"x" * 63 + b"\n") * 3):
         assert read(pieces, limit=64) == ([b"x" * 63] * 3, False), pieces
     for pieces in cuts(b"x" * 64 + b"\n"):
@@ -111,7 +111,7 @@ def test_nothing_is_held_beyond_the_limit() -> None:
         assert framer.feed(b"xx") == []
     assert framer.too_long
     assert framer.close() == []
-    held = [getattr(framer, name) for name in ndjson.Framer.__slots__]
+    held = [getattr(framer, name) for name in dir(framer)]
     assert sum(len(value) for value in held if isinstance(value, list)) == 0
 
 

@@ -34,12 +34,12 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 
 def options(**given: object) -> OllamaOptions:
-    """Options as the config file gives them: as JSON, strictly."""
+    """Read options as the config file does: as JSON, strictly."""
     return validate(OllamaOptions, given)
 
 
 def launch(**given: object) -> Launch:
-    return ENGINE.launch(validate(OllamaLaunch, given), "127.0.0.1", 4321)
+    return validate(OllamaLaunch, given).launch("127.0.0.1", 4321)
 
 
 OVER_V1 = Ollama(options(api="openai"))
@@ -210,7 +210,7 @@ def test_what_v1_ignores_without_harm_passes(body: dict[str, Any]) -> None:
 
 
 def test_a_stream_that_breaks_off_at_v1_is_no_answer() -> None:
-    """It says nothing of its error: an empty chunk, and the end."""
+    """Ollama does not report the error: the stream has an empty chunk, and ends."""
     chunk = b'data: {"id":"c","model":"qwen3:0.6b","choices":[{"index":0,"delta":%b}]}\n\n'
     decoder = OVER_V1.decoder(Request(Operation.CHAT, b"{}", "public", True), "qwen3:0.6b")
     out = decoder.feed(chunk % b'{"content":"Hi"}' + chunk % b'{"content":""}') + decoder.close()
@@ -309,7 +309,7 @@ def test_a_missing_program_is_refused_with_advice() -> None:
 
 
 def test_what_a_launched_server_serves_only_it_can_tell() -> None:
-    assert ENGINE.served_names(OllamaLaunch()) == ()
+    assert OllamaLaunch().served_names() == ()
 
 
 def test_log_levels() -> None:

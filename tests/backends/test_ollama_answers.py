@@ -1,4 +1,4 @@
-"""Ollama's answers as OpenAI's: whole ones and streams, cut in every way; what fails, and as what."""
+"""Ollama's answers translated to OpenAI's: whole ones, streams cut at every byte, and the kinds of failures."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def whole(asked: Request, answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def events(stream: bytes) -> list[dict[str, Any]]:
-    """The chunks of a complete stream, without its end."""
+    """Return the chunks of a complete stream, without `[DONE]`."""
     *chunks, done, rest = stream.split(b"\n\n")
     assert (done, rest) == (b"data: [DONE]", b"")
     return [json.loads(chunk.removeprefix(b"data: ")) for chunk in chunks]
@@ -208,7 +208,7 @@ def test_embeddings() -> None:
 
 
 def test_a_whole_answer_to_a_wish_for_a_stream_becomes_one() -> None:
-    """An empty prompt only loads the model, and that is answered in one piece whatever was asked for."""
+    """An empty prompt only loads the model; Ollama answers that without a stream even if one was asked for."""
     answer = json.dumps(line(True, response="", done_reason="load")).encode()
     reply = Ollama().reply(request(Operation.COMPLETIONS, True, True), "m", (), answer)
     assert isinstance(reply, Reply)
@@ -356,7 +356,7 @@ STREAM = wire(
 
 
 def steady(out: bytes) -> list[Any]:
-    """A stream's chunks without their id, which is another each time."""
+    """Return a stream's chunks without their id, which differs each time."""
     return [{**chunk, "id": ""} for chunk in events(out)]
 
 
@@ -372,7 +372,7 @@ def test_any_cut_gives_the_same_stream(places: list[int]) -> None:
 
 
 def test_a_stream_and_a_whole_answer_say_the_same() -> None:
-    """What the gateway's own gathering makes of a stream is what Ollama says in one piece."""
+    """A stream that the gateway assembles equals Ollama's whole answer."""
     lines = [says(thinking="Hm"), says("A"), says("", tool_calls=[TOOL_CALL]), ends()]
     decoder = Ollama().decoder(request(stream=True, usage=True), "m")
     gathered_up = json.loads(gathered.completion(Operation.CHAT, decoder.feed(wire(*lines))))

@@ -1,4 +1,4 @@
-"""What an operator has Ollama do with its models: the calls, the arguments that are refused, and Modelfiles."""
+"""Actions on Ollama's models: their requests, the arguments that are refused, and Modelfiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests to Ollama: what OpenAI's clients send, and what goes out for it; what is refused, and why."""
+"""Requests to Ollama: what OpenAI's clients send, how it is translated, and what is refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PORT_TOOL = {
 
 
 def request_for(operation: Operation, body: dict[str, Any]) -> Request:
-    """A client's request as the gateway decodes it."""
+    """Return a client's request as the gateway decodes it."""
     usage = bool((body.get("stream_options") or {}).get("include_usage"))
     return Request(
         operation, json.dumps(body).encode(), body["model"], bool(body.get("stream")), usage, usage
@@ -31,7 +31,7 @@ def request_for(operation: Operation, body: dict[str, Any]) -> Request:
 
 
 def sent(operation: Operation, body: dict[str, Any], **options: Any) -> dict[str, Any]:
-    """The JSON that goes to Ollama for a client's body, with `options` of the backend."""
+    """Return the JSON sent to Ollama for a client's body; `options` are the backend's."""
     engine = Ollama(OllamaOptions.model_validate_json(json.dumps(options), strict=True))
     call = engine.call(request_for(operation, {"model": "public", **body}), "qwen3:0.6b")
     found = json.loads(call.body)
@@ -403,7 +403,7 @@ def test_endless_nesting_is_the_clients_mistake() -> None:
 
 
 def test_the_official_client_reads_every_request() -> None:
-    """The types of Ollama's own client, strict about everything they know."""
+    """The types of Ollama's own client are strict about every member they know."""
     types = pytest.importorskip("ollama._types")
     parts = [
         {"type": "text", "text": "a"},
@@ -439,12 +439,12 @@ def test_the_official_client_reads_every_request() -> None:
         kind = getattr(types, name)
         read = kind.model_validate({"model": "m", **body})
         assert body.keys() - kind.model_fields.keys() == unknown[name]
-        # Its own options are a loose map; these are the names it knows.
+        # The client does not check `options`; these are the names it knows.
         assert types.Options.model_validate(body["options"]).model_fields_set == body["options"].keys()
         assert body["options"].keys() <= types.Options.model_fields.keys()
         assert read.model == "m"
     for message in bodies["ChatRequest"]["messages"]:
-        # The client wraps an image to encode it; on the wire it is the text.
+        # The client wraps an image to encode it; the request has the text.
         images = [types.Image(value=image) for image in message.get("images", ())]
         again = types.Message.model_validate({**message, "images": images or None}).model_dump(
             exclude_none=True

@@ -1,23 +1,22 @@
-"""Streams of OpenAI chunks: every engine's way of writing them, cut anywhere, and everything that can go wrong in them.
+"""Streams of OpenAI chunks: as each engine writes them, cut at every byte, and with everything that can go wrong.
 
 Rules:
-- What is expected of a stream comes from `oracle`, which reads the whole text with the standard library.
-- The quick way past an event (it is like one decoded before) is checked against decoding each one.
+- Expected results come from `oracle`, which reads the whole text with the standard library.
+- The fast path, for an event that is like a decoded one, is compared with decoding every event.
 """
 
 import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.base import Kind, Operation, Request, Usage
-from backends.dialect import openai
-from backends.dialect.openai import EventStream
+from backends.dialect.stream import EventStream
 from backends.engines.openai import OpenAI
 from backends.framing import sse
 from tests.looped import looped
@@ -26,7 +25,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Seen(NamedTuple):
-    """What a decoder made of a stream."""
+    """The result of decoding a stream."""
 
     out: bytes
     content: int
@@ -36,7 +35,7 @@ class Seen(NamedTuple):
 
 
 class DecodeAll(EventStream):
-    """An `EventStream` without its quick way."""
+    """An `EventStream` without its fast path."""
 
     def _more(self, event: bytes) -> bytes | None:
         return None
@@ -66,7 +65,7 @@ def by_event(text: bytes) -> list[bytes]:
 
 
 def sent(out: bytes) -> list[Any]:
-    """The JSON of every event the client gets."""
+    """Return the JSON of every event the client gets."""
     events = [event.removeprefix("data: ") for event in out.decode().split("\n\n") if event]
     return [event if event == "[DONE]" else json.loads(event) for event in events]
 
@@ -259,7 +258,7 @@ ENGINES: dict[str, tuple[bytes, int]] = {
 
 
 def oracle(text: bytes, wanted: str, ask: bool) -> tuple[list[Any], Usage | None]:
-    """What the client shall get of a good stream, and the usage in it."""
+    """Return what the client must get for a complete stream, and its usage."""
     lines = text.decode(errors="replace").removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     out: list[Any] = []
     usage = None
@@ -329,7 +328,7 @@ def test_usage_beside_a_finish_is_counted_and_not_told_to_who_did_not_ask() -> N
 
 SAID = (ROLE, *HI)
 BUSY = {"message": "m", "type": "t", "code": 503}
-# What is good of a stream, what follows, and what it is taken for.
+# The good part of a stream, what follows it, and the failure that is expected.
 FAILED: dict[str, tuple[tuple[dict[str, Any], ...], bytes, Kind]] = {
     "nothing": ((), b"", Kind.RESET),
     "only comments": ((), b": ping\n\n" * 5, Kind.RESET),
@@ -407,7 +406,7 @@ def test_after_done_an_endless_event_does_no_harm() -> None:
 
 
 def test_the_last_count_counts() -> None:
-    """Usage in every chunk is cumulative; a chunk that looks like an earlier one still brings its own."""
+    """Usage in every chunk is cumulative, and is read even from a chunk that is like an earlier one."""
     early = COUNTS | {"completion_tokens": 1}
     assert watch([stream(say("a", usage=early), say("b", usage=COUNTS), STOP)]).usage == COUNTED
     assert (
@@ -442,7 +441,7 @@ def test_a_choice_may_end_beside_one_that_goes_on() -> None:
     assert stream.finished
 
 
-# Text that imitates the protocol, and any other.
+# Text that imitates the protocol, and arbitrary text.
 
 IMITATIONS = [
     '"finish_reason":"stop"',
@@ -534,19 +533,17 @@ def test_no_bytes_make_it_raise(pieces: list[bytes]) -> None:
     assert seen.out.count(DONE) == (seen.failure is None)
 
 
-# The quick way.
+# The fast path.
 
 
-class CountingDecoder:
-    """Stands in for the module's decoder of events and counts what it is asked."""
+class CountingStream(EventStream):
+    """An `EventStream` that counts the events it decodes."""
 
-    def __init__(self, real: Any) -> None:
-        self.real = real
-        self.count = 0
+    decoded: ClassVar[list[bytes]] = []
 
-    def decode(self, payload: bytes) -> Any:
-        self.count += 1
-        return self.real.decode(payload)
+    def _decode(self, payload: bytes, event: bytes) -> bytes:
+        self.decoded.append(payload)
+        return super()._decode(payload, event)
 
 
 @pytest.mark.parametrize(
@@ -564,19 +561,17 @@ class CountingDecoder:
 )
 @pytest.mark.parametrize("style", [{}, {"spaced": True}, {"prefix": "data:"}, {"end": "\r\n\r\n"}])
 @pytest.mark.parametrize("wanted", [MODEL, "public"])
-def test_of_a_token_stream_one_event_is_decoded(
-    like: Any, style: dict[str, Any], wanted: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counting = CountingDecoder(openai._event)
-    monkeypatch.setattr(openai, "_event", counting)
+def test_of_a_token_stream_one_event_is_decoded(like: Any, style: dict[str, Any], wanted: str) -> None:
+    CountingStream.decoded.clear()
     tokens = [" the", "\n\n", '"quoted"', "\\", "é", "日本", "{", "}"] * 20
-    seen = watch([event(like(token), **style) for token in tokens] + [event(STOP), DONE], wanted)
+    events = [event(like(token), **style) for token in tokens]
+    seen = watch([*events, event(STOP), DONE], wanted, kind=CountingStream)
     assert seen == (seen.out, len(tokens), None, True, None)
-    assert counting.count == 2
+    assert len(CountingStream.decoded) == 2
 
 
 def test_an_event_that_is_null_says_nothing() -> None:
-    """As llama.cpp sends for a list of prompts while they wait for its slots."""
+    """llama.cpp sends it while a list of prompts waits for its slots."""
     good = stream(say("a"), chunk({}, "stop"))
     assert watch([event(None), good]) == watch([good])
     assert watch([good]).failure is None

@@ -1,7 +1,7 @@
-"""Ollama's adapter against answers of real servers that other projects recorded.
+"""The Ollama adapter with answers of real servers that other projects recorded.
 
-The files belong to those projects and are no part of this repository: `FIELD_RECORDINGS` names the folder that
-holds them as `ollama/*`. Without it nothing here runs.
+The files belong to those projects and are not in this repository: the environment variable `FIELD_RECORDINGS` names the
+folder with `ollama/*`. Without it these tests are skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def cassette(name: str) -> tuple[dict[str, Any], bytes, str]:
-    """The request's body, the answer's bytes and its content type."""
+    """Return the request's body, the answer's bytes and its content type."""
     (exchange,) = yaml.safe_load((FOLDER / f"{name}.cassette.yaml").read_text(encoding="utf-8"))[
         "interactions"
     ]
@@ -40,7 +40,7 @@ def cassette(name: str) -> tuple[dict[str, Any], bytes, str]:
 
 
 def recording(name: str) -> tuple[dict[str, Any], Any]:
-    """A request and its answer as objects of an SDK."""
+    """Return a request and its answer as objects of an SDK."""
     told = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return told["request"]["body"], told["response"]
 
@@ -81,7 +81,7 @@ def test_a_completion_stream_of_2024() -> None:
     assert decoder.finished and decoder.usage is not None
     assert decoder.usage.output == lines[-1]["eval_count"]
     for chunk in chunks[:-1]:
-        # OpenAI's type wants a reason in every chunk; nobody gives one before the last.
+        # OpenAI's type requires a reason in every chunk; engines send it only in the last one.
         chunk["choices"][0]["finish_reason"] = "stop"
     assert "".join(Completion.model_validate(chunk).choices[0].text for chunk in chunks) == "".join(
         line["response"] for line in lines
@@ -93,7 +93,7 @@ def test_a_completion_stream_of_2024() -> None:
     [("api_chat_stream", Operation.CHAT), ("api_generate_stream", Operation.COMPLETIONS)],
 )
 def test_what_the_official_client_sent_is_what_goes_out(name: str, operation: Operation) -> None:
-    """Apart from members that the client of 2024 sent empty, and that this gateway's completions are raw."""
+    """Except for members that the client of 2024 sent empty, and that the gateway's completions are raw."""
     asked, _, _ = cassette(name)
     body = {key: asked[key] for key in ("model", "messages", "prompt", "stream") if key in asked}
     call = Ollama().call(Request(operation, json.dumps(body).encode(), body["model"], True), asked["model"])
@@ -141,7 +141,7 @@ def test_an_error_of_v1() -> None:
 
 
 def test_the_models_of_v1_are_asked_for_by_tags() -> None:
-    """What other projects recorded of `/v1/models` has the same names as `/api/tags`, and nothing more that helps."""
+    """Recordings of `/v1/models` have the same names as `/api/tags`, and nothing else of use."""
     _, answer = recording("v1_models")
     names = [model["__data__"]["id"] for model in answer["body"]]
     tags = json.dumps({"models": [{"name": name} for name in names]}).encode()

@@ -1,5 +1,8 @@
-"""TGI's answers as other projects recorded them, read by our adapter. Those files are not ours to ship: the tests run
-where `FIELD_RECORDINGS` names the folder that holds them."""
+"""The TGI adapter with answers that other projects recorded.
+
+The files belong to those projects and are not in this repository: the environment variable `FIELD_RECORDINGS` names the
+folder with them. Without it these tests are skipped.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers whose bytes pass as they are: what is a whole one, when a stream is over, and whose name stands in it."""
+"""Answers whose bytes pass unchanged: whole ones, the end of streams, and the model's name in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JSON = ((b"content-type", b"application/json"),)
 
 
 def recorded(name: str) -> bytes:
-    """The body of a recorded answer."""
+    """Return the body of a recorded answer."""
     return (RECORDINGS / f"{name}.http").read_bytes().partition(b"\r\n\r\n")[2]
 
 
@@ -147,7 +147,7 @@ def test_sound_in_pieces() -> None:
     assert isinstance(pieces, Pieces)
     assert pieces.feed(b"\x00data: \n\n") == b"\x00data: \n\n" and pieces.content == 1 and not pieces.finished
     assert pieces.close() == b"" and pieces.finished and pieces.failure is None and pieces.usage == Usage()
-    silent = Pieces(ENGINE, request(Operation.SPEECH))
+    silent = Pieces()
     silent.close()
     assert silent.failure is not None and not silent.finished
 
@@ -158,7 +158,7 @@ def test_sound_in_pieces() -> None:
 def played(
     operation: Operation, data: bytes, size: int = 1 << 20, model: str = "public"
 ) -> tuple[bytes, Events]:
-    """What the client gets of a stream that comes in pieces of this size."""
+    """Return what the client gets for a stream that arrives in pieces of this size."""
     events = ENGINE.decoder(request(operation, stream=True, model=model), "private")
     assert isinstance(events, Events)
     out = []

@@ -1,4 +1,4 @@
-"""The Ray Serve engine: what its proxy's answers mean, its signals, and how applications are launched."""
+"""The Ray Serve engine: the meaning of its proxy's answers, its signals, and how applications are launched."""
 
 from __future__ import annotations
 
@@ -93,20 +93,20 @@ def python(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_launch_of_an_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = python(tmp_path, monkeypatch)
-    launch = ENGINE.launch(options(app="my_app:app", args={"replicas": 2}), "127.0.0.1", 4321)
+    launch = options(app="my_app:app", args={"replicas": 2}).launch("127.0.0.1", 4321)
     assert " ".join(launch.argv) == (
         f'{program} {RUNNER} --host 127.0.0.1 --port 4321 --app my_app:app --args {{"replicas":2}}'
     )
-    assert ENGINE.served_names(options(app="my_app:app")) == ()
+    assert options(app="my_app:app").served_names() == ()
 
 
 def test_launch_of_a_config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python(tmp_path, monkeypatch)
     file = tmp_path / "serve.yaml"
     with pytest.raises(LaunchError, match="there is no config file"):
-        ENGINE.launch(options(config=str(file)), "127.0.0.1", 4321)
+        options(config=str(file)).launch("127.0.0.1", 4321)
     file.write_text("applications: []")
-    assert ENGINE.launch(options(config=str(file)), "127.0.0.1", 4321).argv[-2:] == ("--config", str(file))
+    assert options(config=str(file)).launch("127.0.0.1", 4321).argv[-2:] == ("--config", str(file))
 
 
 @pytest.mark.parametrize(

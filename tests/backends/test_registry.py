@@ -2,12 +2,15 @@
 
 import importlib.metadata
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import pytest
 
 from backends import registry
 from backends.base import Engine
+from backends.engines.ollama.engine import Ollama, OllamaOptions
 from backends.engines.openai import OpenAI
+from backends.engines.triton.engine import Triton, TritonFrontend, TritonOptions
 
 Install = Callable[..., None]
 
@@ -83,3 +86,22 @@ def test_a_row_that_leads_nowhere(row: str, error: type[Exception], install: Ins
     install(theirs=row)
     with pytest.raises(error):
         registry.engine("theirs")
+
+
+def test_an_engine_is_made_with_its_options() -> None:
+    assert type(registry.create("openai")) is OpenAI
+    assert type(registry.create("triton", TritonOptions())) is Triton
+    assert type(registry.create("triton", TritonOptions(api="openai"))) is TritonFrontend
+
+
+class DerivedOllama(Ollama):
+    """An engine that inherits its type of options, which make an `Ollama`."""
+
+    name: ClassVar[str] = "derived"
+
+
+def test_options_that_make_another_engine_are_refused(install: Install) -> None:
+    install(derived=f"{__name__}:DerivedOllama")
+    assert type(registry.create("derived")) is DerivedOllama
+    with pytest.raises(TypeError, match="engine 'derived': its options make 'ollama'"):
+        registry.create("derived", OllamaOptions())

@@ -1,4 +1,4 @@
-"""Edits of JSON bodies: the result means what it should, and all other bytes are as they were."""
+"""Edits of JSON bodies: the result is as intended, and every other byte is unchanged."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ USAGE = b'"stream_options":{"include_usage":true}'
 
 
 def request(body: bytes) -> Request:
-    """The request in a body, as the gateway decodes it."""
+    """Return the request in a body, as the gateway decodes it."""
     said = json.loads(body)
     options = said.get("stream_options")
     return Request(
@@ -32,7 +32,7 @@ def rewritten(body: bytes, model: str) -> bytes:
 
 
 def members(body: bytes) -> list[tuple[str, Any]]:
-    """The members of the outermost object, repeated ones too."""
+    """Return the members of the outermost object, repeated ones included."""
     found: list[tuple[str, Any]] = json.loads(body, object_pairs_hook=list)
     return found
 
@@ -136,7 +136,7 @@ def test_names_of_any_characters(name: str, ascii_only: bool) -> None:
     assert json.loads(rewritten(private, name)) == {"x": 1, "model": name}
 
 
-# Bodies as text, so that keys repeat and every spelling of a key and of white space occurs.
+# Bodies are generated as text, with repeated keys and every spelling of keys and white space.
 
 SPACE = st.sampled_from(["", "", " ", "\n", "\t\r\n "])
 SPELLINGS = ['"model"', '"mod\\u0065l"', '"\\u006Dodel"', '"m\\u006F\\u0064el"']
@@ -167,7 +167,7 @@ VALUES = st.recursive(
 
 @st.composite
 def bodies(draw: st.DrawFn) -> bytes:
-    """A valid request: at least one `model`, all of them strings, and `stream` and its options of the right type."""
+    """Generate valid requests: at least one `model`, all strings; `stream` and its options of the right type."""
     names = ["a", "z", "model", "é"]
     model = st.tuples(st.sampled_from(SPELLINGS), st.sampled_from(names).map(json.dumps))
     plain = st.tuples(
@@ -197,14 +197,14 @@ def test_the_result_means_the_same_but_for_the_two_edits(body: bytes, model: str
 
 @given(bodies(), st.sampled_from(["a", "b"]))
 def test_every_parser_reads_the_same_model(body: bytes, model: str) -> None:
-    """First key wins, last key wins: there is only one."""
+    """Parsers that use the first of repeated keys and those that use the last agree: there is only one."""
     result = rewrite.request_body(request(body), model)
     assert [value for key, value in members(result) if key == "model"] == [model]
 
 
 @given(bodies())
 def test_values_of_other_members_keep_their_bytes(body: bytes) -> None:
-    """Read with every number as its text, nothing but the two edits differs."""
+    """With numbers read as text, nothing differs but the two edits."""
 
     def read(text: bytes) -> dict[str, Any]:
         kept: dict[str, Any] = json.loads(text, parse_int=str, parse_float=str)
@@ -213,7 +213,7 @@ def test_values_of_other_members_keep_their_bytes(body: bytes) -> None:
     assert read(rewritten(body, "b")) == read(body)
 
 
-# The way back: answers.
+# Answers.
 
 RENAMED = {
     "compact": (b'{"id":1,"model":"e","x":2}', b'{"id":1,"model":"c","x":2}'),

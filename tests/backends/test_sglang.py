@@ -1,4 +1,4 @@
-"""The SGLang engine: options, command lines, its own forms, and what its answers, loads and last words mean."""
+"""The SGLang engine: options, command lines, its own forms, and the meaning of its answers, loads and crashes."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ ENGINE = SGLang()
 
 
 def options(**given: object) -> SGLangLaunch:
-    """Options as the config file gives them: as JSON, strictly."""
+    """Read options as the config file does: as JSON, strictly."""
     return validate(SGLangLaunch, given)
 
 
 def launch(**given: object) -> Launch:
-    return ENGINE.launch(options(**given), "127.0.0.1", 4321)
+    return options(**given).launch("127.0.0.1", 4321)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_the_smallest_options(sglang: str) -> None:
         "--log-level-http warning --enable-metrics --enable-cache-report"
     )
     assert (launched.env, launched.key_env, launched.start_timeout) == ({}, None, 1800)
-    assert ENGINE.served_names(options(model="org/small")) == ("org/small",)
+    assert options(model="org/small").served_names() == ("org/small",)
 
 
 def test_every_option_reaches_sglang(sglang: str, tmp_path: Path) -> None:
@@ -113,8 +113,8 @@ def test_every_option_reaches_sglang(sglang: str, tmp_path: Path) -> None:
         "--schedule-policy lpm"
     )
     assert launched.env == {"CUDA_VISIBLE_DEVICES": "", "A": "b"}
-    # By its own name alone the model without the adapter would answer.
-    assert ENGINE.served_names(options(**given)) == ("small", "small:sql", "small:fr")
+    # Asked for by the adapter's name alone, the model without the adapter would answer.
+    assert options(**given).served_names() == ("small", "small:sql", "small:fr")
     assert set(FLAGS) <= set(given)
 
 
@@ -262,7 +262,7 @@ def test_failures(status: int, message: str, kind: Kind) -> None:
     assert (failure.kind, failure.status) == (kind, status)
     if kind is Kind.REJECTED:
         assert failure.message == message
-    # The same inside a stream that had begun.
+    # The same within a stream that has begun.
     decoder = ENGINE.decoder(Request(Operation.CHAT, b"{}", "m", stream=True), "m")
     decoder.feed(b"data: " + json.dumps({"error": flat}).encode() + b"\n\ndata: [DONE]\n\n")
     assert decoder.failure is not None and decoder.failure.kind is kind

@@ -1,4 +1,4 @@
-"""The SSE framer: every way of writing events, cut at every byte, against a reading of the whole text at once."""
+"""The SSE framer: every way of writing events, cut at every byte, compared with reading the whole text at once."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from backends.framing import sse
 
 
 def read(pieces: Iterable[bytes], limit: int = sse.LIMIT) -> tuple[list[bytes], bool]:
-    """The events in the pieces, and whether one was too long."""
+    """Return the events in the pieces, and whether one was too long."""
     framer = sse.Framer(limit)
     events = [event for piece in pieces for event in framer.feed(piece)]
     events += framer.close()
@@ -19,14 +19,14 @@ def read(pieces: Iterable[bytes], limit: int = sse.LIMIT) -> tuple[list[bytes], 
 
 
 def cuts(text: bytes) -> Iterator[list[bytes]]:
-    """The text whole, cut in two at every place, and byte by byte."""
+    """Yield the text as a whole, cut in two at every position, and byte by byte."""
     yield [text]
     yield from ([text[:place], text[place:]] for place in range(len(text) + 1))
     yield [text[place : place + 1] for place in range(len(text))]
 
 
 def reference(text: bytes) -> list[bytes]:
-    """The standard's algorithm on the whole text, as plainly as it can be written; a last event needs no blank line."""
+    """Apply the standard's algorithm to the whole text; a last event needs no blank line."""
     events: list[bytes] = []
     data: list[bytes] = []
     for line in [*re.split(rb"\r\n|\n|\r", text.removeprefix(b"\xef\xbb\xbf")), b""]:
@@ -164,7 +164,7 @@ def test_nothing_is_held_beyond_the_limit() -> None:
         assert framer.feed(b"data:\n") == []
     assert framer.too_long
     assert framer.close() == []
-    held = [getattr(framer, name) for name in sse.Framer.__slots__]
+    held = [getattr(framer, name) for name in dir(framer)]
     assert sum(len(value) for value in held if isinstance(value, bytes | list)) == 0
 
 

@@ -1,4 +1,4 @@
-"""TGI: what it takes and gives, mended both ways, its errors, and its command line. No server is started here."""
+"""TGI: requests and answers, corrected both ways, its errors, and its command line. No server is started."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def completion(**body: Any) -> Request:
 
 
 def sent(asked: Request, by: TGI = ENGINE) -> dict[str, Any]:
-    """The body the engine gets, without what every body has."""
+    """Return the body the engine gets, without the members that every body has."""
     body = json.loads(by.call(asked, "up").body)
     return {name: value for name, value in body.items() if name not in ("model", "messages", "prompt")}
 
@@ -69,7 +69,7 @@ def recorded(name: str) -> tuple[int, bytes]:
 
 
 def read(stream: StreamDecoder, data: bytes, step: int = 1) -> list[Any]:
-    """All that the client gets of a whole stream that comes in pieces."""
+    """Return all that the client gets for a whole stream that arrives in pieces."""
     pieces = [data[place : place + step] for place in range(0, len(data), step)]
     out = b"".join([*map(stream.feed, pieces), stream.close()])
     events = [event.removeprefix(b"data: ") for event in out.split(b"\n\n") if event]
@@ -77,7 +77,7 @@ def read(stream: StreamDecoder, data: bytes, step: int = 1) -> list[Any]:
 
 
 def told(events: list[Any]) -> tuple[str, list[str]]:
-    """The text of a stream's only choice, and its reasons."""
+    """Return the text of a stream's only choice, and its finish reasons."""
     choices = [choice for event in events[:-1] for choice in event["choices"]]
     text = "".join(
         (choice.get("delta") or choice).get("content") or choice.get("text") or "" for choice in choices
@@ -450,7 +450,7 @@ def options(**given: Any) -> TGILaunch:
 
 
 def test_the_shortest_command_line(launcher: str) -> None:
-    launch = ENGINE.launch(options(command=[launcher]), "127.0.0.1", 4321)
+    launch = options(command=[launcher]).launch("127.0.0.1", 4321)
     assert launch.argv == (
         *(launcher, "--hostname", "127.0.0.1", "--port", "4321"),
         *("--shard-uds-path", "/tmp/text-generation-4321", "--model-id", "org/model"),
@@ -480,7 +480,7 @@ def test_every_option(launcher: str) -> None:
         gpus=[1],
         env={"HF_TOKEN": "t"},
     )
-    launch = ENGINE.launch(given, "127.0.0.1", 1)
+    launch = given.launch("127.0.0.1", 1)
     assert launch.argv[7:] == (
         *("--model-id", "org/model", "--num-shard", "2", "--cuda-memory-fraction", "0.9"),
         *("--max-total-tokens", "4096", "--max-input-tokens", "4000", "--max-batch-size", "8"),
@@ -494,14 +494,14 @@ def test_every_option(launcher: str) -> None:
         "CUDA_VISIBLE_DEVICES": "1",
         "HF_TOKEN": "t",
     }
-    assert ENGINE.served_names(given) == ("public", "sql", "chat")
+    assert given.served_names() == ("public", "sql", "chat")
 
 
 def test_a_program_that_is_not_there() -> None:
     with pytest.raises(
         LaunchError, match="there is no program no-such-launcher: install Text Generation Inference"
     ):
-        ENGINE.launch(options(command=["no-such-launcher"]), "127.0.0.1", 1)
+        options(command=["no-such-launcher"]).launch("127.0.0.1", 1)
 
 
 def test_wrong_options() -> None:

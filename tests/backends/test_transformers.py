@@ -1,4 +1,4 @@
-"""The Transformers engine: what it is sent, what it is not asked for, and how it is launched."""
+"""The Transformers engine: what it is sent, what is refused, and how it is launched."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backends import registry
 from backends.base import Action, Health, Kind, LaunchError, Operation, Request, RequestError
 from backends.engines.transformers import Transformers, TransformersLaunch, TransformersOptions
 
@@ -82,12 +83,13 @@ def test_a_pinned_server_is_told_no_name() -> None:
 
 def test_launched_it_is_pinned() -> None:
     options = TransformersLaunch(model="org/model", name="small")
-    assert ENGINE.launched(options).options.pinned
-    assert ENGINE.served_names(options) == ("small",)
+    launched = registry.create("transformers", launch=options)
+    assert isinstance(launched, Transformers) and launched.pinned
+    assert options.served_names() == ("small",)
 
 
 def told(stop: Any, *pieces: str) -> list[str]:
-    """The text of the events of a stream whose pieces are these."""
+    """Return the texts of the events of a stream with these pieces."""
     decoder = ENGINE.decoder(request(stream=True, stop=stop), "org/model")
     events = [{"index": 0, "delta": {"content": piece}} for piece in pieces]
     events.append({"index": 0, "delta": {}, "finish_reason": "stop"})
@@ -148,7 +150,7 @@ def test_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seed=0,
         extra_args=("--enable-cors",),
     )
-    assert " ".join(ENGINE.launch(options, "127.0.0.1", 4321).argv) == (
+    assert " ".join(options.launch("127.0.0.1", 4321).argv) == (
         f"{program} serve org/model --host 127.0.0.1 --port 4321 --device cpu --compile "
         '--chat-template-kwargs {"enable_thinking":false} --default-seed 0 --enable-cors'
     )
@@ -157,7 +159,7 @@ def test_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LaunchError, match=r"pip install 'transformers\[serving\]' torch"):
-        ENGINE.launch(TransformersLaunch(model="org/model"), "127.0.0.1", 4321)
+        TransformersLaunch(model="org/model").launch("127.0.0.1", 4321)
 
 
 def test_why_it_died() -> None:

@@ -1,4 +1,4 @@
-"""Triton: requests as tensors, streams of responses, errors, and what its recordings mean. No server is started."""
+"""Triton: requests as tensors, streams of responses, errors, and recorded answers. No server is started."""
 
 from __future__ import annotations
 
@@ -35,10 +35,14 @@ RECORDINGS = Path(__file__).parent.parent / "recordings" / "triton"
 DEMO = Path(__file__).resolve().parents[2] / "models" / "demo"
 
 
+def configured(**options: Any) -> TritonOptions:
+    """Read options as the config file gives them."""
+    return TritonOptions.model_validate_json(json.dumps(options), strict=True)
+
+
 def engine(**options: Any) -> Triton:
-    """An engine with these options, as the config file gives them."""
-    read = TritonOptions.model_validate_json(json.dumps(options), strict=True)
-    return Triton(read, lambda operation: Stamp("id-1", 7))
+    """Make an engine with these options whose answers have one id and time."""
+    return Triton(configured(**options), lambda operation: Stamp("id-1", 7))
 
 
 CHAT = engine(tokenizer=str(DEMO))
@@ -56,7 +60,7 @@ def chat(**body: Any) -> Request:
 
 
 def recorded(name: str) -> tuple[int, bytes]:
-    """Status and body of a recorded answer."""
+    """Return status and body of a recorded answer."""
     answer = (RECORDINGS / f"{name}.http").read_bytes().split(b"\n=====\n", 1)[1]
     head, _, body = answer.partition(b"\n\n")
     return int(head.split()[1]), body
@@ -68,7 +72,7 @@ def failed(name: str) -> Failure:
 
 
 def read(stream: StreamDecoder, data: bytes) -> list[Any]:
-    """All that the client gets of a whole stream, byte by byte, decoded."""
+    """Return the decoded events that the client gets for a stream that arrives byte by byte."""
     out = b"".join([stream.feed(data[place : place + 1]) for place in range(len(data))]) + stream.close()
     events = [event.removeprefix(b"data: ") for event in out.split(b"\n\n") if event]
     return [event.decode() if event == b"[DONE]" else json.loads(event) for event in events]
@@ -84,7 +88,7 @@ def texts(events: list[Any], index: int = 0) -> str:
 
 
 def reasons(events: list[Any]) -> dict[int, str]:
-    """The reason of each choice; fails where one has two."""
+    """Return the finish reason of each choice; fail if one has two."""
     found: dict[int, str] = {}
     for event in events[:-1]:
         for choice in event["choices"]:
@@ -464,11 +468,11 @@ def test_a_tokenizer_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.Mon
 
 # --- the OpenAI frontend
 
-FRONTEND = engine(api="openai", max_tokens=77)
+FRONTEND = configured(api="openai", max_tokens=77).engine()
 
 
 def test_the_frontend_is_another_class() -> None:
-    assert isinstance(FRONTEND, TritonFrontend) and type(CHAT) is Triton
+    assert isinstance(FRONTEND, TritonFrontend) and type(configured().engine()) is Triton
     assert Operation.EMBEDDINGS in FRONTEND.operations and Operation.EMBEDDINGS not in CHAT.operations
     assert FRONTEND.health() == Call("/health/ready", method="GET")
     assert [FRONTEND.health_of(status, b"") for status in (200, 400, 500)] == [

@@ -1,4 +1,4 @@
-"""The vLLM engine: options, command lines, and what its answers, metrics and last words mean. No process is started."""
+"""The vLLM engine: options, command lines, the meaning of its answers, metrics and crashes. No process is started."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ Programs = Callable[[str], str]
 
 
 def options(**given: object) -> VLLMLaunch:
-    """Options as the config file gives them: as JSON, strictly."""
+    """Read options as the config file does: as JSON, strictly."""
     return validate(VLLMLaunch, given)
 
 
 def launch(**given: object) -> Launch:
-    return ENGINE.launch(options(**given), "127.0.0.1", 4321)
+    return options(**given).launch("127.0.0.1", 4321)
 
 
 def test_the_smallest_options(program: Programs) -> None:
@@ -50,7 +50,7 @@ def test_the_smallest_options(program: Programs) -> None:
     )
     assert (launched.env, launched.key_env) == ({}, "VLLM_API_KEY")
     assert (launched.start_timeout, launched.stop_timeout) == (1800, 30)
-    assert ENGINE.served_names(options(model="org/small")) == ("org/small",)
+    assert options(model="org/small").served_names() == ("org/small",)
 
 
 def test_every_option_reaches_vllm(program: Programs, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_every_option_reaches_vllm(program: Programs, tmp_path: Path) -> None:
         "--enable-lora --enforce-eager"
     )
     assert launched.argv[2:5] == (str(tmp_path), "--served-model-name", "small")
-    # What the operator sets in `env` wins.
+    # The variables in `env` win.
     assert launched.env == {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_SERVER_DEV_MODE": "0",
@@ -108,7 +108,7 @@ def test_every_option_reaches_vllm(program: Programs, tmp_path: Path) -> None:
         "A": "b",
     }
     assert (launched.start_timeout, launched.stop_timeout) == (60, 5)
-    assert ENGINE.served_names(options(**given)) == ("small", "sql", "fr")
+    assert options(**given).served_names() == ("small", "sql", "fr")
 
 
 def test_every_flag_belongs_to_an_option() -> None:

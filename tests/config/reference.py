@@ -1,4 +1,4 @@
-"""Writes what is made from the types of the config: `configs/schema.json` and the reference in `docs/configuration.md`.
+"""A writer of `configs/schema.json` and of the reference in `docs/configuration.md`, from the types of the config.
 
 Rules:
 - `python -m tests.config.reference` writes both files; tests fail as long as they are not what this module makes.
@@ -18,8 +18,9 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from backends import registry
+from backends.base import EngineOptions, LaunchOptions
 from backends.facts.units import Duration, Share, Size, Wait
-from gateway.config import file as config
+from gateway.config import json_schema
 from gateway.config.address import ListenAddress, Url
 from gateway.config.schema import BackendConfig, Config, Target, TimeoutOverrides, engine_section
 from gateway.config.texts import Hash, Line, ModelGlob, ModelName, Name, Secret
@@ -53,12 +54,12 @@ WORDS: list[tuple[Any, str]] = [
 
 
 def schema() -> str:
-    """The text of `configs/schema.json`."""
-    return json.dumps(config.schema(), indent=2) + "\n"
+    """Return the text of `configs/schema.json`."""
+    return json.dumps(json_schema.build(), indent=2) + "\n"
 
 
 def page(text: str) -> str:
-    """The page with its reference made anew."""
+    """Return the page with its reference made anew."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     made = "\n".join(_sections())
@@ -79,7 +80,7 @@ def _sections() -> Iterator[str]:
 
 
 def sections(kind: type[BaseModel], title: str) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Every section below this one with the way to it, in the order of the file."""
+    """Yield every section below this one with the way to it, in the order of the file."""
     yield title, kind
     for name, hint in hints(kind).items():
         inner = section_of(hint)
@@ -93,16 +94,16 @@ def sections(kind: type[BaseModel], title: str) -> Iterator[tuple[str, type[Base
 
 
 def hints(kind: type[BaseModel]) -> dict[str, Any]:
-    """The types of a section's fields, annotations kept."""
+    """Return the types of a section's fields, annotations kept."""
     found = typing.get_type_hints(kind, include_extras=True)
     return {name: found[name] for name in kind.model_fields}
 
 
 def section_of(hint: Any) -> type[BaseModel] | None:
-    """The section that a field holds, itself or as the entries of a map."""
+    """Return the section that a field holds, itself or as the entries of a map."""
     bare = _bare(hint)
     if isinstance(bare, type) and issubclass(bare, BaseModel):
-        return None if bare is BaseModel else bare
+        return None if bare in (EngineOptions, LaunchOptions) else bare
     return section_of(typing.get_args(bare)[1]) if _is_map(hint) else None
 
 
@@ -111,7 +112,7 @@ def _is_map(hint: Any) -> bool:
 
 
 def _bare(hint: Any) -> Any:
-    """A type without annotations and without `| None`."""
+    """Return a type without annotations and without `| None`."""
     if typing.get_origin(hint) is typing.Annotated:
         return _bare(typing.get_args(hint)[0])
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
@@ -120,7 +121,7 @@ def _bare(hint: Any) -> Any:
 
 
 def _given(hint: Any) -> Any:
-    """A type without `| None`."""
+    """Return a type without `| None`."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return next(part for part in typing.get_args(hint) if part is not types.NoneType)
     return hint
@@ -153,7 +154,7 @@ def _type(hint: Any, field: FieldInfo, title: str, name: str) -> str:
         shared = "defaults.retry" if title.startswith("models") and name == "retry" else ""
         return f"[map]({_anchor(shared or f'{title}.{name}{entry}')})"
     bare = _bare(hint)
-    if bare is BaseModel:
+    if bare in (EngineOptions, LaunchOptions):
         return "map, by engine"
     if typing.get_origin(bare) is typing.Literal:
         return " or ".join(f"`{choice}`" for choice in typing.get_args(bare))

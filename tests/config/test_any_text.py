@@ -10,7 +10,8 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gateway.config.file import ConfigError, Problem, load
+from gateway.config.file import load
+from gateway.config.problems import ConfigError, Problem
 from gateway.config.schema import Config
 from tests.config.files import written
 
@@ -59,7 +60,7 @@ INDICATORS = st.text(alphabet="ab:-{}[]#&*!|>'\"%@`,? \n\t\\$.~<=0\u2028\ufeffé
 
 
 def problems(text: str | bytes) -> tuple[Problem, ...]:
-    """What is wrong with `text`; only a ConfigError may say so."""
+    """Return what is wrong with `text`; only a ConfigError may say so."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             assert isinstance(load(written(Path(folder), text), ENVIRON), Config)
@@ -69,7 +70,7 @@ def problems(text: str | bytes) -> tuple[Problem, ...]:
 
 
 def survives(text: str | bytes) -> None:
-    """Nothing but a ConfigError comes out, and each of its problems has a place and one line in plain words."""
+    """Check that nothing but a ConfigError comes out, and that each problem has a place and is one plain line."""
     for problem in problems(text):
         assert problem.file.endswith("gateway.yaml") and problem.line >= 1 and problem.column >= 1
         assert problem.message and "\n" not in problem.message and "pydantic" not in problem.message

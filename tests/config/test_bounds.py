@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway.config import yaml_source
-from gateway.config.file import ConfigError, load
+from gateway.config.file import load
+from gateway.config.problems import ConfigError
 from tests.config.files import config, lines, written
 
 BACKEND = "backends: {a: {engine: openai, url: 'http://h:1'}}\n"
@@ -52,7 +53,7 @@ def test_many_aliases_are_fine(tmp_path: Path) -> None:
 
 
 def big(models: int, keys: int, prefix: str = "m") -> str:
-    """A file with so many models, each falling back to the next, and keys; a wrong prefix breaks every reference."""
+    """Return a file with so many models, each falling back to the next, and keys; `wrong` breaks every reference."""
     rows = [
         "backends:",
         *(f"  b{n}: {{engine: openai, url: 'http://h{n}:8000'}}" for n in range(100)),

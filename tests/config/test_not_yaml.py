@@ -15,7 +15,7 @@ from tests.config.files import lines
 
 
 def case(name: str, text: str, expected: str) -> object:
-    """One row: a file and the line it gets."""
+    """Return one row: a file and the line it gets."""
     return pytest.param(text, expected, id=name)
 
 

@@ -24,7 +24,7 @@ BACKEND = "\nbackends: {a: {engine: openai, url: 'http://h:1'}}\n"
 
 
 def cases(name: str, end: str) -> list[object]:
-    """The cases of one text file: a config file and the lines it gets."""
+    """Return the cases of one text file: a config file and the lines it gets."""
     found: list[object] = []
     text = (Path(__file__).parent / name).read_text(encoding="utf-8")
     for block in re.split(r"^=== ", text, flags=re.MULTILINE)[1:]:

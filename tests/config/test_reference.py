@@ -13,9 +13,10 @@ import pytest
 import yaml
 
 from backends import registry
-from gateway.config import file as config
-from gateway.config.file import Config, Defaults, Server, load
-from gateway.config.schema import BackendConfig, Section, engine_section
+from gateway.config import json_schema
+from gateway.config.file import load
+from gateway.config.problems import ConfigError
+from gateway.config.schema import BackendConfig, Config, Defaults, Section, Server, engine_section
 from tests.config import reference
 
 EXAMPLES = sorted((reference.ROOT / "configs").rglob("*.yaml"))
@@ -25,13 +26,13 @@ TEXT = reference.PAGE.read_text(encoding="utf-8")
 
 @pytest.fixture
 def toy_engine() -> None:
-    """Only the real engines are part of the files checked here."""
+    """Leave the toy engine out: only the real engines are part of the files checked here."""
 
 
 @functools.cache
 def validator() -> jsonschema.Draft7Validator:
     """Return a validator for the schema, which takes a tenth of a second to build."""
-    return jsonschema.Draft7Validator(config.schema())
+    return jsonschema.Draft7Validator(json_schema.build())
 
 
 def schema_problems(value: object) -> list[str]:
@@ -46,7 +47,7 @@ def test_schema_file_is_fresh() -> None:
 
 
 def test_schema_is_a_schema() -> None:
-    jsonschema.Draft7Validator.check_schema(config.schema())
+    jsonschema.Draft7Validator.check_schema(json_schema.build())
 
 
 def test_reference_is_fresh() -> None:
@@ -54,7 +55,7 @@ def test_reference_is_fresh() -> None:
 
 
 def fields(kind: type[Any], title: str) -> Iterator[str]:
-    """Every key below a section as `way.key`, map entries as NAME."""
+    """Yield every key below a section as `way.key`, map entries as NAME."""
     for path, section in reference.sections(kind, title):
         yield from (f"{path}.{name}".lstrip(".") for name in section.model_fields)
 
@@ -113,7 +114,7 @@ def test_an_engines_example_has_every_option(name: str) -> None:
 
 
 def keys_of(value: object, path: str) -> Iterator[str]:
-    """The keys of a file as `way.key`, with the names of entries as NAME."""
+    """Return the keys of a file as `way.key`, with the names of entries as NAME."""
     if isinstance(value, dict):
         named = path in {"backends", "models", "keys", "models.NAME.targets"}
         for key, inner in value.items():
@@ -159,7 +160,7 @@ def test_schema_and_loader_refuse_the_same(change: dict[str, Any], tmp_path: Pat
     assert schema_problems(sound | change) != []
     file = tmp_path / "gateway.yaml"
     file.write_text(json.dumps(sound | change))
-    with pytest.raises(config.ConfigError):
+    with pytest.raises(ConfigError):
         load(file, {"X": "x"})
 
 
@@ -203,14 +204,14 @@ models:
 
 def test_the_problems_in_the_docs_are_real(tmp_path: Path) -> None:
     (tmp_path / "gateway.yaml").write_text(WRONG)
-    with pytest.raises(config.ConfigError) as caught:
+    with pytest.raises(ConfigError) as caught:
         load(tmp_path / "gateway.yaml", {})
     shown = str(caught.value).replace(f"{tmp_path}/", "")
     assert f"```\n{shown}\n```" in TEXT
 
 
 def test_backend_descriptions_reach_the_schema() -> None:
-    described = config.schema()["$defs"]["BackendConfig"]["properties"]
+    described = json_schema.build()["$defs"]["BackendConfig"]["properties"]
     assert all(
         described[name]["description"] == field.description
         for name, field in BackendConfig.model_fields.items()

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.config.file import ConfigError, load
+from gateway.config.file import load
+from gateway.config.problems import ConfigError
 from tests.config.files import config, written
 
 CANARY = "canary-5e1f"
@@ -48,7 +49,7 @@ def test_not_in_a_repr_or_dump(tmp_path: Path) -> None:
 
 
 def scalars(text: str) -> Iterator[tuple[int, int]]:
-    """The beginning and end of every value in the text of a config file."""
+    """Return the beginning and end of every value in the text of a config file."""
     document = yaml.compose(text, Loader=yaml.SafeLoader)
     waiting: list[Any] = [document]
     while waiting:

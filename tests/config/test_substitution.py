@@ -21,7 +21,7 @@ ENVIRON = {
 
 
 def label(folder: Path, text: str) -> str:
-    """What a label with this value is in the end."""
+    """Return what a label with this value becomes."""
     text = f"backends: {{a: {{engine: openai, url: 'http://h:1', labels: {{x: {text}}}}}}}"
     return config(folder, text, ENVIRON).backends["a"].labels["x"]
 

@@ -10,7 +10,9 @@ from typing import Any
 import pydantic
 import pytest
 
-from gateway.config.file import Config, Listen, Retry, Target, Timeouts, retry, timeouts
+from gateway.config.address import Listen
+from gateway.config.inherit import retry, timeouts
+from gateway.config.schema import Config, Retry, Target, Timeouts
 from tests.config.files import config, lines
 from tests.config.toy import Shape, ToyOptions
 
@@ -18,7 +20,7 @@ SMALLEST = "backends: {a: {engine: openai, url: 'http://h:1'}}\n"
 
 
 def server(folder: Path, text: str) -> Any:
-    """The `server` section of a file with one backend."""
+    """Return the `server` section of a file with one backend."""
     return config(folder, f"server: {text}\n{SMALLEST}").server
 
 

@@ -6,9 +6,9 @@ import enum
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
 
-from backends.base import Engine
+from backends.base import Engine, Launch, LaunchOptions
 from backends.facts.units import Duration
 
 
@@ -19,10 +19,8 @@ class Shape(enum.StrEnum):
     SQUARE = "square"
 
 
-class ToyOptions(BaseModel):
+class ToyOptions(LaunchOptions):
     """What `launch` may say of the toy engine."""
-
-    model_config = ConfigDict(frozen=True)
 
     model: Path = Field(description="The file.")
     parallel: int = Field(4, ge=1, le=64, description="Slots.")
@@ -36,9 +34,15 @@ class ToyOptions(BaseModel):
     token: SecretStr | None = Field(None, description="A secret.")
     start_timeout: Duration = Field(300.0, description="How long.")
 
+    def served_names(self) -> tuple[str, ...]:
+        return ("toy",)
+
+    def launch(self, host: str, port: int) -> Launch:
+        return Launch(("toy", host, str(port)))
+
 
 class Toy(Engine):
     """Never asked anything but its options."""
 
     name: ClassVar[str] = "toy"
-    launch_options: ClassVar[type[BaseModel] | None] = ToyOptions
+    launch_options: ClassVar[type[LaunchOptions] | None] = ToyOptions

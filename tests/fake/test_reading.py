@@ -53,9 +53,11 @@ def mistakes(text: str) -> list[str]:
             "2:3: a rule with a fault at accept",
         ),
         ("- a", "1:1: expected a map"),
-        ("a: [", "1:5: "),
-        ("\x00", "1:1: "),
-        ("&a [*a]", "1:1: "),
+        ("a: [", "2:1: expected a value"),
+        ("\x00", "1:1: control character"),
+        ("a: 1\n---\nb: 2", "2:1: a second document starts here: a script holds one"),
+        ("models: [a]\nmodels: [b]", "2:1: 'models' is here twice"),
+        ("&a [*a]", "1:5: this alias stands inside its own anchor"),
     ],
 )
 def test_one_mistake(text: str, said: str) -> None:
@@ -80,8 +82,15 @@ def test_yaml_json_and_python_say_the_same() -> None:
     assert read(json.dumps(plain)) == read(text) == built
 
 
+def test_text_is_taken_as_it_is() -> None:
+    """Nothing is filled in, and JSON may write any character as escapes."""
+    say = "on ${HOME} ${env.HOME} 😀"
+    assert read(json.dumps({"defaults": {"say": say}})).defaults.say == say
+    assert read(f"defaults: {{say: '{say}'}}").defaults.say == say
+
+
 def test_nothing_is_a_script_too() -> None:
-    assert read("") == read("{}") == Script()
+    assert read("") == read("{}") == read("# nothing\n") == Script()
 
 
 def test_a_file(tmp_path: Path) -> None:

@@ -140,7 +140,9 @@ class Client:
         self._sock.shutdown(socket.SHUT_WR)
 
     def leave(self, how: str = "FIN") -> None:
-        """Close the connection with a `FIN` or a `RST`."""
+        """Close the connection with a `FIN` or a `RST`. May be called again."""
+        if self._sock.fileno() < 0:
+            return
         if how == "RST":
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         else:
@@ -174,6 +176,7 @@ def at_rest(served: TargetMetrics) -> bool:
     backends = gateway.pool.backends.values()
     return (
         not served.server.server_state.tasks
+        and not gateway.core.register.running
         and not [sample for sample in gateway.metrics.queued.collect().samples if sample.value]
         and not [sample for sample in gateway.metrics.in_flight.collect().samples if sample.value]
         and gateway.core.dispatcher.budget.active == 0

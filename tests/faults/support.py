@@ -18,7 +18,7 @@ from typing import Any
 
 from gateway.fake.engine import FakeEngine
 from gateway.fake.journal import Exchange
-from gateway.fleet.pool import Backend
+from gateway.fleet.backend import Backend
 from tests.faults.clients import until
 from tests.serving import Answer, TargetMetrics, idle, serving
 

@@ -10,7 +10,6 @@ import pytest
 
 from backends.base import Health
 from gateway.fake.engine import FakeEngine
-from gateway.fleet import pool
 from tests.faults.clients import until
 from tests.faults.support import CONFIG, FAULTY, HEALTHY, Stage, asked, question, stage, text_of
 from tests.serving import Answer, TargetMetrics, serving
@@ -102,7 +101,7 @@ async def test_after_five_failures_the_other_takes_all(tmp_path: Path) -> None:
         assert at.backend().health is Health.READY
 
 
-async def test_probes_bring_it_back_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_probes_bring_it_back_slowly(tmp_path: Path) -> None:
     async with stage(tmp_path, config=SHORT) as at:
         at.misbehave(reply={"status": 500})
         while not at.backend().breaker.open:
@@ -112,7 +111,7 @@ async def test_probes_bring_it_back_slowly(tmp_path: Path, monkeypatch: pytest.M
             while at.backend().breaker.open:
                 assert text_of(await at.ask("pair")) in (FAULTY, HEALTHY)
         assert await _share(at, 20) <= 4, "it starts with a small part of the requests"
-        monkeypatch.setattr(pool, "SLOW_START", 0.001)
+        at.backend().slow_start = 0.001
         await at.ask("pair")
         assert await _share(at, 20) in (9, 10, 11)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.fake.engine import FakeEngine
-from gateway.wire.server import GatewayProtocol
+from gateway.wire.door import Door
 from tests.faults.clients import (
     CHAT,
     PATIENCE,
@@ -126,13 +126,10 @@ async def _just_too_much(served: TargetMetrics, engine: FakeEngine) -> int:
     async with client(served.port, SMALL) as probe:
         await probe.send(http(chat()))
         await until(lambda: served.metric("gateway_requests_total", outcome="ok") >= 1, "it is answered")
-        [connection] = [
-            each
-            for each in served.server.server_state.connections
-            if isinstance(each, GatewayProtocol) and each.cycle is not None
-        ]
         await asyncio.sleep(0.05)
-        left = connection.transport.get_write_buffer_size()
+        doors = [each for each in served.server.server_state.connections if isinstance(each, Door)]
+        [door] = [each for each in doors if each.transport.get_write_buffer_size()]
+        left = door.transport.get_write_buffer_size()
     assert 0 < left < size
     return size - left + 30_000
 
@@ -193,7 +190,7 @@ async def test_a_request_that_drips_ends_at_its_deadline(tmp_path: Path) -> None
                 await asyncio.sleep(0.01)
 
         dripping = asyncio.create_task(drip())
-        await until(lambda: len(served.server.server_state.tasks) == 1, "the request is being read")
+        await until(lambda: len(served.gateway.core.register.running) == 1, "the request is being read")
         assert (await served.post(CHAT, chat())).status == 200
         await slow.until(b"\r\n\r\n")
         dripping.cancel()

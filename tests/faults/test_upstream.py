@@ -115,7 +115,7 @@ async def test_fault(case: Case, streamed: bool, tmp_path: Path, caplog: pytest.
         told = [
             r.getMessage()
             for r in caplog.records
-            if r.name == "gateway.dispatch.dispatcher" and r.levelno >= logging.WARNING
+            if r.name == "gateway.dispatch" and r.levelno >= logging.WARNING
         ]
         quiet = isinstance(expected, Fine) or (
             isinstance(expected, Refused) and expected.status in CLIENTS_OWN

@@ -51,7 +51,7 @@ class Least(Random):
 
 
 def engine(code: str, **more: object) -> Callable[[str, int], Launch]:
-    """A command for a few lines of Python."""
+    """Return a command for a few lines of Python."""
     return lambda host, port: Launch((sys.executable, "-c", code, host, str(port)), **more)  # type: ignore[arg-type]
 
 
@@ -78,7 +78,7 @@ class Watched(Process):
 
 @contextlib.asynccontextmanager
 async def running(process: Watched) -> AsyncIterator[asyncio.Task[None]]:
-    """Run it for the length of a block."""
+    """Run the process for the length of a block."""
     task = asyncio.create_task(process.run())
     try:
         yield task
@@ -101,7 +101,7 @@ def is_gone(pid: int) -> bool:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Restarts follow without a wait worth the name."""
+    """Shorten the waits between restarts to almost nothing."""
     monkeypatch.setattr(launcher, "FIRST_DELAY", 0.0001)
 
 

@@ -22,16 +22,17 @@ from backends import registry
 from backends.base import Health, Reading, Signal, Signals, Status
 from gateway.fake.engine import FakeEngine
 from gateway.fake.script import Match, Reply, Rule
+from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.breaker import Breaker
-from gateway.fleet.pool import Backend, Pool
-from gateway.fleet.signals import FRESH, INTERVAL, Book, Poll, Spells
+from gateway.fleet.pool import Pool
+from gateway.fleet.signals import FRESH, INTERVAL, Book, Poll
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.upstream import Upstream
 from tests.serving import idle, serving
 from tests.toy_engine import ROW, Orchard, page
 
-NONE: Spells = frozenset()
-BUSY: Spells = frozenset({(1, 7)})
+NONE: BusyPeriods = frozenset()
+BUSY: BusyPeriods = frozenset({(1, 7)})
 LOST = "GET /metrics answered 404"
 GONE = Reading(Status.MISSING, source="not on its metrics page")
 
@@ -115,7 +116,9 @@ def test_idle_while_our_requests_run_is_suspect_the_second_time() -> None:
     [(BUSY, NONE), (NONE, BUSY), (BUSY, frozenset({(1, 8)})), (BUSY, frozenset({(2, 7)}))],
     ids=["idle since", "idle before", "idle between", "another process"],
 )
-def test_idle_is_believed_unless_our_requests_ran_all_the_time(first: Spells, second: Spells) -> None:
+def test_idle_is_believed_unless_our_requests_ran_all_the_time(
+    first: BusyPeriods, second: BusyPeriods
+) -> None:
     book = Book()
     book.take(running(0), None, first, 0)
     book.take(running(0), None, second, 5)
@@ -184,13 +187,13 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_any_history_shows_nothing_that_was_not_told(
-    steps: list[tuple[dict[Signal, Reading], str | None, Spells, float]],
+    steps: list[tuple[dict[Signal, Reading], str | None, BusyPeriods, float]],
 ) -> None:
     book, now = Book(), 0.0
     last: dict[Signal, tuple[float, float]] = {}
-    for readings, lost, spells, wait in steps:
+    for readings, lost, busy, wait in steps:
         now += wait
-        book.take(readings, lost, spells, now)
+        book.take(readings, lost, busy, now)
         for signal, reading in readings.items():
             if reading.status is Status.OK and reading.value is not None:
                 last[signal] = reading.value, now
@@ -208,13 +211,13 @@ def test_any_history_shows_nothing_that_was_not_told(
 
 @given(STEPS)
 def test_any_history_reports_each_change_once(
-    steps: list[tuple[dict[Signal, Reading], str | None, Spells, float]],
+    steps: list[tuple[dict[Signal, Reading], str | None, BusyPeriods, float]],
 ) -> None:
     book, now = Book(), 0.0
     bad: set[Signal] = set()
-    for readings, lost, spells, wait in steps:
+    for readings, lost, busy, wait in steps:
         now += wait
-        book.take(readings, lost, spells, now)
+        book.take(readings, lost, busy, now)
         lines = [text for _, text in book.news(now)]
         is_bad = {signal for signal, shown in book.shown(now).items() if shown.status is not Status.OK}
         for signal in Signal:
@@ -230,7 +233,7 @@ def metrics_page(body: bytes | None, **match: int) -> Rule:
 
 
 class Asked:
-    """One backend and its poll, with a clock and busy times of the test's own."""
+    """One backend and its poll, with a clock and busy periods of the test's own."""
 
     def __init__(self, url: str, metrics_at: str | None = None) -> None:
         metrics = Metrics("0")
@@ -238,11 +241,11 @@ class Asked:
         self.backend.locate(url)
         self.backend.note(Health.READY)
         self.now = 0.0
-        self.busy: Spells = NONE
+        self.busy: BusyPeriods = NONE
         where = None if metrics_at is None else Upstream(metrics_at)
-        self.poll = Poll(self.backend, Pool(), where, self._spells, Random(1), lambda: self.now)
+        self.poll = Poll(self.backend, Pool(), where, self._busy, Random(1), lambda: self.now)
 
-    async def _spells(self, name: str) -> Spells:
+    async def _busy(self, backend: Backend) -> BusyPeriods:
         return self.busy
 
     async def shown(self) -> Mapping[Signal, tuple[Status, float | None]]:
@@ -340,7 +343,7 @@ async def test_the_metrics_page_shows_what_is_believed(tmp_path: Path) -> None:
     async with FakeEngine(rules=rules) as engine:
         config = f'backends: {{a: {{engine: orchard, url: "{engine.url}"}}}}'
         async with serving(tmp_path, config) as served:
-            await served.gateway.fleet.polls["a"].ask()
+            await served.gateway.fleet.poll("a").ask()
             text = (await served.get("/metrics")).body.decode()
             assert 'gateway_backend_signal{backend="a",signal="running"} 3.0' in text
             assert 'gateway_backend_signal{backend="a",signal="kv_use"}' not in text
@@ -357,8 +360,8 @@ async def test_our_own_requests_are_known_by_their_busy_time(tmp_path: Path) -> 
     async with FakeEngine(rules=rules) as engine:
         config = f'backends: {{a: {{engine: orchard, url: "{engine.url}"}}}}'
         async with serving(tmp_path, config) as served:
-            poll = served.gateway.fleet.polls["a"]
-            assert served.gateway.fleet.spells("a") == NONE
+            poll = served.gateway.fleet.poll("a")
+            assert served.gateway.fleet.busy_periods("a") == NONE
             reader, writer = await served.connect()
             body = b'{"model":"fake","stream":true,"messages":[{"role":"user","content":"x"}]}'
             head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -372,6 +375,6 @@ async def test_our_own_requests_are_known_by_their_busy_time(tmp_path: Path) -> 
                 writer.close()
             await idle(served.gateway)
             backend = served.gateway.pool.backends["a"]
-            assert (backend.spells, served.gateway.fleet.spells("a")) == (1, NONE)
+            assert (backend.busy_period, served.gateway.fleet.busy_periods("a")) == (1, NONE)
             assert (await served.post("/v1/embeddings", {"model": "fake", "input": "x"})).status == 200
-            assert backend.spells == 2, "another busy time"
+            assert backend.busy_period == 2, "another busy time"

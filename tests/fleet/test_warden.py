@@ -55,7 +55,7 @@ class Life:
         self.fd = -1
 
     def signs(self, count: int) -> None:
-        """Wait until so many processes have said that they are there."""
+        """Wait until so many processes have written their byte."""
         got = b""
         while len(got) < count:
             data = os.read(self._read, count - len(got))
@@ -94,7 +94,7 @@ def start(life: Life, code: str, grace: float = 30) -> subprocess.Popen[bytes]:
 
 
 def let_go(process: subprocess.Popen[bytes]) -> int:
-    """What the gateway does to end an engine. Returns the warden's exit status."""
+    """End an engine as the gateway does. Return the warden's exit status."""
     assert process.stdin is not None and process.stderr is not None
     process.stdin.close()
     process.stderr.close()

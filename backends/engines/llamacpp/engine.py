@@ -1,13 +1,13 @@
-"""llama.cpp: its HTTP server, attached to by URL or launched as a child process (see `llamacpp_launch.py`).
+"""llama.cpp: its HTTP server, attached to by URL or launched as a child process (see `launch.py`).
 
-Facts are those of llama.cpp b11549 (xllamacpp 2026.10). It speaks OpenAI's API, the Responses and the Messages API and
-its own infill; tokenize and detokenize have other words for the same and are translated.
+Facts are those of llama.cpp b11549 (xllamacpp 2026.10). The server speaks OpenAI's API, the Responses and the Messages
+API, and has its own infill. Its tokenize and detokenize use other member names and are translated.
 
 Rules:
 - The engine is launched under the public model name, so its answers need no rewriting.
-- Its type of an error decides, wording only where the type says no more.
-- The tokens of requests under way are the part of the cache in use. With `--kv-unified` every slot claims all of it
-  for itself, and the part looks smaller than it is.
+- The type of an error decides; wording decides only where the type is not specific.
+- The fraction of the cache in use is computed from the tokens of running requests. With `--kv-unified` every slot
+  reports the size of the whole cache, and the fraction appears smaller than it is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pathlib import PurePath
 from typing import Any, ClassVar
 
 import msgspec
-from pydantic import BaseModel
 
 from backends.base import (
     Call,
@@ -28,7 +27,7 @@ from backends.base import (
     Headers,
     Health,
     Kind,
-    Launch,
+    LaunchOptions,
     ModelCard,
     Operation,
     Reading,
@@ -42,8 +41,8 @@ from backends.base import (
 from backends.dialect import rewrite
 from backends.dialect.errors import garbled
 from backends.dialect.openai import OpenAICompatible
-from backends.engines.llamacpp.launch import LlamaCppLaunch, launch_of
-from backends.facts.signals import Metric, Table, from_metrics, samples, told
+from backends.engines.llamacpp.launch import LlamaCppLaunch
+from backends.facts.signals import Metric, Table, from_metrics, reading, samples
 
 
 class _Error(msgspec.Struct):
@@ -75,7 +74,7 @@ class _ToTokenize(msgspec.Struct):
 
 
 class _Piece(msgspec.Struct):
-    """A token and its text: bytes where it is no whole character."""
+    """A token and its text, as bytes if it is not a whole character."""
 
     id: int
     piece: str | list[int]
@@ -93,7 +92,7 @@ class _Slot(msgspec.Struct):
     n_ctx: int
     is_processing: bool
     n_prompt_tokens: int = 0
-    """What stands in the cache, the answer so far included."""
+    """The tokens in the cache, those of the answer so far included."""
 
 
 class _Adapter(msgspec.Struct):
@@ -111,7 +110,7 @@ _models = msgspec.json.Decoder(_Models)
 
 
 def _error(body: bytes) -> _Error:
-    """llama.cpp's typed error, an empty one where the body holds none."""
+    """Return llama.cpp's typed error; an empty one if the body has none."""
     try:
         return _body.decode(body).error
     except (msgspec.MsgspecError, RecursionError):
@@ -130,7 +129,7 @@ class LlamaCpp(OpenAICompatible):
 
     name: ClassVar[str] = "llamacpp"
     checked: ClassVar[str] = "llama.cpp b11549 in xllamacpp 2026.10.11549 (run)"
-    launch_options: ClassVar[type[BaseModel] | None] = LlamaCppLaunch
+    launch_options: ClassVar[type[LaunchOptions] | None] = LlamaCppLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(Operation) - {
         Operation.SCORE,
         Operation.TRANSLATIONS,
@@ -139,12 +138,15 @@ class LlamaCpp(OpenAICompatible):
     }
 
     def call(self, request: Request, model: str) -> Call:
-        """Always a stream, put together by the relay where the client wants a whole. llama.cpp notices that a client of
-        a whole answer has left only in a second in which it tells nobody anything: never while it is busy (b11549)."""
+        """Return the request, for a stream where possible; the relay assembles it if the client wants a whole answer.
+
+        llama.cpp notices that the client of a whole answer has left only in a second in which it sends nothing to
+        anyone: never while it is busy (b11549).
+        """
         if request.operation is Operation.TOKENIZE:
             return Call("/tokenize", _tokenized(request.body))
         if request.stream or request.operation not in _GATHERED or b'"logprobs"' in request.body:
-            # Log probabilities together with tools it refuses to stream.
+            # The server refuses to stream log probabilities together with tools.
             return super().call(request, model)
         asked = msgspec.structs.replace(request, body=rewrite.streamed(request.body), stream=True)
         return super().call(asked, model)
@@ -171,7 +173,7 @@ class LlamaCpp(OpenAICompatible):
         failure = super().failure(status, headers, body)
         error = _error(body)
         kind = _KINDS.get(error.type)
-        # The client's input is at fault at times, though the status is 500 and the type says no more.
+        # Some of the client's mistakes have status 500 and the unspecific type `server_error`.
         if error.type == "server_error" and _TOO_LARGE.match(error.message):
             kind = Kind.CONTEXT
         elif error.type == "server_error" and _NO_TOKEN.match(error.message):
@@ -205,14 +207,6 @@ class LlamaCpp(OpenAICompatible):
             Signal.LORAS: _loras(adapters),
         }
 
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        assert isinstance(options, LlamaCppLaunch)
-        return (options.public_name,)
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, LlamaCppLaunch)
-        return launch_of(options, host, port)
-
     def crash_reason(self, log: Sequence[str]) -> str | None:
         lines = [_PREFIX.sub("", line) for line in log]
         for pattern, words in _CRASHES:
@@ -224,7 +218,7 @@ class LlamaCpp(OpenAICompatible):
         return next((found.string[found.end() :].strip() for found in errors), None)
 
     def log_level(self, line: str) -> int:
-        """How serious a line of llama.cpp's output is, as a level of `logging`."""
+        """Return the severity of a line, as a level of `logging`."""
         found = _PREFIX.match(line)
         if _KNOWN.search(line):
             return logging.DEBUG
@@ -238,17 +232,17 @@ _GATHERED = (
     Operation.MESSAGES,
     Operation.INFILL,
 )
-"""Whole answers that are asked for as streams."""
+"""Operations that are always requested as streams."""
 
 
 def _tokenized(body: bytes) -> bytes:
-    """A wish for tokens in llama.cpp's words. Raises RequestError: it knows no tokens of messages."""
+    """Return a tokenize request in llama.cpp's form. Raise RequestError for messages, which it cannot tokenize."""
     asked = _to_tokenize.decode(body)
     if asked.prompt is None:
         raise RequestError(
             Failure(Kind.UNSUPPORTED, "llama.cpp gives the tokens of a 'prompt' only", param="messages")
         )
-    # Left out, vLLM, whose words these are, adds them, and llama.cpp does not.
+    # The canonical form is vLLM's, which adds special tokens by default; llama.cpp does not.
     return msgspec.json.encode(
         {
             "content": asked.prompt,
@@ -259,6 +253,7 @@ def _tokenized(body: bytes) -> bytes:
 
 
 def _counted(body: bytes) -> bytes:
+    """Return the tokens in the canonical form."""
     found = _tokens.decode(body).tokens
     said: dict[str, Any] = {
         "count": len(found),
@@ -270,10 +265,12 @@ def _counted(body: bytes) -> bytes:
 
 
 def _piece(piece: str | list[int]) -> str:
+    """Return the text of a token."""
     return piece if isinstance(piece, str) else bytes(byte & 0xFF for byte in piece).decode(errors="replace")
 
 
 def _detokenized(body: bytes) -> bytes:
+    """Return the text of tokens in the canonical form."""
     return msgspec.json.encode({"prompt": _text.decode(body).content})
 
 
@@ -281,20 +278,24 @@ _TRANSLATIONS = {Operation.TOKENIZE: _counted, Operation.DETOKENIZE: _detokenize
 
 
 def _missing(source: str) -> Reading:
+    """Return the reading of a signal that the engine does not report, with the reason."""
     return Reading(Status.MISSING, source=source)
 
 
 def _prefix_hits(page: bytes | None) -> Reading:
-    """llama.cpp counts the tokens it found in its cache beside those it had to read."""
+    """Return the fraction of prompt tokens found in the cache; llama.cpp counts those and the computed ones apart."""
     text = (page or b"").decode(errors="replace")
     cached, read = ([value for _, value in samples(text, name)] for name in (_CACHED, _READ))
     if not (cached and read):
         return _missing("no metrics page" if page is None else f"not on its metrics page: {_CACHED}, {_READ}")
     seen = sum(cached) + sum(read)
-    return told(Signal.PREFIX_HITS, sum(cached) / seen if seen else 0.0, f"{_CACHED} of {_CACHED} + {_READ}")
+    return reading(
+        Signal.PREFIX_HITS, sum(cached) / seen if seen else 0.0, f"{_CACHED} of {_CACHED} + {_READ}"
+    )
 
 
 def _slot_signals(answer: bytes | None) -> Signals:
+    """Return the signals in `/slots`."""
     try:
         slots = _slots.decode(answer or b"")
     except (ValueError, RecursionError):
@@ -303,21 +304,21 @@ def _slot_signals(answer: bytes | None) -> Signals:
     room = sum(slot.n_ctx for slot in slots)
     used = sum(slot.n_prompt_tokens for slot in slots if slot.is_processing)
     return {
-        Signal.SLOTS: told(Signal.SLOTS, len(slots), "/slots"),
-        Signal.KV_USE: told(Signal.KV_USE, used / room, "/slots: n_prompt_tokens of n_ctx")
+        Signal.SLOTS: reading(Signal.SLOTS, len(slots), "/slots"),
+        Signal.KV_USE: reading(Signal.KV_USE, used / room, "/slots: n_prompt_tokens of n_ctx")
         if room
         else _missing("/slots tells no n_ctx"),
     }
 
 
 def _loras(answer: bytes | None) -> Reading:
-    """Adapters by the names of their files; one at strength 0 is loaded and not in use."""
+    """Return the adapters in use, by their file names; one at strength 0 is loaded but not in use."""
     try:
         adapters = _adapters.decode(answer or b"")
     except (ValueError, RecursionError):
         return _missing("no answer at /lora-adapters" if answer is None else "cannot read its /lora-adapters")
     names = tuple(PurePath(adapter.path).stem for adapter in adapters if adapter.scale)
-    return told(Signal.LORAS, len(names), "/lora-adapters", names)
+    return reading(Signal.LORAS, len(names), "/lora-adapters", names)
 
 
 _KINDS = {
@@ -337,7 +338,7 @@ _UNFIT = re.compile(
 )
 _LEVELS = {"E": logging.ERROR, "W": logging.WARNING, "I": logging.INFO, "D": logging.DEBUG}
 _PREFIX = re.compile(r"^\d+(\.\d+){3} (?P<level>[DIWE]) ")
-# Told elsewhere: failed requests by their answers, what ended the process by `crash_reason`, in one line.
+# Lines whose content is reported elsewhere: by the answer to the request, or as the reason of the crash.
 _KNOWN = re.compile(
     r"^llamacpp_runner: | E .*(send_error: |error loading model|failed to load (model|lora)|lora adapter: "
     r"|chat template|jinja|trying to fit params|gguf_init_from_|failed to create.context|exiting due to"
@@ -358,7 +359,7 @@ _PATH = re.compile(r"failed to load model,? '(.+)'")
 
 
 def _clearly(reason: str, lines: list[str]) -> str:
-    """The reason with the file it is about, and what to do, where the log says which."""
+    """Return the reason with the file that it concerns and advice, if the log names the file."""
     path = next((found[1] for line in lines if (found := _PATH.search(line))), None)
     if path is None or path in reason:
         return reason

@@ -1,11 +1,11 @@
-"""A program that serves one model with llama.cpp's own HTTP server, out of the Python package xllamacpp.
+"""A program that serves one model with llama.cpp's own HTTP server, from the Python package xllamacpp.
 
 Rules:
-- It stands alone: standard library and xllamacpp only, nothing of this distribution.
-- The key that clients must send comes by the environment (LLAMA_API_KEY, as for `llama-server`), never as an argument.
+- It is independent: it imports the standard library and xllamacpp, and nothing of this distribution.
+- The key that clients must send is in the environment (LLAMA_API_KEY, as for `llama-server`), never an argument.
 - SIGTERM and SIGINT end it at once, also while a model is loading. There is nothing to save.
-- What makes it fail is told in one line that begins with `llamacpp_runner: `, exit status 1; wrong arguments have
-  status 2.
+- A failure is reported in one line that begins with `llamacpp_runner: `. The exit status is 1, or 2 for wrong
+  arguments.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any, NoReturn
 import xllamacpp
 
 OURS = frozenset({"api_keys", "hostnames", "model.path", "model_alias", "port"})
-"""Parameters that only the gateway may set: with others it would not find its engine again."""
+"""Parameters that only the gateway may set: with other values it could not reach its engine."""
 WARM_UP_FROM = 64 * 2**20
-"""Bytes of a model file from which a warm-up run pays: it reads the file into memory before the first request comes.
-For a small one it is the longest part of the start."""
+"""The size of a model file, in bytes, from which a warm-up run is worth its time: it reads the file into memory before
+the first request. For a small file it would be the longest part of the start."""
 WORDS = {
     "true": True,
     "on": True,
@@ -40,20 +40,21 @@ WORDS = {
 
 
 def fail(words: str, status: int = 1) -> NoReturn:
-    """Say why in one line, and end."""
+    """Print the reason in one line and exit."""
     sys.stderr.write(f"llamacpp_runner: {words}\n")
     sys.exit(status)
 
 
 class Arguments(argparse.ArgumentParser):
-    """An argument parser that fails in one line."""
+    """An argument parser that reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Report wrong arguments and exit."""
         fail(message, 2)
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line: our own options, then `--` and llama.cpp parameters by name."""
+    """Parse the command line: our own options, then `--` and llama.cpp's parameters by name."""
     parser = Arguments(prog="llamacpp_runner", allow_abbrev=False)
     parser.add_argument("--model", required=True)
     parser.add_argument("--name", required=True)
@@ -75,7 +76,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def parameters(options: argparse.Namespace) -> Any:
-    """What llama.cpp is started with."""
+    """Return the parameters llama.cpp is started with. Raise ValueError for wrong ones."""
     params = xllamacpp.CommonParams()
     params.model.path = options.model
     params.model_alias = {options.name}
@@ -108,7 +109,7 @@ def parameters(options: argparse.Namespace) -> Any:
 
 
 def pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The names and values in `--name value --name=value --switch`. A switch alone is true."""
+    """Yield the names and values in `--name value --name=value --switch`; a switch alone is true."""
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -121,7 +122,7 @@ def pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def assign(params: Any, name: str, text: str) -> None:
-    """Set one parameter, dotted or not, from text. Raises ValueError with words for the user."""
+    """Set one parameter, whose name may be dotted, from text. Raise ValueError with a message for the user."""
     if name in OURS:
         raise ValueError(f"extra_args: {name!r} is set by the gateway")
     owner, *path = params, *name.split(".")
@@ -135,6 +136,7 @@ def assign(params: Any, name: str, text: str) -> None:
 
 
 def attribute(owner: Any, step: str, name: str) -> Any:
+    """Return an attribute by one step of a dotted name. Raise ValueError, with a suggestion, if there is none."""
     known = [key for key in dir(owner) if not key.startswith("_")]
     if step not in known:
         near = difflib.get_close_matches(step, known, n=1)
@@ -144,7 +146,7 @@ def attribute(owner: Any, step: str, name: str) -> Any:
 
 
 def read(current: Any, text: str) -> Any:
-    """The text as a value of the kind the parameter has now."""
+    """Return the text as a value of the parameter's current type."""
     match current:
         case bool():
             if text.lower() not in WORDS:
@@ -160,7 +162,7 @@ def read(current: Any, text: str) -> Any:
 
 
 def member(kind: type[enum.IntEnum], text: str) -> enum.IntEnum:
-    """A member of an enumeration by the end of its name: `q8_0` is GGML_TYPE_Q8_0."""
+    """Return a member of an enumeration by the end of its name: `q8_0` is GGML_TYPE_Q8_0."""
     found = [item for item in kind if item.name.lower().endswith(f"_{text.lower()}")]
     if not found:
         raise ValueError(f"expected one of {', '.join(item.name for item in kind)}")
@@ -168,7 +170,7 @@ def member(kind: type[enum.IntEnum], text: str) -> enum.IntEnum:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Serve until a signal comes."""
+    """Serve until a signal arrives."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     options = arguments(argv)
@@ -177,12 +179,12 @@ def main(argv: Sequence[str]) -> None:
     except (OSError, ValueError) as error:
         fail(str(error), 2)
     try:
-        # Answers 503 on every path while it loads, and returns when the model is loaded.
+        # The server answers 503 on every path while this loads the model; it returns once the model is loaded.
         server = xllamacpp.Server(params)
     except RuntimeError:
-        # The log above says why; the exception does not.
+        # The log has the reason; the exception does not.
         sys.exit(1)
-    while server:  # which ends with its last reference
+    while server:  # the server runs as long as it is referenced
         signal.pause()
 
 

@@ -1,12 +1,12 @@
-"""From Ollama's own answers to OpenAI's: whole ones, streams of JSON lines, embeddings.
+"""Translate Ollama's own answers to OpenAI's: whole ones, streams of JSON lines, embeddings.
 
 Facts: ollama/ollama v0.33.0-rc2, `api/types.go` and `server/routes.go`.
 
 Rules:
-- A stream is complete with its line that says `done`. An `error` line, or no such line at all, is a failure.
-- One decode and one encode per line; the rest of a chunk is written once, with the first.
-- `thinking` is OpenAI's clients' `reasoning_content`. A tool call's arguments, an object here, become the text of one.
-- An answer that calls tools ends with `tool_calls`, unless it was cut off for its length.
+- A stream is complete with the line that says `done`. An `error` line, or a stream without a `done` line, is a failure.
+- Each line costs one decode and one encode; the members that all events share are encoded once.
+- `thinking` becomes `reasoning_content`. The arguments of a tool call, an object in Ollama, become JSON text.
+- An answer with tool calls has the finish reason `tool_calls`, unless it was cut off for its length.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from __future__ import annotations
 import base64
 import sys
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
-from backends.base import Failure, Headers, Kind, Operation, Reply, Request, Usage
+from backends.base import Failure, Operation, ReadFailure, Reply, Request, Usage
 from backends.dialect.chunks import DONE, fresh_id
+from backends.dialect.decoder import FramedDecoder
 from backends.dialect.errors import garbled
 from backends.dialect.unstreamed import stream_of
+from backends.dialect.usage import count, openai_usage
 from backends.framing import ndjson, sse
 
 Members = dict[str, Any]
-ReadFailure = Callable[[int, Headers, bytes], Failure]
-"""How the engine reads an error: status, headers, body."""
 
 
 class _Function(msgspec.Struct):
@@ -54,7 +54,7 @@ class _Token(msgspec.Struct):
     top_logprobs: list[_Token] | None = None
 
 
-# Counts are `Any`: one that cannot be read spoils the books, not the answer.
+# Counts are `Any`, so that one that cannot be read does not fail the answer.
 class _Line(msgspec.Struct):
     created_at: str = ""
     message: _Message | None = None
@@ -88,7 +88,7 @@ _ROLE = b'"role":"assistant"'
 
 
 def reply_of(request: Request, body: bytes, failure: ReadFailure) -> Reply | Failure:
-    """The whole answer in `body`, for the client. Where a stream was asked for, as its events."""
+    """Interpret the whole answer in `body`. If a stream was asked for, the reply is its events."""
     try:
         if request.operation is Operation.EMBEDDINGS:
             return _embeddings(request, body, failure)
@@ -106,6 +106,7 @@ def reply_of(request: Request, body: bytes, failure: ReadFailure) -> Reply | Fai
 
 
 def _completion(request: Request, line: _Line) -> Members:
+    """Return a whole chat completion or completion, without its usage."""
     chat = request.operation is Operation.CHAT
     calls = line.message.tool_calls if line.message else None
     choice: Members = {"index": 0, "logprobs": None, "finish_reason": _reason(line, bool(calls))}
@@ -127,6 +128,7 @@ def _completion(request: Request, line: _Line) -> Members:
 
 
 def _embeddings(request: Request, body: bytes, failure: ReadFailure) -> Reply | Failure:
+    """Interpret an answer with embeddings."""
     answer = _vectors.decode(body)
     if answer.error:
         return failure(500, (), body)
@@ -135,7 +137,7 @@ def _embeddings(request: Request, body: bytes, failure: ReadFailure) -> Reply | 
     vectors: Sequence[Any] = answer.embeddings
     if _asked.decode(request.body).encoding_format == "base64":
         vectors = [_base64(vector) for vector in answer.embeddings]
-    usage = Usage(input=_number(answer.prompt_eval_count))
+    usage = Usage(input=count(answer.prompt_eval_count))
     told = {
         "object": "list",
         "data": [
@@ -148,73 +150,49 @@ def _embeddings(request: Request, body: bytes, failure: ReadFailure) -> Reply | 
     return Reply(_encode(told), usage)
 
 
-class LineStream:
+class LineStream(FramedDecoder):
     """Turns one stream of Ollama's lines into OpenAI's events; see `backends.base.StreamDecoder`."""
 
-    __slots__ = (
-        "_called",
-        "_chat",
-        "_failure_of",
-        "_framer",
-        "_head",
-        "_include_usage",
-        "_offset",
-        "_over",
-        "_request",
-        "content",
-        "failure",
-        "finished",
-        "usage",
-    )
+    __slots__ = ("_called", "_chat", "_head", "_include_usage", "_offset", "_read_failure", "_request")
 
-    def __init__(self, request: Request, failure: ReadFailure) -> None:
-        self.content = 0
-        self.usage: Usage | None = None
-        self.finished = False
-        self.failure: Failure | None = None
+    piece: ClassVar[str] = "a line"
+
+    def __init__(self, request: Request, read_failure: ReadFailure) -> None:
+        super().__init__(ndjson.Framer())
         self._request = request
         self._chat = request.operation is Operation.CHAT
         self._include_usage = request.include_usage
-        self._failure_of = failure
-        self._framer = ndjson.Framer()
+        self._read_failure = read_failure
         self._head = b""
-        """The beginning of every chunk, up to the choice's own; empty before the first."""
+        """The beginning of every event, up to its choices; empty before the first one."""
         self._called = 0
-        """Tool calls so far."""
+        """The number of tool calls so far."""
         self._offset = 0
-        """Characters of text so far, counted where log probabilities ask for it."""
-        self._over = False
+        """The number of characters so far, for the offsets in log probabilities."""
 
-    def feed(self, data: bytes) -> bytes:
-        out = b"".join([self._event(line) for line in self._framer.feed(data)])
-        if self._framer.too_long and not self._over:
-            limit = f"a line in the engine's stream is longer than {ndjson.LIMIT} bytes"
-            self._fail(Failure(Kind.GARBLED, limit))
-        return out
-
-    def close(self) -> bytes:
-        # A last line without its line feed counts if it is whole; half of one says nothing.
-        out = b"".join([self._event(line) for line in self._framer.close() if _is_whole(line)])
-        if not self._over:
-            self._fail(Failure(Kind.RESET, "the engine's stream ended before it was complete"))
-        return out
-
-    def _event(self, raw: bytes) -> bytes:
-        """What the client gets for one line."""
-        if self._over:
+    def _event(self, piece: bytes) -> bytes:
+        if self.over:
             return b""
         try:
-            line = _line.decode(raw)
+            line = _line.decode(piece)
         except (ValueError, RecursionError) as error:
-            self._fail(garbled("the engine sent a line that is not valid", raw, error))
+            self.fail(garbled("the engine sent a line that is not valid", piece, error))
             return b""
         if line.error:
-            self._fail(self._failure_of(500, (), raw))
+            self.fail(self._read_failure(500, (), piece))
             return b""
         said = self._delta(line) if self._chat else self._text(line)
-        return said + self._end(line) if line.done else said
+        return said + self._finish(line) if line.done else said
+
+    def _is_whole(self, piece: bytes) -> bool:
+        try:
+            _line.decode(piece)
+        except (ValueError, RecursionError):
+            return False
+        return True
 
     def _delta(self, line: _Line) -> bytes:
+        """Return the event for a line of a chat; empty if it adds nothing."""
         said = line.message
         if said is None:
             return b""
@@ -233,6 +211,7 @@ class LineStream:
         return self._chunk(line, b'"delta":{' + b",".join(members) + b"}", logprobs)
 
     def _text(self, line: _Line) -> bytes:
+        """Return the event for a line of a completion; empty if it adds nothing."""
         text = line.response or ""
         if not (text or line.thinking or line.logprobs):
             return b""
@@ -247,13 +226,15 @@ class LineStream:
         return self._chunk(line, said, logprobs)
 
     def _numbered(self, calls: Sequence[_Call]) -> list[Members]:
+        """Return tool calls with their index in the answer."""
         first = self._called
         self._called += len(calls)
         return [{"index": first + place, **_openai_call(call)} for place, call in enumerate(calls)]
 
-    def _end(self, line: _Line) -> bytes:
+    def _finish(self, line: _Line) -> bytes:
+        """Return the end of the stream, for its last line."""
         self.usage = _usage(line)
-        self.finished = self._over = True
+        self.finished = self.over = True
         said = b'"text":""'
         if self._chat:
             said = b'"delta":{}' if self._head else b'"delta":{' + _ROLE + b"}"
@@ -264,10 +245,12 @@ class LineStream:
         return out + DONE
 
     def _chunk(self, line: _Line, said: bytes, logprobs: bytes, reason: bytes = b"null") -> bytes:
+        """Return an event whose choice has these members, all in JSON."""
         choice = b'"choices":[{"index":0,' + said + b',"logprobs":' + logprobs
         return b"data: " + self._begin(line) + choice + b',"finish_reason":' + reason + b"}]}\n\n"
 
     def _begin(self, line: _Line) -> bytes:
+        """Return the beginning of every event of this stream."""
         if not self._head:
             head = _head(self._request, line)
             if self._chat:
@@ -275,13 +258,9 @@ class LineStream:
             self._head = _encode(head)[:-1] + b","
         return self._head
 
-    def _fail(self, failure: Failure) -> None:
-        self.failure = failure
-        self._over = True
-
 
 def _head(request: Request, line: _Line) -> Members:
-    """What every answer begins with. The time is Ollama's, the id ours: it gives none."""
+    """Return the members that begin every answer. The time is Ollama's; the id is new, because Ollama has none."""
     chat = request.operation is Operation.CHAT
     return {
         "id": fresh_id("chatcmpl" if chat else "cmpl"),
@@ -292,7 +271,7 @@ def _head(request: Request, line: _Line) -> Members:
 
 
 def _seconds(text: str) -> int:
-    """Seconds since 1970 of a time as Go writes it; 0 for what is none."""
+    """Return a time in Go's format as seconds since 1970; 0 if it is not one."""
     try:
         return int(datetime.fromisoformat(text).timestamp())
     except (ValueError, OverflowError):
@@ -300,12 +279,14 @@ def _seconds(text: str) -> int:
 
 
 def _reason(line: _Line, called: bool) -> str:
+    """Return the finish reason in OpenAI's words."""
     if line.done_reason == "length":
         return "length"
     return "tool_calls" if called else "stop"
 
 
 def _openai_call(call: _Call) -> Members:
+    """Return a tool call in OpenAI's form."""
     arguments = bytes(call.function.arguments).decode()
     return {
         "id": call.id or fresh_id("call"),
@@ -315,26 +296,17 @@ def _openai_call(call: _Call) -> Members:
 
 
 def _usage(line: _Line) -> Usage:
-    # A count of nothing is left out.
-    return Usage(
-        _number(line.prompt_eval_count), _number(line.eval_count), _number(line.prompt_eval_cached_count)
-    )
-
-
-def _number(said: Any) -> int:
-    return max(0, said) if type(said) is int else 0
+    """Return the tokens counted in the last line, which omits counts of zero."""
+    return Usage(count(line.prompt_eval_count), count(line.eval_count), count(line.prompt_eval_cached_count))
 
 
 def _counts(usage: Usage) -> Members:
-    return {
-        "prompt_tokens": usage.input,
-        "completion_tokens": usage.output,
-        "total_tokens": usage.input + usage.output,
-        "prompt_tokens_details": {"cached_tokens": usage.cached},
-    }
+    """Return the `usage` of an answer, cached tokens included."""
+    return {**openai_usage(usage), "prompt_tokens_details": {"cached_tokens": usage.cached}}
 
 
 def _chat_logprobs(tokens: Sequence[_Token]) -> Members:
+    """Return log probabilities in the form of chat completions."""
     return {
         "content": [
             {**_told(token), "top_logprobs": [_told(other) for other in token.top_logprobs or ()]}
@@ -344,12 +316,13 @@ def _chat_logprobs(tokens: Sequence[_Token]) -> Members:
 
 
 def _told(token: _Token) -> Members:
+    """Return one token with its log probability and its bytes."""
     spelled = token.bytes if token.bytes is not None else list(token.token.encode())
     return {"token": token.token, "logprob": token.logprob, "bytes": spelled}
 
 
 def _text_logprobs(tokens: Sequence[_Token], offset: int) -> Members:
-    """The older form, of completions. `offset`: characters of text before the first token."""
+    """Return log probabilities in the form of completions; `offset` is the number of characters before them."""
     offsets = []
     for token in tokens:
         offsets.append(offset)
@@ -365,16 +338,8 @@ def _text_logprobs(tokens: Sequence[_Token], offset: int) -> Members:
 
 
 def _base64(vector: msgspec.Raw) -> str:
-    """A list of numbers as OpenAI packs it: 32-bit floats, little end first."""
+    """Return a list of numbers in OpenAI's encoding: little-endian 32-bit floats in base64."""
     packed = array("f", _floats.decode(vector))
     if sys.byteorder == "big":
         packed.byteswap()
     return base64.b64encode(packed.tobytes()).decode()
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        _line.decode(line)
-    except (ValueError, RecursionError):
-        return False
-    return True

@@ -1,16 +1,16 @@
-"""Ollama: attached to by URL, or launched with `ollama serve`. It loads models by itself, as they are asked for.
+"""Ollama: attached to by URL, or launched with `ollama serve`. It loads models on demand.
 
-It is spoken to over its own API: OpenAI's at `/v1` sets no context length, no `top_k`, no `keep_alive`, and cuts long
-prompts in silence. `api: openai` chooses that one all the same. Facts: ollama/ollama v0.33.0-rc2, `server/routes.go`,
-`server/sched.go`, `openai/openai.go`, `envconfig/config.go`.
+The gateway uses Ollama's own API by default: its OpenAI-compatible one at `/v1` has no context length, `top_k` or
+`keep_alive`, and silently truncates long prompts. The option `api: openai` selects `/v1` nevertheless. Facts:
+ollama/ollama v0.33.0-rc2, `server/routes.go`, `server/sched.go`, `openai/openai.go`, `envconfig/config.go`.
 
 Rules:
-- What is translated stands beside: requests in `ollama_requests`, messages in `ollama_messages`, answers in
-  `ollama_answers`, the care of models in `ollama_models`. This file knows the server.
-- `/v1` gets `max_tokens` for `max_completion_tokens`, which it would ignore. What else it ignores though it decides
-  about the answer (`n`, `logit_bias`, a forced `tool_choice`, `echo`, `best_of`) is refused. `top_k`, `min_p` and
-  Ollama's own members are without effect there.
-- A model that is not in memory is loaded while its first request waits: Ollama is never "loading", it is up or down.
+- This file knows the server. `requests.py`, `messages.py` and `answers.py` translate; actions on models are in
+  `models.py`.
+- `/v1` is sent `max_tokens` instead of `max_completion_tokens`, which it would ignore. Other members that it ignores
+  although the answer depends on them (`n`, `logit_bias`, a forced `tool_choice`, `echo`, `best_of`) are refused.
+  `top_k`, `min_p` and Ollama's own members have no effect there.
+- A model that is not in memory is loaded while its first request waits, so Ollama is never "loading": it is up or down.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from backends.base import (
     Action,
     Call,
+    EngineOptions,
     Failure,
     Headers,
     Health,
     Kind,
     Launch,
+    LaunchOptions,
     ModelCard,
     Operation,
     Reading,
@@ -49,8 +51,8 @@ from backends.dialect.openai import OpenAICompatible
 from backends.engines.ollama.answers import LineStream, reply_of
 from backends.engines.ollama.models import ACTIONS, call_for
 from backends.engines.ollama.requests import Defaults, native_body, refuse_what_is_ignored
-from backends.facts.launching import LaunchOptions, Text, program
-from backends.facts.signals import told
+from backends.facts.launching import ProcessLaunch, Text, program
+from backends.facts.signals import reading
 from backends.facts.units import Duration, Size, Wait
 
 PATHS = {
@@ -59,7 +61,7 @@ PATHS = {
     Operation.EMBEDDINGS: "/api/embed",
 }
 LATEST = ":latest"
-"""The tag a model has that was named without one, and that may be left out."""
+"""The tag of a model that was named without a tag; it may be omitted."""
 CONTEXT_MARKS = (
     "exceeds the context length",  # v0.12
     "exceeds maximum context length",  # embeddings, before v0.12
@@ -67,10 +69,8 @@ CONTEXT_MARKS = (
 )
 
 
-class OllamaOptions(BaseModel):
+class OllamaOptions(EngineOptions):
     """How to speak to Ollama."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     api: Literal["native", "openai"] = Field(
         "native",
@@ -80,18 +80,18 @@ class OllamaOptions(BaseModel):
         None,
         ge=1,
         le=4_194_304,
-        description="Tokens one request may use, prompt and answer together (`num_ctx`). Left out, as the server was "
-        "started. A request with another number makes Ollama load the model anew.",
+        description="Tokens one request may use, prompt and answer together (`num_ctx`). Left out, the server's "
+        "setting. A request with another value makes Ollama reload the model.",
     )
     keep_alive: Wait | None = Field(
         None,
-        description="How long a model stays in memory after a request; `0s` is not at all. Left out, as Ollama was "
-        "started: 5 minutes.",
+        description="How long a model stays in memory after a request; `0s` unloads it at once. Left out, the server's "
+        "setting: 5 minutes by default.",
     )
     truncate: bool | None = Field(
         None,
-        description="Whether Ollama may cut off, in silence, the beginning of what does not fit the context. `false` "
-        "makes that an error. Left out, it may.",
+        description="Whether Ollama may silently cut off the beginning of a prompt that does not fit into the context. "
+        "With `false` that is an error. Left out, it may.",
     )
 
     @model_validator(mode="after")
@@ -101,9 +101,12 @@ class OllamaOptions(BaseModel):
             raise ValueError(f"'{named[0]}' cannot be set with 'api: openai'")
         return self
 
+    def engine(self) -> Ollama:
+        return Ollama(self)
 
-class OllamaLaunch(LaunchOptions):
-    """How to start Ollama's server. Which models it has is its own affair: `pull` them, or name their folder."""
+
+class OllamaLaunch(ProcessLaunch):
+    """How to start Ollama's server. It serves the models in its folder: `pull` them, or name another folder."""
 
     command: tuple[Text, ...] | None = Field(
         None,
@@ -118,7 +121,7 @@ class OllamaLaunch(LaunchOptions):
         ge=1,
         le=4_194_304,
         description="Tokens one request may use, prompt and answer together, unless the request says otherwise. Left "
-        "out, by the size of the GPU's memory: 4096, 32768 or 262144.",
+        "out, chosen by the size of the GPU's memory: 4096, 32768 or 262144.",
     )
     parallel: int | None = Field(
         None,
@@ -139,11 +142,11 @@ class OllamaLaunch(LaunchOptions):
         None, description="How long a model stays in memory after its last request. Left out, 5 minutes."
     )
     load_timeout: Duration | None = Field(
-        None, description="How long the loading of a model may stand still. Left out, 5 minutes."
+        None, description="How long loading a model may make no progress. Left out, 5 minutes."
     )
     flash_attention: bool | None = Field(
         None,
-        description="Whether attention is computed by the method that needs less memory. Left out, by model.",
+        description="Whether flash attention is used, which needs less memory. Left out, chosen by model.",
     )
     kv_cache_dtype: Literal["f16", "q8_0", "q4_0"] | None = Field(
         None,
@@ -156,10 +159,18 @@ class OllamaLaunch(LaunchOptions):
     cloud: bool = Field(
         False, description="Whether models that run on ollama.com may be used through this server."
     )
-    debug: bool = Field(False, description="Whether Ollama tells more in the gateway's log.")
+    debug: bool = Field(False, description="Whether Ollama writes more to the gateway's log.")
 
-    def settings(self, host: str, port: int) -> dict[str, str]:
-        """Ollama's environment variables for these options."""
+    def served_names(self) -> tuple[str, ...]:
+        """Return none: the running server is asked which models are in its folder."""
+        return ()
+
+    def launch(self, host: str, port: int) -> Launch:
+        command = program(self.command or ("ollama",), "install Ollama from https://ollama.com/download")
+        return self.process([*command, "serve"], self._settings(host, port))
+
+    def _settings(self, host: str, port: int) -> dict[str, str]:
+        """Return Ollama's environment variables for these options."""
         said = {
             "OLLAMA_HOST": f"{host}:{port}",
             "OLLAMA_MODELS": self.models_folder,
@@ -184,7 +195,7 @@ class OllamaLaunch(LaunchOptions):
 
 
 def _go_time(seconds: float | None) -> str | None:
-    """A duration as Go reads it."""
+    """Return a duration in Go's format."""
     return None if seconds is None else f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
@@ -215,17 +226,16 @@ class Ollama(OpenAICompatible):
     checked: ClassVar[str] = (
         "Ollama v0.33.0-rc2 (source), its Python client 0.6.3 (types), answers other projects recorded"
     )
-    launch_options: ClassVar[type[BaseModel] | None] = OllamaLaunch
-    options_type: ClassVar[type[BaseModel] | None] = OllamaOptions
+    launch_options: ClassVar[type[LaunchOptions] | None] = OllamaLaunch
+    options_type: ClassVar[type[EngineOptions] | None] = OllamaOptions
     operations: ClassVar[frozenset[Operation]] = frozenset(PATHS)
     actions: ClassVar[frozenset[Action]] = ACTIONS
     stream_types: ClassVar[tuple[bytes, ...]] = (b"application/x-ndjson", b"text/event-stream")
 
-    def __init__(self, options: Any = None) -> None:
-        super().__init__(options)
-        assert isinstance(self.options, OllamaOptions)
-        self._native = self.options.api == "native"
-        self._defaults = Defaults(self.options.context, self.options.keep_alive, self.options.truncate)
+    def __init__(self, options: OllamaOptions | None = None) -> None:
+        options = options or OllamaOptions()
+        self._native = options.api == "native"
+        self._defaults = Defaults(options.context, options.keep_alive, options.truncate)
 
     def call(self, request: Request, model: str) -> Call:
         if self._native:
@@ -247,7 +257,7 @@ class Ollama(OpenAICompatible):
     def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
         said = _said(body)
         if said.startswith('{"error"'):
-            # Newer versions run llama-server; their words can be its whole answer (v0.34).
+            # Newer versions run llama-server, and their message can be its whole answer (v0.34).
             return read_failure(status, headers, said.encode())
         failure = read_failure(status, headers, body)
         kind = _kind(status, said)
@@ -265,7 +275,7 @@ class Ollama(OpenAICompatible):
         return Call("/api/tags", method="GET")
 
     def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
-        """The models on its disk. One with the tag `latest` is there under both its names."""
+        """Return the models on the server's disk. A model with the tag `latest` is listed under both of its names."""
         names = _names(body)
         short = [name.removesuffix(LATEST) for name in names if name.endswith(LATEST)]
         return tuple(map(ModelCard, (*names, *short)))
@@ -278,27 +288,14 @@ class Ollama(OpenAICompatible):
             names = _names(answers[0] or b"")
         except ValueError:
             return {Signal.MODELS: Reading(Status.MISSING, source="/api/ps gave no list of models")}
-        return {Signal.MODELS: told(Signal.MODELS, float(len(names)), "/api/ps", names)}
+        return {Signal.MODELS: reading(Signal.MODELS, float(len(names)), "/api/ps", names)}
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
         return call_for(action, arguments)
 
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        """None that is known before: it is asked what lies in its folder."""
-        return ()
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, OllamaLaunch)
-        argv = (
-            *program(options.command or ("ollama",), "install Ollama from https://ollama.com/download"),
-            "serve",
-        )
-        env = {**options.settings(host, port), **options.environment()}
-        return Launch(argv, env, options.start_timeout, options.stop_timeout)
-
     def log_level(self, line: str) -> int:
         if line.startswith("[GIN]"):
-            # One line for each request, the gateway's own probes too.
+            # One line for each request, the gateway's own probes included.
             return logging.DEBUG
         found = _LEVEL.search(line)
         return _LEVELS.get(found[1], logging.INFO) if found else logging.INFO
@@ -325,7 +322,7 @@ _MESSAGES = {
 
 
 def _said(body: bytes) -> str:
-    """Ollama's words for what went wrong, if it had any."""
+    """Return Ollama's error message; empty if it has none."""
     try:
         error = _complaint.decode(body).error
     except (ValueError, RecursionError):
@@ -334,22 +331,22 @@ def _said(body: bytes) -> str:
 
 
 def _kind(status: int, said: str) -> Kind | None:
-    """What status and words say beyond the status alone."""
+    """Return the kind of a failure where the wording decides; None where the status does."""
     if any(mark in said for mark in CONTEXT_MARKS):
         return Kind.CONTEXT
     if status == 400 and " does not support " in said:
-        # Chat, tools, thinking, insert, generate: another backend's model may.
+        # Of chat, tools, thinking, insert or generate: another backend's model may support it.
         return Kind.UNSUPPORTED
     if status == 499:
         return Kind.FAILED
     if status == 404 and not said:
-        # A model that is not there is told in JSON: this is a version that lacks the path.
+        # A missing model is reported in JSON; without JSON this version does not have the path.
         return Kind.UNSUPPORTED
     return None
 
 
 def _names(body: bytes) -> tuple[str, ...]:
-    """The names in a list of models. Raises ValueError where it is none."""
+    """Return the names in a list of models. Raise ValueError if it is not one."""
     try:
         return tuple(model.name for model in _models.decode(body).models)
     except (ValueError, RecursionError) as error:
@@ -357,7 +354,7 @@ def _names(body: bytes) -> tuple[str, ...]:
 
 
 def _with_max_tokens(body: bytes) -> bytes:
-    """The body with `max_completion_tokens` under the name that `/v1` reads."""
+    """Return the body with `max_completion_tokens` renamed to the member that `/v1` reads."""
     members = rewrite.members(body)
     wanted = members.pop("max_completion_tokens", None)
     if wanted not in (None, b"null"):

@@ -1,9 +1,9 @@
-"""From OpenAI's chat messages to Ollama's: parts to text and images, tool calls and their results.
+"""Translate OpenAI's chat messages to Ollama's: parts to text and images, tool calls and their results.
 
 Rules:
-- A message stays one message. Its texts are joined by line feeds, its images stand beside them in their order.
-- Images come inside the request, as base64. One that would have to be fetched is refused: the gateway fetches nothing.
-- A tool's result names the tool: by `name`, or by the last call before it that had its id.
+- A message stays one message. Its texts are joined by line feeds; its images are listed beside them in order.
+- Images must be in the request, as base64. An image given by URL is refused: the gateway downloads nothing.
+- A tool's result names the tool: by `name`, or else by the last earlier call with the same id.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from backends.base import Failure, Kind, RequestError
 Members = dict[str, Any]
 
 ROLES = {"developer": "system", "function": "tool"}
-"""Roles that Ollama calls otherwise."""
+"""Roles that have another name in Ollama."""
 
 _DATA_URL = re.compile(r"data:(?:image/[\w.+-]+)?(?:;[\w=-]+)*;base64,", re.ASCII | re.IGNORECASE)
 
@@ -38,14 +38,14 @@ class Part(msgspec.Struct):
 
 
 class Function(msgspec.Struct):
-    """What is called, with its arguments as the text of a JSON object."""
+    """The function of a call; its arguments are the text of a JSON object."""
 
     name: str
     arguments: str | Members | None = None
 
 
 class ToolCall(msgspec.Struct):
-    """A call that the model has made before."""
+    """A call that the model made in an earlier turn."""
 
     function: Function
     id: str | None = None
@@ -67,19 +67,19 @@ _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def refusal(param: str, why: str, kind: Kind = Kind.UNSUPPORTED) -> RequestError:
-    """The error for a member that cannot be carried out; `why` goes on after "Ollama cannot do this: "."""
+    """Return the error for a member that Ollama cannot honour; `why` continues "Ollama cannot do this: "."""
     message = f"Ollama cannot do this: {why}" if kind is Kind.UNSUPPORTED else why
     return RequestError(Failure(kind, message, param=param))
 
 
 def native_messages(messages: Sequence[Message]) -> list[Members]:
-    """The same for Ollama. Raises RequestError for content it cannot take."""
+    """Return the messages for Ollama. Raise RequestError for content it cannot accept."""
     names: dict[str | None, str] = {}
     return [_native(message, f"messages[{place}]", names) for place, message in enumerate(messages)]
 
 
 def _native(message: Message, where: str, names: dict[str | None, str]) -> Members:
-    """One message; `names` are the tools called so far, by the ids of the calls, and grows."""
+    """Return one message; `names` holds the tools called so far by call id, and is extended."""
     native: Members = {"role": ROLES.get(message.role, message.role), "content": message.content or ""}
     if isinstance(message.content, list):
         native["content"] = "\n".join(_texts(message.content, where))
@@ -104,6 +104,7 @@ def _native(message: Message, where: str, names: dict[str | None, str]) -> Membe
 
 
 def _texts(parts: Sequence[Part], where: str) -> Iterator[str]:
+    """Yield the texts of a message's parts. Raise RequestError for a part that is neither text nor an image."""
     for place, part in enumerate(parts):
         if part.type in ("text", "refusal"):
             yield part.text or part.refusal
@@ -112,7 +113,7 @@ def _texts(parts: Sequence[Part], where: str) -> Iterator[str]:
 
 
 def _images(parts: Sequence[Part], where: str) -> Iterator[str]:
-    """The base64 text of each image."""
+    """Yield the base64 text of each image. Raise RequestError for an image that is not in the request."""
     for place, part in enumerate(parts):
         if part.type != "image_url":
             continue
@@ -127,6 +128,7 @@ def _images(parts: Sequence[Part], where: str) -> Iterator[str]:
 
 
 def _call(call: ToolCall, where: str) -> Members:
+    """Return a tool call for Ollama."""
     native: Members = {
         "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments, where)}
     }
@@ -134,7 +136,7 @@ def _call(call: ToolCall, where: str) -> Members:
 
 
 def _arguments(text: str | Members | None, where: str) -> Any:
-    """A call's arguments as the object they are; their own JSON where they came as text."""
+    """Return a call's arguments as an object. Raise RequestError if their text is not a JSON object."""
     if not isinstance(text, str) or not text.strip():
         return text if isinstance(text, dict) else {}
     try:

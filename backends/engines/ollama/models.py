@@ -1,11 +1,11 @@
-"""What an operator may have Ollama do with its models, as calls, and a Modelfile as the fields Ollama takes today.
+"""Actions on Ollama's models as HTTP requests, and Modelfiles as the fields that Ollama accepts today.
 
 Facts: ollama/ollama v0.33.0-rc2, `server/routes.go`, `server/create.go`, `docs/modelfile.md`.
 
 Rules:
 - An argument that is missing, unknown or of the wrong type is refused here, in one line that names it.
-- Ollama's server takes no Modelfile any more (since v0.5.5), only its parts. It is read here; what it says of files
-  that lie elsewhere is refused, since only their digests can be sent: upload them to `/api/blobs/DIGEST` first.
+- Since v0.5.5 Ollama's server accepts no Modelfile, only its parts. A Modelfile is parsed here. A reference in it to a
+  file on disk is refused, because only digests can be sent: upload the file to `/api/blobs/DIGEST` first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from backends.base import Action, Call
-from backends.facts.actions import asked
+from backends.facts.actions import checked_arguments
 from backends.facts.units import MODEL_NAME
 
 Members = dict[str, Any]
@@ -46,12 +46,12 @@ class _Spoken(msgspec.Struct):
 
 
 class _Create(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, rename={"from_": "from"}):
-    """The arguments of `create`: what the model is made from, and what is laid over it."""
+    """The arguments of `create`: what the model is made from, and what is changed."""
 
     model: str
     from_: str | None = None
     files: dict[str, str] | None = None
-    """File name to digest, `sha256:...`, of blobs that were uploaded."""
+    """File names and the digests (`sha256:...`) of uploaded blobs."""
     adapters: dict[str, str] | None = None
     template: str | None = None
     system: str | None = None
@@ -66,33 +66,36 @@ class _Create(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, re
 
 
 def call_for(action: Action, given: Mapping[str, Any]) -> Call:
-    """The request that carries out an action. Raises ValueError where an argument is missing, unknown or wrong."""
+    """Return the request that carries out an action. Raise ValueError for a missing, unknown or wrong argument."""
     match action:
         case Action.LIST:
-            asked(action, given, {})
+            checked_arguments(action, given, {})
             return Call("/api/tags", method="GET")
         case Action.PS:
-            asked(action, given, {})
+            checked_arguments(action, given, {})
             return Call("/api/ps", method="GET")
         case Action.SHOW:
-            return _call("/api/show", asked(action, given, {"model": str}, {"verbose": bool}))
+            return _call("/api/show", checked_arguments(action, given, {"model": str}, {"verbose": bool}))
         case Action.PULL:
-            return _call("/api/pull", asked(action, given, {"model": str}, {"insecure": bool}), stream=True)
+            return _call(
+                "/api/pull", checked_arguments(action, given, {"model": str}, {"insecure": bool}), stream=True
+            )
         case Action.CREATE:
             return _call("/api/create", _created(given), stream=True)
         case Action.COPY:
-            return _call("/api/copy", asked(action, given, {"source": str, "destination": str}))
+            return _call("/api/copy", checked_arguments(action, given, {"source": str, "destination": str}))
         case Action.DELETE:
-            return _call("/api/delete", asked(action, given, {"model": str}), method="DELETE")
+            return _call("/api/delete", checked_arguments(action, given, {"model": str}), method="DELETE")
         case Action.LOAD:
             return _call("/api/generate", _loaded(given), stream=False)
         case Action.UNLOAD:
-            there = asked(action, given, {"model": str})
+            there = checked_arguments(action, given, {"model": str})
             return _call("/api/generate", {**there, "keep_alive": 0}, stream=False)
     raise NotImplementedError(f"ollama has no action {action}")
 
 
 def _call(path: str, body: Members, method: str = "POST", stream: bool | None = None) -> Call:
+    """Return a request with this body. Raise ValueError if a name in it is not a model name."""
     for name in ("model", "source", "destination"):
         if not re.fullmatch(MODEL_NAME, body.get(name, "x")):
             raise ValueError(f"{name!r} is no model name")
@@ -102,9 +105,12 @@ def _call(path: str, body: Members, method: str = "POST", stream: bool | None = 
 
 
 def _loaded(given: Mapping[str, Any]) -> Members:
-    """A request for nothing, which loads the model. `keep_alive`: seconds, or a text such as `10m`; -1 is for ever."""
+    """Return the body of a request without a prompt, which loads the model.
+
+    `keep_alive` is in seconds or a text such as `10m`; -1 means forever.
+    """
     rest = {name: value for name, value in given.items() if name != "keep_alive"}
-    there = asked(Action.LOAD, rest, {"model": str}, {"context": int})
+    there = checked_arguments(Action.LOAD, rest, {"model": str}, {"context": int})
     context = there.pop("context", None)
     if context is not None:
         there["options"] = {"num_ctx": context}
@@ -122,6 +128,7 @@ _GO_TIME = re.compile(r"-?(?:[0-9]+(?:\.[0-9]+)?(?:ns|us|ms|s|m|h))+")
 
 
 def _created(given: Mapping[str, Any]) -> Members:
+    """Return the body for `create`, with the fields of the Modelfile if there is one."""
     try:
         fields: Members = msgspec.to_builtins(msgspec.convert(dict(given), _Create))
     except msgspec.ValidationError as error:
@@ -140,9 +147,9 @@ def _created(given: Mapping[str, Any]) -> Members:
 
 
 def from_modelfile(text: str, given: Collection[str] = ()) -> Members:
-    """The fields a Modelfile stands for. Where `files` or `adapters` are given, its files are meant to be those.
+    """Return the fields of a Modelfile. If `files` or `adapters` are given, its references to files mean those.
 
-    Raises ValueError, with the line's number, for what cannot be read or cannot be sent.
+    Raise ValueError, with the line number, for what cannot be parsed or cannot be sent.
     """
     found: Members = {}
     for number, name, value in _instructions(text):
@@ -191,7 +198,7 @@ _PLACES = {"from": "files", "adapter": "adapters"}
 
 
 def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
-    """Line number, name in lower case and value of each instruction; a value in three quotes spans lines."""
+    """Yield line number, name in lower case, and value of each instruction; three quotes enclose several lines."""
     lines = iter(enumerate(text.replace("\r\n", "\n").split("\n"), 1))
     for number, line in lines:
         stripped = line.strip()
@@ -215,6 +222,7 @@ def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _unquoted(value: str) -> str:
+    """Return a value without its quotes."""
     for quote in ('"""', '"'):
         if len(value) >= 2 * len(quote) and value.startswith(quote) and value.endswith(quote):
             return value[len(quote) : -len(quote)]
@@ -222,7 +230,7 @@ def _unquoted(value: str) -> str:
 
 
 def _typed(value: str) -> int | float | bool | str:
-    """A parameter's value as the number or truth it is."""
+    """Return the value of a parameter as a number or a bool, if it is one."""
     try:
         return _number.decode(value.lower())
     except ValueError:
@@ -230,6 +238,7 @@ def _typed(value: str) -> int | float | bool | str:
 
 
 def _is_path(value: str) -> bool:
+    """Return whether a value is the path of a file rather than the name of a model."""
     return value.startswith((".", "/", "~", "\\")) or value.lower().endswith(
         (".gguf", ".bin", ".safetensors")
     )

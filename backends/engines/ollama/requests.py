@@ -1,4 +1,4 @@
-"""From OpenAI's requests to Ollama's own: `/api/chat`, `/api/generate` and `/api/embed`.
+"""Translate OpenAI's requests to Ollama's own: `/api/chat`, `/api/generate` and `/api/embed`.
 
 Facts: ollama/ollama v0.33.0-rc2, `api/types.go` and `server/routes.go`; types of its Python client 0.6.3.
 
@@ -6,12 +6,12 @@ Rules:
 - What Ollama cannot do is refused before anything is sent, as UNSUPPORTED, so that another backend may be asked: more
   than one choice, `logit_bias`, a `tool_choice` that forces a call, images by URL, audio, files, `echo`, `best_of`,
   tokens instead of text, several prompts at once.
-- What ordinary clients send along and what changes nothing for them is left out in silence: `user`, `metadata`,
-  `store`, `service_tier`, `parallel_tool_calls`, `prompt_cache_key`, `strict` of a tool, and members nobody knows.
+- Members without effect on the answer are dropped: `user`, `metadata`, `store`, `service_tier`, `parallel_tool_calls`,
+  `prompt_cache_key`, a tool's `strict`, and unknown ones.
 - Ollama's own members are honoured where a client sends them: `options`, `keep_alive`, `think`, `truncate`, `shift`,
-  and `raw` for completions. They win over OpenAI's, and these over the backend's defaults.
-- A completion's prompt goes to the model as it is, like everywhere else, not through the chat template. With a `suffix`
-  it is the model's template that knows how to ask for what is between.
+  and `raw` for completions. They win over OpenAI's members, which win over the backend's defaults.
+- The prompt of a completion goes to the model unchanged, as in other engines, not through the chat template. With a
+  `suffix` the model's template is needed, which says how to ask for the text in between.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OPTIONS = {
     "max_tokens": "num_predict",
     "max_completion_tokens": "num_predict",
 }
-"""What OpenAI's clients, vLLM's and llama.cpp's call a sampling parameter, and what Ollama calls it among `options`."""
+"""The names of sampling parameters in requests (OpenAI's, vLLM's, llama.cpp's) and in Ollama's `options`."""
 
 EFFORTS: dict[str, bool | str] = {
     "none": False,
@@ -50,10 +50,10 @@ EFFORTS: dict[str, bool | str] = {
     "xhigh": "max",
     "max": "max",
 }
-"""`reasoning_effort`, and what `think` says for it. Ollama's own `/v1` reads it the same way."""
+"""Values of `reasoning_effort`, and of `think`. Ollama's own `/v1` translates them in the same way."""
 
 MOST_LOGPROBS = 20
-"""Alternatives of a token that Ollama tells at most."""
+"""The most alternatives of a token that Ollama reports."""
 
 Number = int | float
 T = TypeVar("T")
@@ -61,8 +61,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a backend's options say for every request that does not say it itself. `keep_alive` is in seconds, -1 for
-    ever; None leaves a thing to Ollama."""
+    """Settings from the backend's options, for requests that do not have their own; None leaves one to Ollama.
+
+    `keep_alive` is in seconds; -1 means forever.
+    """
 
     context: int | None = None
     keep_alive: float | None = None
@@ -79,7 +81,7 @@ class _Format(msgspec.Struct):
 
 
 class _Native(msgspec.Struct):
-    """Members of Ollama's own that a client may send to each of the three."""
+    """Ollama's own members that any of the three requests may have."""
 
     model: str
     options: dict[str, msgspec.Raw] | None = None
@@ -88,6 +90,8 @@ class _Native(msgspec.Struct):
 
 
 class _Sampled(_Native):
+    """The members that chats and completions have in common."""
+
     temperature: Number | None = None
     top_p: Number | None = None
     top_k: Number | None = None
@@ -145,7 +149,7 @@ _embedding = msgspec.json.Decoder(_Embedding)
 
 
 def native_body(request: Request, model: str, defaults: Defaults) -> bytes:
-    """The body for Ollama's own API. Raises RequestError for what it cannot do, or what is no request at all."""
+    """Return the body for Ollama's own API. Raise RequestError for an invalid request, or one it cannot carry out."""
     body: Members
     if request.operation is Operation.CHAT:
         body = _chat_body(_decoded(_chat, request.body), defaults)
@@ -159,7 +163,7 @@ def native_body(request: Request, model: str, defaults: Defaults) -> bytes:
 
 
 def refuse_what_is_ignored(request: Request) -> None:
-    """Raises RequestError for what Ollama's `/v1` would leave out without a word, though the answer depends on it."""
+    """Raise RequestError for what Ollama's `/v1` would silently ignore although the answer depends on it."""
     if request.operation is Operation.CHAT:
         _refuse_chat(_decoded(_chat, request.body))
     elif request.operation is Operation.COMPLETIONS:
@@ -167,6 +171,7 @@ def refuse_what_is_ignored(request: Request) -> None:
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Decode a request. Raise RequestError, with the member at fault, where it is invalid."""
     try:
         return decoder.decode(body)
     except (ValueError, RecursionError) as error:
@@ -178,6 +183,7 @@ def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
 
 
 def _chat_body(asked: _Chat, defaults: Defaults) -> Members:
+    """Return the members for `/api/chat`."""
     _refuse_chat(asked)
     body: Members = {"messages": native_messages(asked.messages)}
     tools = [{"type": tool.type, "function": tool.function} for tool in asked.tools or ()]
@@ -187,6 +193,7 @@ def _chat_body(asked: _Chat, defaults: Defaults) -> Members:
 
 
 def _generate_body(asked: _Completion, defaults: Defaults) -> Members:
+    """Return the members for `/api/generate`."""
     _refuse_completion(asked)
     prompt = asked.prompt[0] if isinstance(asked.prompt, list) else asked.prompt
     body: Members = {"prompt": prompt}
@@ -194,14 +201,15 @@ def _generate_body(asked: _Completion, defaults: Defaults) -> Members:
         body["suffix"] = asked.suffix
     raw = not asked.suffix if asked.raw is None else asked.raw
     if raw:
-        # Told to think, Ollama would take what looks like thoughts out of the text.
+        # With `think` on, Ollama would remove what looks like reasoning from the text.
         body |= {"raw": True, "think": False}
-    # Here `logprobs` is how many alternatives are wanted, and none is a number too.
+    # In completions `logprobs` is the number of alternatives, and 0 is a valid number.
     wanted = asked.logprobs is not None and asked.logprobs is not False
     return body | _sampled(asked, defaults, _logprobs(wanted, int(asked.logprobs or 0)))
 
 
 def _embed_body(asked: _Embedding, defaults: Defaults) -> Members:
+    """Return the members for `/api/embed`."""
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise refusal("input", "it embeds texts, not tokens")
@@ -214,7 +222,7 @@ def _embed_body(asked: _Embedding, defaults: Defaults) -> Members:
 
 
 def _sampled(asked: _Sampled, defaults: Defaults, logprobs: Members) -> Members:
-    """The members that chat and generate have in common."""
+    """Return the members that chat and generate have in common."""
     options: Members = {
         native: value for name, native in OPTIONS.items() if (value := getattr(asked, name, None)) is not None
     }
@@ -229,13 +237,13 @@ def _sampled(asked: _Sampled, defaults: Defaults, logprobs: Members) -> Members:
         body["think"] = think
     shift = body.get("truncate") if asked.shift is None else asked.shift
     if shift is False:
-        # Else Ollama drops the prompt's beginning as soon as the answer has filled the context.
+        # Otherwise Ollama drops the beginning of the prompt once the answer has filled the context.
         body["shift"] = False
     return body | logprobs
 
 
 def _native(asked: _Native, defaults: Defaults, options: Members) -> Members:
-    """Ollama's own members: the client's, or else the backend's."""
+    """Return Ollama's own members: the client's, or else the backend's."""
     if defaults.context is not None:
         options = {"num_ctx": defaults.context, **options}
     options |= asked.options or {}
@@ -246,6 +254,7 @@ def _native(asked: _Native, defaults: Defaults, options: Members) -> Members:
 
 
 def _logprobs(wanted: bool, alternatives: int) -> Members:
+    """Return the members that ask for log probabilities."""
     if not wanted:
         return {}
     if not 0 <= alternatives <= MOST_LOGPROBS:
@@ -254,7 +263,7 @@ def _logprobs(wanted: bool, alternatives: int) -> Members:
 
 
 def _format(asked: _Format | None) -> Any:
-    """What `format` says for a `response_format`; None where any text will do."""
+    """Return the `format` for a `response_format`; None if any text is allowed."""
     if asked is None or asked.type == "text":
         return None
     if asked.type == "json_object":
@@ -268,6 +277,7 @@ def _format(asked: _Format | None) -> Any:
 
 
 def _think(asked: _Sampled) -> bool | str | None:
+    """Return the `think` for a request: its own, or one for its `reasoning_effort`."""
     if asked.think is not None or asked.reasoning_effort is None:
         return asked.think
     if asked.reasoning_effort not in EFFORTS:

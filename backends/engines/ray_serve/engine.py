@@ -1,14 +1,15 @@
 """Ray Serve: applications behind its HTTP proxy that speak OpenAI's API, attached to by URL or launched.
 
-Facts are those of Ray 2.60: of the proxy, which every application has, and of Ray Serve LLM, whose applications speak
+Facts are those of Ray 2.60: of the proxy, which every application has, and of Ray Serve LLM, whose applications answer
 as the vLLM inside them does.
 
 Rules:
-- Bodies pass both ways. Adapters are models of their own, `base:adapter`, in requests and in lists.
-- The proxy is up long before an application is, and says so of every path: that is loading, not a missing model.
-- An application deployed below a prefix is at a URL with that prefix.
-- Metrics are not at the proxy: `metrics_url` names a node's metrics agent. They are Ray's names for vLLM's.
-- A launch deploys one application, or those of a config file, on a Ray of its own on this machine.
+- Bodies pass unchanged both ways. An adapter is a model of its own, `base:adapter`, in requests and in lists.
+- The proxy is up long before an application is, and answers every path with an error that says so: that means loading,
+  not a missing model.
+- An application deployed under a prefix has a URL with that prefix.
+- The proxy has no metrics: `metrics_url` names a node's metrics agent, which has vLLM's metrics under Ray's names.
+- A launch deploys one application, or those of a config file, on a Ray instance of its own on this machine.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from backends.base import (
     Action,
     Call,
+    EngineOptions,
     Failure,
     Headers,
     Health,
     Kind,
     Launch,
     LaunchError,
+    LaunchOptions,
     Operation,
     Request,
     Signal,
@@ -39,8 +42,8 @@ from backends.base import (
 )
 from backends.dialect.openai import OpenAICompatible
 from backends.facts import logs
-from backends.facts.actions import asked
-from backends.facts.launching import LaunchOptions, Text, program
+from backends.facts.actions import checked_arguments
+from backends.facts.launching import ProcessLaunch, Text, program
 from backends.facts.signals import Metric, Table, from_metrics
 from backends.facts.units import Duration
 
@@ -48,23 +51,24 @@ COMMAND = ("python",)
 INSTALL = "install Ray with `pip install 'ray[serve]'`"
 RUNNER = Path(__file__).with_name("runner.py")
 MODEL_HEADER = b"serve_multiplexed_model_id"
-"""The header by which Ray's router finds a replica that has the model in memory."""
+"""The header by which Ray's router finds a replica with the model in memory."""
 
 
-class RayServeOptions(BaseModel):
+class RayServeOptions(EngineOptions):
     """How to speak to an application of Ray Serve."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     multiplexed: bool = Field(
         False,
-        description="Whether the application multiplexes models (`@serve.multiplexed`) and goes by Ray's header for "
-        "that. Ray Serve LLM does not need it.",
+        description="Whether the application multiplexes models (`@serve.multiplexed`), which needs Ray's header for "
+        "the model. Ray Serve LLM does not need it.",
     )
 
+    def engine(self) -> RayServe:
+        return RayServe(self)
 
-class RayServeLaunch(LaunchOptions):
-    """How to deploy applications on a Ray of their own."""
+
+class RayServeLaunch(ProcessLaunch):
+    """How to deploy applications on a Ray instance of their own."""
 
     app: Text | None = Field(
         None,
@@ -72,7 +76,7 @@ class RayServeLaunch(LaunchOptions):
         "and `config`.",
     )
     args: dict[str, JsonValue] = Field(
-        {}, description="What `app` is called with, if it is a function, such as `{llm_configs: [...]}`."
+        {}, description="The arguments of `app`, if it is a function, such as `{llm_configs: [...]}`."
     )
     config: Path | None = Field(
         None,
@@ -101,6 +105,22 @@ class RayServeLaunch(LaunchOptions):
             raise ValueError("'args' belong to 'app'")
         return self
 
+    def served_names(self) -> tuple[str, ...]:
+        """Return none: only the running application can tell what it serves."""
+        return ()
+
+    def launch(self, host: str, port: int) -> Launch:
+        if self.config is not None and not self.config.is_file():
+            raise LaunchError(f"there is no config file {self.config}: correct the path")
+        argv = [*program(self.command or COMMAND, INSTALL), str(RUNNER), "--host", host, "--port", str(port)]
+        if self.config is not None:
+            argv += ["--config", str(self.config)]
+        else:
+            argv += ["--app", str(self.app), "--args", msgspec.json.encode(self.args).decode()]
+        if self.app_dir is not None:
+            argv += ["--app-dir", str(self.app_dir)]
+        return self.process(argv, {"RAY_USAGE_STATS_ENABLED": "0"})
+
 
 TABLE: Table = {
     Signal.RUNNING: (Metric("ray_vllm_num_requests_running", "since 2.49, from vLLM"),),
@@ -121,8 +141,8 @@ class RayServe(OpenAICompatible):
 
     name: ClassVar[str] = "ray-serve"
     checked: ClassVar[str] = "Ray 2.60.0 (the proxy: run, recordings; Ray Serve LLM: source)"
-    options_type: ClassVar[type[BaseModel] | None] = RayServeOptions
-    launch_options: ClassVar[type[BaseModel] | None] = RayServeLaunch
+    options_type: ClassVar[type[EngineOptions] | None] = RayServeOptions
+    launch_options: ClassVar[type[LaunchOptions] | None] = RayServeLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {
             Operation.CHAT,
@@ -136,14 +156,17 @@ class RayServe(OpenAICompatible):
     )
     actions: ClassVar[frozenset[Action]] = frozenset({Action.SLEEP, Action.WAKE})
 
+    def __init__(self, options: RayServeOptions | None = None) -> None:
+        self._multiplexed = options is not None and options.multiplexed
+
     def call(self, request: Request, model: str) -> Call:
         call = super().call(request, model)
-        if not self.options.multiplexed:
+        if not self._multiplexed:
             return call
         return msgspec.structs.replace(call, headers=((MODEL_HEADER, model.encode()),))
 
     def health_of(self, status: int, body: bytes) -> Health:
-        """Of the model list: the proxy's own answers tell that nothing is deployed there, or nothing runs yet."""
+        """Interpret the model list, or the proxy's own answer that no application is deployed or running yet."""
         if _not_deployed(status, body):
             return Health.LOADING
         return Health.READY if status < 404 else Health.DOWN
@@ -161,41 +184,19 @@ class RayServe(OpenAICompatible):
         return from_metrics(page, TABLE)
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
-        """Of an application made with `build_dev_openai_app`. `sleep`: `model`, `level`. `wake`: `model`."""
+        """Return the request for an action; see `Engine.action`. They need an application of `build_dev_openai_app`.
+
+        `sleep` takes `model` and `level`; `wake` takes `model`.
+        """
         match action:
             case Action.SLEEP:
-                given = asked(action, arguments, {"model": str}, {"level": int})
+                given = checked_arguments(action, arguments, {"model": str}, {"level": int})
                 options = {name: value for name, value in given.items() if name != "model"}
                 return Call("/sleep", msgspec.json.encode({"model": given["model"], "options": options}))
             case Action.WAKE:
-                given = asked(action, arguments, {"model": str})
+                given = checked_arguments(action, arguments, {"model": str})
                 return Call("/wakeup", msgspec.json.encode({"model": given["model"]}))
         return super().action(action, arguments)
-
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        """None: what an application serves, only it can tell."""
-        return ()
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, RayServeLaunch)
-        if options.config is not None and not options.config.is_file():
-            raise LaunchError(f"there is no config file {options.config}: correct the path")
-        argv = [
-            *program(options.command or COMMAND, INSTALL),
-            str(RUNNER),
-            "--host",
-            host,
-            "--port",
-            str(port),
-        ]
-        if options.config is not None:
-            argv += ["--config", str(options.config)]
-        else:
-            argv += ["--app", str(options.app), "--args", msgspec.json.encode(options.args).decode()]
-        if options.app_dir is not None:
-            argv += ["--app-dir", str(options.app_dir)]
-        env = {"RAY_USAGE_STATS_ENABLED": "0", **options.environment()}
-        return Launch(tuple(argv), env, options.start_timeout, options.stop_timeout)
 
     def log_level(self, line: str) -> int:
         return logging.DEBUG if _PROBE.search(line) else logs.level(line)
@@ -205,6 +206,7 @@ class RayServe(OpenAICompatible):
 
 
 def _not_deployed(status: int, body: bytes) -> bool:
+    """Return whether the proxy answered that no application is there yet."""
     return status in (404, 503) and any(mark in body for mark in _NOT_DEPLOYED)
 
 

@@ -1,12 +1,12 @@
-"""A program that deploys applications of Ray Serve on a Ray of their own, at the address it is given.
+"""A program that deploys applications of Ray Serve on a Ray instance of their own, at a given address.
 
-`serve run` takes an address from a config file only. This writes one, or the given one anew with that address, and goes
-on as `serve run` with it.
+`serve run` takes its address only from a config file. This program writes one, or a copy of the given one, with the
+address in it, and continues as `serve run`.
 
 Rules:
-- It stands alone: standard library, Ray and what Ray brings, nothing of this distribution.
-- SIGTERM ends it as Ctrl-C does: applications first, then Ray.
-- What makes it fail is told in one line that begins with `ray_serve_runner: `, exit status 1.
+- It is independent: it imports the standard library, Ray and Ray's dependencies, and nothing of this distribution.
+- SIGTERM stops it as Ctrl-C does: first the applications, then Ray.
+- A failure is reported in one line that begins with `ray_serve_runner: `; the exit status is 1.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ray.serve.scripts import cli
 
 
 def fail(words: str) -> NoReturn:
-    """Say why in one line, and end."""
+    """Print the reason in one line and exit."""
     sys.stderr.write(f"ray_serve_runner: {words}\n")
     sys.exit(1)
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="ray_serve_runner", allow_abbrev=False)
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
 
 
 def config(options: argparse.Namespace) -> dict[str, Any]:
-    """The config of Ray Serve: as it is given, or one for the application; at our address."""
+    """Return the config for Ray Serve with our address: the given one, or one for the application."""
     if options.config is None:
         app = {"name": "app", "route_prefix": "/", "import_path": options.app, "args": options.args}
         found: Any = {"applications": [app]}
@@ -60,7 +60,7 @@ def config(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Deploy and stay."""
+    """Deploy the applications and run until stopped."""
     options = arguments()
     os.environ.pop("RAY_ADDRESS", None)
 

@@ -3,13 +3,13 @@
 Facts are those of SGLang 0.5.23.
 
 Rules:
-- Health is `/ready`: 503 while it starts, warms up, is paused or goes down (`/health` computes a token each time). A
-  server too old to have `/ready` counts as ready when it answers at all.
-- The name of a model in a request is not checked, except that `model:adapter` chooses a LoRA adapter. So an adapter is
-  listed here under that name: by its own name alone the model without it would answer.
-- Reranking and scoring have forms of their own, which become the canonical ones; so has the text of detokenizing.
-- `abort` as the reason of an end means that the server dropped the request: a failure, not an answer.
-- Load is asked from `/v1/loads`, which needs no flag, and from the metrics, which need `--enable-metrics`.
+- The probe is `/ready`, which answers 503 while the server starts, warms up, is paused or shuts down; `/health` would
+  compute a token each time. A server too old for `/ready` counts as ready if it answers at all.
+- The server does not check the model's name, except that `model:adapter` selects a LoRA adapter. So adapters are listed
+  under that name: asked for by the adapter's name alone, the model without the adapter would answer.
+- Reranking, scoring and detokenizing have forms of their own, which are translated; see `forms.py`.
+- The finish reason `abort` means that the server dropped the request: a failure.
+- Load is read from `/v1/loads`, which needs no flag, and from the metrics page, which needs `--enable-metrics`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 import msgspec
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from backends.base import (
     Action,
@@ -32,6 +32,7 @@ from backends.base import (
     Health,
     Kind,
     Launch,
+    LaunchOptions,
     ModelCard,
     Operation,
     Reading,
@@ -44,9 +45,9 @@ from backends.base import (
 from backends.dialect.openai import OpenAICompatible
 from backends.engines.sglang.forms import EDITS, REPLIES
 from backends.facts import logs
-from backends.facts.actions import asked
+from backends.facts.actions import checked_arguments
 from backends.facts.launching import Count, GpuServerLaunch, LoraName, Plain, Text, arguments, program
-from backends.facts.signals import Metric, Table, from_metrics, told
+from backends.facts.signals import Metric, Table, from_metrics, reading
 
 COMMAND = ("sglang", "serve")
 INSTALL = "install it with `pip install sglang`"
@@ -59,13 +60,13 @@ class SGLangLaunch(GpuServerLaunch):
         None, description="Groups of GPUs that each hold a part of the model's layers. Left out, one."
     )
     data_parallel: Count | None = Field(
-        None, description="Copies of the model behind the one server, each on GPUs of its own. Left out, one."
+        None, description="Copies of the model behind one server, each on GPUs of its own. Left out, one."
     )
     max_queue: Count | None = Field(
         None, description="Requests that may wait in SGLang; more are refused with 503. Left out, any number."
     )
     chunked_prefill: bool | None = Field(
-        None, description="`false`: long prompts are computed in one piece. SGLang's own: `true`."
+        None, description="With `false`, long prompts are computed in one piece. Left out, `true`."
     )
     speculative: dict[Text, Plain] = Field(
         {},
@@ -88,11 +89,29 @@ class SGLangLaunch(GpuServerLaunch):
     )
     sleep_mode: bool = Field(
         False,
-        description="Whether it can be put to sleep, which frees its GPU memory, and be woken (`sleep`, `wake`).",
+        description="Whether it can be put to sleep, which frees its GPU memory, and woken (`sleep`, `wake`).",
     )
-    embeddings: bool = Field(
-        False, description="Whether a model made for text serves embeddings, and those only."
-    )
+    embeddings: bool = Field(False, description="Whether a text model serves embeddings, and nothing else.")
+
+    def served_names(self) -> tuple[str, ...]:
+        """Return the model's public name, and `name:adapter` for each adapter."""
+        name = self.public_name
+        return (name, *(f"{name}:{adapter}" for adapter in self.lora))
+
+    def launch(self, host: str, port: int) -> Launch:
+        argv = [*program(self.command or COMMAND, INSTALL)]
+        self.check_paths(*self.lora.values())
+        argv += ["--model-path", self.model, "--served-model-name", self.public_name]
+        argv += ["--host", host, "--port", str(port), "--log-level-http", "warning"]
+        argv += ["--enable-metrics", "--enable-cache-report"]
+        argv += arguments(self, FLAGS)
+        if self.prefix_caching is False:
+            argv.append("--disable-radix-cache")
+        if self.chunked_prefill is False:
+            argv += ["--chunked-prefill-size", "-1"]
+        for name, value in self.speculative.items():
+            argv += [f"--speculative-{name.replace('_', '-')}", str(value)]
+        return self.process([*argv, *self.extra_args])
 
 
 FLAGS: Mapping[str, str | tuple[str, str]] = {
@@ -123,7 +142,7 @@ LOADS = "/v1/loads"
 
 
 def _both(name: str, **more: Any) -> tuple[Metric, ...]:
-    """A metric under both of its prefixes. With the second it comes through Ray and from the page of loads."""
+    """Return a metric under both of its prefixes; Ray and `/v1/loads` use the second one."""
     per = more.pop("per", None)
     return tuple(
         Metric(prefix + name, versions, per=per and prefix + per, **more)
@@ -146,7 +165,7 @@ class _Slots(msgspec.Struct):
 
 
 class _Load(msgspec.Struct):
-    """What `/v1/loads` says of one rank. Of what it does not say an older version knows nothing."""
+    """The load of one rank in `/v1/loads`. Older versions lack the optional fields."""
 
     num_running_reqs: float
     num_waiting_reqs: float
@@ -178,7 +197,7 @@ class SGLang(OpenAICompatible):
 
     name: ClassVar[str] = "sglang"
     checked: ClassVar[str] = "SGLang 0.5.23 (source)"
-    launch_options: ClassVar[type[BaseModel] | None] = SGLangLaunch
+    launch_options: ClassVar[type[LaunchOptions] | None] = SGLangLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(Operation) - {
         Operation.INFILL,
         Operation.TRANSLATIONS,
@@ -199,7 +218,7 @@ class SGLang(OpenAICompatible):
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
         translate = REPLIES.get(request.operation)
         if translate is not None:
-            # What is no such answer is judged as it stands.
+            # A body of another form is interpreted as it is.
             with contextlib.suppress(ValueError, RecursionError):
                 body = translate(request, body)
         return super().reply(request, model, headers, body)
@@ -249,46 +268,27 @@ class SGLang(OpenAICompatible):
         return {**found, **_from_loads(loads)}
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
-        """`load_lora`: `name`, `path`, and `pinned` to keep it on the GPU. `unload_lora`: `name`. `sleep` and `wake`:
-        `tags`, of `weights` and `kv_cache`, for one at a time."""
+        """Return the request for an action; see `Engine.action`.
+
+        `load_lora` takes `name`, `path`, and `pinned` to keep the adapter on the GPU; `unload_lora` takes `name`.
+        `sleep` and `wake` take `tags`, a list of `weights` and `kv_cache`, to release or restore only one of them.
+        """
         match action:
             case Action.LOAD_LORA:
-                given = asked(action, arguments, {"name": str, "path": str}, {"pinned": bool})
+                given = checked_arguments(action, arguments, {"name": str, "path": str}, {"pinned": bool})
                 pinned = {"pinned": given["pinned"]} if "pinned" in given else {}
                 body = {"lora_name": given["name"], "lora_path": given["path"], **pinned}
                 return Call("/load_lora_adapter", msgspec.json.encode(body))
             case Action.UNLOAD_LORA:
-                given = asked(action, arguments, {"name": str})
+                given = checked_arguments(action, arguments, {"name": str})
                 return Call("/unload_lora_adapter", msgspec.json.encode({"lora_name": given["name"]}))
             case Action.SLEEP:
-                given = asked(action, arguments, {}, {"tags": list})
+                given = checked_arguments(action, arguments, {}, {"tags": list})
                 return Call("/release_memory_occupation", msgspec.json.encode(given))
             case Action.WAKE:
-                given = asked(action, arguments, {}, {"tags": list})
+                given = checked_arguments(action, arguments, {}, {"tags": list})
                 return Call("/resume_memory_occupation", msgspec.json.encode(given))
         return super().action(action, arguments)
-
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        assert isinstance(options, SGLangLaunch)
-        name = options.public_name
-        return (name, *(f"{name}:{adapter}" for adapter in options.lora))
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, SGLangLaunch)
-        argv = [*program(options.command or COMMAND, INSTALL)]
-        options.check_paths(*options.lora.values())
-        argv += ["--model-path", options.model, "--served-model-name", options.public_name]
-        argv += ["--host", host, "--port", str(port), "--log-level-http", "warning"]
-        argv += ["--enable-metrics", "--enable-cache-report"]
-        argv += arguments(options, FLAGS)
-        if options.prefix_caching is False:
-            argv.append("--disable-radix-cache")
-        if options.chunked_prefill is False:
-            argv += ["--chunked-prefill-size", "-1"]
-        for name, value in options.speculative.items():
-            argv += [f"--speculative-{name.replace('_', '-')}", str(value)]
-        argv += options.extra_args
-        return Launch(tuple(argv), options.environment(), options.start_timeout, options.stop_timeout)
 
     def log_level(self, line: str) -> int:
         return logs.level(line)
@@ -297,7 +297,7 @@ class SGLang(OpenAICompatible):
         return logs.crash_reason(log, _CRASHES)
 
 
-# SGLang 0.5.23 says these with 400, 400 and 503.
+# SGLang 0.5.23 sends these with status 400, 400 and 503.
 _KINDS = (
     (re.compile(r"requested LoRA adapters are not loaded"), Kind.MISSING),
     (re.compile(r"add `--is-embedding` when launching"), Kind.UNSUPPORTED),
@@ -310,7 +310,7 @@ _MESSAGES = {
 
 
 def _from_loads(body: bytes | None) -> Signals:
-    """The load of all ranks; nothing where the server is too old to tell it."""
+    """Return the load of all ranks; nothing if the server is too old to report it."""
     try:
         loads = _loads.decode(body).loads if body is not None else []
     except (ValueError, RecursionError):
@@ -326,7 +326,7 @@ def _from_loads(body: bytes | None) -> Signals:
     }
     found = {signal: [value for value in each if value is not None] for signal, each in values.items()}
     return {
-        signal: told(signal, fmean(known) if signal is Signal.KV_USE else sum(known), LOADS)
+        signal: reading(signal, fmean(known) if signal is Signal.KV_USE else sum(known), LOADS)
         for signal, known in found.items()
         if known
     }

@@ -1,10 +1,10 @@
-"""SGLang's own forms of reranking, scoring and detokenizing, and the canonical ones: each turned into the other.
+"""Translate between SGLang's forms of reranking, scoring and detokenizing and the canonical ones.
 
 Facts are those of SGLang 0.5.23 (`serving_rerank.py`, `serving_score.py`, `serving_tokenize.py`).
 
 Rules:
-- A client's other parameters go along, also SGLang's own, such as the `label_token_ids` by which a text model scores.
-- What cannot be said in SGLang's form is refused before it is asked for.
+- A client's other parameters are kept, also SGLang's own, such as the `label_token_ids` by which a text model scores.
+- What SGLang's form cannot express is refused before anything is sent.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ _list = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def _score_asked(body: bytes) -> bytes:
-    """The canonical form as SGLang's: one text against others. What is in SGLang's own form passes. Raises RequestError
-    where each text has a partner of its own, which SGLang cannot score at once."""
+    """Return a score request in SGLang's form, one text against others; one that is in that form already passes.
+
+    Raise RequestError if each text has a partner of its own, which SGLang cannot score in one request.
+    """
     members = rewrite.members(body)
     if "text_1" not in members or "text_2" not in members:
         return body
@@ -56,7 +58,7 @@ def _score_asked(body: bytes) -> bytes:
 
 
 def _detokenize_asked(body: bytes) -> bytes:
-    """Every token is wanted, as vLLM does it; SGLang leaves special ones out unless it is told."""
+    """Return a detokenize request for all tokens, as in vLLM: by default SGLang leaves out special ones."""
     members = rewrite.members(body)
     return rewrite.joined({"skip_special_tokens": b"false", **members})
 
@@ -68,7 +70,7 @@ EDITS: Mapping[Operation, Callable[[bytes], bytes]] = {
 
 
 def _ranking_of(request: Request, body: bytes) -> bytes:
-    """A bare list, sorted, with the input's tokens counted for each document."""
+    """Return a ranking, which SGLang sends as a sorted list, with token counts for each document."""
     ranked = _ranking.decode(body)
     results = [
         {
@@ -85,7 +87,7 @@ def _ranking_of(request: Request, body: bytes) -> bytes:
 
 
 def _scores_of(request: Request, body: bytes) -> bytes:
-    """One row for each text; of several labels (`label_token_ids`) the first one's score counts."""
+    """Return the scores, one for each text; with several labels (`label_token_ids`) that of the first one."""
     answer = _scored.decode(body)
     data = [
         {"index": place, "object": "score", "score": row[0]} for place, row in enumerate(answer.scores) if row
@@ -96,6 +98,7 @@ def _scores_of(request: Request, body: bytes) -> bytes:
 
 
 def _text_of(request: Request, body: bytes) -> bytes:
+    """Return the text of detokenized tokens."""
     return msgspec.json.encode({"prompt": _text.decode(body).text})
 
 

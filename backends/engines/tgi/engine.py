@@ -3,12 +3,14 @@
 Facts are those of TGI 3.3.7.
 
 Rules:
-- Chat is TGI's Messages API, OpenAI's but for details, mended both ways: `stop` is a list, `response_format` has a form
-  of its own, ids are empty, a stop string stays in the text. Completions may go by its native protocol instead.
-- What OpenAI's clients send as a default and TGI takes for something else (`top_p: 1`, `presence_penalty: 0`) is left
-  out; what it would not do (`n`, `logit_bias`) is refused.
-- In a stream every failure comes with status 200, in chat always as 422: there its words say what it is.
-- The server listens only when the model is loaded; `/health` turns 503 when the model's own process has died.
+- Chat uses TGI's Messages API, which differs from OpenAI's in details that are corrected both ways: `stop` must be a
+  list, `response_format` has another form, ids are empty, and a stop string stays in the text. Completions use the
+  Messages API or TGI's native protocol.
+- Defaults that OpenAI's clients send and TGI interprets otherwise (`top_p: 1`, `presence_penalty: 0`) are left out;
+  what TGI would ignore (`n`, `logit_bias`) is refused.
+- Every failure in a stream comes with status 200, and in a chat stream always as 422: there only its wording tells what
+  failed.
+- The server listens only once the model is loaded; `/health` answers 503 once the model's process has died.
 """
 
 from __future__ import annotations
@@ -18,51 +20,59 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from backends.base import (
     Call,
+    EngineOptions,
     Failure,
     Headers,
     Health,
-    Kind,
-    Launch,
+    LaunchOptions,
     ModelCard,
     Operation,
     Reply,
     Request,
-    RequestError,
     Signal,
     Signals,
     StreamDecoder,
 )
-from backends.dialect import chunks, rewrite
+from backends.dialect import rewrite
+from backends.dialect.chunks import Chunks, Stamp, stamp
 from backends.dialect.errors import garbled
-from backends.dialect.openai import EventStream, OpenAICompatible
-from backends.engines.tgi import native as tgi_native
-from backends.engines.tgi.launch import CRASHES, TGILaunch, launched
+from backends.dialect.openai import OpenAICompatible
+from backends.engines.tgi import native
+from backends.engines.tgi.launch import CRASHES, TGILaunch
+from backends.engines.tgi.messages import (
+    MessagesStream,
+    as_tgi_expects,
+    corrected,
+    one_prompt,
+    read_object,
+    stops_of,
+)
 from backends.facts import logs
 from backends.facts.signals import Metric, Table, from_metrics
-from backends.framing import sse
 
 
-class TGIOptions(BaseModel):
+class TGIOptions(EngineOptions):
     """How to speak to TGI."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     api: Literal["messages", "native"] = Field(
         "messages",
-        description="How completions are asked for: by its OpenAI-compatible API, or by its native protocol. Chat "
-        "always goes by the former.",
+        description="The API for completions: its OpenAI-compatible API, or its native protocol. Chat always uses the "
+        "former.",
     )
+
+    def engine(self) -> TGI:
+        return TGI(self)
 
 
 TABLE: Table = {
     Signal.RUNNING: (Metric("tgi_batch_current_size", "all"),),
     Signal.WAITING: (Metric("tgi_queue_size", "all"),),
 }
-"""Neither is on the page before the first request."""
+"""Neither metric is on the page before the first request."""
 
 
 class _Info(msgspec.Struct):
@@ -92,13 +102,13 @@ _STATUS: Mapping[str, int] = {
     "incomplete_generation": 424,
     "incomplete_generation_stream": 424,
 }
-"""The status a type of error has outside of streams."""
+"""The status that each type of error has outside of streams."""
 _TOLD = (
     (re.compile(r"^Model is overloaded"), 429),
     (re.compile(r"^Request failed during generation"), 424),
     (re.compile(r"^Incomplete generation|^Stream event serialization"), 424),
 )
-"""The same by its words, for chat streams, where all errors are 422. TGI 3.3."""
+"""The same by wording, for chat streams, where every error is 422. TGI 3.3."""
 
 
 class TGI(OpenAICompatible):
@@ -106,8 +116,8 @@ class TGI(OpenAICompatible):
 
     name: ClassVar[str] = "tgi"
     checked: ClassVar[str] = "TGI 3.3.7 (source)"
-    launch_options: ClassVar[type[BaseModel] | None] = TGILaunch
-    options_type: ClassVar[type[BaseModel] | None] = TGIOptions
+    launch_options: ClassVar[type[LaunchOptions] | None] = TGILaunch
+    options_type: ClassVar[type[EngineOptions] | None] = TGIOptions
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {Operation.CHAT, Operation.COMPLETIONS, Operation.TOKENIZE}
     )
@@ -115,20 +125,20 @@ class TGI(OpenAICompatible):
     def __init__(
         self,
         options: TGIOptions | None = None,
-        new_stamp: Callable[[Operation], chunks.Stamp] = chunks.stamp,
+        new_stamp: Callable[[Operation], Stamp] = stamp,
     ) -> None:
-        """`new_stamp` gives answers their id."""
-        super().__init__(options)
+        """`new_stamp` makes the ids of answers."""
+        self._native_completions = options is not None and options.api == "native"
         self._stamp = new_stamp
 
     def call(self, request: Request, model: str) -> Call:
         if request.operation is Operation.TOKENIZE:
-            return _tokenizing(_read(request.body))
+            return _tokenizing(read_object(request.body))
         call = super().call(request, model)
-        members = _as_tgi_takes(rewrite.members(call.body))
+        members = as_tgi_expects(rewrite.members(call.body))
         if self._is_native(request):
             asked = {name: _anything.decode(raw) for name, raw in members.items()}
-            return Call(tgi_native.PATH, tgi_native.body(_one_prompt(asked), asked))
+            return Call(native.PATH, native.body(one_prompt(asked), asked))
         return msgspec.structs.replace(call, body=rewrite.joined(members))
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
@@ -137,17 +147,18 @@ class TGI(OpenAICompatible):
         try:
             answer = _anything.decode(body)
             if isinstance(answer, dict) and "choices" in answer:
-                body = msgspec.json.encode(self._mended(request, answer))
+                new_id = self._stamp(request.operation).id
+                body = msgspec.json.encode(corrected(answer, stops_of(request), new_id))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             return garbled("the engine's reply is not the JSON object expected", body, error)
         return super().reply(request, model, headers, body)
 
     def decoder(self, request: Request, model: str) -> StreamDecoder:
-        known_by, stops = self._stamp(request.operation), _stops(request)
-        writer = chunks.Chunks(request, known_by)
+        known_by, stops = self._stamp(request.operation), stops_of(request)
         if self._is_native(request):
-            return tgi_native.NativeStream(request, writer, stops, lambda event: self.failure(500, (), event))
-        return MessagesStream(self, request, writer, known_by.id, stops)
+            writer = Chunks(request, known_by)
+            return native.NativeStream(request, writer, stops, self.failure)
+        return MessagesStream(self, request, known_by, stops)
 
     def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
         failure = super().failure(status, headers, body)
@@ -179,14 +190,6 @@ class TGI(OpenAICompatible):
     def signals_of(self, answers: Sequence[bytes | None]) -> Signals:
         return from_metrics(answers[0], TABLE)
 
-    def served_names(self, options: Any) -> tuple[str, ...]:
-        assert isinstance(options, TGILaunch)
-        return (options.public_name, *options.lora)
-
-    def launch(self, options: Any, host: str, port: int) -> Launch:
-        assert isinstance(options, TGILaunch)
-        return launched(options, host, port)
-
     def log_level(self, line: str) -> int:
         return logs.level(line)
 
@@ -194,180 +197,12 @@ class TGI(OpenAICompatible):
         return logs.crash_reason(log, CRASHES)
 
     def _is_native(self, request: Request) -> bool:
-        return bool(self.options.api == "native" and request.operation is Operation.COMPLETIONS)
-
-    def _mended(self, request: Request, answer: dict[str, Any]) -> dict[str, Any]:
-        """A whole answer as OpenAI's clients know it."""
-        stops = _stops(request)
-        for choice in answer["choices"]:
-            message = choice.get("message") or {}
-            for call in message.get("tool_calls") or ():
-                call["id"] = chunks.fresh_id("call")
-            for holder, name in ((message, "content"), (choice, "text")):
-                if isinstance(holder.get(name), str):
-                    cutter = chunks.StopCutter(stops)
-                    holder[name] = cutter.feed(holder[name]) + cutter.close()
-            choice["finish_reason"] = _reason(choice, bool(message.get("tool_calls")))
-        return {**answer, "id": answer.get("id") or self._stamp(request.operation).id}
-
-
-class MessagesStream(EventStream):
-    """Watches a stream of the Messages API and mends what OpenAI's clients would stumble over."""
-
-    __slots__ = ("_calls", "_cutter", "_id", "_include_usage", "_writer")
-
-    def __init__(
-        self,
-        engine: OpenAICompatible,
-        request: Request,
-        writer: chunks.Chunks,
-        known_by: str,
-        stops: Sequence[str],
-    ) -> None:
-        """`known_by` is the answer's id; `writer` writes what TGI leaves out."""
-        super().__init__(engine, request)
-        self._id = b'"id":' + msgspec.json.encode(known_by)
-        self._writer = writer
-        self._cutter = chunks.StopCutter(stops) if stops else None
-        self._calls: dict[int, str] = {}
-        """The ids of the tool calls so far, by their place."""
-        self._include_usage = request.include_usage
-
-    def _more(self, event: bytes) -> bytes | None:
-        # Text that must be looked at for a stop string is no text that passes unread.
-        return None if self._cutter is not None else super()._more(event)
-
-    def _public(self, event: bytes, said: Any) -> bytes:
-        event = super()._public(event.replace(_NO_ID, self._id, 1), said)
-        if not said.choices:
-            return self._missing_end() + event
-        plain = self._cutter is None and not said.usage and not any(mark in event for mark in _MARKS)
-        if plain:
-            return event
-        try:
-            return self._rewritten(_anything.decode(event[len(b"data: ") :]))
-        except (TypeError, AttributeError) as error:
-            self._fail(garbled("the engine sent an event that is not valid", event, error))
-            return b""
-
-    def _on_done(self) -> bytes:
-        return self._missing_end() + super()._on_done()
-
-    def _missing_end(self) -> bytes:
-        """The end of tool calls. TGI ends their stream without a reason."""
-        if self._ended or not self._calls:
-            return b""
-        self._ended.add(0)
-        self.finished = True
-        return self._writer.finish(0, "tool_calls")
-
-    def _rewritten(self, chunk: dict[str, Any]) -> bytes:
-        usage = chunk.pop("usage", None)
-        for choice in chunk["choices"]:
-            delta = choice.get("delta") or choice
-            for call in delta.get("tool_calls") or ():
-                self._identify(call)
-            choice["finish_reason"] = _reason(choice, bool(self._calls))
-            self._cut(delta, "content" if "delta" in choice else "text", bool(choice["finish_reason"]))
-        out = sse.encode(msgspec.json.encode(chunk))
-        if usage and self._include_usage:
-            out += sse.encode(msgspec.json.encode({**chunk, "choices": [], "usage": usage}))
-        return out
-
-    def _identify(self, call: dict[str, Any]) -> None:
-        """A tool call's id and name come once; TGI repeats them, and calls every call "0"."""
-        place = call.get("index", 0)
-        if place in self._calls:
-            call.pop("id", None)
-            call.pop("type", None)
-        else:
-            call["id"] = self._calls[place] = chunks.fresh_id("call")
-        function = call.get("function") or {}
-        if function.get("name") is None:
-            function.pop("name", None)
-
-    def _cut(self, holder: dict[str, Any], name: str, ends: bool) -> None:
-        if self._cutter is not None and isinstance(holder.get(name), str):
-            holder[name] = self._cutter.feed(holder[name]) + (self._cutter.close() if ends else "")
-
-
-_NO_ID = b'"id":""'
-_MARKS = (b'"finish_reason":"', b'"tool_calls":[')
-"""What makes an event one to look into."""
-
-
-def _reason(choice: Mapping[str, Any], calls: bool) -> str | None:
-    """A choice's reason in OpenAI's words, None while there is none."""
-    said = choice.get("finish_reason") or None
-    found = tgi_native.REASONS.get(said, said) if said else None
-    return "tool_calls" if found == "stop" and calls else found
-
-
-def _as_tgi_takes(members: dict[str, bytes]) -> dict[str, bytes]:
-    """A request's members as TGI takes them. Raises RequestError for what it would take and not do."""
-    for name, harmless in _REFUSED.items():
-        if (value := members.pop(name, b"null")) not in harmless:
-            if name == "logit_bias" and not value.startswith(b"{"):
-                raise _refused(Kind.REJECTED, "'logit_bias' must be a map of tokens", name)
-            raise _refused(Kind.UNSUPPORTED, f"this engine does not offer '{name}'", name)
-    if members.get("presence_penalty") in _ZERO:
-        del members["presence_penalty"]
-    if members.get("top_p") in _ONE:
-        del members["top_p"]
-    if members.get("stop", b"").startswith(b'"'):
-        members["stop"] = b"[" + members["stop"] + b"]"
-    if "response_format" in members:
-        grammar = _grammar(_anything.decode(members.pop("response_format")))
-        members |= {"response_format": msgspec.json.encode(grammar)} if grammar is not None else {}
-    return members
-
-
-_ZERO, _ONE = (b"0", b"0.0", b"-0.0"), (b"1", b"1.0")
-_REFUSED: Mapping[str, tuple[bytes, ...]] = {
-    "n": (b"null", b"1"),
-    "best_of": (b"null", b"1"),
-    "echo": (b"null", b"false"),
-    "logit_bias": (b"null", b"{}"),
-}
-"""Members that TGI does not read, or stumbles over, and the values that ask for nothing."""
-
-
-def _grammar(wish: Any) -> dict[str, Any] | None:
-    """A `response_format` in TGI's form. What is none of OpenAI's passes as it is."""
-    kind = wish.get("type") if isinstance(wish, dict) else None
-    if wish is None or kind == "text":
-        return None
-    if kind == "json_object" and "value" not in wish:
-        return {"type": "json_object", "value": {"type": "object"}}
-    if kind == "json_schema" and isinstance(wish.get("json_schema"), dict):
-        return {"type": "json_schema", "value": wish["json_schema"].get("schema")}
-    return dict(wish) if isinstance(wish, dict) else {"type": wish}
-
-
-def _one_prompt(asked: Mapping[str, Any]) -> str:
-    prompt = asked.get("prompt")
-    prompts = prompt if isinstance(prompt, list) else [prompt]
-    if len(prompts) != 1 or not isinstance(prompts[0], str):
-        raise _refused(Kind.UNSUPPORTED, "this engine takes one prompt, as text", "prompt")
-    return prompts[0]
-
-
-def _stops(request: Request) -> tuple[str, ...]:
-    """The stop strings a client gave."""
-    if b'"stop"' not in request.body and b"\\u00" not in request.body:
-        return ()
-    stops = _read(request.body).get("stop")
-    return (
-        (stops,) if isinstance(stops, str) else tuple(stop for stop in stops or () if isinstance(stop, str))
-    )
-
-
-def _read(body: bytes) -> dict[str, Any]:
-    found = _anything.decode(body)
-    return found if isinstance(found, dict) else {}
+        """Return whether a request goes by the native protocol."""
+        return self._native_completions and request.operation is Operation.COMPLETIONS
 
 
 def _tokenizing(asked: Mapping[str, Any]) -> Call:
+    """Return the request for the tokens of messages or of a prompt."""
     if asked.get("messages") is not None:
         return Call("/chat_tokenize", msgspec.json.encode({"messages": asked["messages"]}))
     whole = asked.get("add_special_tokens", True)
@@ -377,24 +212,22 @@ def _tokenizing(asked: Mapping[str, Any]) -> Call:
 
 
 def _tokenized(request: Request, body: bytes) -> Reply | Failure:
+    """Interpret the answer with the tokens."""
     try:
         found = _tokens.decode(body)
     except (ValueError, RecursionError) as error:
         return garbled("the engine's reply is not a list of tokens", body, error)
     tokens = found.tokenize_response if isinstance(found, _Templated) else found
     answer: dict[str, Any] = {"count": len(tokens), "tokens": [token.id for token in tokens]}
-    if _read(request.body).get("return_token_strs"):
+    if read_object(request.body).get("return_token_strs"):
         answer["token_strs"] = [token.text for token in tokens]
     return Reply(msgspec.json.encode(answer))
 
 
 def _error_type(body: bytes) -> str:
+    """Return TGI's type of an error; empty if it has none."""
     try:
-        said = _read(body).get("error_type")
+        said = read_object(body).get("error_type")
     except (ValueError, RecursionError):
         return ""
     return said if isinstance(said, str) else ""
-
-
-def _refused(kind: Kind, message: str, param: str) -> RequestError:
-    return RequestError(Failure(kind, message, param=param))

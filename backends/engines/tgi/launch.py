@@ -1,9 +1,9 @@
-"""How TGI's server is started: the options of `launch`, the flags they become, and what its log says of a crash.
+"""How TGI's server is started: its launch options, their flags, and the reasons for a crash in its log.
 
 Facts are those of TGI 3.3.7's `text-generation-launcher`.
 
 Rules:
-- A model has no public name there: it answers to any, so a launch serves the name its options say.
+- The server knows no model name and answers to any, so the public name exists only in the gateway.
 - Adapters and prefix caching are set by environment variables; everything else has a flag.
 """
 
@@ -27,7 +27,7 @@ class TGILaunch(ServerLaunch):
     """How to start TGI's server."""
 
     tensor_parallel: Count | None = Field(
-        None, description="GPUs that share the model. Left out, all that it sees."
+        None, description="GPUs that share the model. Left out, all that are visible."
     )
     gpu_memory: Share | None = Field(None, description="How much of each GPU's memory it may take.")
     max_model_len: Count | None = Field(
@@ -44,7 +44,8 @@ class TGILaunch(ServerLaunch):
         None, description="Tokens of prompts that are computed in one step. Left out, what fits."
     )
     max_queue: Count | None = Field(
-        None, description="Requests it holds, running and waiting together; more are refused. TGI's own: 128."
+        None,
+        description="Requests it accepts, running and waiting together; more are refused. Left out, 128.",
     )
     dtype: Text | None = Field(
         None, description="The type of the weights: `float16` or `bfloat16`. Left out, as the model says."
@@ -54,7 +55,8 @@ class TGILaunch(ServerLaunch):
     )
     kv_cache_dtype: Text | None = Field(None, description="The type of the KV cache, such as `fp8_e4m3fn`.")
     prefix_caching: bool | None = Field(
-        None, description="Whether prompts that begin alike share their KV cache. Left out, where it can."
+        None,
+        description="Whether prompts with the same beginning share their KV cache. Left out, where the model can.",
     )
     speculate: Count | None = Field(
         None, description="Tokens to guess ahead, by n-grams or by the model's own Medusa heads."
@@ -65,6 +67,21 @@ class TGILaunch(ServerLaunch):
     trust_remote_code: bool = Field(
         False, description="Whether Python code that comes with the model may run in the engine."
     )
+
+    def served_names(self) -> tuple[str, ...]:
+        """Return the model's public name and those of its adapters."""
+        return (self.public_name, *self.lora)
+
+    def launch(self, host: str, port: int) -> Launch:
+        argv = [*program(self.command or COMMAND, INSTALL), "--hostname", host, "--port", str(port)]
+        # The sockets of the shards must differ between two servers on one machine.
+        argv += ["--shard-uds-path", f"/tmp/text-generation-{port}"]  # noqa: S108
+        adapters = ",".join(f"{name}={path}" for name, path in self.lora.items())
+        env = {
+            **({"LORA_ADAPTERS": adapters} if adapters else {}),
+            **({} if self.prefix_caching is None else {"PREFIX_CACHING": str(int(self.prefix_caching))}),
+        }
+        return self.process([*argv, *arguments(self, FLAGS), *self.extra_args], env, key_env="API_KEY")
 
 
 FLAGS: Mapping[str, str | tuple[str, str]] = {
@@ -82,21 +99,6 @@ FLAGS: Mapping[str, str | tuple[str, str]] = {
     "speculate": "--speculate",
     "trust_remote_code": "--trust-remote-code",
 }
-
-
-def launched(options: TGILaunch, host: str, port: int) -> Launch:
-    """The command line. Raises LaunchError where there is no such program."""
-    argv = [*program(options.command or COMMAND, INSTALL), "--hostname", host, "--port", str(port)]
-    # Two servers on one machine must not meet in the sockets of their shards.
-    argv += ["--shard-uds-path", f"/tmp/text-generation-{port}"]  # noqa: S108
-    argv += [*arguments(options, FLAGS), *options.extra_args]
-    adapters = ",".join(f"{name}={path}" for name, path in options.lora.items())
-    env = {
-        **({"LORA_ADAPTERS": adapters} if adapters else {}),
-        **({} if options.prefix_caching is None else {"PREFIX_CACHING": str(int(options.prefix_caching))}),
-        **options.environment(),
-    }
-    return Launch(tuple(argv), env, options.start_timeout, options.stop_timeout, key_env="API_KEY")
 
 
 CRASHES: logs.Crashes = (

@@ -4,12 +4,13 @@ Facts are those of tritonserver 2.51 (run, with a Python backend), and of server
 backend and the TensorRT-LLM backend (source).
 
 Rules:
-- A model there has tensors, not an API. Which tensor means what is a preset for the known backends, and options.
-- Every request goes out as `generate_stream`: Triton does not notice that a client of `generate` has left.
-- What a model with these tensors cannot do is refused before it is sent, never dropped in silence.
-- A stream has no `[DONE]`. It is complete when every choice has its reason or, with models that give none, when the
-  transfer itself ends as it should.
-- Ready is asked of the models, not of the server: its own readiness fails while any one of its models loads.
+- A model has tensors, not an API. Presets for the known backends, and options, say what each tensor means.
+- Every request uses `generate_stream`: Triton does not notice that a client of `generate` has left.
+- What a model with these tensors cannot do is refused before it is sent, never silently dropped.
+- A stream has no `[DONE]`. It is complete when every choice has its finish reason or, for models that report none, when
+  the transfer ends properly.
+- Readiness is read from the list of models, because the server's own readiness probe fails while any model loads.
+- jinja2, which renders chat templates, is an optional dependency: without it there are completions and no chat.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import quote
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from backends.base import (
     Action,
     Call,
+    EngineOptions,
     Failure,
     Headers,
     Health,
@@ -35,33 +37,26 @@ from backends.base import (
     Operation,
     OptionsError,
     Request,
-    RequestError,
-    Signal,
-    Signals,
     StreamDecoder,
     Usage,
 )
 from backends.dialect import rewrite
 from backends.dialect.chunks import Chunks, Stamp, stamp
 from backends.dialect.errors import readable
-from backends.dialect.openai import OpenAICompatible
-from backends.engines.triton import tensors
-from backends.engines.triton.stream import TensorStream
+from backends.engines.triton.server import TritonServer, model_and_settings, refused
+from backends.engines.triton.stream import TensorStream, Wanted
 from backends.engines.triton.tensors import PRESETS, Asked, Constant, Role
-from backends.facts import signals
 
 try:
     from backends.engines.triton.prompting import Prompter
 except ImportError:
-    Prompter = None  # type: ignore[assignment, misc]  # then there are completions, and no chat
+    Prompter = None  # type: ignore[assignment, misc]
 
 NO_JINJA = "the Python package jinja2 is not installed: pip install 'llm-gateway[triton]'"
 
 
-class TritonOptions(BaseModel):
+class TritonOptions(EngineOptions):
     """How to speak to Triton."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     api: Literal["generate", "openai"] = Field(
         "generate",
@@ -69,9 +64,10 @@ class TritonOptions(BaseModel):
     )
     backend: Literal["vllm", "tensorrtllm", "llmapi", "custom"] = Field(
         "vllm",
-        description="What runs the models, which says what their tensors are called: the vLLM backend; the "
-        "TensorRT-LLM backend's `ensemble` or `tensorrt_llm_bls`; its LLM API model; or models of your own, with "
-        "OpenAI's names for their settings. For `api: generate`, as all that follows but `max_tokens`.",
+        description="What runs the models, which determines the names of their tensors: the vLLM backend; the "
+        "TensorRT-LLM backend's `ensemble` or `tensorrt_llm_bls`; its LLM API model; or models of your "
+        "own, with OpenAI's names for their settings. For `api: generate`, as all that follows but "
+        "`max_tokens`.",
     )
     tokenizer: Path | None = Field(
         None,
@@ -83,22 +79,23 @@ class TritonOptions(BaseModel):
         1024,
         ge=1,
         le=1_000_000,
-        description="The limit of an answer for clients that set none. Without it Triton's is 16 tokens.",
+        description="The most tokens of an answer, for clients that set no limit. Triton's own default is 16.",
     )
     tensors: dict[Role, str] = Field(
         {},
-        description="Names of tensors that differ from the backend's usual ones, by what they mean: `prompt`, "
-        "`output`, `parameters` (all settings as one JSON string), `stream`, `max_tokens`, `temperature`, `top_p`, "
+        description="Names of tensors that differ from the backend's usual ones, by meaning: `prompt`, `output`, "
+        "`parameters` (all settings as one JSON string), `stream`, `max_tokens`, `temperature`, `top_p`, "
         "`top_k`, `min_p`, `seed`, `stop`, `presence_penalty`, `frequency_penalty`, `repetition_penalty`, "
-        "`logit_bias`, `n`, `schema`, and the outputs `finish_reason`, `input_tokens`, `output_tokens`. Empty: the "
-        "model has none.",
+        "`logit_bias`, `n`, `schema`, and the outputs `finish_reason`, `input_tokens`, `output_tokens`. "
+        "Empty: the model has none.",
     )
     inputs: dict[str, Constant] = Field(
-        {}, description="Further inputs with every request, as they are, such as `beam_width: 1`."
+        {}, description="Further inputs of every request, such as `beam_width: 1`."
     )
     whole_text: bool | None = Field(
         None,
-        description="Whether each response of a stream holds all of the text so far. Left out, as the backend does.",
+        description="Whether each response of a stream repeats all of the text so far. Left out, the backend's usual "
+        "way.",
     )
 
     @model_validator(mode="after")
@@ -108,6 +105,9 @@ class TritonOptions(BaseModel):
                 raise ValueError(f"no model is without '{role}'")
         return self
 
+    def engine(self) -> TritonServer:
+        return TritonFrontend(self) if self.api == "openai" else Triton(self)
+
 
 class _State(msgspec.Struct):
     name: str
@@ -116,7 +116,7 @@ class _State(msgspec.Struct):
 
 _states = msgspec.json.Decoder(list[_State])
 
-# What a failed request's words say that its status does not. Triton 2.51 to 2.73, the vLLM backend's included.
+# Messages that mean more than the status they come with. Triton 2.51 to 2.73, the vLLM backend included.
 _UNLOADED = "has no available versions"
 _BAD_INPUT = re.compile(r"^failed to parse the request JSON|Unable to parse ")
 _BROKEN = re.compile(
@@ -124,81 +124,42 @@ _BROKEN = re.compile(
     r"|EngineCore|EngineDead|CUDA|out of memory|unhealthy|only supported in decoupled mode|LLM engine"
 )
 
-_CUSTOM = "vLLM backend, with REPORT_CUSTOM_METRICS in the model's config"
-_PENDING = signals.Metric("nv_inference_pending_request_count", "2.33 on: not yet handed to the model")
 
+class Triton(TritonServer):
+    """Triton's generate protocol."""
 
-def _trtllm(
-    kind: str, label: str = "request_type", name: str = "nv_trt_llm_request_metrics"
-) -> signals.Metric:
-    return signals.Metric(name, "TensorRT-LLM backend, 23.11 on", {label: kind})
-
-
-SIGNALS: Mapping[str, signals.Table] = {
-    "vllm": {
-        Signal.RUNNING: (signals.Metric("vllm:num_requests_running", _CUSTOM),),
-        Signal.WAITING: (signals.Metric("vllm:num_requests_waiting", _CUSTOM), _PENDING),
-        Signal.KV_USE: (
-            signals.Metric("vllm:kv_cache_usage_perc", "vLLM's own newer name", combine=max),
-            signals.Metric("vllm:gpu_cache_usage_perc", _CUSTOM, combine=max),
-        ),
-    },
-    "tensorrtllm": {
-        Signal.RUNNING: (_trtllm("scheduled"),),
-        Signal.WAITING: (_trtllm("waiting"), _PENDING),
-        Signal.SLOTS: (_trtllm("max"),),
-        Signal.KV_USE: (_trtllm("fraction", "kv_cache_block_type", "nv_trt_llm_kv_cache_block_metrics"),),
-    },
-    "llmapi": {Signal.WAITING: (_PENDING,)},
-    "custom": {Signal.WAITING: (_PENDING,)},
-}
-"""What the backends publish on Triton's metrics page."""
-
-
-class Triton(OpenAICompatible):
-    """Triton's generate protocol. With `api: openai` an object of this class is a `TritonFrontend`."""
-
-    name: ClassVar[str] = "triton"
-    checked: ClassVar[str] = "Triton 2.51.0 with a Python backend (run); 2.73, its LLM backends (source)"
-    options_type: ClassVar[type[BaseModel] | None] = TritonOptions
+    options_type: ClassVar[type[EngineOptions] | None] = TritonOptions
     operations: ClassVar[frozenset[Operation]] = frozenset({Operation.CHAT, Operation.COMPLETIONS})
-    actions: ClassVar[frozenset[Action]] = frozenset({Action.LIST, Action.LOAD, Action.UNLOAD})
-
-    def __new__(cls, options: TritonOptions | None = None, *args: Any) -> Triton:
-        frontend = cls is Triton and options is not None and options.api == "openai"
-        return super().__new__(TritonFrontend if frontend else cls)
 
     def __init__(
         self, options: TritonOptions | None = None, new_stamp: Callable[[Operation], Stamp] = stamp
     ) -> None:
-        """`new_stamp` gives answers their id and time. Raises OptionsError where `tokenizer` cannot be used."""
-        super().__init__(options)
-        chosen: TritonOptions = self.options
+        """`new_stamp` makes the id and time of an answer. Raise OptionsError where `tokenizer` cannot be used."""
+        options = options or TritonOptions()
+        super().__init__(options.backend, options.max_tokens)
         self._stamp = new_stamp
-        self.tensors = PRESETS[chosen.backend].changed(chosen.tensors, chosen.inputs, chosen.whole_text)
+        self.tensors = PRESETS[options.backend].changed(options.tensors, options.inputs, options.whole_text)
         self._prompter = None
-        if chosen.tokenizer is not None:
+        if options.tokenizer is not None:
             if Prompter is None:
                 raise OptionsError(NO_JINJA)
-            self._prompter = Prompter(chosen.tokenizer)
+            self._prompter = Prompter(options.tokenizer)
 
     def call(self, request: Request, model: str) -> Call:
         asked = self._read(request)
         for param in asked.beyond(self.tensors):
-            raise _refused(Kind.UNSUPPORTED, f"models behind this engine do not offer '{param}'", param)
-        settings = asked.settings(self.options.max_tokens)
+            raise refused(Kind.UNSUPPORTED, f"models behind this engine do not offer '{param}'", param)
+        settings = asked.settings(self._max_tokens)
         body = self.tensors.body(self._prompt(asked, request.operation), settings)
         return Call(f"/v2/models/{quote(model, safe='')}/generate_stream", body)
 
     def decoder(self, request: Request, model: str) -> StreamDecoder:
         asked = self._read(request)
+        limit = asked.limit or self._max_tokens
         return TensorStream(
-            self.tensors,
-            request,
+            Wanted(self.tensors, asked.stops, limit, request.include_usage),
             Chunks(request, self._stamp(request.operation)),
-            asked.stops,
-            asked.limit or self.options.max_tokens,
-            failed=lambda event: self.failure(500, (), event),
+            self.failure,
             counting=lambda answers: self._counted(self._prompt(asked, request.operation), answers),
         )
 
@@ -206,7 +167,7 @@ class Triton(OpenAICompatible):
         failure = super().failure(status, headers, body)
         said = failure.detail
         if status == 404 and _UNLOADED in said:
-            # Known, and loading, unloading or unloaded: it does not say which.
+            # The model is known, and loading, unloading or unloaded; the message does not say which.
             return dataclasses.replace(failure, message="the engine has not loaded this model")
         if status == 500 and _BAD_INPUT.search(said):
             return dataclasses.replace(failure, kind=Kind.REJECTED, message=readable(said))
@@ -221,7 +182,7 @@ class Triton(OpenAICompatible):
 
     def health_of(self, status: int, body: bytes) -> Health:
         if status != 200:
-            # A server that keeps its list of models to itself (403) is up all the same.
+            # A server that denies access to its list of models (403) is up nevertheless.
             return Health.READY if status < 500 else Health.DOWN
         try:
             states = {card.state for card in _states.decode(body)}
@@ -238,81 +199,71 @@ class Triton(OpenAICompatible):
         except (ValueError, RecursionError) as error:
             raise ValueError(f"not a list of models: {error}") from error
 
-    def signal_calls(self) -> tuple[Call, ...]:
-        """On a port of its own, 8002 unless changed: the backend's `metrics_url`."""
-        return (Call("/metrics", method="GET"),)
-
-    def signals_of(self, answers: Any) -> Signals:
-        return signals.from_metrics(answers[0], SIGNALS[self.options.backend])
-
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
-        """`load` takes `model`, and `config` as an object that replaces the model's own; `unload` takes `model`, and
-        `unload_dependents`. Both need `--model-control-mode=explicit`."""
+        """Return the request for an action; see `Engine.action`.
+
+        `load` takes `model`, and `config`, an object that replaces the model's own; `unload` takes `model` and
+        `unload_dependents`. Both need `--model-control-mode=explicit`.
+        """
         if action is Action.LIST:
             return self.models()
-        model, settings = _model_and_settings(action, arguments)
+        model, settings = model_and_settings(action, arguments)
         return Call(
             f"/v2/repository/models/{quote(model, safe='')}/{action}",
             msgspec.json.encode({"parameters": settings} if settings else {}),
         )
 
     def _counted(self, prompt: str, answers: list[str]) -> Usage | None:
-        """Tokens by the model's own tokenizer, where the engine tells none."""
+        """Count tokens with the model's own tokenizer, if there is one, for models that report no counts."""
         if self._prompter is None or (read := self._prompter.count(prompt, special=True)) is None:
             return None
         return Usage(read, sum(self._prompter.count(answer) or 0 for answer in answers))
 
-    def _read(self, request: Request) -> Asked:
-        try:
-            return tensors.asked(request.body)
-        except (ValueError, RecursionError) as error:
-            raise _refused(Kind.REJECTED, readable(str(error))) from error
-
     def _prompt(self, asked: Asked, operation: Operation) -> str:
+        """Return the text to complete. Raise RequestError where the model cannot be given one."""
         if operation is Operation.COMPLETIONS:
             prompts = asked.prompt if isinstance(asked.prompt, list) else [asked.prompt]
             if len(prompts) == 1 and isinstance(prompts[0], str):
                 return prompts[0]
-            raise _refused(Kind.UNSUPPORTED, "this engine takes one prompt, as text", "prompt")
+            raise refused(Kind.UNSUPPORTED, "this engine takes one prompt, as text", "prompt")
         if self._prompter is None:
-            raise _refused(Kind.UNSUPPORTED, "this backend has no chat template: set its option 'tokenizer'")
+            raise refused(Kind.UNSUPPORTED, "this backend has no chat template: set its option 'tokenizer'")
         messages = [{**message, "content": _text(message.get("content"))} for message in asked.messages]
         try:
             return self._prompter.render(messages, asked.chat_template_kwargs or {})
         except ValueError as error:
-            raise _refused(Kind.REJECTED, readable(str(error)), "messages") from error
+            raise refused(Kind.REJECTED, readable(str(error)), "messages") from error
 
 
-class TritonFrontend(Triton):
-    """Triton's OpenAI frontend (2.73): OpenAI's dialect with gaps, under its own health and model paths."""
+class TritonFrontend(TritonServer):
+    """Triton's OpenAI frontend (2.73): OpenAI's API with gaps, and paths of its own for health and models."""
 
+    options_type: ClassVar[type[EngineOptions] | None] = TritonOptions
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS}
     )
 
+    def __init__(self, options: TritonOptions) -> None:
+        super().__init__(options.backend, options.max_tokens)
+
     def call(self, request: Request, model: str) -> Call:
-        call = OpenAICompatible.call(self, request, model)
+        call = super().call(request, model)
         if request.operation is Operation.EMBEDDINGS:
             return call
         members = rewrite.members(call.body)
         if not members.keys() & {"max_tokens", "max_completion_tokens"}:
-            members["max_tokens"] = b"%d" % self.options.max_tokens
+            members["max_tokens"] = b"%d" % self._max_tokens
         if (members.pop("n", b"null")) not in (b"null", b"1"):
-            raise _refused(Kind.UNSUPPORTED, "this engine gives one answer to a request", "n")
+            raise refused(Kind.UNSUPPORTED, "this engine gives one answer to a request", "n")
         if (members.pop("logit_bias", b"null")) not in (b"null", b"{}"):
-            raise _refused(Kind.UNSUPPORTED, "this engine does not offer 'logit_bias'", "logit_bias")
-        # The frontend would answer without keeping to it.
+            raise refused(Kind.UNSUPPORTED, "this engine does not offer 'logit_bias'", "logit_bias")
+        # The frontend would ignore the response format.
         if self._read(request).schema is not None:
-            raise _refused(
-                Kind.UNSUPPORTED, "this engine does not offer 'response_format'", "response_format"
-            )
+            raise refused(Kind.UNSUPPORTED, "this engine does not offer 'response_format'", "response_format")
         return msgspec.structs.replace(call, body=rewrite.joined(members))
 
-    def decoder(self, request: Request, model: str) -> StreamDecoder:
-        return OpenAICompatible.decoder(self, request, model)
-
     def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
-        failure = OpenAICompatible.failure(self, status, headers, body)
+        failure = super().failure(status, headers, body)
         if status == 400 and failure.detail.startswith("Unknown model:"):
             return dataclasses.replace(
                 failure, kind=Kind.MISSING, message="the engine does not have this model"
@@ -323,47 +274,23 @@ class TritonFrontend(Triton):
         return Call("/health/ready", method="GET")
 
     def health_of(self, status: int, body: bytes) -> Health:
-        # It answers 400 while a model loads, and nothing at all before.
+        # The frontend answers 400 while a model loads; before that, it does not listen.
         return {200: Health.READY, 400: Health.LOADING}.get(status, Health.DOWN)
 
-    def models(self) -> Call:
-        return OpenAICompatible.models(self)
-
-    def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
-        return OpenAICompatible.models_of(self, body)
-
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
-        """`load` and `unload` take `model`."""
+        """Return the request for an action; see `Engine.action`. `load` and `unload` take `model`."""
         if action is Action.LIST:
             return self.models()
-        model, settings = _model_and_settings(action, arguments)
+        model, settings = model_and_settings(action, arguments)
         if settings:
             raise ValueError(f"{action} takes 'model' alone: {', '.join(settings)}")
         return Call(f"/v1/models/{quote(model, safe='')}/{action}")
 
 
 def _text(content: Any) -> Any:
-    """A message's content as the templates of text models take it: parts of text as one."""
+    """Return the content of a message as one text. Raise RequestError for images and other parts."""
     if not isinstance(content, list):
         return content
     if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        raise _refused(Kind.UNSUPPORTED, "this engine takes only text in messages", "messages")
+        raise refused(Kind.UNSUPPORTED, "this engine takes only text in messages", "messages")
     return "\n".join(str(part.get("text", "")) for part in content)
-
-
-def _model_and_settings(action: Action, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The model an action is about, and its other arguments as Triton takes them. Raises ValueError."""
-    known = {Action.LOAD: {"model", "config"}, Action.UNLOAD: {"model", "unload_dependents"}}[action]
-    if unknown := sorted(arguments.keys() - known):
-        raise ValueError(f"{action} takes {', '.join(sorted(known))}, not {', '.join(unknown)}")
-    model = arguments.get("model")
-    if not isinstance(model, str) or not model:
-        raise ValueError(f"{action} needs a 'model'")
-    settings = {name: value for name, value in arguments.items() if name != "model"}
-    if "config" in settings:
-        settings["config"] = msgspec.json.encode(settings["config"]).decode()
-    return model, settings
-
-
-def _refused(kind: Kind, message: str, param: str | None = None) -> RequestError:
-    return RequestError(Failure(kind, message, param=param))

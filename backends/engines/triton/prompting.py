@@ -1,10 +1,11 @@
-"""How messages become a prompt, for engines that take only text: a model's own chat template, read from its folder.
+"""Turn messages into a prompt with a model's own chat template, for engines that take only text.
 
 Rules:
-- What Hugging Face's tokenizers do with a template is done here: the same Jinja settings, the same helpers
-  (`raise_exception`, `strftime_now`, `tojson`, loop controls, `generation` blocks), the tokenizer's special tokens.
-- Templates are foreign code: they run in Jinja's sandbox, and what they raise is the client's mistake, in one line.
-- A prompt does not begin with the token that the engine's tokenizer puts there again.
+- Templates are rendered as Hugging Face's tokenizers do it: with the same Jinja settings, the same helpers
+  (`raise_exception`, `strftime_now`, `tojson`, loop controls, `generation` blocks) and the tokenizer's special tokens.
+- Templates are untrusted code: they run in Jinja's sandbox, and what they raise is reported as the client's mistake.
+- A prompt does not begin with the token that the engine's tokenizer adds again.
+- `tokenizers` is an optional dependency: without it no tokens are counted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from backends.base import OptionsError
 try:
     import tokenizers
 except ImportError:
-    tokenizers = None  # type: ignore[assignment]  # then nobody counts tokens
+    tokenizers = None  # type: ignore[assignment]
 
 Members = dict[str, Any]
 
@@ -39,7 +40,7 @@ _REFUSALS = (
     ArithmeticError,
     RecursionError,
 )
-"""What a template raises over messages it was not made for."""
+"""What a template may raise for messages it was not made for."""
 
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"
@@ -48,11 +49,12 @@ _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cl
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks what the model said, for training. Here it is only its content."""
+    """Renders only the content of `{% generation %}` blocks, which mark the model's answers for training."""
 
     tags = {"generation"}  # noqa: RUF012  # how Jinja wants it
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Return the content of a block."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
@@ -63,7 +65,7 @@ class Prompter:
     def __init__(
         self, folder: Path, now: Callable[[], datetime] = lambda: datetime.now().astimezone()
     ) -> None:
-        """Reads the tokenizer's folder. Raises OptionsError where it holds no template that can be used."""
+        """Read the tokenizer's folder. Raise OptionsError if it has no usable template."""
         config = _object(folder / CONFIG_FILE)
         self._special = {name: text for name in _SPECIAL if (text := _token(config.get(name)))}
         self._now = now
@@ -79,8 +81,10 @@ class Prompter:
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(description)) if known else None
 
     def render(self, messages: Sequence[Members], extra: Mapping[str, Any]) -> str:
-        """The prompt that asks for the next answer. Raises ValueError, fit for the client, where the template cannot
-        take these messages. `extra`: further variables of the template."""
+        """Return the prompt that asks for the next answer; `extra` are further variables of the template.
+
+        Raise ValueError, with a message for the client, if the template cannot render these messages.
+        """
         variables = {"tools": None, "documents": None, **extra, **self._special}
         try:
             prompt = self._template.render(variables, messages=messages, add_generation_prompt=True)
@@ -89,12 +93,13 @@ class Prompter:
         return prompt.removeprefix(self._doubled)
 
     def count(self, text: str, special: bool = False) -> int | None:
-        """How many tokens a text has, None where nobody knows. `special`: with those put before and after a prompt."""
+        """Return the number of tokens in a text, with those added around a prompt if `special`; None if unknown."""
         if self._tokenizer is None:
             return None
         return len(self._tokenizer.encode(text, add_special_tokens=special).ids)
 
     def _environment(self) -> ImmutableSandboxedEnvironment:
+        """Return Jinja with the settings and helpers of Hugging Face's tokenizers."""
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
@@ -104,7 +109,7 @@ class Prompter:
         return environment
 
     def _what_would_double(self, config: Members, description: Members) -> str:
-        """The beginning-of-text token if the tokenizer itself puts it before every prompt, else nothing."""
+        """Return the beginning-of-text token if the tokenizer itself adds it to every prompt, else an empty text."""
         token = self._special.get("bos_token", "")
         steps = json.dumps(description.get("post_processor"), ensure_ascii=False)
         adds = config.get("add_bos_token") or json.dumps(token, ensure_ascii=False) in steps
@@ -112,7 +117,7 @@ class Prompter:
 
 
 def _object(path: Path) -> Members:
-    """The JSON object in a file. Raises OptionsError where there is none."""
+    """Return the JSON object in a file. Raise OptionsError if there is none."""
     try:
         found = json.loads(path.read_bytes())
     except OSError as error:
@@ -125,7 +130,7 @@ def _object(path: Path) -> Members:
 
 
 def _source(folder: Path, config: Members) -> str:
-    """The template's text: a file of its own wins over the config; of several templates the default one."""
+    """Return the template: from its own file, else from the config, which may name several and a default."""
     file = folder / TEMPLATE_FILE
     if file.is_file():
         return file.read_text(encoding="utf-8")
@@ -141,7 +146,7 @@ def _source(folder: Path, config: Members) -> str:
 
 
 def _token(value: Any) -> str:
-    """A special token, written as text or as an object that holds it."""
+    """Return a special token, which is a text or an object with that text."""
     text = value.get("content") if isinstance(value, dict) else value
     return text if isinstance(text, str) else ""
 
@@ -153,7 +158,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # Jinja's own filter escapes for HTML; a prompt is none.
+    # Jinja's own filter escapes for HTML, which would change the prompt.
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

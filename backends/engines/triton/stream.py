@@ -1,28 +1,39 @@
-"""A model's responses behind Triton as OpenAI's stream: text in pieces, reasons and counts, whatever the model tells of
-them.
+"""Turn the responses of a model behind Triton into OpenAI's stream, with the reasons and counts that the model reports.
 
 Rules:
-- A reason the model gives is passed on. Of one that gives none the end of the transfer is the end of the answer, for
-  its length or by itself, as far as the tokens were counted.
-- A model that tells reasons and ends without one was cut off: that is a failure, not an answer.
-- Tokens are the model's own count, else the tokenizer's, else nobody's.
+- A finish reason from the model is passed on. If a model reports none, the end of the transfer ends the answer: with
+  `length` if the tokens counted reach the limit, else with `stop`.
+- If a model reports finish reasons and ends without one, it was cut off: a failure.
+- Tokens are counted by the model, else by the tokenizer, else not at all.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from backends.base import Failure, Kind, Request, Usage
+from backends.base import Failure, Kind, ReadFailure, Usage
 from backends.dialect.chunks import DONE, Chunks, StopCutter
+from backends.dialect.decoder import FramedDecoder
 from backends.engines.triton.tensors import Role, Tensors
 from backends.framing import sse
 
 
-class TensorStream:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the client asked for, as far as its answer depends on it; `limit` is the most tokens of one choice."""
+
+    tensors: Tensors
+    stops: Sequence[str]
+    limit: int
+    include_usage: bool
+
+
+class TensorStream(FramedDecoder):
     """Turns a stream of a model's responses into OpenAI's; see `backends.base.StreamDecoder`."""
 
     __slots__ = (
@@ -30,111 +41,83 @@ class TensorStream:
         "_counting",
         "_cutters",
         "_ended",
-        "_failed",
-        "_framer",
+        "_gives_reasons",
         "_input",
-        "_limit",
         "_output",
-        "_reasons",
-        "_request",
-        "_tensors",
+        "_read_failure",
+        "_tells_counts",
         "_texts",
-        "_told",
-        "content",
-        "failure",
-        "finished",
-        "usage",
+        "_wanted",
     )
 
     def __init__(
         self,
-        tensors: Tensors,
-        request: Request,
+        wanted: Wanted,
         chunks: Chunks,
-        stops: Sequence[str],
-        limit: int,
-        failed: Callable[[bytes], Failure],
+        read_failure: ReadFailure,
         counting: Callable[[list[str]], Usage | None],
     ) -> None:
-        """`limit` is the most tokens of an answer; `failed` reads an error event; `counting` counts the tokens of the
-        prompt and these answers where the model does not say, None where nobody can."""
-        self.content = 0
-        self.usage: Usage | None = None
-        self.finished = False
-        self.failure: Failure | None = None
-        self._tensors = tensors
-        self._request = request
+        """Make a decoder. `counting` counts the tokens of prompt and answers, if it can, where the model does not."""
+        super().__init__(sse.Framer())
+        self._wanted = wanted
         self._chunks = chunks
-        self._limit = limit
-        self._failed = failed
+        self._read_failure = read_failure
         self._counting = counting
-        self._framer = sse.Framer()
-        self._cutters = defaultdict[int, StopCutter](lambda: StopCutter(() if tensors.stops else stops))
+        stops = () if wanted.tensors.stops else wanted.stops
+        self._cutters = defaultdict[int, StopCutter](lambda: StopCutter(stops))
         self._texts = defaultdict[int, str](str)
         self._ended: set[int] = set()
-        self._reasons = False
-        """The model tells why it ends."""
-        self._told = False
-        """The model tells how many tokens it read and made."""
+        self._gives_reasons = False
+        """Whether the model says why it ends."""
+        self._tells_counts = False
+        """Whether the model says how many tokens it read and made."""
         self._input = self._output = 0
 
-    def feed(self, data: bytes) -> bytes:
-        out = b"".join([self._response(payload) for payload in self._framer.feed(data)])
-        if self._framer.too_long and self.failure is None:
-            self.failure = Failure(
-                Kind.GARBLED, f"an event in the engine's stream is longer than {sse.LIMIT} bytes"
-            )
-        return out
-
-    def close(self) -> bytes:
-        out = b"".join([self._response(payload) for payload in self._framer.close()])
-        if self.failure is not None:
-            return out
+    def _end(self) -> bytes:
         open_choices = self._texts.keys() - self._ended
-        if not self._texts or (open_choices and self._reasons):
-            self.failure = Failure(Kind.RESET, "the engine's stream ended before it was complete")
-            return out
+        if not self._texts or (open_choices and self._gives_reasons):
+            self.fail_incomplete()
+            return b""
         usage = self._count()
-        length = usage is not None and usage.output >= self._limit * len(self._texts)
-        out += b"".join([self._end(index, "length" if length else "stop") for index in sorted(open_choices)])
+        length = usage is not None and usage.output >= self._wanted.limit * len(self._texts)
+        reason = "length" if length else "stop"
+        out = b"".join([self._finish(index, reason) for index in sorted(open_choices)])
         self.usage = usage
-        if self._request.include_usage:
+        if self._wanted.include_usage:
             out += self._chunks.usage(usage)
         return out + DONE
 
-    def _response(self, payload: bytes) -> bytes:
-        """What one response says, as events for the client."""
-        if self.failure is not None:
+    def _event(self, piece: bytes) -> bytes:
+        """Return the events that one response becomes. Half of one at the end is not dropped but fails the stream."""
+        if self.over:
             return b""
         try:
-            said = _response.decode(payload)
+            said = _response.decode(piece)
         except (ValueError, RecursionError) as error:
-            self.failure = Failure(
-                Kind.GARBLED, "the engine sent an event that is not valid", detail=str(error)
-            )
+            self.fail(Failure(Kind.GARBLED, "the engine sent an event that is not valid", detail=str(error)))
             return b""
         if "error" in said:
-            self.failure = self._failed(payload)
+            self.fail(self._read_failure(500, (), piece))
             return b""
         texts = self._elements(said, "output")
         if not texts:
-            wanted = f"no tensor {self._tensors.name('output')!r} among {', '.join(said)}"
-            self.failure = Failure(Kind.GARBLED, "the engine's stream has no text in it", detail=wanted)
+            missing = f"no tensor {self._wanted.tensors.name('output')!r} among {', '.join(said)}"
+            self.fail(Failure(Kind.GARBLED, "the engine's stream has no text in it", detail=missing))
             return b""
         self._note_counts(said)
         out = [self._text(index, str(text)) for index, text in enumerate(texts)]
         reasons = self._elements(said, "finish_reason")
-        self._reasons = self._reasons or bool(reasons)
+        self._gives_reasons = self._gives_reasons or bool(reasons)
         out += [
-            self._end(index, str(reason)) for index, reason in enumerate(reasons) if reason not in _GOES_ON
+            self._finish(index, str(reason)) for index, reason in enumerate(reasons) if reason not in _GOES_ON
         ]
         self.finished = bool(self._ended) and self._texts.keys() <= self._ended
         return b"".join(out)
 
     def _text(self, index: int, text: str) -> bytes:
-        """More of a choice's text, cut where it must end."""
+        """Return more of a choice's text, cut before a stop string."""
         before = self._texts[index]
-        if self._tensors.grows:
+        if self._wanted.tensors.grows:
             text = text[len(before) :]
         self._texts[index] = before + text
         if index in self._ended:
@@ -145,10 +128,10 @@ class TensorStream:
         if text:
             self.content += 1
             out = self._chunks.text(index, text)
-        return out + self._end(index, "stop") if cutter.hit else out
+        return out + self._finish(index, "stop") if cutter.hit else out
 
-    def _end(self, index: int, reason: str) -> bytes:
-        """The end of a choice, once."""
+    def _finish(self, index: int, reason: str) -> bytes:
+        """Return the end of a choice; nothing the second time."""
         if index in self._ended:
             return b""
         self._ended.add(index)
@@ -158,19 +141,21 @@ class TensorStream:
         return rest + self._chunks.finish(index, reason)
 
     def _note_counts(self, said: Mapping[str, Any]) -> None:
+        """Record the token counts in a response, if it has any."""
         read, made = self._elements(said, "input_tokens"), self._elements(said, "output_tokens")
         if all(type(count) is int for count in (*read, *made)) and (read or made):
-            self._told = True
+            self._tells_counts = True
             self._input = max(self._input, sum(read))
             self._output += sum(made)
 
     def _elements(self, said: Mapping[str, Any], role: Role) -> list[Any]:
-        """The elements of a tensor, none where it is not there. Triton writes a single element without brackets."""
-        value = said.get(self._tensors.name(role) or "", [])
+        """Return the elements of a tensor; none if it is missing. Triton writes a single element without brackets."""
+        value = said.get(self._wanted.tensors.name(role) or "", [])
         return value if isinstance(value, list) else [value]
 
     def _count(self) -> Usage | None:
-        if self._told:
+        """Return the tokens counted by the model or the tokenizer; None if neither did."""
+        if self._tells_counts:
             return Usage(self._input, self._output)
         return self._counting([self._texts[index] for index in sorted(self._texts)])
 

@@ -1,14 +1,13 @@
-"""Which tensor of a text model behind Triton means what, as a table for each known backend; and what a client asks for,
-as tensors.
+"""What the tensors of text models behind Triton mean, as a table for each known backend, and requests as tensors.
 
-Facts: the vLLM backend (its SamplingParams come as one string of JSON), the TensorRT-LLM backend's ensemble and BLS
-models, and its LLM API model, whose streamed responses hold all of the text; read in their source, as of server 2.73.
+Facts, from the source as of server 2.73: the vLLM backend, whose sampling parameters are one string of JSON; the
+TensorRT-LLM backend's ensemble and BLS models; its LLM API model, whose streamed responses repeat all of the text.
 
 Rules:
-- A role is what OpenAI calls it; a tensor is what the model calls it. An operator's own names win over a table's.
-- A key of the body that is no input tensor of the model reaches it as a request parameter (run, 2.51). So a name too
-  many does no harm, and a model of one's own may read its settings either way.
-- Without a limit OpenAI's clients get an answer as long as it takes; vLLM's own default here would be 16 tokens.
+- A role is OpenAI's name for something; a tensor is the model's name for it. An operator's names win over a table's.
+- A key of the body that is not an input tensor reaches the model as a request parameter (run, 2.51). So a superfluous
+  key does no harm, and custom models may read their settings either way.
+- OpenAI's clients that set no limit expect a complete answer; the vLLM backend's own default is 16 tokens.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ Role = Literal[
     "input_tokens",
     "output_tokens",
 ]
-"""`parameters` is the input that takes all sampling parameters as one string of JSON, `schema` the parameter that takes
-a JSON schema the answer must follow; the last three are outputs."""
+"""`parameters` is an input for all sampling parameters as one string of JSON; `schema` is the parameter for a JSON
+schema that the answer must follow; the last three are outputs."""
 
 Constant = str | int | float | bool
 
@@ -63,23 +62,23 @@ _ASK_COUNTS = {"return_num_input_tokens": True, "return_num_output_tokens": True
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
-    """The tensors of a model by their role, and inputs that are the same in every request."""
+    """The names of a model's tensors by role, and inputs that are the same in every request."""
 
     names: Mapping[str, str | None]
     inputs: Mapping[str, Constant] = field(default_factory=dict)
     stops: bool = True
-    """The backend itself cuts its text before a stop string."""
+    """Whether the backend cuts its text before a stop string."""
     grows: bool = False
-    """Each response holds all of the text so far, not what is new."""
+    """Whether each response has all of the text so far, not only what is new."""
 
     def name(self, role: Role) -> str | None:
-        """The model's name for it, None where it has none."""
+        """Return the name of the tensor with this role; None if the model has none."""
         return self.names.get(role)
 
     def changed(
         self, names: Mapping[Role, str], inputs: Mapping[str, Constant], grows: bool | None
     ) -> Tensors:
-        """With an operator's own names, empty for a tensor that is not there, and inputs."""
+        """Return a copy with an operator's inputs and names, where an empty name removes a tensor."""
         return Tensors(
             {**self.names, **{str(role): name or None for role, name in names.items()}},
             {**self.inputs, **inputs},
@@ -88,7 +87,7 @@ class Tensors:
         )
 
     def body(self, prompt: str, sampling: Mapping[Role, Any]) -> bytes:
-        """The body that asks for a stream of text after `prompt`."""
+        """Return the body that asks for a stream of text after `prompt`."""
         settings = {name: value for role, value in sampling.items() if (name := self.name(role))}
         body: dict[str, Any] = {str(self.name("prompt")): prompt, **self.inputs}
         if (stream := self.name("stream")) is not None:
@@ -129,11 +128,11 @@ PRESETS: Mapping[str, Tensors] = {
     ),
     "custom": Tensors({**_TEXT, **{name: name for name in (*_SCALARS, "min_p")}}, stops=False),
 }
-"""By the backend's name in the options."""
+"""The tensors of each backend, by its name in the options."""
 
 
 class Asked(msgspec.Struct):
-    """A chat or completion request, as far as it becomes tensors."""
+    """The members of a chat or completion request that become tensors, or cannot."""
 
     messages: list[dict[str, Any]] = []
     prompt: Any = None
@@ -166,11 +165,12 @@ class Asked(msgspec.Struct):
 
     @property
     def stops(self) -> list[str]:
+        """The stop strings."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
     @property
     def schema(self) -> dict[str, Any] | None:
-        """What the answer must follow, as vLLM's guided decoding takes it; None where it may be any text."""
+        """The schema for vLLM's guided decoding; None if any text is allowed."""
         wish = self.response_format or {}
         if wish.get("type") == "json_object":
             return {"json_object": True}
@@ -180,7 +180,7 @@ class Asked(msgspec.Struct):
         return None
 
     def settings(self, max_tokens: int) -> dict[Role, Any]:
-        """What shapes the answer, by role. `max_tokens` is the limit for a client that sets none."""
+        """Return the settings by role. `max_tokens` is the limit for a client that sets none."""
         found: dict[Role, Any] = {"max_tokens": max_tokens if self.limit is None else self.limit}
         found |= {role: value for role in _PLAIN if (value := getattr(self, role)) is not None}
         if self.stops:
@@ -194,7 +194,7 @@ class Asked(msgspec.Struct):
         return found
 
     def beyond(self, tensors: Tensors) -> Iterator[str]:
-        """What a model with these tensors would not do, though the client counts on it."""
+        """Yield the members that a model with these tensors would ignore although the client relies on them."""
         if self.tools and self.tool_choice != "none":
             yield "tools"
         if self.logprobs not in (None, False):
@@ -225,5 +225,5 @@ _asked = msgspec.json.Decoder(Asked)
 
 
 def asked(body: bytes) -> Asked:
-    """A request's body. Raises ValueError where a member has the wrong type."""
+    """Decode the body of a request. Raise ValueError if a member has the wrong type."""
     return _asked.decode(body)

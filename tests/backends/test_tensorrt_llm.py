@@ -1,4 +1,4 @@
-"""The TensorRT-LLM engine: options, command lines, the keys it takes, and what its answers and metrics mean."""
+"""The TensorRT-LLM engine: options, command lines, the keys it accepts, and the meaning of its answers and metrics."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ ENGINE = TensorRTLLM()
 
 
 def options(**given: object) -> TensorRTLLMLaunch:
-    """Options as the config file gives them: as JSON, strictly."""
+    """Read options as the config file does: as JSON, strictly."""
     return validate(TensorRTLLMLaunch, given)
 
 
 def launch(**given: object) -> Launch:
-    return ENGINE.launch(options(**given), "127.0.0.1", 4321)
+    return options(**given).launch("127.0.0.1", 4321)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def trtllm(program: Callable[[str], str]) -> str:
 
 
 def sent(body: object, operation: Operation = Operation.CHAT, *, usage: bool = True) -> Any:
-    """What reaches the engine of a client's body."""
+    """Return what the engine gets of a client's body."""
     data = json.dumps(body).encode()
     stream = bool(isinstance(body, dict) and body.get("stream"))
     return json.loads(ENGINE.call(Request(operation, data, "m", stream, include_usage=usage), "m").body)
@@ -55,7 +55,7 @@ def test_the_smallest_options(trtllm: str) -> None:
     launched = launch(model="org/small")
     assert " ".join(launched.argv) == f"{trtllm} serve org/small --host 127.0.0.1 --port 4321"
     assert (launched.env, launched.start_timeout) == ({}, 1800)
-    assert ENGINE.served_names(options(model="org/small")) == ("org/small",)
+    assert options(model="org/small").served_names() == ("org/small",)
 
 
 def test_every_option_reaches_trtllm(trtllm: str, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_stream_options_are_its_own_only() -> None:
         "stream_options": {"include_usage": True, "include_obfuscation": False},
     }
     assert sent(body)["stream_options"] == {"include_usage": True}
-    # Its own default would be to tell usage: what the gateway asks for is always said.
+    # By default the server reports usage, so the request always says what the gateway wants.
     assert sent({"model": "m", "stream": True, "stream_options": {}}, usage=False)["stream_options"] == {
         "include_usage": True
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from backends.base import Operation, Request
 from backends.framing.multipart import FormError, Part, boundary_of, is_form, parts_of
-from gateway.errors import GatewayError, Own
+from backends.surfaces.surface import InvalidRequest
 
 LONGEST_VALUE = 1024
 """Bytes of a value the gateway reads itself."""
@@ -18,15 +18,15 @@ _TRUTH = {b"true": True, b"1": True, b"false": False, b"0": False, b"": False}
 
 
 def check_type(content_type: bytes) -> None:
-    """Raises GatewayError, 415, where a body of this type is no form."""
+    """Raise InvalidRequest where a body of this type is no form."""
     if not is_form(content_type):
-        raise GatewayError(
-            Own.MEDIA_TYPE, "the body must be a form: send the header 'Content-Type: multipart/form-data'"
+        raise InvalidRequest(
+            "the body must be a form: send the header 'Content-Type: multipart/form-data'", media_type=True
         )
 
 
 def decode(operation: Operation, body: bytes, content_type: bytes) -> Request:
-    """The request in a form. Raises GatewayError, 400, for anything wrong with it."""
+    """The request in a form. Raises InvalidRequest for anything wrong with it."""
     try:
         parts = parts_of(body, boundary_of(content_type))
     except FormError as error:
@@ -66,5 +66,5 @@ def _truth(body: bytes, part: Part) -> bool:
     return said
 
 
-def _invalid(message: str, param: str | None = None, code: str | None = None) -> GatewayError:
-    return GatewayError(Own.INVALID, message, param=param, code=code)
+def _invalid(message: str, param: str | None = None, code: str | None = None) -> InvalidRequest:
+    return InvalidRequest(message, param=param, code=code)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import msgspec
 
 from backends.base import Operation, Request
-from gateway.errors import GatewayError, Own
+from backends.surfaces.surface import InvalidRequest
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 """Engines keep these in 32 bits; below zero some of them generate without end."""
@@ -147,7 +147,7 @@ _REQUIRED = {Operation.CHAT: "messages", Operation.COMPLETIONS: "prompt", Operat
 
 
 def decode(operation: Operation, body: bytes) -> Request:
-    """The request in a body. Raises GatewayError, 400, for anything wrong with it."""
+    """The request in a body. Raises InvalidRequest for anything wrong with it."""
     try:
         if not body.isascii():
             body.decode()
@@ -196,7 +196,7 @@ def _streams(head: _Whole) -> bool:
     return head.stream_format == "sse"
 
 
-def _wrong_type(said: str) -> GatewayError:
+def _wrong_type(said: str) -> InvalidRequest:
     """msgspec says "Expected `str`, got `int` - at `$.model`", or "Object missing required field `model`"."""
     what, _, place = said.partition(" - at ")
     param = place.strip("`").removeprefix("$").removeprefix(".") or None
@@ -234,5 +234,5 @@ def _plain(said: str) -> str:
     return said[:1].lower() + said[1:]
 
 
-def _invalid(message: str, param: str | None = None, code: str | None = None) -> GatewayError:
-    return GatewayError(Own.INVALID, message, param=param, code=code)
+def _invalid(message: str, param: str | None = None, code: str | None = None) -> InvalidRequest:
+    return InvalidRequest(message, param=param, code=code)

@@ -1,4 +1,4 @@
-"""Chat templates: what Hugging Face's tokenizers do with them, and what a folder must hold."""
+"""Chat templates: rendered as Hugging Face's tokenizers do, and what a tokenizer's folder must contain."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 
 def folder(path: Path, template: Any = None, file: str | None = None, **config: Any) -> Path:
-    """A tokenizer's folder with this template."""
+    """Write a tokenizer's folder with this template and return it."""
     (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template, **config}))
     if file is not None:
         (path / "chat_template.jinja").write_text(file)

@@ -1,0 +1,214 @@
+"""OpenAI's stream, watched and handed on: the decoder for engines that speak this dialect themselves.
+
+Rules:
+- A stream is watched, not rebuilt. An event is decoded unless it is like one that was, except for its text: the same
+  bytes before, the same bytes after, and between them the inside of a JSON string. Such an event is more text and
+  nothing else.
+- A stream is complete when every choice in it has its finish reason. `[DONE]` alone is no proof: engines that break off
+  a generation send it too.
+- This module may be compiled with mypyc: slotted classes with annotated attributes; its structs are in `shapes.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from mypy_extensions import mypyc_attr
+
+from backends.base import Engine, Failure, Kind, Request
+from backends.dialect import rewrite
+from backends.dialect.chunks import DONE
+from backends.dialect.decoder import FramedDecoder
+from backends.dialect.errors import garbled
+from backends.dialect.shapes import SILENT, Choice, Event, decode_event, is_error
+from backends.dialect.usage import usage_of
+from backends.framing import sse
+
+BROKE_OFF: Final = "the engine broke off its answer because of an error of its own"
+
+_TEXT_KEYS: Final = rb"content|text|reasoning|reasoning_content|arguments"
+_TEXT: Final = rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrtu])++'
+_is_text: Final = re.compile(_TEXT).fullmatch
+_find_text: Final = re.compile(rb'"(?:' + _TEXT_KEYS + rb')": ?"(' + _TEXT + rb')"').search
+
+
+class _Like:
+    """The bytes around the text of a decoded event.
+
+    `public_head` and `public_tail` are the same bytes as the client gets them; None where they do not differ.
+    """
+
+    __slots__ = ("head", "public_head", "public_tail", "tail")
+
+    def __init__(self, head: bytes, tail: bytes) -> None:
+        self.head: bytes = head
+        self.tail: bytes = tail
+        self.public_head: bytes | None = None
+        self.public_tail: bytes = b""
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class EventStream(FramedDecoder):
+    """Watches one stream of OpenAI's events; see `backends.base.StreamDecoder`."""
+
+    __slots__ = ("_begun", "_ended", "_engine", "_like", "_name", "_sse", "_strip_usage")
+
+    def __init__(self, engine: Engine, request: Request) -> None:
+        framer = sse.Framer()
+        super().__init__(framer)
+        self._sse: sse.Framer = framer
+        """The framer once more, under its own type: every read asks it whether it is idle."""
+        self._engine: Engine = engine
+        self._name: bytes = msgspec.json.encode(request.model)
+        self._strip_usage: bool = not request.include_usage
+        self._like: _Like | None = None
+        self._begun: set[int | None] = set()
+        """The choices that have occurred, by index."""
+        self._ended: set[int | None] = set()
+        """The choices that have their finish reason."""
+
+    def feed(self, data: bytes) -> bytes:
+        # Nearly every read of a token stream is one whole event that is like another.
+        if self._sse.idle:
+            event = self._more(data)
+            if event is not None:
+                return event
+        return super().feed(data)
+
+    def fail(self, failure: Failure) -> None:
+        super().fail(failure)
+        self._like = None
+
+    def more(self, data: bytes, start: int, end: int) -> bytes | None:
+        """Process `data[start:end]` if that is one whole event which differs from an earlier one only in its text.
+
+        Returns the event for the client, which is `data` itself where the client gets the same bytes; None where
+        nothing was processed, and `feed` has to do it.
+        """
+        like = self._like
+        if like is None or not self._sse.idle:
+            return None
+        first, last = start + len(like.head), end - len(like.tail)
+        if not (data.startswith(like.head, start, end) and data.endswith(like.tail, first, end)):
+            return None
+        if not _is_text(data, first, last):
+            return None
+        self.content += 1
+        if like.public_head is None:
+            return data
+        return like.public_head + data[first:last] + like.public_tail
+
+    def _more(self, event: bytes) -> bytes | None:
+        """Return an event for the client if it differs from an earlier one only in its text; else None."""
+        like = self._like
+        if like is None or not (event.startswith(like.head) and event.endswith(like.tail)):
+            return None
+        start, end = len(like.head), len(event) - len(like.tail)
+        if not _is_text(event, start, end):
+            return None
+        self.content += 1
+        if like.public_head is None:
+            return event
+        return like.public_head + event[start:end] + like.public_tail
+
+    def _event(self, piece: bytes) -> bytes:
+        if self.over or piece in SILENT:
+            return b""
+        # Several data lines were joined by line feeds, which between JSON tokens are only white space.
+        event = sse.encode(piece.replace(b"\n", b" "))
+        more = self._more(event)
+        if more is not None:
+            return more
+        if piece.strip() == b"[DONE]":
+            return self._on_done()
+        return self._decode(piece, event)
+
+    def _is_whole(self, piece: bytes) -> bool:
+        if piece.strip() == b"[DONE]":
+            return True
+        try:
+            decode_event(piece)
+        except (ValueError, RecursionError):
+            return False
+        return True
+
+    def _end(self) -> bytes:
+        if not self.finished:
+            self.fail_incomplete()
+            return b""
+        self._stop()
+        return DONE
+
+    def _on_done(self) -> bytes:
+        """Return what the client gets for `[DONE]`."""
+        if not self._ended:
+            self.fail(Failure(Kind.GARBLED, "the engine ended its stream without a finish reason"))
+            return b""
+        self.finished = True
+        self._stop()
+        return DONE
+
+    def _stop(self) -> None:
+        """Decode nothing more."""
+        self.over = True
+        self._like = None
+
+    def _decode(self, payload: bytes, event: bytes) -> bytes:
+        """Return what the client gets for an event that had to be decoded: `event`, with `payload` in it."""
+        try:
+            said = decode_event(payload)
+        except (ValueError, RecursionError) as error:
+            self.fail(garbled("the engine sent an event that is not valid", payload, error))
+            return b""
+        if is_error(said.error, said.object):
+            self.fail(self._engine.failure(500, (), payload))
+            return b""
+        counted = None if said.usage is None else usage_of(said.usage)
+        if counted is not None:
+            self.usage = counted
+            if self._strip_usage:
+                if not said.choices:
+                    return b""
+                # Rare: usage in an event with content, where the client did not ask for usage.
+                event = sse.encode(rewrite.without(payload, "usage"))
+        speaks = self._note(said.choices or ())
+        if self.over:
+            return b""
+        public = self._public(event, said)
+        if speaks and counted is None:
+            self._learn(event, public)
+        return public
+
+    def _public(self, event: bytes, said: Event) -> bytes:
+        """Return a decoded event as the client gets it. Events like it will be changed in the same way."""
+        return rewrite.renamed(event, bytes(said.model), self._name)
+
+    def _note(self, choices: Sequence[Choice]) -> bool:
+        """Record what the choices of an event say; return whether they carry content."""
+        speaks = False
+        for choice in choices:
+            self._begun.add(choice.index)
+            if choice.finish_reason:
+                self._ended.add(choice.index)
+                if choice.finish_reason in self._engine.broken:
+                    self.fail(Failure(Kind.FAILED, BROKE_OFF))
+            speaks = speaks or choice.speaks()
+        self.content += speaks
+        self.finished = bool(self._ended) and self._begun <= self._ended
+        return speaks
+
+    def _learn(self, event: bytes, public: bytes) -> None:
+        """Remember the bytes around the text of an event, so that the next one like it need not be decoded."""
+        text = _find_text(event)
+        if text is None:
+            return
+        like = _Like(event[: text.start(1)], event[text.end(1) :])
+        if public != event:
+            same = _find_text(public)
+            if same is not None:
+                like.public_head = public[: same.start(1)]
+                like.public_tail = public[same.end(1) :]
+        self._like = like

@@ -1,0 +1,1 @@
+"""Dialects that clients speak: how their requests are read, and how answers and errors are written."""

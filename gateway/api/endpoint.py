@@ -1,0 +1,198 @@
+"""The endpoints of the operations that engines carry out: from a request's head and body to the dispatcher.
+
+Rules:
+- One way in for every operation, whether the front door or ASGI brings the request: `open`, `admit`, `accept`. What
+  fails on it ends the request, and the request knows how (`gateway.request.Exchange.end`).
+- Nothing of the client's headers reaches an engine but the trace context.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from time import perf_counter_ns
+from typing import Final
+
+from backends.base import FORMS, Operation
+from backends.surfaces.openai import OPENAI, surface_of
+from backends.surfaces.surface import Surface
+from gateway.auth import Caller
+from gateway.dispatch.dispatcher import Dispatcher
+from gateway.errors import GatewayError, Own
+from gateway.request import Exchange, FinishedSink, Register, WayBack
+from gateway.routing.snapshot import Snapshot
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.timeline import AUTH, RECEIVE, ROUTE
+from gateway.wire.downstream import Receive, Scope, Send, way_back_of
+
+_TRACE: Final = (b"traceparent", b"tracestate")
+_LONGEST_TRACE: Final = 512
+"""Bytes; what W3C's Trace Context asks everybody to pass on."""
+_ID_CHARACTERS: Final = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_.:/+=")
+
+
+class Core:
+    """What the endpoints work with; `snapshot` is replaced as a whole. `page` makes the metrics page; with several
+    workers it shows the numbers of all."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        page: Callable[[], Awaitable[bytes]],
+    ) -> None:
+        self.snapshot: Snapshot = snapshot
+        self.dispatcher: Dispatcher = dispatcher
+        self.metrics: Metrics = metrics
+        self.page: Callable[[], Awaitable[bytes]] = page
+        self.draining: bool = False
+        self.register: Register = Register()
+        self.sink: FinishedSink = dispatcher.accounting
+        self._prefix: bytes = secrets.token_hex(5).encode()
+        self._numbers = itertools.count()
+
+    def request_id(self, wanted: bytes | None) -> bytes:
+        """Return the client's own id if it is a harmless one, else a new one, unique across processes."""
+        if wanted is not None and 0 < len(wanted) <= 128 and _ID_CHARACTERS.issuperset(wanted):
+            return wanted
+        return b"req-%b%08x" % (self._prefix, next(self._numbers))
+
+    def uncounted(self, way: WayBack, headers: Mapping[bytes, bytes], surface: Surface = OPENAI) -> Exchange:
+        """Return a request that is answered like any other and appears in no metric."""
+        exchange = Exchange(way, perf_counter_ns(), self.register, _NOBODY)
+        exchange.id = self.request_id(headers.get(b"x-request-id"))
+        exchange.headers = headers
+        exchange.surface = surface
+        return exchange
+
+
+class _Nobody:
+    """Counts no request."""
+
+    def finished(self, exchange: Exchange) -> None:
+        """Do nothing."""
+
+
+_NOBODY: Final = _Nobody()
+
+
+class Admission:
+    """What was found out about the sender of a request's head. It holds for every request with the same head, as long
+    as the snapshot is the same."""
+
+    __slots__ = ("caller", "snapshot", "trace")
+
+    def __init__(self, snapshot: Snapshot, caller: Caller, trace: bytes) -> None:
+        self.snapshot: Snapshot = snapshot
+        self.caller: Caller = caller
+        self.trace: bytes = trace
+
+
+class Endpoint:
+    """One operation's endpoint: a handler of the front door's, and an ASGI application."""
+
+    __slots__ = ("_core", "_operation", "_surface")
+
+    def __init__(self, core: Core, operation: Operation) -> None:
+        self._core: Core = core
+        self._operation: Operation = operation
+        self._surface: Surface = surface_of(operation)
+
+    def open(self, way: WayBack, headers: Mapping[bytes, bytes], began: int) -> Exchange:
+        """Return the request that a head begins. `began` is the time its first byte was read."""
+        core = self._core
+        exchange = Exchange(way, began, core.register, core.sink)
+        exchange.id = core.request_id(headers.get(b"x-request-id"))
+        exchange.headers = headers
+        exchange.surface = self._surface
+        exchange.operation = self._operation
+        return exchange
+
+    def admit(self, exchange: Exchange, known: object = None) -> object:
+        """Check a request's head, before its body is read. Raises GatewayError or InvalidRequest.
+
+        Returns what was found out. Given back as `known` with the next request that has the same head, it saves doing
+        so again.
+        """
+        exchange.timeline.mark(AUTH)
+        snapshot = self._core.snapshot
+        if isinstance(known, Admission) and known.snapshot is snapshot:
+            admission = known
+        else:
+            headers = exchange.headers
+            caller = snapshot.keys.identify(headers.get(b"authorization"))
+            self._surface.check(self._operation, headers.get(b"content-type", _usual(self._operation)))
+            if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+                raise GatewayError(Own.MEDIA_TYPE, "a compressed body is not accepted")
+            admission = Admission(snapshot, caller, _trace(headers))
+        exchange.caller = admission.caller
+        exchange.trace = admission.trace
+        return admission
+
+    def accept(self, exchange: Exchange, body: bytes) -> None:
+        """Send a request that is complete on its way. Raises nothing."""
+        exchange.timeline.mark(ROUTE)
+        try:
+            self._route(exchange, body)
+        except Exception as error:  # noqa: BLE001 (whatever it is ends this request and no other)
+            exchange.end(error)
+            return
+        self._core.dispatcher.run(exchange)
+
+    def _route(self, exchange: Exchange, body: bytes) -> None:
+        operation, catalog = self._operation, self._core.snapshot.catalog
+        content_type = exchange.headers.get(b"content-type", b"")
+        request = exchange.request = self._surface.read(operation, content_type, body)
+        plan = exchange.plan = catalog.resolve(request.model, exchange.caller)
+        exchange.model = plan.model
+        if operation not in plan.candidates:
+            raise catalog.unsupported(plan, operation, exchange.caller)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request that came through ASGI."""
+        way = way_back_of(scope, receive, send)
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        exchange = self.open(way, headers, perf_counter_ns())
+        exchange.task = asyncio.current_task()
+        try:
+            one_authorization(scope, headers)
+            self.admit(exchange)
+            exchange.timeline.mark(RECEIVE)
+            body = await way.body(self._core.snapshot.config.server.limits.body)
+        except asyncio.CancelledError:
+            # This is the end of the request's task: it has obeyed, and nobody else needs to hear of it.
+            exchange.end(exchange.interrupted or GatewayError(Own.DRAINING, "the gateway is shutting down"))
+        except Exception as error:  # noqa: BLE001 (as above)
+            exchange.end(error)
+        else:
+            exchange.task = None
+            self.accept(exchange, body)
+            await exchange.ended()
+        await way.close()
+
+
+def _usual(operation: Operation) -> bytes:
+    """The content type of a body that does not say its own."""
+    return b"" if operation in FORMS else b"application/json"
+
+
+def _trace(headers: Mapping[bytes, bytes]) -> bytes:
+    """The header lines of a trace context that go on to the engine."""
+    lines = b""
+    for name in _TRACE:
+        value = headers.get(name)
+        if value is not None and len(value) <= _LONGEST_TRACE and value.isascii():
+            lines += name + b": " + value + b"\r\n"
+    return lines
+
+
+def one_authorization(scope: Scope, headers: Mapping[bytes, bytes]) -> bytes | None:
+    """Return the request's `Authorization` header. Raises GatewayError if there are two."""
+    found = headers.get(b"authorization")
+    repeated = found is not None and len(headers) != len(scope["headers"])
+    if repeated and sum(name == b"authorization" for name, _ in scope["headers"]) > 1:
+        raise GatewayError(Own.INVALID, "more than one Authorization header", code="invalid_http")
+    return found

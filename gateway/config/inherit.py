@@ -1,0 +1,28 @@
+"""What a model at a backend gets from the layers of the config: its own value, else the backend's, else the default.
+
+Rules:
+- Pure look-ups in a config that was checked.
+"""
+
+from __future__ import annotations
+
+from gateway.config.schema import Config, Retry, Timeouts
+
+
+def timeouts(config: Config, model: str | None, backend: str) -> Timeouts:
+    """Return the timeouts of a request for `model` at `backend`.
+
+    The model's win over the backend's, these over the defaults. `model` is the model's own name, not an alias; None or
+    a name outside `models` inherits nothing from a model. Raises KeyError for an unknown backend.
+    """
+    overrides = [config.backends[backend].timeouts]
+    if model is not None and model in config.models:
+        overrides.append(config.models[model].timeouts)
+    changes = {phase: value for layer in overrides for phase, value in layer if value is not None}
+    return config.defaults.timeouts.model_copy(update=changes)
+
+
+def retry(config: Config, model: str | None) -> Retry:
+    """Return how requests for `model` (its own name) are retried: as the model says, else as the defaults say."""
+    own = config.models[model].retry if model is not None and model in config.models else None
+    return own or config.defaults.retry

@@ -1,0 +1,221 @@
+"""One running engine as the gateway sees it: where it is, how it is, how much runs there.
+
+Rules:
+- A backend lives by its name. It outlives the config that named it: a reload changes its settings in place, and its
+  connections, breaker, gate and counters stay.
+- Requests under way keep the connections they began with: a new location is for those that come later.
+- A backend that comes back, after it was down or its breaker was open, starts slowly: its weight grows from a tenth to
+  all of it. One that crashes again and again, or has to fill its caches first, costs few requests.
+- One event loop, one writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from backends.base import Engine, Health, ModelCard
+from gateway.admission.gate import UNLIMITED, Gate
+from gateway.fleet.breaker import Breaker
+from gateway.telemetry.cells import Value
+from gateway.telemetry.metrics import Metrics
+from gateway.wire.upstream import Upstream
+
+SLOW_START = 30.0
+"""Seconds until a backend that came back has its whole weight."""
+SLOW_START_FLOOR = 0.1
+"""The share of its weight it begins with."""
+ENGINE_QUEUE = 1000
+"""Requests that may wait for one backend whose engine takes only so many at once."""
+UNCHECKED = "not checked yet"
+"""The reason of a backend's state before its first probe."""
+
+BusyPeriods = frozenset[tuple[int, int]]
+"""Busy periods of the gateway at a backend: process id, and the number of that process's busy period. One that two
+looks find lasted from the first to the second."""
+
+
+class Trouble(NamedTuple):
+    """What last went wrong at a backend, in one line, and when: seconds since the epoch."""
+
+    message: str
+    time: float
+
+
+class Backend:
+    """One running engine, as far as the gateway can tell."""
+
+    __slots__ = (
+        "_back_since",
+        "_headers",
+        "_key",
+        "_up",
+        "_wall_clock",
+        "breaker",
+        "busy_period",
+        "engine",
+        "gate",
+        "health",
+        "in_flight",
+        "label",
+        "last_error",
+        "models",
+        "name",
+        "reason",
+        "slow_start",
+        "slow_start_weight",
+        "upstream",
+        "woken",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        metrics: Metrics,
+        breaker: Breaker,
+        models: tuple[str, ...] | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Start without a location.
+
+        `models` are the names it serves where the config says so; None: the engine is asked. `headers` go with every
+        request to it. `wall_clock` tells the time of an error.
+        """
+        self.name = name
+        self.label = name.encode()
+        self.engine = engine
+        self.gate: Gate | None = None
+        """Where requests wait that the engine cannot take at once; None where it has a queue of its own."""
+        self.breaker = breaker
+        self.upstream: Upstream | None = None
+        """The connections to its location; None while it has none."""
+        self.health: Health | None = None
+        """What is known of its state; None before the first probe."""
+        self.reason = UNCHECKED
+        """Why it is in this state."""
+        self.models: tuple[ModelCard, ...] | None = None if models is None else tuple(map(ModelCard, models))
+        """The models it serves; None where nobody has told yet."""
+        self.woken = asyncio.Event()
+        """Set when a probe should come at once."""
+        self.in_flight = 0
+        """Leases that are open."""
+        self.busy_period = 0
+        """How often it went from no request to one. While it is busy this is the number of the busy period."""
+        self.slow_start_weight = 1.0
+        """The share of its weight that it has now: less than 1 while it starts slowly."""
+        self.slow_start = SLOW_START
+        """Seconds until it has its whole weight again after it came back."""
+        self.last_error: Trouble | None = None
+        self._back_since: float | None = None
+        self._headers = headers
+        self._key: str | None = None
+        self._wall_clock = wall_clock
+        self._up: Value = metrics.backend_up.cell(name, engine.name)
+        self.change_engine(engine)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it has a location and is ready, or not known to be anything else."""
+        return self.upstream is not None and self.health in (Health.READY, None)
+
+    @property
+    def coming(self) -> bool:
+        """Whether it is not ready and is expected to be soon."""
+        return self.health is Health.LOADING
+
+    def busy_periods(self) -> BusyPeriods:
+        """Return this process's current busy period at this backend; none while no request runs there."""
+        return frozenset({(os.getpid(), self.busy_period)} if self.in_flight else ())
+
+    def change_engine(self, engine: Engine) -> None:
+        """Speak to the engine by this adapter from the next request on; the gate gets the adapter's number of slots."""
+        self.engine = engine
+        if engine.parallel is not None and self.gate is not None:
+            self.gate.resize(engine.parallel, ENGINE_QUEUE)
+        elif engine.parallel is not None:
+            self.gate = Gate(engine.parallel, ENGINE_QUEUE)
+        elif self.gate is not None:
+            self.gate.resize(UNLIMITED, ENGINE_QUEUE)
+            self.gate = None
+
+    def change_headers(self, headers: Mapping[str, str]) -> None:
+        """Send these headers with every request from the next one on. Connections stay open."""
+        self._headers = headers
+        if self.upstream is not None:
+            self.upstream.change_headers(self._sent_headers())
+
+    def locate(self, url: str | None, key: str | None = None) -> None:
+        """Take the engine to be at `url`, or nowhere, and close every connection to where it was.
+
+        `key` is what the engine asks of its clients, if that is not what the config says.
+        """
+        if self.upstream is not None:
+            self.upstream.close()
+        self._move(url, key)
+
+    def relocate(self, url: str | None, key: str | None = None) -> None:
+        """Take the engine to be at `url`, or nowhere, from the next request on.
+
+        Requests under way finish on their connections to where it was, which are closed one by one as they become idle.
+        The new location has to be probed; nothing is held against it.
+        """
+        if self.upstream is not None:
+            self.upstream.retire()
+        self._move(url, key)
+        self.health, self.reason = None, UNCHECKED
+        self._up.value = 0.0
+        # Leases that are open report to the breaker they began with.
+        self.breaker = self.breaker.anew()
+        self.slow_start_weight, self._back_since = 1.0, None
+        self.woken.set()
+
+    def retire(self) -> None:
+        """Take no new requests: the backend has left the config. Requests under way finish.
+
+        A request that was accepted before, and has waited since, may still use it as its last resort.
+        """
+        self.health, self.reason = Health.DOWN, "it has left the config"
+        self._up.value = 0.0
+        if self.upstream is not None:
+            self.upstream.retire()
+
+    def note(self, health: Health, reason: str = "") -> bool:
+        """Take over what a probe or the process found. Return whether the state has changed."""
+        news = health is not self.health
+        if news and self.health is Health.DOWN:
+            self.start_slowly()
+        if news and health is Health.LOADING:
+            self.woken.set()
+        self.health, self.reason = health, reason
+        if health is Health.DOWN:
+            self.trouble(reason)
+        self._up.value = 1.0 if health is Health.READY else 0.0
+        return news
+
+    def start_slowly(self) -> None:
+        """Begin a slow start: the weight grows from the next choice on."""
+        self.slow_start_weight, self._back_since = SLOW_START_FLOOR, None
+
+    def update_slow_start(self, now: float) -> None:
+        """Recompute the slow-start weight for `now`, the loop's time. The first call after `start_slowly` starts it."""
+        if self._back_since is None:
+            self._back_since = now
+        self.slow_start_weight = max(SLOW_START_FLOOR, min(1.0, (now - self._back_since) / self.slow_start))
+
+    def trouble(self, message: str) -> None:
+        """Keep what went wrong there as its last error: one line without secrets."""
+        self.last_error = Trouble(message, self._wall_clock())
+
+    def _move(self, url: str | None, key: str | None) -> None:
+        self._key = key
+        self.upstream = None if url is None else Upstream(url, headers=self._sent_headers())
+
+    def _sent_headers(self) -> Mapping[str, str]:
+        """Return the headers of every request, with the engine's own key if it has one."""
+        return {**self._headers, "authorization": f"Bearer {self._key}"} if self._key else self._headers

@@ -1,0 +1,50 @@
+"""The processes of one gateway as one of them sees them: what it has to ask the others, or to tell them.
+
+Rules:
+- Whoever answers a client does not know how many processes there are. There are two implementations: `Alone` here, and
+  the worker of a master in `gateway.workers`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from gateway.fleet.fleet import Fleet
+from gateway.fleet.view import BackendView
+from gateway.telemetry.metrics import Metrics
+
+
+class Peers(Protocol):
+    """All processes of this gateway. `metrics` and `fleet` are those of the process that asks."""
+
+    @property
+    def launches(self) -> bool:
+        """Whether this process launches engines, and asks for their signals; else another one does."""
+
+    async def page(self, metrics: Metrics) -> bytes:
+        """Return the metrics page with the numbers of all processes."""
+
+    async def views(self, fleet: Fleet) -> list[BackendView]:
+        """Return the backends as all processes see them."""
+
+    async def changed(self, fleet: Fleet, name: str) -> None:
+        """Say that this process has changed a backend's models; returns when it has asked the backend for them anew."""
+
+
+class Alone:
+    """The only process."""
+
+    launches = True
+
+    async def page(self, metrics: Metrics) -> bytes:
+        """Return the metrics page of this process."""
+        return metrics.page()
+
+    async def views(self, fleet: Fleet) -> list[BackendView]:
+        """Return the backends as this process sees them."""
+        return fleet.views(asyncio.get_running_loop().time())
+
+    async def changed(self, fleet: Fleet, name: str) -> None:
+        """Ask the backend for its models anew."""
+        await fleet.refresh(name)

@@ -1,0 +1,377 @@
+"""One HTTP/1.1 connection to a backend: exchanges, one after the other.
+
+Rules:
+- A connection carries one exchange at a time and reports it to a `Sink` by plain calls, in the order things happen:
+  perhaps `on_sent`, one `on_head`, any number of `on_body` or `on_chunk`, then exactly one of `on_end` and `on_lost`.
+- `on_end` comes when the parser has let go of the read that held the answer's end, so that what follows from it may use
+  the connection again. What comes behind an answer closes the connection.
+- A read that is exactly one chunk of the chunked coding, between two others, goes past the parser.
+- A connection has one timer for all its exchanges. It is set anew only where it would fire too late, and looks again
+  where it fired too early: most deadlines move on without touching it.
+- `accept-encoding: identity` is asked for, and an answer that is compressed all the same is refused: a small one could
+  become huge.
+- Trailers are read and dropped: nothing that comes after a body may change what its head said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from time import perf_counter_ns
+from typing import Final, Protocol, cast
+
+import httptools
+from mypy_extensions import mypyc_attr
+
+from backends.base import Failure, Headers, Kind
+
+log = logging.getLogger("gateway.upstream")
+
+MAX_HEAD: Final = 64 * 1024
+"""Bytes of an answer's head, or of its trailers."""
+MAX_INTERIM: Final = 10
+"""1xx answers before the real one."""
+NEVER: Final = 1 << 62
+"""A time no clock reaches, in nanoseconds."""
+EARLY: Final = 1_000_000
+"""Nanoseconds by which the event loop's timers may fire too early: they count milliseconds."""
+HEX: Final = b"0123456789abcdefABCDEF"
+SIZES: Final = 4096
+"""Sizes of chunks that are remembered in the words of the wire."""
+
+_sizes: dict[bytes, int] = {}
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Sink(ABC):
+    """Who is told what an exchange brings."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def on_sent(self) -> None:
+        """The backend's socket has taken the rest of a request that it did not take at once."""
+
+    @abstractmethod
+    def on_head(self, status: int, headers: Headers) -> None:
+        """Status and headers of the answer are in."""
+
+    @abstractmethod
+    def on_body(self, data: bytes) -> None:
+        """Some of the body, transfer coding removed."""
+
+    def on_chunk(self, framed: bytes, start: int, end: int) -> None:
+        """Some of the body, `framed[start:end]`, with the frame of one whole chunk around it."""
+        self.on_body(framed[start:end])
+
+    @abstractmethod
+    def on_end(self) -> None:
+        """The answer is complete."""
+
+    @abstractmethod
+    def on_lost(self, failure: Failure) -> None:
+        """The answer will never be complete."""
+
+
+class Alarm(Protocol):
+    """Who is woken when its time has come."""
+
+    def ring(self) -> None: ...
+
+
+class Connection:
+    """One connection to a backend, an `asyncio.Protocol`."""
+
+    __slots__ = (
+        "_alarm",
+        "_between_chunks",
+        "_complete",
+        "_due",
+        "_eof_ends",
+        "_fed",
+        "_head",
+        "_headers",
+        "_interim",
+        "_loop",
+        "_parser",
+        "_sink",
+        "_size",
+        "_timer",
+        "_timer_due",
+        "_transport",
+        "answered",
+        "idle_since",
+        "on_close",
+        "paused",
+        "reused",
+        "status",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_close: Callable[[Connection], None]) -> None:
+        self.on_close: Callable[[Connection], None] = on_close
+        self.reused: bool = False
+        self.answered: bool = False
+        self.paused: bool = False
+        self.idle_since: float = 0.0
+        self.status: int = 0
+        self._loop: asyncio.AbstractEventLoop = loop
+        self._transport: asyncio.Transport | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._sink: Sink | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head: int = 0
+        self._size: int = 0
+        self._interim: int = 0
+        self._fed: bool = False
+        self._eof_ends: bool = False
+        self._complete: bool = False
+        self._between_chunks: bool = False
+        self._alarm: Alarm | None = None
+        self._due: int = NEVER
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due: int = NEVER
+
+    def send(self, data: bytes, sink: Sink) -> None:
+        """Start an exchange: write a whole request, report the answer to `sink`."""
+        assert self._transport is not None and self._sink is None
+        self._sink = sink
+        self.answered = self._between_chunks = self._complete = False
+        self.status = self._head = self._size = self._interim = 0
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
+        self._transport.write(data)
+
+    @property
+    def usable(self) -> bool:
+        """It can carry another exchange."""
+        return self._transport is not None and not self._transport.is_closing() and self._sink is None
+
+    @property
+    def flushed(self) -> bool:
+        """The backend's socket has taken the whole request."""
+        return self._transport is None or self._transport.get_write_buffer_size() == 0
+
+    def pause(self) -> None:
+        """Stop reading: who is behind the sink cannot keep up."""
+        self.paused = True
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        self.paused = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Drop the connection at once; the sink hears nothing more. The engine sees it and stops its work."""
+        self._sink = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    def wake(self, alarm: Alarm | None, due: int) -> None:
+        """Have `alarm` rung at `due`, in nanoseconds of `perf_counter_ns`, instead of what was asked for before. None:
+        nobody wants to be woken."""
+        self._alarm = alarm
+        self._due = due
+        if alarm is not None and due < self._timer_due and self._transport is not None:
+            self._set_timer(due)
+
+    def _set_timer(self, due: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_due = due
+        self._timer = self._loop.call_later(max(0.0, (due - perf_counter_ns()) / 1e9), self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._timer_due = NEVER
+        alarm = self._alarm
+        if alarm is None:
+            return
+        if perf_counter_ns() < self._due - EARLY:
+            self._set_timer(self._due)
+        else:
+            alarm.ring()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are registered as no class of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        # Write at once, and say when all is written: that is when the engine's own time begins.
+        self._transport.set_write_buffer_limits(0)
+
+    def pause_writing(self) -> None:
+        """Do nothing: `flushed` tells."""
+
+    def resume_writing(self) -> None:
+        if self._sink is not None:
+            self._sink.on_sent()
+
+    def eof_received(self) -> bool:
+        """Have the transport closed."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._alarm = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        sink, self._sink = self._sink, None
+        self.on_close(self)
+        if sink is None:
+            return
+        if self._eof_ends and exc is None:
+            sink.on_end()
+        else:
+            sink.on_lost(
+                Failure(Kind.RESET, "the engine closed the connection", detail=str(exc or "end of file"))
+            )
+
+    def data_received(self, data: bytes) -> None:
+        sink, parser = self._sink, self._parser
+        if sink is None or parser is None:
+            # Bytes nobody asked for: whatever they are, the next exchange must not see them.
+            self.close()
+            return
+        self.answered = True
+        if self._between_chunks and (start := _one_chunk(data)) > 0:
+            try:
+                sink.on_chunk(data, start, len(data) - 2)
+            except Exception as error:  # as in a callback of the parser: an adapter's fault is the answer's
+                log.exception("a part of an answer could not be read")
+                self._garbled(str(error))
+            return
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._garbled("it switched protocols")
+        except httptools.HttpParserError as error:
+            self._garbled(str(error.__context__ or error))
+        else:
+            if self._fed:
+                self._fed = False
+                self._head = 0
+            else:
+                self._count_lines(data)
+        if self._complete:
+            self._end(sink)
+
+    def _end(self, sink: Sink) -> None:
+        """The answer is complete, and the parser has let go of it."""
+        self._complete = False
+        if self._sink is sink:
+            self._sink = None
+            sink.on_end()
+
+    def _count_lines(self, data: bytes) -> None:
+        """The parser keeps what it has of a line of the head, of a chunk or of the trailers; one without end must not
+        fill the memory."""
+        self._head += len(data)
+        if self._head > MAX_HEAD:
+            self._garbled("its body's frame is too large" if self.status else "its head is too large")
+
+    # httptools callbacks
+
+    def on_message_begin(self) -> None:
+        self._headers = []
+        self._eof_ends = False
+        if self._complete:
+            # A second answer to one request: it is nobody's, and nothing that follows can be trusted.
+            self._abandon()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._complete:
+            return
+        self._size += len(name) + len(value)
+        if self._size > MAX_HEAD:
+            raise ValueError("its headers are too large")
+        if not self.status:
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None
+        if self._complete:
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._interim += 1
+            if status == 101 or self._interim > MAX_INTERIM:
+                raise ValueError("status 101, or too many interim answers")
+            return
+        self.status = status
+        self._size = self._head = 0
+        framed = False
+        for name, value in self._headers:
+            if name in _FRAMING:
+                framed = True
+            if name in _CODING and value.lower() not in _PLAIN:
+                raise ValueError("it is compressed, though that was not asked for")
+        self._eof_ends = not framed and status not in (204, 304)
+        if self._sink is not None:
+            self._sink.on_head(status, self._headers)
+
+    def on_body(self, body: bytes) -> None:
+        self._fed = True
+        if self._sink is not None and not self._complete:
+            self._sink.on_body(body)
+
+    def on_chunk_header(self) -> None:
+        self._between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._between_chunks = True
+
+    def on_message_complete(self) -> None:
+        if not self.status or self._sink is None or self._complete:
+            return
+        assert self._parser is not None
+        self._complete = True
+        self._between_chunks = False
+        if not self._parser.should_keep_alive():
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Close without a word to the sink, whose answer is complete."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _garbled(self, detail: str) -> None:
+        if self._complete:
+            # What is wrong came behind the answer.
+            self._abandon()
+            return
+        sink = self._sink
+        self.close()
+        if sink is not None:
+            message = "the engine's answer is not HTTP the gateway can read"
+            sink.on_lost(Failure(Kind.GARBLED, message, detail=detail))
+
+
+def _one_chunk(data: bytes) -> int:
+    """Return where the payload begins if a read is exactly one chunk of the chunked coding, and no last one; else 0."""
+    line = data.find(b"\r\n", 0, 8)
+    if line < 1:
+        return 0
+    words = data[:line]
+    size = _sizes.get(words, -1)
+    if size < 0:
+        if words.strip(HEX):
+            return 0
+        size = int(words, 16)
+        if len(_sizes) >= SIZES:
+            _sizes.clear()
+        _sizes[words] = size
+    start = line + 2
+    if size == 0 or start + size + 2 != len(data) or not data.endswith(b"\r\n"):
+        return 0
+    return start
+
+
+_FRAMING = (b"content-length", b"transfer-encoding")
+_CODING = (b"content-encoding", b"transfer-encoding")
+_PLAIN = (b"", b"identity", b"chunked")

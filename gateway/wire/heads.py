@@ -1,0 +1,128 @@
+"""The heads of plain requests: read once by a strict parser, and recognised when they come again.
+
+Rules:
+- Plain is: POST to a hot path by HTTP/1.1; exactly one Host, one Content-Length, no header twice; no transfer coding,
+  no expectation, no upgrade; everything within the limits, and a body. Nothing else is read here.
+- Clients send the same head again and again, but for the length of the body. What was found out about it holds as long
+  as every other byte is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+import httptools
+
+from gateway.request import Exchange, WayBack
+from gateway.wire.server import Limits
+
+
+class Handler(Protocol):
+    """What serves a hot path: `gateway.api.endpoint.Endpoint`."""
+
+    def open(self, way: WayBack, headers: Mapping[bytes, bytes], began: int) -> Exchange: ...
+
+    def admit(self, exchange: Exchange, known: object = None) -> object: ...
+
+    def accept(self, exchange: Exchange, body: bytes) -> None: ...
+
+
+class Head:
+    """The head of a plain request. `length` is that of the body; `known` is what the handler found out about it."""
+
+    __slots__ = ("after", "before", "handler", "headers", "keep_alive", "known", "length")
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler: Handler = handler
+        self.headers: dict[bytes, bytes] = {}
+        self.keep_alive: bool = True
+        self.length: int = 0
+        self.before: bytes = b""
+        """The bytes up to the length of the body."""
+        self.after: bytes = b""
+        """The bytes that follow it."""
+        self.known: object = None
+
+    def repeated(self, data: bytes, longest: int) -> int:
+        """Return where the head of `data` ends if it is this one again but for the length of the body, which is noted;
+        else 0. `longest` is the length a body may have."""
+        if not data.startswith(self.before):
+            return 0
+        start = len(self.before)
+        stop = data.find(b"\r", start, start + 10)
+        if stop < 0 or not data.startswith(self.after, stop):
+            return 0
+        digits = data[start:stop]
+        if not digits.isdigit():
+            return 0
+        length = int(digits)
+        if not 0 < length <= longest:
+            return 0
+        self.length = length
+        return stop + len(self.after)
+
+
+class HeadReader:
+    """Reads one head: what httptools calls back."""
+
+    __slots__ = ("head", "hosts", "limits", "odd", "parser", "size")
+
+    def __init__(self, handler: Handler, limits: Limits) -> None:
+        self.head: Head = Head(handler)
+        self.limits: Limits = limits
+        self.odd: bool = False
+        self.size: int = 0
+        self.parser: httptools.HttpRequestParser = httptools.HttpRequestParser(self)
+
+    def read(self, data: bytes) -> Head | None:
+        """Return the head in `data`, which ends with it; None where it is not plain."""
+        try:
+            self.parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            return None
+        found, limits = self.head, self.limits
+        headers = found.headers
+        length = headers.get(b"content-length", b"")
+        if (
+            self.odd
+            or b"host" not in headers
+            or not length.isdigit()
+            or self.size > limits.headers
+            or len(headers) > limits.header_count
+            or self.parser.get_http_version() != "1.1"
+        ):
+            return None
+        found.length = int(length)
+        return found
+
+    def on_headers_complete(self) -> None:
+        # Afterwards the parser has forgotten it.
+        self.head.keep_alive = self.parser.should_keep_alive()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.size += len(name) + len(value)
+        name = name.lower()
+        headers = self.head.headers
+        if name in headers or name in _ODD:
+            self.odd = True
+        headers[name] = value
+
+
+_ODD: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
+
+
+def read_head(data: bytes, end: int, hot: Mapping[bytes, Handler], limits: Limits) -> Head | None:
+    """Return the head in `data` that ends at `end`; None where it is not plain. `hot` are the handlers by path."""
+    handler = hot.get(data[5 : data.find(b" ", 5)]) if data.startswith(b"POST ") else None
+    if handler is None:
+        return None
+    lines = data[:end]
+    found = HeadReader(handler, limits).read(lines)
+    if found is None or not 0 < found.length <= limits.body:
+        return None
+    digits = found.headers[b"content-length"]
+    start = lines.find(digits, lines.lower().find(b"\r\ncontent-length:") + 17)
+    found.before = lines[:start]
+    found.after = lines[start + len(digits) :]
+    return found
