@@ -14,7 +14,7 @@ LOCKED := install --require-hashes --no-deps --only-binary :all:
 # Python keeps compiled files (ignored by git, removed by `make clean`) even where the environment says otherwise: each of
 # the processes that tests start would compile the same code again.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
-SHARED := -n $(JOBS) --maxprocesses 8 --max-worker-restart 2
+SHARED := -n $(JOBS) --max-worker-restart 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -15,6 +15,7 @@ import ipaddress
 import os
 import sys
 import time
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -78,6 +79,22 @@ class Deadline:
     def _arm(self, seconds: float) -> None:
         self._armed, self._since = seconds, time.monotonic()
         faulthandler.dump_traceback_later(seconds, exit=True, file=self._terminal)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Take two processes for each core: many tests wait, for a timeout or for another process."""
+    return min(8, 2 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Spread the tests over processes as tests/spread.py says, unless the command line says how (`--dist`)."""
+    if config.getvalue("dist") != "load":
+        return None
+    from tests.spread import Groups
+
+    return Groups(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:

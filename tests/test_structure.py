@@ -23,8 +23,6 @@ from typing import NamedTuple
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("structure")
-
 ROOT = Path(__file__).resolve().parent.parent
 EVERYTHING = ("gateway", "backends", "tests", "models", "bench")
 MAX_FILE_LINES = 400

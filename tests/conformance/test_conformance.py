@@ -19,15 +19,13 @@ from tests.conformance.stage import CHECKS
 assert checks and faults  # importing them fills the table
 
 REPLAYED = [
-    pytest.param(
-        engine, name, id=f"{engine}-{name}", marks=pytest.mark.xdist_group(f"recordings of {engine}")
-    )
+    pytest.param(engine, name, id=f"{engine}-{name}")
     for engine, row in ENGINES.items()
     for name in CHECKS
     if row.proof is not Proof.HERE or CHECKS[name].replayed or name in row.replayed
 ]
 REAL = [
-    pytest.param(engine, name, id=f"{engine}-{name}", marks=pytest.mark.xdist_group("llama.cpp"))
+    pytest.param(engine, name, id=f"{engine}-{name}")
     for engine, row in ENGINES.items()
     for name in CHECKS
     if row.proof is Proof.HERE and not (CHECKS[name].replayed or name in row.replayed)
