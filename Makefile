@@ -6,14 +6,19 @@
 PYTHON ?= python3
 CONFIG ?= configs/demo.yaml
 ARGS   ?=
+JOBS   ?= auto
 
 BIN    := .venv/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCKED := install --require-hashes --no-deps --only-binary :all:
+# Python keeps compiled files (ignored by git, removed by `make clean`) even where the environment says otherwise: each of
+# the processes that tests start would compile the same code again.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
+SHARED := -n $(JOBS) --max-worker-restart 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install compile pure run check test test-engines schema lock dist clean format bench bench-peers soak chaos
+.PHONY: help install compile pure run check test coverage test-engines schema lock dist clean format bench bench-peers soak chaos
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,14 +43,18 @@ check: .venv/.dev ## format, lint, types, structure, documents and the fast test
 	$(BIN)/ruff format --check --quiet --output-format concise .
 	$(BIN)/ruff check --quiet --output-format concise .
 	$(BIN)/mypy --no-error-summary
-	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+	$(PYTEST) -q $(SHARED) -m "not slow" $(ARGS)
 
-test: .venv/.dev ## every test, from a clean clone too (ARGS="-k stream" narrows it)
-	$(BIN)/python -m pytest $(ARGS)
+test: .venv/.dev ## every test, from a clean clone too (ARGS="-k stream" narrows it, ARGS="-n0" uses one process)
+	$(PYTEST) $(SHARED) $(ARGS)
+
+coverage: .venv/.dev ## the fast tests once more, slower: which code they reach; fails below the floor in pyproject.toml
+	@mkdir -p .venv/coverage
+	$(PYTEST) -q $(SHARED) -m "not slow" --cov --cov-report term $(ARGS)
 
 test-engines: .venv/.dev ## install real engines below .engines/ (once) and run the conformance checks on them
 	@$(BIN)/python -m tests.engines.install
-	$(BIN)/python -m pytest -m engines tests/engines $(ARGS)
+	$(PYTEST) -m engines tests/engines $(ARGS)
 
 schema: .venv/.runtime ## write configs/schema.json from the code
 	@$(BIN)/gateway schema > .venv/schema.json

@@ -1,15 +1,23 @@
-"""What holds for every test: nothing leaves this machine, nothing of the caller's shell shines in, nothing is random.
+"""What holds for every test: no traffic leaves the machine, the shell has no influence, nothing is random or endless.
 
 Rules:
 - A connection to an address that is not loopback is refused, whoever opens it in this process.
 - Variables that would change what a client library or the gateway does are gone before a test is collected.
 - Property tests draw the same examples on every run, so a red test is red again.
+- pytest-timeout fails a test that takes too long and lets the others go on. It fires once for each test, and it cannot
+  interrupt C code. So a second clock, which nothing can delay, ends the process `GRACE` seconds later and prints where
+  every thread is. It covers the teardown of a test, what comes between two tests, and the end of the process.
 """
 
+import faulthandler
+import gc
 import ipaddress
 import os
 import sys
+import time
+from typing import Any
 
+import pytest
 from hypothesis import settings
 
 FOREIGN = (
@@ -30,6 +38,71 @@ settings.register_profile("same-every-time", derandomize=True, deadline=None, da
 settings.load_profile("same-every-time")
 
 
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what the test modules are made of: hundreds of thousands of objects that stay."""
+    gc.freeze()
+
+
+GRACE = 60.0
+"""Seconds that a test which ran into its time limit has to clean up before the process is ended."""
+CREDIT = 10.0
+"""Seconds by which the process may be ended too early: to set the clock takes a millisecond, longer than most tests."""
+
+
+class Deadline:
+    """Ends the process when a test, its teardown or the end of the session hangs."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        # Output is captured while tests run; this is the terminal, or what a worker of pytest-xdist has for it.
+        self._terminal = os.dup(2)
+        self._limit = float(config.getini("timeout") or 0)
+        self._armed = 0.0
+        self._since = 0.0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Give the test its own limit, as pytest-timeout has it, and time to clean up."""
+        marker = item.get_closest_marker("timeout")
+        limit = float(marker.args[0]) if marker is not None else self._limit
+        if limit + GRACE != self._armed or time.monotonic() - self._since > CREDIT:
+            self._arm(limit + GRACE)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_exception_interact(self) -> None:
+        """Arm again after a failure: pytest's own plugin stops this clock for the sake of debuggers."""
+        self._arm(self._armed)
+
+    def pytest_sessionfinish(self) -> None:
+        """Give the end of the session and of the process, which waits for threads, one more limit."""
+        self._arm(self._limit + GRACE)
+
+    def _arm(self, seconds: float) -> None:
+        self._armed, self._since = seconds, time.monotonic()
+        faulthandler.dump_traceback_later(seconds, exit=True, file=self._terminal)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Take two processes for each core: many tests wait, for a timeout or for another process."""
+    return min(8, 2 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Spread the tests over processes as tests/spread.py says, unless the command line says how (`--dist`)."""
+    if config.getvalue("dist") != "load":
+        return None
+    from tests.spread import Groups
+
+    return Groups(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the clock unless a person debugs."""
+    if not config.getoption("usepdb") and config.getoption("timeout") != 0:
+        config.pluginmanager.register(Deadline(config), "deadline")
+
+
 def is_here(host: str) -> bool:
     """Whether a connection to this host stays on this machine."""
     if host in {"", "localhost"}:
@@ -42,7 +115,7 @@ def is_here(host: str) -> bool:
 
 
 def stay_here(event: str, arguments: tuple[object, ...]) -> None:
-    """An audit hook: refuse to leave the machine. (uvloop connects below Python and is not seen.)"""
+    """Refuse to leave the machine, as an audit hook. (uvloop connects below Python and is not seen.)"""
     if event not in {"socket.connect", "socket.sendto"}:
         return
     address = arguments[1]

@@ -33,5 +33,5 @@ def children(root: int) -> list[tuple[int, str]]:
 
 
 def alive(pid: int) -> bool:
-    """The process has not ended."""
+    """Return whether the process has not ended."""
     return pid in _table()

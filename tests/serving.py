@@ -36,7 +36,7 @@ class Served:
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
 
-    async def raw(self, data: bytes, timeout: float = 10) -> bytes:
+    async def raw(self, data: bytes, timeout: float = 30) -> bytes:
         """Send bytes on a new connection and read until the gateway closes it."""
         reader, writer = await self.connect()
         try:
@@ -62,7 +62,7 @@ class Served:
         return Answer.read(await self.raw("\r\n".join([*lines, "", ""]).encode("latin-1") + data))
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of the metrics page's samples with this name and these labels; 0 where there is none."""
+        """Return the sum of the metrics page's samples with this name and these labels; 0 where there is none."""
         return sum(
             sample.value
             for family in self.gateway.metrics.collect()
@@ -133,8 +133,10 @@ async def serving(
     patient: bool = True,
     alone: bool = True,
 ) -> AsyncIterator[Served]:
-    """Serve a config text on a free port; `folder` takes the file. `patient`: wait out what is loading.
-    `alone`: nothing else starts tasks in this loop, so none may be left."""
+    """Serve a config text on a free port; `folder` takes the file.
+
+    `patient`: wait out what is loading. `alone`: nothing else starts tasks in this loop, so none may be left.
+    """
     file = folder / "gateway.yaml"
     if "server:" not in text:
         text = 'server: {listen: "127.0.0.1:0"}\n' + text
@@ -146,15 +148,30 @@ async def serving(
     server, gateway = build(loaded)
     running = asyncio.create_task(server.run_on(listener))
     served = Served(gateway, server, listener.getsockname()[1])
+    passed = False
     try:
         await asyncio.wait_for(_settled(gateway, patient), 30)
         yield served
         await idle(gateway)
+        passed = True
     finally:
         server.stop()
+        if not passed:
+            _cut_off(server)
         await asyncio.wait_for(running, 30)
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     assert not (alone and left), left
+
+
+def _cut_off(server: Server) -> None:
+    """End every connection at once.
+
+    A client that a failed test left behind reads nothing more: the gateway would wait for it until `server.drain` is
+    over, and its connection would outlive the server.
+    """
+    server.on_signal()
+    for connection in tuple(server.server_state.connections):
+        connection.transport.abort()
 
 
 async def _settled(gateway: Gateway, patient: bool) -> None:
@@ -179,7 +196,7 @@ async def idle(gateway: Gateway) -> None:
 
 
 def _busy(gateway: Gateway) -> list[str]:
-    """What is still in use: leases, and connections that are neither idle nor closed."""
+    """Return what is still in use: leases, and connections that are neither idle nor closed."""
     busy: list[str] = []
     for backend in gateway.pool.backends.values():
         if backend.in_flight:

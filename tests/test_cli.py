@@ -1,7 +1,8 @@
 """The `gateway` command as its users meet it: exit statuses, words on the terminal, and what happens on signals.
 
 Rules:
-- Every command is a real process. Exit 0 is done, 1 is a wrong config or machine, 2 is a wrong command line.
+- Every command is tried as a real process. What differs only in its arguments is given to the same function in this
+  process (`here`), in a hundredth of the time. Exit 0 is done, 1 a wrong config or machine, 2 a wrong command line.
 - Whatever ends the gateway, and however, no process of it is left.
 """
 
@@ -16,12 +17,13 @@ import shutil
 import signal
 import subprocess
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.__main__ import main
 from gateway.wire import relay
 from tests.clients.process import (
     CLEAN_STOP,
@@ -50,6 +52,9 @@ LONG = {
 }
 
 
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
 def gateway(
     *arguments: str | Path, environ: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
@@ -63,6 +68,25 @@ def gateway(
         timeout=PATIENCE,
         check=False,
     )
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`gateway` above, but in this process: what the installed command calls, with what it prints."""
+
+    def run(
+        *arguments: str | Path, environ: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        for name, value in (environ or {}).items():
+            monkeypatch.setenv(name, value)
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as left:
+            status = left.code if isinstance(left.code, int) else 1
+        told = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, status, told.out, told.err)
+
+    return run
 
 
 def refused(done: subprocess.CompletedProcess[str], status: int = 1) -> list[str]:
@@ -87,8 +111,8 @@ def test_check_says_ok(file: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
-def test_check_accepts_what_the_repository_brings(path: Path) -> None:
-    done = gateway("check", path, environ={"VLLM_KEY": "x"})
+def test_check_accepts_what_the_repository_brings(path: Path, here: Run) -> None:
+    done = here("check", path, environ={"VLLM_KEY": "x"})
     assert done.returncode == 0, done.stderr
 
 
@@ -127,10 +151,10 @@ def test_check_of_a_file_that_is_not_there(file: Path) -> None:
 )
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_a_listen_address_that_cannot_be(
-    file: Path, command: str, listen: str, environ: dict[str, str], words: str
+    file: Path, here: Run, command: str, listen: str, environ: dict[str, str], words: str
 ) -> None:
     file.write_text(NOWHERE.replace("127.0.0.1:0", listen))
-    [line] = refused(gateway(command, file, environ=environ))
+    [line] = refused(here(command, file, environ=environ))
     assert line.startswith(f"{file}:2:") and words in line
 
 
@@ -149,8 +173,13 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), ("key",), ("serve",), ("check",), ("surf",), ("serve", "--fast")])
-def test_a_wrong_command_line(arguments: tuple[str, ...]) -> None:
-    lines = refused(gateway(*arguments), status=2)
+def test_a_wrong_command_line(arguments: tuple[str, ...], here: Run) -> None:
+    lines = refused(here(*arguments), status=2)
+    assert lines[0].startswith("usage: gateway")
+
+
+def test_a_wrong_command_line_of_a_process() -> None:
+    lines = refused(gateway("surf"), status=2)
     assert lines[0].startswith("usage: gateway")
 
 

@@ -33,7 +33,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def keyed(gateway: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A gateway that asks for a key, with the other gateway as its engine."""
+    """Yield a gateway that asks for a key, with the other gateway as its engine."""
     config = f"""
 server: {{listen: "127.0.0.1:0"}}
 backends: {{behind: {{engine: openai, url: "{gateway.url}"}}}}
@@ -45,7 +45,7 @@ keys: {{me: {{value: "${{env.KEY}}"}}}}
 
 
 def snippet(language: str, containing: str) -> str:
-    """The one block of the README in this language with these words, for the gateway's own address."""
+    """Return the one block of the README in this language with these words, for the gateway's own address."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     [found] = [block for block in blocks if containing in block]
@@ -54,7 +54,7 @@ def snippet(language: str, containing: str) -> str:
 
 
 def banner(gateway: Running) -> tuple[str, str]:
-    """The curl command and the Python program the gateway printed."""
+    """Return the curl command and the Python program the gateway printed."""
     gateway.out.wait_for(r"^    print\(")
     [command] = re.findall(r"^curl (?:.*\\\n)*.*$", gateway.out.text, re.MULTILINE)
     [program] = re.findall(r"^(?:import os; )?from openai .*?^    print\(.*?$", gateway.out.text, re.M | re.S)
@@ -62,7 +62,7 @@ def banner(gateway: Running) -> tuple[str, str]:
 
 
 def run(command: list[str], environ: Mapping[str, str] | None = None) -> str:
-    """What a command prints; it must succeed and complain about nothing."""
+    """Return what a command prints; it must succeed and complain about nothing."""
     done = subprocess.run(
         command,
         capture_output=True,
@@ -76,19 +76,19 @@ def run(command: list[str], environ: Mapping[str, str] | None = None) -> str:
 
 
 def run_curl(command: str, environ: Mapping[str, str] | None = None) -> str:
-    """What the model says in answer to a curl command."""
+    """Return what the model says in answer to a curl command."""
     answer = json.loads(run(["sh", "-c", command], environ))
     assert answer["choices"][0]["finish_reason"] == "stop"
     return str(answer["choices"][0]["message"]["content"])
 
 
 def run_python(program: str, environ: Mapping[str, str] | None = None) -> str:
-    """What the model says to a Python program."""
+    """Return what the model says to a Python program."""
     return run([sys.executable, "-W", "error", "-c", program], environ)
 
 
 def is_a_sentence(said: str) -> bool:
-    """The snippets leave the temperature alone, so what exactly the model says is chance."""
+    """Return whether the model said something that fits: the snippets leave the temperature alone, so it varies."""
     return len(said.split()) >= 3
 
 

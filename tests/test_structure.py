@@ -6,11 +6,15 @@ Rules:
 - Imports count wherever they stand: at the top, inside a function, under `if TYPE_CHECKING`.
 - An exception is a row in a table below and carries its reason. A row that is no longer needed fails too.
 - Every check is a plain function from sources to complaints; the last tests show each refusing bad code.
+- A file is read and parsed once, whatever looks at it; so these tests run in one process.
 """
 
 import ast
+import functools
 import graphlib
+import io
 import re
+import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,6 +24,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+EVERYTHING = ("gateway", "backends", "tests", "models", "bench")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 VAGUE_NAMES = {"common", "helper", "helpers", "manager", "misc", "util", "utils"}
@@ -99,17 +104,39 @@ class Module:
     path: str
     source: str
 
-    @property
+    @functools.cached_property
     def tree(self) -> ast.Module:
         return ast.parse(self.source, self.path)
+
+    @functools.cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """Every node of the tree."""
+        return tuple(ast.walk(self.tree))
+
+    @functools.cached_property
+    def imports(self) -> tuple[ast.Import | ast.ImportFrom, ...]:
+        """Every import statement."""
+        return tuple(node for node in self.nodes if isinstance(node, ast.Import | ast.ImportFrom))
+
+    @property
+    def has_docstring(self) -> bool:
+        """The first statement is a text that says something. Only the first tokens are looked at."""
+        blank = {tokenize.COMMENT, tokenize.NL}
+        tokens = tokenize.generate_tokens(io.StringIO(self.source).readline)
+        first = next(token for token in tokens if token.type not in blank)
+        if first.type != tokenize.STRING or next(tokens).type != tokenize.NEWLINE:
+            return False
+        text = ast.literal_eval(first.string)
+        return isinstance(text, str) and bool(text.strip())
 
     @property
     def is_package(self) -> bool:
         return self.path.endswith("__init__.py")
 
 
+@functools.cache
 def read(*folders: str) -> dict[str, Module]:
-    """The modules of these folders of the checkout, by dotted name."""
+    """Return the modules of these folders of the checkout, by dotted name."""
     modules = {}
     for folder in folders:
         for file in sorted((ROOT / folder).rglob("*.py")):
@@ -123,10 +150,10 @@ def read(*folders: str) -> dict[str, Module]:
 def imports(module: Module, known: Mapping[str, Module]) -> Iterator[tuple[str, int]]:
     """Every module imported, as (dotted name, line). `from package import module` names the module."""
     package = module.name if module.is_package else module.name.rpartition(".")[0]
-    for node in ast.walk(module.tree):
+    for node in module.imports:
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
             for alias in node.names:
@@ -139,7 +166,7 @@ def is_ours(name: str) -> bool:
 
 
 def floor_of(name: str) -> int | None:
-    """The index in FLOORS, 0 at the top; None for a module the table does not know."""
+    """Return the index in FLOORS, 0 at the top; None for a module the table does not know."""
     for height, floor in enumerate(FLOORS):
         if any(fnmatchcase(name, pattern) for pattern in floor.modules):
             return height
@@ -147,7 +174,7 @@ def floor_of(name: str) -> int | None:
 
 
 def functions(module: Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -202,7 +229,7 @@ def impure(modules: Mapping[str, Module]) -> Iterator[str]:
                     f"{module.path}:{line}: imports {name}. backends/ is knowledge only, bytes in and values out: "
                     "leave the socket and the waiting to gateway/wire or gateway/fleet"
                 )
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith):
                 yield f"{module.path}:{node.lineno}: waits. Nothing in backends/ is a coroutine"
 
@@ -236,7 +263,7 @@ def entangled_engines(modules: Mapping[str, Module]) -> Iterator[str]:
 
 
 def engine_of(name: str) -> str:
-    """The engine that a module belongs to; empty for any other module."""
+    """Return the engine that a module belongs to; empty for any other module."""
     return name.split(".")[2] if name.startswith("backends.engines.") else ""
 
 
@@ -273,7 +300,7 @@ def late_imports(modules: Mapping[str, Module], allowed: Mapping[str, str]) -> I
 
 def wordless(modules: Mapping[str, Module]) -> Iterator[str]:
     for module in modules.values():
-        if not ast.get_docstring(module.tree):
+        if not module.has_docstring:
             yield f"{module.path}: opens without a docstring. Say the file's one job, and the rules it keeps"
 
 
@@ -320,7 +347,7 @@ def clean(complaints: Iterator[str]) -> None:
 
 @pytest.fixture(scope="module")
 def code() -> dict[str, Module]:
-    """What is shipped."""
+    """Return what is shipped."""
     modules = read("gateway", "backends")
     assert {"gateway.errors", "backends.base"} <= modules.keys(), "the code was not found"
     return modules
@@ -363,7 +390,7 @@ def test_imports_stand_at_the_top(code: dict[str, Module]) -> None:
 
 
 def test_every_file_opens_with_a_docstring() -> None:
-    clean(wordless(read("gateway", "backends", "tests", "models", "bench")))
+    clean(wordless(read(*EVERYTHING)))
 
 
 def test_packages_hold_only_a_docstring(code: dict[str, Module]) -> None:
@@ -371,7 +398,7 @@ def test_packages_hold_only_a_docstring(code: dict[str, Module]) -> None:
 
 
 def test_names_say_something() -> None:
-    clean(vague_names(read("gateway", "backends", "tests", "models", "bench")))
+    clean(vague_names(read(*EVERYTHING)))
 
 
 def test_files_are_short(code: dict[str, Module]) -> None:
@@ -383,7 +410,7 @@ def test_functions_are_short(code: dict[str, Module]) -> None:
 
 
 def house(**sources: str) -> dict[str, Module]:
-    """A made-up house: `gateway__wire__relay="import x"` is gateway/wire/relay.py."""
+    """Return a made-up house: `gateway__wire__relay="import x"` is gateway/wire/relay.py."""
     modules = {}
     for key, source in sources.items():
         name = key.replace("__", ".")
@@ -399,6 +426,8 @@ def body(lines: int) -> str:
 @pytest.mark.parametrize(
     "complaints",
     [
+        wordless(house(gateway__app="# nothing\n\n''\n")),
+        wordless(house(gateway__app="'x'.join([])")),
         homeless(house(gateway__attic="")),
         upward(house(gateway__wire__relay="from gateway.fleet import pool", gateway__fleet__pool="")),
         upward(

@@ -47,9 +47,11 @@ LINES = b"application/x-ndjson"
 PASSED = {b"application/json", b"text/plain"}
 """Content types that are passed on; what calls itself otherwise goes out as text, never as a page."""
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 413, 415, 501, 502, 503, 504)
-}
+_ERROR = {"content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{ErrorBody.__name__}"}}}}
+# A `model` in place of the reference would be the same page, but FastAPI builds a validator for each one it is given.
+_ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys(
+    (400, 401, 403, 404, 413, 415, 501, 502, 503, 504), _ERROR
+)
 _KEY: dict[str, Any] = {"security": [{"key": []}, {}]}
 _TAKES = {**_KEY, "requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}}
 _object = msgspec.json.Decoder(dict[str, Any])

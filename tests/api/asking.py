@@ -23,7 +23,7 @@ WAV = b"RIFF\r\n\x00\xff--x\r\n\r\n--"
 
 
 def config(*engines: FakeEngine, kinds: tuple[str, ...] = (), more: str = "") -> str:
-    """A config with these engines, `openai` unless `kinds` says otherwise; `more` is more of the model."""
+    """Return a config with these engines, `openai` unless `kinds` says otherwise; `more` is more of the model."""
     kinds += ("openai",) * (len(engines) - len(kinds))
     backends = "".join(
         f'  e{n}: {{engine: {kind}, url: "{engine.url}"}}\n'
@@ -34,20 +34,20 @@ def config(*engines: FakeEngine, kinds: tuple[str, ...] = (), more: str = "") ->
 
 
 def answering(path: str, body: Any, kind: str = "application/json", status: int = 200, **more: Any) -> Rule:
-    """A rule of a fake engine: at this path, this answer."""
+    """Return a rule of a fake engine: at this path, this answer."""
     reply = Reply.model_validate({"status": status, "body": body, "headers": {"content-type": kind}})
     return Rule(match=Match(path=path), reply=reply, **more)
 
 
 @contextlib.asynccontextmanager
 async def answered(folder: Path, *rules: Rule) -> AsyncIterator[tuple[FakeEngine, Served]]:
-    """An engine that answers by these rules, and the gateway before it."""
+    """Yield an engine that answers by these rules, and the gateway before it."""
     async with FakeEngine(rules=rules) as engine, serving(folder, config(engine)) as served:
         yield engine, served
 
 
 def form(*fields: tuple[str, str | bytes], boundary: str = "x1") -> bytes:
-    """A form with these fields; bytes go as a file."""
+    """Return a form with these fields; bytes go as a file."""
     parts = []
     for name, value in fields:
         file = "" if isinstance(value, str) else '; filename="a.wav"\r\nContent-Type: audio/wav'

@@ -17,7 +17,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 
 
 def page(text: str) -> str:
-    """The page with its tables made anew."""
+    """Return the page with its tables made anew."""
     for name, table in (("endpoints", _endpoints()), ("engines", _engines())):
         begin = f"<!-- {name}: made by `python -m tests.api.reference` -->\n"
         end = f"<!-- end of {name} -->\n"

@@ -32,7 +32,7 @@ def orchard_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rule(path: str, body: Any, status: int = 200, kind: str = "application/json", **more: Any) -> Rule:
-    """What the engine answers at a path."""
+    """Return what the engine answers at a path."""
     times = more.pop("times", None)
     reply = Reply(status=status, body=body, headers={"content-type": kind})
     return Rule(match=Match(path=path, times=times), reply=reply, **more)
@@ -57,7 +57,7 @@ KEYS = "keys:\n" + key("boss", "sk-boss", admin=True) + key("team", "sk-team")
 
 @contextlib.asynccontextmanager
 async def gateway(folder: Path, *rules: Rule) -> AsyncIterator[tuple[FakeEngine, Served]]:
-    """A fake engine with these rules, and a gateway in front of it."""
+    """Yield a fake engine with these rules, and a gateway in front of it."""
     async with FakeEngine(rules=rules) as engine, serving(folder, config(engine.url)) as served:
         yield engine, served
 

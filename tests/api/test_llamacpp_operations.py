@@ -40,7 +40,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
 
 
 def named_events(answer: Answer) -> list[tuple[str, Any]]:
-    """The names and the data of a stream's events."""
+    """Return the names and the data of a stream's events."""
     assert answer.status == 200 and answer.whole, answer.body
     found = []
     for block in answer.body.decode().split("\n\n")[:-1]:

@@ -1,5 +1,8 @@
-"""The operations beside chat, over real sockets: asked for where clients look for them, answered under the public name,
-streamed event by event, broken off in their API's own words."""
+"""The operations beside chat, over real sockets.
+
+They are asked for where clients look for them, answered under the public name, streamed event by event, and broken off
+in their API's own words.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,7 @@ async def test_a_stream_keeps_its_events(operation: str, split: int, tmp_path: P
 
 
 def last_words(operation: str, message: str) -> tuple[list[str], dict[str, Any]]:
-    """The lines before the data of the event that ends a broken stream, and its data, in the API's own shape."""
+    """Return the lines before the data of the event that ends a broken stream, and its data, in the API's own shape."""
     facts = {"message": message, "type": "upstream_error", "param": None, "code": "upstream_error"}
     if operation == "responses":
         return ["event: error"], {

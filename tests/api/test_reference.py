@@ -31,7 +31,7 @@ def test_every_operation_has_its_paths() -> None:
 
 @pytest.fixture
 async def described(tmp_path: Path) -> dict[str, Any]:
-    """What `/openapi.json` answers."""
+    """Return what `/openapi.json` answers."""
     async with serving(tmp_path, CONFIG) as served:
         page: dict[str, Any] = (await served.get("/openapi.json")).json()
         return page

@@ -5,6 +5,7 @@ Rules:
 - The fast path, for an event that is like a decoded one, is compared with decoding every event.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from backends.base import Kind, Operation, Request, Usage
 from backends.dialect.stream import EventStream
 from backends.engines.openai import OpenAI
 from backends.framing import sse
+from tests.looped import looped
 
 DONE = b"data: [DONE]\n\n"
 
@@ -280,17 +282,18 @@ def oracle(text: bytes, wanted: str, ask: bool) -> tuple[list[Any], Usage | None
     return [*out, "[DONE]"], usage
 
 
-@pytest.mark.parametrize("ask", [True, False], ids=["asked for usage", "did not ask"])
-@pytest.mark.parametrize("wanted", [MODEL, "public", 'q"u\\o/te', "模型"])
 @pytest.mark.parametrize(("text", "content"), ENGINES.values(), ids=ENGINES.keys())
-def test_a_good_stream_reaches_the_client_whole(text: bytes, content: int, wanted: str, ask: bool) -> None:
-    events, usage = oracle(text, wanted, ask)
-    seen = watch([text], wanted, ask)
-    assert sent(seen.out) == events
-    assert all(line.startswith(b"data: ") for line in seen.out.split(b"\n") if line)
-    assert seen == (seen.out, content, usage, True, None)
-    for pieces in (by_event(text), bytewise(text), [text[:-1], text[-1:]]):
-        assert watch(pieces, wanted, ask) == seen
+def test_a_good_stream_reaches_the_client_whole(text: bytes, content: int) -> None:
+    with looped(8) as loop:
+        for wanted, ask in itertools.product([MODEL, "public", 'q"u\\o/te', "模型"], [True, False]):
+            with loop.case(wanted, "asked for usage" if ask else "did not ask"):
+                events, usage = oracle(text, wanted, ask)
+                seen = watch([text], wanted, ask)
+                assert sent(seen.out) == events
+                assert all(line.startswith(b"data: ") for line in seen.out.split(b"\n") if line)
+                assert seen == (seen.out, content, usage, True, None)
+                for pieces in (by_event(text), bytewise(text), [text[:-1], text[-1:]]):
+                    assert watch(pieces, wanted, ask) == seen
 
 
 @pytest.mark.parametrize(
@@ -460,18 +463,18 @@ IMITATIONS = [
 ]
 
 
-@pytest.mark.parametrize("ascii_only", [True, False])
-@pytest.mark.parametrize("imitation", IMITATIONS)
 @pytest.mark.parametrize("say", [say, tool, lambda t: chunk({"reasoning": t}), text])
-def test_text_that_imitates_the_protocol_is_text(say: Any, imitation: str, ascii_only: bool) -> None:
-    values = [say("a"), say(imitation), say("b" + imitation), say(imitation + "c"), STOP]
-    text = (
-        b"".join(b"data: " + json.dumps(v, ensure_ascii=ascii_only).encode() + b"\n\n" for v in values) + DONE
-    )
-    for pieces in ([text], by_event(text), bytewise(text)):
-        out, *facts = watch(pieces, "public")
-        assert facts == [4, None, True, None]
-        assert sent(out) == [*(value | {"model": "public"} for value in values), "[DONE]"]
+def test_text_that_imitates_the_protocol_is_text(say: Any) -> None:
+    with looped(32) as loop:
+        for imitation, ascii_only in itertools.product(IMITATIONS, [True, False]):
+            values = [say("a"), say(imitation), say("b" + imitation), say(imitation + "c"), STOP]
+            lines = [b"data: " + json.dumps(v, ensure_ascii=ascii_only).encode() + b"\n\n" for v in values]
+            text = b"".join([*lines, DONE])
+            with loop.case(imitation, ascii_only):
+                for pieces in ([text], by_event(text), bytewise(text)):
+                    out, *facts = watch(pieces, "public")
+                    assert facts == [4, None, True, None]
+                    assert sent(out) == [*(value | {"model": "public"} for value in values), "[DONE]"]
 
 
 def test_tokens_as_keys_are_text() -> None:

@@ -12,7 +12,7 @@ from tests.clients.process import Running, running
 
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A running gateway whose model is ready. Its end is a test of its own: exit 0, in time, nothing left."""
+    """Yield a running gateway whose model is ready. Its end is a test of its own: exit 0, in time, nothing left."""
     with running(tmp_path_factory.mktemp("gateway")) as started:
         started.wait_ready()
         yield started
@@ -27,6 +27,6 @@ def client(gateway: Running) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 async def async_client(gateway: Running) -> AsyncIterator[openai.AsyncOpenAI]:
-    """The same, asynchronous."""
+    """Yield the same, asynchronous."""
     async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="-", max_retries=0) as sdk:
         yield sdk

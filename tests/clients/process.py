@@ -93,7 +93,7 @@ class Output:
         return "\n".join(self.lines)
 
     def wait_for(self, pattern: str, count: int = 1) -> re.Match[str]:
-        """The `count`-th line in which `pattern` is found."""
+        """Return the `count`-th line in which `pattern` is found."""
         with self._news:
             self._news.wait_for(lambda: self._ended or len(self._all(pattern)) >= count, PATIENCE)
             found = self._all(pattern)
@@ -172,7 +172,7 @@ class Running:
         return found[1], int(found[2])
 
     def engine_key(self) -> str:
-        """The key the gateway gave the engine, as its environment holds it."""
+        """Return the key the gateway gave the engine, as its environment holds it."""
         environ = Path(f"/proc/{self.engine()[1]}/environ").read_bytes().split(b"\0")
         [key] = [line.partition(b"=")[2].decode() for line in environ if line.startswith(b"LLAMA_API_KEY=")]
         return key
@@ -194,7 +194,7 @@ class Running:
                 return Reply(error.code, error.read())
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have these labels."""
+        """Return the sum of a metric's samples that have these labels."""
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
         total = 0.0
         for line in self.get("/metrics").body.decode().splitlines():
@@ -212,7 +212,7 @@ class Running:
         os.killpg(self.pid, signal.SIGINT)
 
     def wait(self, patience: float = PATIENCE) -> int:
-        """The exit status, once the gateway has ended."""
+        """Return the exit status, once the gateway has ended."""
         return self._process.wait(patience)
 
     def stop(self) -> None:

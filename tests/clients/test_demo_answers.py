@@ -17,7 +17,7 @@ AT_ONCE = 8
 
 @pytest.fixture(scope="module")
 def answers(gateway: Running) -> dict[str, str]:
-    """What the model says to each question at temperature 0, several asked at once."""
+    """Return what the model says to each question at temperature 0, several asked at once."""
 
     async def ask_all() -> dict[str, str]:
         places = asyncio.Semaphore(AT_ONCE)

@@ -1,15 +1,20 @@
-"""LangChain's OpenAI classes, unmodified: asking, streaming, usage, structured answers, embeddings."""
+"""LangChain's OpenAI classes, unmodified: asking, streaming, usage, structured answers, embeddings.
+
+Rules:
+- LangChain is imported by the tests that use it: it takes a second, in each process that collects this file.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-from langchain_core.messages import AIMessageChunk, HumanMessage, SystemMessage
-from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
 from tests.clients.process import Running
+
+if TYPE_CHECKING:
+    from langchain_openai import ChatOpenAI
 
 pytestmark = pytest.mark.slow
 
@@ -18,12 +23,14 @@ ANSWER = "one OpenAI-compatible URL"
 
 
 def where(gateway: Running) -> dict[str, Any]:
-    """The options every class of LangChain's takes; mypy knows them by other names."""
+    """Return the options every class of LangChain's takes; mypy knows them by other names."""
     return {"model": "demo", "base_url": f"{gateway.url}/v1", "api_key": "-", "max_retries": 0}
 
 
 @pytest.fixture
 def chat(gateway: Running) -> ChatOpenAI:
+    from langchain_openai import ChatOpenAI
+
     return ChatOpenAI(**where(gateway), temperature=0)
 
 
@@ -38,6 +45,8 @@ def test_invoke(chat: ChatOpenAI) -> None:
 
 
 def test_a_conversation(chat: ChatOpenAI) -> None:
+    from langchain_core.messages import HumanMessage, SystemMessage
+
     system = SystemMessage("You are a helpful assistant.")
     first = HumanMessage("What port does vLLM use?")
     answer = chat.invoke([system, first])
@@ -46,6 +55,8 @@ def test_a_conversation(chat: ChatOpenAI) -> None:
 
 
 def test_stream(chat: ChatOpenAI) -> None:
+    from langchain_core.messages import AIMessageChunk
+
     whole = AIMessageChunk(content="")
     pieces = 0
     for chunk in chat.stream(QUESTION, stream_usage=True):
@@ -84,6 +95,8 @@ def test_structured_output(chat: ChatOpenAI) -> None:
 
 
 def test_embeddings(gateway: Running) -> None:
+    from langchain_openai import OpenAIEmbeddings
+
     # Unless told not to, LangChain cuts the text into the tokens of OpenAI's own models.
     embeddings = OpenAIEmbeddings(**where(gateway), check_embedding_ctx_length=False)
     vectors = embeddings.embed_documents(["What is vLLM?", "What is Ollama?"])

@@ -80,7 +80,7 @@ def test_after_all_that_the_next_request_works(client: openai.OpenAI) -> None:
 
 @pytest.fixture(scope="module")
 def keyed(gateway: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A gateway that asks for a key, with the other gateway as its engine."""
+    """Yield a gateway that asks for a key, with the other gateway as its engine."""
     config = f"""
 server: {{listen: "127.0.0.1:0"}}
 backends:

@@ -31,7 +31,7 @@ def finish_reasons(chunks: list[ChatCompletionChunk]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def answer(client: openai.OpenAI) -> str:
-    """The model's whole answer to ASKED at temperature 0."""
+    """Return the model's whole answer to ASKED at temperature 0."""
     said = client.chat.completions.create(**EXACT).choices[0].message.content
     assert said and ANSWER in said
     return str(said)

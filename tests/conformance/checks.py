@@ -32,12 +32,12 @@ QUESTION = "What is this gateway?"
 
 
 def user(text: str) -> list[dict[str, Any]]:
-    """A conversation of one question."""
+    """Return a conversation of one question."""
     return [{"role": "user", "content": text}]
 
 
 def asking(text: str = QUESTION, **more: Any) -> dict[str, Any]:
-    """A chat request, greedy and short unless `more` says otherwise."""
+    """Return a chat request, greedy and short unless `more` says otherwise."""
     return {"model": MODEL, "messages": user(text), "max_tokens": 24, "temperature": 0, **more}
 
 

@@ -58,12 +58,12 @@ def one_choice(answer: Answer) -> None:
 
 
 def ignored(answer: Answer) -> None:
-    """The field is not heard: an answer like any other."""
+    """Expect an answer like any other: the field is ignored."""
     shapes.content(shapes.completion(answer))
 
 
 def answered(answer: Answer) -> None:
-    """The field is not heard: a stream like any other."""
+    """Expect a stream like any other: the field is ignored."""
     assert shapes.streamed(answer).text
 
 
@@ -81,7 +81,7 @@ def rejected(answer: Answer) -> None:
 
 
 def any_name(answer: Answer) -> None:
-    """The name of the model is not looked at: an answer, under the name the client gave."""
+    """Expect an answer under the name that the client gave: the engine does not look at the model's name."""
     assert answer.status == 200, answer.body[:500]
     assert answer.json()["model"] == "missing" and answer.json()["choices"][0]["message"]["content"]
 

@@ -99,13 +99,15 @@ async def _leave(stage: Stage, body: Any, seen: bytes | None) -> float:
     head = f"POST {CHAT} HTTP/1.1\r\nHost: here\r\nContent-Length: {len(data)}\r\n\r\n"
     async with asyncio.timeout(PATIENCE):
         reader, writer = await stage.served.connect()
-        writer.write(head.encode() + data)
-        await watch.begun()
-        if seen is not None:
-            await reader.readuntil(seen)
-        assert watch.busy, "the answer was complete before the client could leave"
-        before = asyncio.get_running_loop().time()
-        writer.close()
+        try:
+            writer.write(head.encode() + data)
+            await watch.begun()
+            if seen is not None:
+                await reader.readuntil(seen)
+            assert watch.busy, "the answer was complete before the client could leave"
+            before = asyncio.get_running_loop().time()
+        finally:
+            writer.close()
         await watch.let_go()
         return asyncio.get_running_loop().time() - before
 

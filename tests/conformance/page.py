@@ -21,7 +21,7 @@ TRIED = {
 
 
 def page(text: str) -> str:
-    """The page with its tables made anew."""
+    """Return the page with its tables made anew."""
     for name, lines in (("engines", _engines()), ("otherwise", _otherwise())):
         before, begin, rest = text.partition(f"<!-- {name}: made by `python -m tests.conformance.page` -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->\n")

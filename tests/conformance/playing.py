@@ -1,24 +1,28 @@
 """One check on one engine: a gateway is put in front of it, real or replayed, and the check is played.
 
 Rules:
-- The gateway is the real one, new for each check, with nothing but the engine behind it.
+- The gateway is the real one, with nothing but the engine behind it. Checks that show a healthy engine what clients ask
+  share one gateway for each engine; a check that is about faults, health or signals has a new one, and so has the next
+  check after one that failed.
+- After each check nothing is in flight, and the engine is ready and its breaker closed if the gateway is shared.
 - After a replay nothing may be left that no recording answered, and nobody may have waited in vain.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from backends.base import Health
 from tests.conformance import shapes
 from tests.conformance.engines import ENGINES, Silent
-from tests.conformance.replay import recordings, replaying
+from tests.conformance.replay import Recording, Replay, in_order, recordings, replaying
 from tests.conformance.shapes import MODEL
 from tests.conformance.stage import CHECKS, Check, Stage, Watch
 from tests.conformance.tap import Tap, tapping
-from tests.serving import Served, serving
+from tests.serving import Served, idle, serving
 
 RECORDINGS = Path(__file__).resolve().parents[1] / "recordings"
 
@@ -39,44 +43,126 @@ backends:
     launch:
       model: models/demo.gguf
       embeddings: true
+      # More threads wait for each other by spinning: where other tests want the cores, for seconds a token.
+      threads: 1
 """
 
 
 async def play(engine: str, check: Check, watch: Watch, folder: Path, metrics_url: str = "") -> None:
-    """Play the check, or what the engine's row says instead, with the gateway in front of `watch`. `metrics_url` is
-    where its metrics are, if not there too."""
+    """Play the check, or what the engine's row says instead, with the gateway in front of `watch`.
+
+    `metrics_url` is where the engine's metrics are, if not there too.
+    """
+    silent = isinstance(ENGINES[engine].instead.get(check.name), Silent)
+    url = "http://127.0.0.1:9" if silent else watch.url
+    # What is not ready is waited for, which these checks need not see.
+    queue = "200ms" if check.name.startswith("health_") else "20s"
+    # A tapped engine belongs to a gateway of its own, which goes on in this loop.
+    alone = not isinstance(watch, Tap)
+    text = _config(engine, url, queue, metrics_url)
+    async with serving(folder, text, patient=False, alone=alone) as served:
+        await _play(engine, check, _stage(served, watch))
+
+
+def _config(engine: str, url: str, queue: str, metrics_url: str = "") -> str:
     row = ENGINES[engine]
-    instead = row.instead.get(check.name)
-    url = "http://127.0.0.1:9" if isinstance(instead, Silent) else watch.url
     more = "".join(
         f", {part}" for part in (row.backend, metrics_url and f'metrics_url: "{metrics_url}"') if part
     )
-    # What is not ready is waited for, which these checks need not see.
-    queue = "200ms" if check.name.startswith("health_") else "20s"
-    text = CONFIG.format(engine=engine, url=url, more=more, queue=queue, public=MODEL, upstream=row.upstream)
-    # A tapped engine belongs to a gateway of its own, which goes on in this loop.
-    alone = not isinstance(watch, Tap)
-    async with serving(folder, text, patient=False, alone=alone) as served:
-        backend = served.gateway.pool.backends["engine"]
-        stage = Stage(served, backend.engine, watch)
-        if instead is None:
-            await check.run(stage)
-        elif isinstance(instead, Silent):
-            shapes.error(await stage.ask("/readyz", None), 503, "no_healthy_backend")
-            assert backend.health is Health.DOWN
-        else:
-            instead.reads(await stage.ask(check.path, check.body))
+    return CONFIG.format(engine=engine, url=url, more=more, queue=queue, public=MODEL, upstream=row.upstream)
 
 
-async def replay(engine: str, check: Check, folder: Path) -> None:
-    """Play the check on the engine's recordings."""
-    others = {name for name, other in CHECKS.items() if other.replayed}
-    recorded = recordings(RECORDINGS / engine, check.name, others)
-    async with replaying(recorded, hold=check.cancels) as replayed:
+def _stage(served: Served, watch: Watch) -> Stage:
+    return Stage(served, served.gateway.pool.backends["engine"].engine, watch)
+
+
+async def _play(engine: str, check: Check, stage: Stage) -> None:
+    instead = ENGINES[engine].instead.get(check.name)
+    if instead is None:
+        await check.run(stage)
+    elif isinstance(instead, Silent):
+        shapes.error(await stage.ask("/readyz", None), 503, "no_healthy_backend")
+        assert stage.served.gateway.pool.backends["engine"].health is Health.DOWN
+    else:
+        instead.reads(await stage.ask(check.path, check.body))
+
+
+class Replays:
+    """The engines as their recordings have them, one at a time, each with a gateway that its checks share."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = contextlib.AsyncExitStack()
+        self._engine = ""
+        self._replay: Replay
+        self._served: Served
+        self.started = 0
+        """How many gateways were started to be shared."""
+
+    async def __aenter__(self) -> Replays:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._close()
+
+    async def play(self, engine: str, check: Check) -> None:
+        """Play the check on the engine's recordings."""
+        recorded = _recorded(engine, check)
+        if not _shares(engine, check):
+            async with replaying(recorded, hold=check.cancels) as replayed:
+                try:
+                    await play(engine, check, replayed, self._folder)
+                finally:
+                    assert not replayed.unmatched, "\n".join(replayed.unmatched)
+            return
         try:
-            await play(engine, check, replayed, folder)
+            await self._play_shared(engine, check, recorded)
+        except BaseException:
+            await self._close()
+            raise
+
+    async def _play_shared(self, engine: str, check: Check, recorded: list[Recording]) -> None:
+        if self._engine != engine:
+            await self._close()
+            self._replay = await self._stack.enter_async_context(replaying(recorded))
+            text = _config(engine, self._replay.url, "20s")
+            self._served = await self._stack.enter_async_context(serving(self._folder, text))
+            self._engine = engine
+            self.started += 1
+        self._replay.begin(recorded, hold=check.cancels)
+        try:
+            await _play(engine, check, _stage(self._served, self._replay))
+            await idle(self._served.gateway)
         finally:
-            assert not replayed.unmatched, "\n".join(replayed.unmatched)
+            assert not self._replay.unmatched, "\n".join(self._replay.unmatched)
+        backend = self._served.gateway.pool.backends["engine"]
+        assert not self._replay.busy
+        assert backend.health is Health.READY and not backend.breaker.open
+
+    async def _close(self) -> None:
+        self._engine = ""
+        await self._stack.aclose()
+
+
+ALONE = ("health_", "signals")
+"""How names of checks begin that look at what a gateway finds out in its first moments."""
+
+
+def _shares(engine: str, check: Check) -> bool:
+    """Return whether the check leaves a gateway as it was, and needs nothing that only a new one shows."""
+    silent = isinstance(ENGINES[engine].instead.get(check.name), Silent)
+    return not (check.replayed or silent or check.name.startswith(ALONE))
+
+
+def _recorded(engine: str, check: Check) -> list[Recording]:
+    """Return the engine's recordings in the order in which they are tried for this check."""
+    last = {name for name, other in CHECKS.items() if other.replayed}
+    return in_order(_recordings(engine), check.name, last)
+
+
+@functools.cache
+def _recordings(engine: str) -> list[Recording]:
+    return recordings(RECORDINGS / engine)
 
 
 class Hosts:
@@ -95,7 +181,7 @@ class Hosts:
 
     @contextlib.asynccontextmanager
     async def tap(self, engine: str, check: Check) -> AsyncIterator[Tap]:
-        """A tap in front of the engine: the llama.cpp that a gateway has launched, or that gateway itself."""
+        """Yield a tap in front of the engine: the llama.cpp that a gateway has launched, or that gateway itself."""
         if self._host is None:
             self._host = await self._stack.enter_async_context(serving(self._folder, HOST, alone=False))
         upstream = self._host.gateway.pool.backends["demo"].upstream

@@ -67,7 +67,7 @@ def _unframed(answer: bytes) -> bytes:
 
 
 def _joined(body: bytes) -> bytes:
-    """The bytes in chunks, as far as they came."""
+    """Return the bytes in chunks, as far as they came."""
     parts, start = [], 0
     while (end := body.find(b"\r\n", start)) >= 0:
         count = int(body[start:end].split(b";")[0], 16)

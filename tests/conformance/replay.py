@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import re
@@ -55,7 +56,7 @@ class Recording:
 
     @classmethod
     def read(cls, name: str, text: bytes) -> Recording | None:
-        """The recording in a file; None where the file is of another kind (no line of `=====`)."""
+        """Return the recording in a file; None where the file is of another kind (no line of `=====`)."""
         parts = _SEPARATOR.split(text, maxsplit=1)
         if len(parts) < 2:
             return None
@@ -86,7 +87,7 @@ class Recording:
         return f"has another body: {self.body[:400].decode(errors='replace')}"
 
     def events(self) -> list[bytes]:
-        """The events of an answer that is a stream; none where it is not."""
+        """Return the events of an answer that is a stream; none where it is not."""
         kinds = [
             line.split(b":", 1)[1].split(b";")[0].strip().lower()
             for line in self.headers
@@ -119,15 +120,22 @@ class Replay(Counter):
     """A running replay server."""
 
     def __init__(self, recorded: Sequence[Recording], hold: bool) -> None:
-        """`hold`: answers to POST stop before their end until the gateway leaves, streams half-way, others before the
-        first byte."""
+        """Serve these recordings.
+
+        With `hold`, answers to POST stop before their end until the gateway leaves: streams half-way, others before the
+        first byte.
+        """
         super().__init__()
-        self.hold = hold
         self.port = 0
-        self.asked: list[Asked] = []
         self.unmatched: list[str] = []
         """One explanation for each request that was answered with 599."""
         self.connections: set[_Connection] = set()
+        self.begin(recorded, hold)
+
+    def begin(self, recorded: Sequence[Recording], hold: bool) -> None:
+        """Answer from other recordings from now on, as if nothing had been asked."""
+        self.hold = hold
+        self.unmatched.clear()
         self._recordings = recorded
         self._turns: dict[str, int] = {}
 
@@ -136,8 +144,7 @@ class Replay(Counter):
         return f"http://127.0.0.1:{self.port}"
 
     def find(self, asked: Asked) -> Recording | None:
-        """The recording to answer with: of several of one name in turn, the last one from then on."""
-        self.asked.append(asked)
+        """Return the recording to answer with: of several of one name in turn, the last one from then on."""
         found = [recording for recording in self._recordings if recording.differs(asked) is None]
         if not found:
             self.unmatched.append(self._why(asked))
@@ -230,14 +237,17 @@ class _Connection(asyncio.Protocol):
         self._replay.count(-counted)
 
 
-def recordings(folder: Path, first: str = "", last: Container[str] = ()) -> list[Recording]:
-    """The recordings in a folder in the order in which they are tried: those named `first`, then by name,
-    those named as in `last` after all others."""
-    found = []
-    for file in folder.glob("*.http"):
-        recording = Recording.read(file.stem, file.read_bytes())
-        if recording is not None:
-            found.append(recording)
+def recordings(folder: Path) -> list[Recording]:
+    """Return the recordings in a folder, in no order."""
+    found = (Recording.read(file.stem, file.read_bytes()) for file in folder.glob("*.http"))
+    return [recording for recording in found if recording is not None]
+
+
+def in_order(found: Sequence[Recording], first: str, last: Container[str] = ()) -> list[Recording]:
+    """Return recordings in the order in which they are tried.
+
+    Those named `first` come first, then all others by name, those named as in `last` at the end.
+    """
 
     def order(recording: Recording) -> tuple[bool, bool, str, int]:
         base, number = _order(recording.name)
@@ -263,7 +273,7 @@ async def replaying(recorded: Sequence[Recording], *, hold: bool = False) -> Asy
 
 
 def _received(data: bytes) -> Asked | None:
-    """The request that has arrived; None until it is whole."""
+    """Return the request that has arrived; None until it is whole."""
     head, blank, body = data.partition(b"\r\n\r\n")
     first, *lines = head.split(b"\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
@@ -285,6 +295,7 @@ def _halves(text: bytes) -> tuple[bytes, bytes, bytes]:
     return (text[: found.start()], found[0], text[found.end() :]) if found else (text, b"", b"")
 
 
+@functools.lru_cache(maxsize=4096)
 def _canonical(body: bytes) -> str | None:
     """JSON in one form for all that mean the same; a text of its own for what is not JSON or says a member twice."""
     try:

@@ -22,7 +22,7 @@ REASONING = ("reasoning_content", "reasoning")
 
 
 def completion(answer: Answer, choices: int = 1) -> dict[str, Any]:
-    """A whole chat completion; fails the test where it is none."""
+    """Return a whole chat completion; fails the test where it is none."""
     body = _whole(answer, "chat.completion", choices)
     for choice in body["choices"]:
         message = choice["message"]
@@ -33,14 +33,14 @@ def completion(answer: Answer, choices: int = 1) -> dict[str, Any]:
 
 
 def text_completion(answer: Answer) -> dict[str, Any]:
-    """A whole completion of the older kind."""
+    """Return a whole completion of the older kind."""
     body = _whole(answer, "text_completion", 1)
     assert isinstance(body["choices"][0]["text"], str) and body["choices"][0]["text"]
     return body
 
 
 def content(body: dict[str, Any]) -> str:
-    """The text of the only choice."""
+    """Return the text of the only choice."""
     text = body["choices"][0]["message"]["content"]
     assert isinstance(text, str) and text
     return text
@@ -56,7 +56,7 @@ def usage(said: Any) -> dict[str, int]:
 
 
 def error(answer: Answer, status: int, *codes: str) -> dict[str, Any]:
-    """An error with this status and one of these codes; any code where none is named."""
+    """Return an error with this status and one of these codes; any code where none is named."""
     said = answer.body[:500]
     assert answer.status == status, f"{answer.status} instead of {status}: {said!r}"
     found = answer.error
@@ -80,7 +80,7 @@ class Streamed:
 
 
 def streamed(answer: Answer, object: str = "chat.completion.chunk") -> Streamed:
-    """A whole stream with one choice; fails the test where it is none, or ended early."""
+    """Return a whole stream with one choice; fails the test where it is none, or ended early."""
     assert answer.status == 200, f"{answer.status}: {answer.body[:500]!r}"
     assert answer.headers["content-type"].startswith("text/event-stream")
     *events, last = answer.events
@@ -122,7 +122,7 @@ def _read(told: Streamed, event: dict[str, Any]) -> None:
 
 
 def broken(answer: Answer) -> dict[str, Any]:
-    """A stream that began and failed: content, then an error event, no proper end. The error."""
+    """Return a stream that began and failed: content, then an error event, no proper end. The error."""
     assert answer.status == 200, f"{answer.status}: {answer.body[:500]!r}"
     *events, last = answer.events
     assert any(choice.get("delta", {}).get("content") for event in events for choice in event["choices"])
@@ -132,7 +132,7 @@ def broken(answer: Answer) -> dict[str, Any]:
 
 
 def vectors(answer: Answer, count: int) -> list[list[float]]:
-    """The embeddings of `count` texts, all of the same length."""
+    """Return the embeddings of `count` texts, all of the same length."""
     body = _json(answer)
     assert body["object"] == "list" and body["model"] == MODEL
     assert [item["index"] for item in body["data"]] == list(range(count))
@@ -144,7 +144,7 @@ def vectors(answer: Answer, count: int) -> list[list[float]]:
 
 
 def called(call: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a tool call."""
+    """Return the arguments of a tool call."""
     assert call["id"]
     arguments = json.loads(call["arguments"])
     assert isinstance(arguments, dict)

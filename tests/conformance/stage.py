@@ -42,7 +42,7 @@ class Stage:
     watch: Watch
 
     async def ask(self, path: str, body: Any) -> Answer:
-        """The answer to one request; None for a GET."""
+        """Return the answer to one request; None for a GET."""
         return await self.served.get(path) if body is None else await self.served.post(path, body)
 
 

@@ -1,8 +1,8 @@
-"""A wire with a window: between the gateway and a real engine, it hands every byte on and sees which requests are
-under way.
+"""A proxy between the gateway and a real engine: it passes on every byte, and sees which requests are under way.
 
 Rules:
-- It adds nothing. When one side closes, so does the other, at once.
+- It adds nothing. When one side closes, so does the other, at once; but while an answer is held back, its engine may
+  close as it likes.
 - It counts POST requests but for `PROBES`. A connection carries one request at a time.
 - With `hold` a stream stops after its first events, any other answer before its first byte: the demo model is done
   before anyone could leave it.
@@ -20,7 +20,7 @@ PROBES = (b"/v2/repository/index",)
 
 
 def is_request(head: bytes) -> bool:
-    """A client's request has come, by the first bytes of what the engine is asked; anything else is a probe."""
+    """Return whether these first bytes are those of a client's request; anything else is a probe."""
     method, _, rest = head.partition(b" ")
     return method == b"POST" and rest.partition(b" ")[0] not in PROBES
 
@@ -142,6 +142,13 @@ class EngineSide(Side):
     def data_received(self, data: bytes) -> None:
         self.gateway.answered(data)
 
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.gateway.holds:
+            self.closed = True
+            self.tap.sides.discard(self)
+        else:
+            super().connection_lost(error)
+
 
 class GatewaySide(Side):
     """The end at the gateway; connects to the engine when it is made itself."""
@@ -155,6 +162,11 @@ class GatewaySide(Side):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._connecting = asyncio.create_task(self._connect())
+
+    @property
+    def holds(self) -> bool:
+        """The answer to a request is held back now."""
+        return self.tap.hold and self._exchange is not None and self._exchange.is_post
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -186,7 +198,7 @@ class GatewaySide(Side):
         if exchange is not None:
             before = len(exchange.answer)
             exchange.answer += data
-            if self.tap.hold and exchange.is_post:
+            if self.holds:
                 data = bytes(exchange.answer[before : exchange.beginning])
             elif exchange.is_whole:
                 self._ended()
@@ -204,7 +216,7 @@ class GatewaySide(Side):
 
 @contextlib.asynccontextmanager
 async def tapping(engine_port: int, *, hold: bool = False) -> AsyncIterator[Tap]:
-    """A tap in front of an engine on a loopback port."""
+    """Yield a tap in front of an engine on a loopback port."""
     tap = Tap(engine_port, hold)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: GatewaySide(tap), "127.0.0.1", 0)

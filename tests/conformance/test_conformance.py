@@ -3,6 +3,7 @@
 Rules:
 - Nothing is skipped: an engine that cannot do what a check asks for has a row that says what happens instead.
 - The real engines of this run are started once; the gateway in front of them is a new one for each check.
+- The checks of one engine run in one process, one after the other, on a gateway that most of them share.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import pytest
 from backends import registry
 from tests.conformance import checks, faults, page
 from tests.conformance.engines import ENGINES, Proof
-from tests.conformance.playing import Hosts, play, replay
+from tests.conformance.playing import Hosts, Replays, play
 from tests.conformance.stage import CHECKS
 
 assert checks and faults  # importing them fills the table
@@ -40,9 +41,15 @@ def test_rows_speak_of_checks_that_exist() -> None:
         assert set(row.instead) | set(row.replayed) <= set(CHECKS)
 
 
+def test_every_check_is_made_on_every_engine() -> None:
+    assert len(CHECKS) == 51
+    assert len(REPLAYED) + len(REAL) == len(registry.ENGINES) * len(CHECKS)
+
+
 @pytest.mark.parametrize(("engine", "name"), REPLAYED)
-async def test_recordings(engine: str, name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    await replay(engine, CHECKS[name], tmp_path_factory.mktemp("gateway"))
+@pytest.mark.asyncio(loop_scope="module")
+async def test_recordings(engine: str, name: str, replays: Replays) -> None:
+    await replays.play(engine, CHECKS[name])
 
 
 @pytest.mark.parametrize(("engine", "name"), REAL)

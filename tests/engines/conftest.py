@@ -1,5 +1,6 @@
-"""Real engines, installed by `tests/engines/install.py` and started once. `make test-engines` runs these tests, nothing
-else does: they take minutes.
+"""Real engines, installed by `tests/engines/install.py` and started once.
+
+Only `make test-engines` runs these tests: they take minutes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def hosts(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hosts]:
-    """The engines; each starts when it is first asked for."""
+    """Yield the engines; each starts when it is first asked for."""
     async with Hosts(tmp_path_factory.mktemp("hosts")) as started:
         yield started

@@ -1,5 +1,4 @@
-"""The real engines of one run: each launched by a gateway of its own as a user would have it, with taps in front of it
-for the checks.
+"""The real engines of one run, each launched by a gateway of its own, with taps in front of it for the checks.
 
 Rules:
 - An engine starts when it is first asked for, and only one runs at a time: together they need more memory than a small
@@ -84,7 +83,7 @@ class Hosts:
 
     @contextlib.asynccontextmanager
     async def tap(self, engine: str, check: Check | None = None) -> AsyncIterator[Tap]:
-        """A tap in front of the engine, which runs afterwards."""
+        """Yield a tap in front of the engine, which runs afterwards."""
         if engine != self._running:
             await self._stack.aclose()
             self._running, self.metrics_url = "", ""

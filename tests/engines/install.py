@@ -45,12 +45,12 @@ INSTALLATIONS = {
 
 
 def python(engine: str) -> Path:
-    """The Python of an engine's environment."""
+    """Return the Python of an engine's environment."""
     return HOME / engine / "bin" / "python"
 
 
 def is_installed(engine: str) -> bool:
-    """What `INSTALLATIONS` asks for is there."""
+    """Return whether all that `INSTALLATIONS` asks for is there."""
     stamp = HOME / f"{engine}.installed"
     return stamp.exists() and stamp.read_text() == repr(INSTALLATIONS[engine]) and python(engine).exists()
 

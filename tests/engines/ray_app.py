@@ -20,13 +20,13 @@ api = FastAPI()
 
 
 def error(status: int, message: str, code: str) -> JSONResponse:
-    """An error in Ray Serve LLM's shape."""
+    """Return an error in Ray Serve LLM's shape."""
     facts = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
     return JSONResponse({"error": facts}, status)
 
 
 async def pieces(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """A stream as it comes; closed when its reader has left."""
+    """Return a stream as it comes; closed when its reader has left."""
     try:
         async for piece in answer.content.iter_any():
             yield piece
@@ -53,7 +53,7 @@ class OpenAI:
 
     @api.get("/v1/models")
     async def models(self) -> dict[str, Any]:
-        """The one model."""
+        """Return the one model."""
         return {
             "object": "list",
             "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "demo"}],
@@ -76,5 +76,5 @@ class OpenAI:
 
 
 def app(args: dict[str, str]) -> serve.Application:
-    """The application; `args` names the model file."""
+    """Return the application; `args` names the model file."""
     return OpenAI.bind(args["model"])  # type: ignore[attr-defined]

@@ -49,7 +49,7 @@ def question(text: str = "What can you do?", **more: object) -> dict[str, object
 
 
 async def metric(server: triton.Server, name: str) -> float:
-    """A sample of the demo model on Triton's metrics page, which is written in its own time: ask until it is there."""
+    """Return a sample of the demo model on Triton's metrics page; ask until Triton has written it."""
     host, _, port = server.metrics_url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")

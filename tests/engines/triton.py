@@ -44,14 +44,14 @@ class Server:
 
 @contextlib.contextmanager
 def serve() -> Iterator[str]:
-    """A running server's URL."""
+    """Yield a running server's URL."""
     with running() as server:
         yield server.url
 
 
 @contextlib.contextmanager
 def running() -> Iterator[Server]:
-    """A running server with `demo` loaded.
+    """Yield a running server with `demo` loaded.
 
     Raises:
         FileNotFoundError: The environment in `HOME` is not there.
@@ -91,7 +91,7 @@ def running() -> Iterator[Server]:
 
 
 def _package() -> Path:
-    """The environment's folder of packages."""
+    """Return the environment's folder of packages."""
     found = sorted(HOME.glob("lib/python3*/site-packages"))
     if not found:
         raise FileNotFoundError(f"there is no environment {HOME}: make one of {', '.join(REQUIREMENTS)}")
@@ -113,7 +113,7 @@ def _environment() -> dict[str, str]:
 
 
 def _backends(folder: Path) -> Path:
-    """The Python backend with the stub of this Python beside it, where Triton looks for it."""
+    """Return the Python backend with the stub of this Python beside it, where Triton looks for it."""
     triton = _package() / "pytriton/tritonserver"
     files = [*(triton / "backends/python").iterdir()]
     files.append(
@@ -126,7 +126,7 @@ def _backends(folder: Path) -> Path:
 
 
 def _repository(folder: Path) -> Path:
-    """The model repository as Triton wants it: a folder for each model, in it one for each version."""
+    """Return the model repository as Triton wants it: a folder for each model, in it one for each version."""
     for model in MODELS:
         version = folder / model / "1"
         version.mkdir(parents=True)

@@ -27,7 +27,7 @@ def chat(*, stream: bool = True, **fields: Any) -> dict[str, Any]:
 def request(
     body: Any = None, path: str = CHAT, method: str = "POST", headers: Mapping[str, str] | None = None
 ) -> bytes:
-    """A request's bytes; a body that is not bytes is sent as JSON."""
+    """Return a request's bytes; a body that is not bytes is sent as JSON."""
     data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     given = {"host": "fake", "content-length": str(len(data))} | dict(headers or {})
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items())]
@@ -90,7 +90,7 @@ class Received:
 
 
 def unchunked(data: bytes) -> tuple[bytes, bool]:
-    """The payload of a chunked body and whether it ends where the data ends; trailers are passed over."""
+    """Return the payload of a chunked body and whether it ends where the data ends; trailers are passed over."""
     out = b""
     while data:
         line, found, rest = data.partition(b"\r\n")

@@ -43,7 +43,7 @@ def recipes() -> list[str]:
 
 
 def sent(asked: str) -> bytes | None:
-    """The request that a line's left side stands for; None where nothing is sent."""
+    """Return the request that a line's left side stands for; None where nothing is sent."""
     kind, _, rest = asked.partition(" ")
     if kind == "connect":
         return None
@@ -56,7 +56,7 @@ def sent(asked: str) -> bytes | None:
 
 
 def outcome(answer: Received) -> str:
-    """What came back, in the words of the page."""
+    """Return what came back, in the words of the page."""
     end = {"fin": "FIN", "reset": "RST", "silence": "silence"}[answer.end]
     if not answer.data.startswith(b"HTTP/"):
         return f"{len(answer.data)} bytes, {end}" if answer.data else f"nothing, {end}"

@@ -19,7 +19,7 @@ from gateway.fake.engine import FakeEngine
 from tests.serving import Answer, Served
 
 CHAT = "/v1/chat/completions"
-PATIENCE = 5.0
+PATIENCE = 20.0
 """Seconds until something that should happen at once counts as not happening."""
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER's value for ending a connection with RST."""
@@ -33,8 +33,11 @@ def config(
     extra: str = "",
     kind: str = "openai",
 ) -> str:
-    """A config with the model `m` on one backend for each URL. `model`, `server` and `defaults` hold the inside of a
-    YAML flow map, `extra` further sections; `kind` is the kind of engine."""
+    """Return a config with the model `m` on one backend for each URL.
+
+    `model`, `server` and `defaults` hold the inside of a YAML flow map, `extra` further sections; `kind` is the kind of
+    engine.
+    """
     backends = "\n".join(
         f'  engine-{number}: {{engine: {kind}, url: "{url}", api_key: backend-secret, models: [up]}}'
         for number, url in enumerate(urls)
@@ -52,14 +55,14 @@ models:
 
 
 def chat(content: str = "hi", **fields: Any) -> dict[str, Any]:
-    """A chat request for the model `m`."""
+    """Return a chat request for the model `m`."""
     return {"model": "m", "messages": [{"role": "user", "content": content}], **fields}
 
 
 def http(
     body: Any = None, *headers: str, path: str = CHAT, method: str = "POST", version: str = "1.1"
 ) -> bytes:
-    """The bytes of a request. `body` is JSON unless it is bytes or None; `headers` are whole lines."""
+    """Return the bytes of a request. `body` is JSON unless it is bytes or None; `headers` are whole lines."""
     data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     lines = [f"{method} {path} HTTP/{version}", "Host: gateway.test", *headers]
     if body is not None:
@@ -68,7 +71,7 @@ def http(
 
 
 def said(answer: Answer) -> str:
-    """The text of a streamed answer."""
+    """Return the text of a streamed answer."""
     chunks = [event for event in answer.events if isinstance(event, dict) and event.get("choices")]
     return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
 
@@ -96,7 +99,7 @@ class Client:
         await self._loop.sock_sendall(self._sock, data)
 
     async def read(self, size: int = 1 << 18) -> bytes:
-        """What there is; empty at the end. Raises ConnectionResetError."""
+        """Return what there is; empty at the end. Raises ConnectionResetError."""
         async with asyncio.timeout(PATIENCE):
             data = await self._loop.sock_recv(self._sock, size)
         self.received += data
@@ -151,7 +154,7 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def client(port: int, receive_buffer: int = 0) -> AsyncIterator[Client]:
-    """A connection for one block."""
+    """Yield a connection for one block."""
     made = await Client.connect(port, receive_buffer)
     try:
         yield made
@@ -188,7 +191,7 @@ async def rest(served: Served) -> None:
 
 
 async def settled(served: Served, *engines: FakeEngine) -> None:
-    """The invariants after every fault: alive, nothing held, nothing left running, and the next request works."""
+    """Check what holds after every fault: alive, nothing held, nothing left running, and the next request works."""
     await rest(served)
     for engine in engines:
         await until(lambda: engine.journal.totals.running == 0, "the engine rests")  # noqa: B023 (it is awaited)

@@ -27,7 +27,7 @@ MODELS = b'{"object":"list","data":[{"id":"m","object":"model"}]}'
 
 @contextlib.contextmanager
 def full_backlog() -> Iterator[int]:
-    """A port whose queue of connections is full: further ones get no answer at all."""
+    """Yield a port whose queue of connections is full: further ones get no answer at all."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind((HOST, 0))
@@ -42,7 +42,7 @@ def full_backlog() -> Iterator[int]:
 
 @contextlib.contextmanager
 def silent() -> Iterator[int]:
-    """A port that takes connections and never says a word."""
+    """Yield a port that takes connections and never says a word."""
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         listener.listen(64)
@@ -80,7 +80,7 @@ class Early(asyncio.Protocol):
 
 @contextlib.asynccontextmanager
 async def reading_little(early: bytes = b"") -> AsyncIterator[int]:
-    """An engine that does not read requests to their end."""
+    """Yield an engine that does not read requests to their end."""
     made: list[Early] = []
 
     def protocol() -> Early:
@@ -127,7 +127,7 @@ def _openssl(*arguments: str | Path) -> None:
 
 
 def certificate(folder: Path, name: str, *, expired: bool = False) -> tuple[Path, Path, Path]:
-    """A certificate for the host or address `name`, its key, and the authority that vouches for it."""
+    """Return a certificate for the host or address `name`, its key, and the authority that vouches for it."""
     made, key, request = folder / "made.pem", folder / "made.key", folder / "made.csr"
     authority, its_key, config = folder / "authority.pem", folder / "authority.key", folder / "authority.cnf"
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
@@ -161,7 +161,7 @@ def certificate(folder: Path, name: str, *, expired: bool = False) -> tuple[Path
 
 @contextlib.asynccontextmanager
 async def speaking_tls(made: Path, key: Path) -> AsyncIterator[tuple[int, list[Early]]]:
-    """An engine behind TLS with this certificate: its port, and its connections."""
+    """Yield an engine behind TLS with this certificate: its port, and its connections."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(made, key)
     came: list[Early] = []

@@ -50,7 +50,7 @@ class Stage:
     healthy: FakeEngine
 
     def misbehave(self, **behaviour: Any) -> None:
-        """What the faulty engine does with every request from now on."""
+        """Set what the faulty engine does with every request from now on."""
         self.faulty.set(rules=[{"say": FAULTY, **behaviour}])
 
     async def ask(self, model: str, *, stream: bool = False, **more: Any) -> Answer:
@@ -68,18 +68,18 @@ class Stage:
 
 
 def question(model: str, *, stream: bool = False, **more: Any) -> dict[str, Any]:
-    """A chat request that can be recognised by its model's name."""
+    """Return a chat request that can be recognised by its model's name."""
     text = f"{PROMPT} for-{model}"
     return {"model": model, "stream": stream, "messages": [{"role": "user", "content": text}], **more}
 
 
 def asked(engine: FakeEngine, model: str) -> list[Exchange]:
-    """The requests for that model that reached the engine."""
+    """Return the requests for that model that reached the engine."""
     return [exchange for exchange in engine.requests if f"for-{model}" in exchange.text]
 
 
 def text_of(answer: Answer) -> str:
-    """What the model said, streamed or not."""
+    """Return what the model said, streamed or not."""
     if not answer.headers["content-type"].startswith("text/event-stream"):
         return str(answer.json()["choices"][0]["message"]["content"])
     chunks = [event for event in answer.events if isinstance(event, dict) and event.get("choices")]
@@ -90,7 +90,10 @@ def text_of(answer: Answer) -> str:
 async def stage(
     folder: Path, *, clocks: str = "", url: str | None = None, engine: str = "openai", config: str = CONFIG
 ) -> AsyncIterator[Stage]:
-    """A gateway before two engines. `clocks` are timeouts of the faulty backend; `url` stands for its engine's own."""
+    """Yield a gateway before two engines.
+
+    `clocks` are timeouts of the faulty backend; `url` stands for its engine's own.
+    """
     async with sockets_closed(), FakeEngine(models=["m"]) as faulty, FakeEngine(models=["m"]) as healthy:
         faulty.set(defaults={"say": FAULTY})
         healthy.set(
@@ -115,7 +118,7 @@ async def undisturbed(at: Stage) -> AsyncIterator[None]:
 
 
 async def sound(served: Served) -> None:
-    """What holds when nothing is going on."""
+    """Check what holds when nothing is going on."""
     await idle(served.gateway)
     budget = served.gateway.core.dispatcher.budget
     assert budget.active == 0
@@ -134,7 +137,7 @@ async def sockets_closed() -> AsyncIterator[None]:
 
 
 def sockets() -> set[str]:
-    """The sockets this process has open."""
+    """Return the sockets this process has open."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # it was closed in between

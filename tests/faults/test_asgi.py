@@ -85,7 +85,7 @@ class Exchange:
 
 @contextlib.asynccontextmanager
 async def application(folder: Path, text: str) -> AsyncIterator[Gateway]:
-    """The application between its lifespan's start and end. Afterwards nothing is held and no task is left."""
+    """Yield the application between its lifespan's start and end. Afterwards nothing is held and no task is left."""
     file = folder / "gateway.yaml"
     file.write_text(text)
     before = asyncio.all_tasks()

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.catalogue import FAULTS, GROUPS, page
-from tests.faults.catalogue_row import UPSTREAM, Fault
+from tests.faults.catalogue_row import UPSTREAM
 from tests.faults.test_upstream import CASES
+from tests.looped import looped
 
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
@@ -21,7 +22,7 @@ CODE = re.compile(r"`([a-z]+(?:_[a-z]+)+)`")
 
 @functools.cache
 def defined_in(file: str) -> frozenset[str]:
-    """The names of the tests in a file."""
+    """Return the names of the tests in a file."""
     tree = ast.parse((TESTS / file).read_text())
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
     return frozenset(
@@ -41,24 +42,26 @@ def test_no_row_is_missing(title: str) -> None:
     assert [row.id for row in rows] == [f"{letter}{number:02}" for number in range(1, count + 1)]
 
 
-@pytest.mark.parametrize("row", FAULTS, ids=lambda row: row.id)
-def test_the_tests_of_a_row_exist(row: Fault) -> None:
-    assert row.proofs or len(row.gets) > 20, "without a test there is a reason"
-    for proof in row.proofs:
-        file, _, name = proof.partition("::")
-        assert name in defined_in(file), proof
-    assert (UPSTREAM in row.proofs) == (row.id in {case.row for case in CASES})
+def test_the_tests_of_a_row_exist() -> None:
+    played = {case.row for case in CASES}
+    with looped(sum(count for _, _, count, _ in GROUPS)) as loop:
+        for row in FAULTS:
+            with loop.case(row.id):
+                assert row.proofs or len(row.gets) > 20, "without a test there is a reason"
+                for proof in row.proofs:
+                    file, _, name = proof.partition("::")
+                    assert name in defined_in(file), proof
+                assert (UPSTREAM in row.proofs) == (row.id in played)
 
 
-@pytest.mark.parametrize("row", FAULTS, ids=lambda row: row.id)
-def test_the_words_of_a_row_are_the_gateways(row: Fault) -> None:
-    for word in CODE.findall(row.gets):
-        timeout = word.removeprefix("upstream_timeout_")
-        assert f'"{word}"' in source() or (timeout != word and f'"{timeout}"' in phases()), word
-
-
-def phases() -> str:
-    return (ROOT / "backends" / "base.py").read_text()
+def test_the_words_of_a_row_are_the_gateways() -> None:
+    words, phases = source(), (ROOT / "backends" / "base.py").read_text()
+    with looped(sum(count for _, _, count, _ in GROUPS)) as loop:
+        for row in FAULTS:
+            with loop.case(row.id):
+                for word in CODE.findall(row.gets):
+                    timeout = word.removeprefix("upstream_timeout_")
+                    assert f'"{word}"' in words or (timeout != word and f'"{timeout}"' in phases), word
 
 
 def test_the_page_is_fresh() -> None:

@@ -15,7 +15,7 @@ from backends.base import Health
 from gateway.fake.engine import FakeEngine
 from gateway.wire import upstream
 from tests.faults import peers
-from tests.faults.clients import http, until
+from tests.faults.clients import client, http, until
 from tests.faults.support import FAULTY, HEALTHY, Stage, asked, question, stage, text_of
 from tests.serving import Answer
 
@@ -27,7 +27,7 @@ STOLEN = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 
 async def check_unreachable(
     at: Stage, code: str = "upstream_connect_error", status: int = 502, **more: Any
 ) -> None:
-    """The other engine answers where there is one; else the client hears why."""
+    """Check that the other engine answers where there is one, and that else the client hears why."""
     for stream in (False, True):
         answer = await at.ask("pair", stream=stream, **more)
         assert (answer.status, text_of(answer), answer.whole) == (200, HEALTHY, True)
@@ -144,7 +144,7 @@ async def test_a_name_is_looked_up_for_each_connection(
 
 
 def look_ups() -> list[threading.Thread]:
-    """The threads that ask the system's resolver."""
+    """Return the threads that ask the system's resolver."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("look up ")]
 
 
@@ -262,14 +262,15 @@ async def test_a_connection_whose_client_could_not_keep_up_is_read_again(tmp_pat
     """A large answer fills the client's socket, which pauses the engine's; the next client must not wait for it."""
     async with stage(tmp_path) as at:
         at.misbehave(say="x" * (24 << 20))
-        reader, writer = await at.served.connect()
-        writer.write(http(question("alone"), "Connection: close"))
-        await at.faulty.until(lambda: [e.outcome for e in asked(at.faulty, "alone")] == ["finished"])
-        await until(lambda: not at.backend().in_flight, "the attempt is over")
-        at.misbehave()
-        assert text_of(await at.ask("alone")) == FAULTY
-        first, second = asked(at.faulty, "alone")
-        assert first.connection == second.connection
-        answer = Answer.read(await reader.read())
-        assert (answer.whole, len(text_of(answer))) == (True, 24 << 20)
-        writer.close()
+        async with client(at.served.port) as slow:
+            await slow.send(http(question("alone"), "Connection: close"))
+            await at.faulty.until(
+                lambda: [e.outcome for e in asked(at.faulty, "alone")] == ["finished"], timeout=30
+            )
+            await until(lambda: not at.backend().in_flight, "the attempt is over")
+            at.misbehave()
+            assert text_of(await at.ask("alone")) == FAULTY
+            first, second = asked(at.faulty, "alone")
+            assert first.connection == second.connection
+            answer = Answer.read(await slow.rest())
+            assert (answer.whole, len(text_of(answer))) == (True, 24 << 20)

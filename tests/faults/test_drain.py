@@ -24,7 +24,7 @@ ENDLESS = {"endless": True, "gap": 0.01}
 
 
 async def ready(caller: Client) -> int:
-    """The status of `/readyz`."""
+    """Return the status of `/readyz`."""
     await caller.send(http(None, path="/readyz", method="GET"))
     return (await caller.answer()).status
 

@@ -1,5 +1,4 @@
-"""What crosses the gateway beside the bodies: only headers that are on a list, both ways, and the secrets of neither
-side reach the other."""
+"""What crosses the gateway beside the bodies: only headers on a list, both ways, and no secret of either side."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The client leaves, in every phase and in both ways: its request ends at once, everywhere, and everything it held is
-given back.
+"""The client leaves, in every phase and in both ways: its request ends at once, and everything it held is given back.
 
 Rules:
 - The fake engine sees its own connection end, or never saw a request at all.
@@ -167,7 +166,7 @@ async def test_leaving_while_the_model_loads(how: str, tmp_path: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def deaf_engine(backlog: int = 100) -> AsyncIterator[tuple[socket.socket, str]]:
-    """A port that takes connections, up to `backlog`, and reads nothing."""
+    """Yield a port that takes connections, up to `backlog`, and reads nothing."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(backlog)
@@ -296,8 +295,10 @@ async def test_a_half_closed_connection_counts_as_left(tmp_path: Path) -> None:
 async def test_leaving_with_further_requests_sent(
     headers: tuple[str, ...], more: int, how: str, tmp_path: Path
 ) -> None:
-    """While one request is answered and the next wait, not everything is read; the end of the connection is seen all
-    the same, and those that wait are never begun."""
+    """The end of the connection is seen although not everything is read, while one request is answered.
+
+    The next ones, which wait, are never begun.
+    """
     async with (
         FakeEngine(models=["up"], defaults=SILENT) as engine,
         serving(tmp_path, config(engine.url)) as served,

@@ -217,7 +217,7 @@ async def test_who_waits_is_served_in_order(tmp_path: Path) -> None:
 
 
 def _seen(served: Served, engine: FakeEngine) -> float:
-    """Requests that wait or that the engine has got."""
+    """Return requests that wait or that the engine has got."""
     return served.metric("gateway_requests_queued") + len(asked(engine, "alone"))
 
 

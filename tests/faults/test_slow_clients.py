@@ -26,15 +26,16 @@ from tests.faults.clients import (
 )
 from tests.serving import Answer, Served, serving
 
-BURST = {"say": "x" * 1000, "tokens": 30_000, "gap": 0}
-"""Some 35 MB of events, as fast as they are taken."""
+TOKENS = 1_500
+BURST = {"say": "x" * 20_000, "tokens": TOKENS, "gap": 0}
+"""Some 30 MB of events, as fast as they are taken."""
 BOUND = 16 << 20
 """Bytes that fit into the kernel's buffers on both sides, and the gateway's own."""
 SMALL = 4096
 
 
 def answer_of(size: int) -> dict[str, Any]:
-    """A chat completion that says so many letters."""
+    """Return a chat completion that says so many letters."""
     message = {"role": "assistant", "content": "z" * size}
     return {
         "object": "chat.completion",
@@ -60,7 +61,7 @@ async def test_who_does_not_read_pauses_the_engine_and_misses_nothing(tmp_path: 
         client(served.port, SMALL) as slow,
     ):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        await slow.send(http(chat(stream=True, max_tokens=30_000), "Connection: close"))
+        await slow.send(http(chat(stream=True, max_tokens=TOKENS), "Connection: close"))
         await engine.until(lambda: engine.requests[-1].events > 10)
         sent = await stalled(engine)
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
@@ -100,8 +101,10 @@ async def test_who_never_reads_is_cut_off(stream: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["Connection: close", "X-Nothing: x"])
 async def test_what_little_is_left_is_not_kept_for_ever_either(ending: str, tmp_path: Path) -> None:
-    """An answer that fits into the buffers but for a rest below the high-water mark, on a connection that closes or
-    idles: it must not wait for its client without end."""
+    """An answer must not wait for its client without end, on a connection that closes or idles.
+
+    It fits into the buffers but for a rest below the high-water mark.
+    """
     async with (
         FakeEngine(models=["up"]) as engine,
         serving(tmp_path, config(engine.url, server="timeouts: {write: 300ms, keep_alive: 300ms}")) as served,
@@ -132,8 +135,10 @@ async def _just_too_much(served: Served, engine: FakeEngine) -> int:
 
 
 async def test_a_slow_reader_leaves_no_paused_connection_in_the_pool(tmp_path: Path) -> None:
-    """The engine's connection is paused for the client's sake when the last bytes come. It must read again for the next
-    request that uses it."""
+    """The engine's connection must read again for the next request that uses it.
+
+    It is paused for the client's sake when the last bytes come.
+    """
     async with (
         FakeEngine(models=["up"], defaults={"reply": {"body": answer_of(12_000_000)}}) as engine,
         serving(tmp_path, config(engine.url)) as served,

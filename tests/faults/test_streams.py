@@ -1,5 +1,8 @@
-"""What goes through a stream: tool calls in order, tokens counted once, an answer that has no end, a whole one made a
-stream, signs of life before the first token."""
+"""What goes through a stream.
+
+Tool calls in order, tokens counted once, an answer that has no end, a whole one made a stream, signs of life before the
+first token.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ BEATING = CONFIG.replace("  pair: {{", "  pair: {{heartbeat: 20ms, ")
 
 
 def call(place: int, **function: Any) -> dict[str, Any]:
-    """A chunk with one piece of one tool call."""
+    """Return a chunk with one piece of one tool call."""
     delta = {"tool_calls": [{"index": place, "function": function}]}
     return {"id": "c", "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
 

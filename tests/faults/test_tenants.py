@@ -43,7 +43,7 @@ PRESENTED = {
 
 
 def routes(served: Served) -> set[tuple[str, str]]:
-    """Method and path of everything there is."""
+    """Return method and path of everything there is."""
     found = {("POST", path) for path in HOT}
     for route in served.gateway._web.routes:
         path = (
@@ -136,7 +136,7 @@ async def test_the_model_that_was_checked_is_the_model_that_is_asked(tmp_path: P
 
 
 async def settled_for(served: Served) -> None:
-    """The next request works, with a key."""
+    """Check that the next request works, with a key."""
     await rest(served)
     assert (await served.post(CHAT, chat(), authorization=f"Bearer {A}")).status == 200
     await rest(served)

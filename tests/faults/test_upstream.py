@@ -35,7 +35,7 @@ OUTCOMES = {
 
 
 def check_fine(answer: Answer, text: str, backend: str, attempts: int) -> None:
-    """A complete answer of that backend."""
+    """Check for a complete answer of that backend."""
     assert (answer.status, answer.whole) == (200, True)
     assert text_of(answer) == text
     assert answer.headers["x-gateway-backend"] == backend
@@ -57,7 +57,7 @@ def check_refused(answer: Answer, expected: Refused) -> None:
 
 
 def check_cut(answer: Answer, expected: Cut) -> None:
-    """What came before, then an error, and no proper end."""
+    """Check for what came before, then an error, and no proper end."""
     assert (answer.status, answer.whole) == (200, False)
     assert answer.headers["x-gateway-backend"] == "faulty"
     *before, last = answer.events

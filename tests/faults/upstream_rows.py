@@ -66,29 +66,29 @@ class Case:
 
 
 def at(place: str, do: str, **more: Any) -> dict[str, Any]:
-    """A behaviour with one fault."""
+    """Return a behaviour with one fault."""
     return {"faults": [{"at": place, "do": do, **more}], "gap": 0.005}
 
 
 def raw(*parts: str | bytes) -> dict[str, Any]:
-    """A behaviour that answers with these bytes, and nothing else, and closes."""
+    """Return a behaviour that answers with these bytes, and nothing else, and closes."""
     data = b"".join(part.encode() if isinstance(part, str) else part for part in parts)
     return {"faults": [{"at": "request", "do": "raw", "data": data}, {"at": "request", "do": "close"}]}
 
 
 def events(*payloads: Any, done: bool = True) -> dict[str, Any]:
-    """A behaviour that streams these payloads."""
+    """Return a behaviour that streams these payloads."""
     listed = [item if isinstance(item, str) else json.dumps(item) for item in payloads]
     return {"sse": {"events": [*listed, *(["[DONE]"] if done else [])]}}
 
 
 def answered(status: int, **reply: Any) -> dict[str, Any]:
-    """A behaviour that answers so, with JSON where nothing else is said."""
+    """Return a behaviour that answers so, with JSON where nothing else is said."""
     return {"reply": {"status": status, "headers": {"content-type": "application/json"}, **reply}}
 
 
 def chunk(*, finish: str | None = None, **delta: Any) -> dict[str, Any]:
-    """A chunk of a chat stream with as little around it as an engine may write."""
+    """Return a chunk of a chat stream with as little around it as an engine may write."""
     return {"id": "c", "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
 
 

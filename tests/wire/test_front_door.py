@@ -80,18 +80,24 @@ async def test_a_silent_connection_is_closed(tmp_path: Path) -> None:
 
 async def test_dripping_headers_do_not_extend_the_deadline(tmp_path: Path) -> None:
     async with serving(tmp_path, CONFIG) as served:
-        reader, writer = await served.connect()
-        started = asyncio.get_running_loop().time()
-        reading = asyncio.create_task(reader.read())
-        for byte in POST + HOST + b"X-Slow: " + b"a" * 1000:
-            if reading.done():
-                break
-            writer.write(bytes([byte]))
-            await asyncio.sleep(0.02)
-        answer = Answer.read(await reading)
-        assert answer.status == 408
-        assert asyncio.get_running_loop().time() - started < 5
-        writer.close()
+        for _ in range(5):
+            reader, writer = await served.connect()
+            started = asyncio.get_running_loop().time()
+            reading = asyncio.create_task(reader.read())
+            for byte in POST + HOST + b"X-Slow: " + b"a" * 1000:
+                if reading.done():
+                    break
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.02)
+            assert asyncio.get_running_loop().time() - started < 5
+            writer.close()
+            try:
+                data = await reading
+            except ConnectionResetError:
+                continue  # a byte that arrives after the gateway's close destroys an answer not read yet
+            assert Answer.read(data).status == 408
+            return
+        pytest.fail("the connection was reset each time")
 
 
 async def test_expect_continue_is_answered(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class Llama:
         self.context: int = self.config["max_position_embeddings"]
 
     def sequence(self) -> Sequence:
-        """An empty text to be continued."""
+        """Return an empty text to be continued."""
         return Sequence(self)
 
 

@@ -90,7 +90,7 @@ class TritonPythonModel:
             self._threads.submit(self._served, request, request.get_response_sender())
 
     def finalize(self) -> None:
-        """The model is unloaded."""
+        """Do nothing when the model is unloaded."""
         self._threads.shutdown(wait=True)
         self._books.shutdown(wait=True)
 
