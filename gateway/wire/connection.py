@@ -37,6 +37,8 @@ NEVER: Final = 1 << 62
 """A time no clock reaches, in nanoseconds."""
 EARLY: Final = 1_000_000
 """Nanoseconds by which the event loop's timers may fire too early: they count milliseconds."""
+CR: Final = 13
+LF: Final = 10
 HEX: Final = b"0123456789abcdefABCDEF"
 SIZES: Final = 4096
 """Sizes of chunks that are remembered in the words of the wire."""
@@ -367,7 +369,7 @@ def _one_chunk(data: bytes) -> int:
             _sizes.clear()
         _sizes[words] = size
     start = line + 2
-    if size == 0 or start + size + 2 != len(data) or not data.endswith(b"\r\n"):
+    if size == 0 or start + size + 2 != len(data) or data[-1] != LF or data[-2] != CR:
         return 0
     return start
 

@@ -315,7 +315,9 @@ class Door(WayBack):
             self._put(chunk(data))
 
     def write_chunk(self, framed: bytes, start: int, end: int) -> None:
-        self._put(framed)
+        # The hottest call there is. uvloop drops what comes between a reset and `connection_lost`, which sets `gone`.
+        if not self.gone:
+            self._send(framed)
 
     def finish(self) -> None:
         self._answered = True

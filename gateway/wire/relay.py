@@ -32,7 +32,7 @@ from backends.base import (
 )
 from backends.dialect import gathered
 from backends.dialect.stream import EventStream
-from gateway.request import Exchange
+from gateway.request import Exchange, WayBack
 from gateway.telemetry.cells import Histogram, TargetMetrics
 from gateway.telemetry.timeline import CONNECT, FINISH, FIRST_BYTE, FIRST_TOKEN, SEND, STREAM
 from gateway.wire.clocks import LATE, SECOND, Clocks
@@ -111,6 +111,7 @@ class Attempt(Sink):
         "_streams",
         "_token_gap",
         "_upstream",
+        "_way",
         "committed",
         "complete",
         "crash",
@@ -127,6 +128,7 @@ class Attempt(Sink):
         upstream = backend.upstream
         assert upstream is not None
         self._exchange: Exchange = exchange
+        self._way: WayBack = exchange.way
         self._upstream: Upstream = upstream
         self._engine: Engine = backend.engine
         self._model: str = target.model
@@ -172,7 +174,7 @@ class Attempt(Sink):
             if self._engine.request_ids:
                 lines = b"x-request-id: %b\r\n%b" % (exchange.id, lines)
             self._data = self._upstream.encode(call, lines)
-        connection = None if self._renewed else self._upstream.take(exchange.way.loop.time())
+        connection = None if self._renewed else self._upstream.take(self._way.loop.time())
         if connection is None:
             return False
         self._send(connection)
@@ -192,7 +194,7 @@ class Attempt(Sink):
     def _send(self, connection: Connection) -> None:
         exchange = self._exchange
         self._connection = connection
-        exchange.way.source = connection
+        self._way.source = connection
         now = self.sent_at = exchange.timeline.mark(SEND)
         connection.send(self._data, self)
         if connection.flushed:
@@ -288,7 +290,8 @@ class Attempt(Sink):
 
     def on_chunk(self, framed: bytes, start: int, end: int) -> None:
         events = self._events
-        if events is None or not self.committed:
+        size = self._size + end - start
+        if events is None or not self.committed or size > MAX_STREAM:
             self.on_body(framed[start:end])
             return
         out = events.more(framed, start, end)
@@ -298,11 +301,11 @@ class Attempt(Sink):
         now = perf_counter_ns()
         self._token_gap.observe((now - self._since) / SECOND)
         self._since = now
-        self._size += end - start
+        self._size = size
         if out is framed:
-            self._exchange.way.write_chunk(framed, start, end)
+            self._way.write_chunk(framed, start, end)
         else:
-            self._exchange.way.write(out)
+            self._way.write(out)
 
     def on_body(self, data: bytes) -> None:
         decoder = self._decoder
@@ -324,7 +327,7 @@ class Attempt(Sink):
                 self._token_gap.observe((now - self._since) / SECOND)
             self._since = now
         if self.committed:
-            self._exchange.way.write(out)
+            self._way.write(out)
         elif self._gathers:
             self._parts.append(out)
         elif decoder.content or decoder.finished:
@@ -379,7 +382,7 @@ class Attempt(Sink):
         headers = exchange.surface.stream_headers if self._streams else _content_type(self._reply_headers)
         exchange.start([*headers, *self._headers])
         self._parts.append(out)
-        exchange.way.write(b"".join(self._parts))
+        self._way.write(b"".join(self._parts))
         self._parts = []
 
     def _finish(self, decoder: StreamDecoder, out: bytes) -> None:
@@ -390,8 +393,8 @@ class Attempt(Sink):
         if not self.committed:
             self._commit(b"")
         self._exchange.timeline.mark(FINISH)
-        self._exchange.way.write(out)
-        self._exchange.way.finish()
+        self._way.write(out)
+        self._way.finish()
         self.complete = True
 
     def _answer(self) -> None:
@@ -430,7 +433,7 @@ class Attempt(Sink):
         if self._decoder is not None:
             self.usage = self._decoder.usage
         if self.committed:
-            self._exchange.way.write(out)
+            self._way.write(out)
         if self._connection is not None:
             self._connection.close()
         self._end()
@@ -448,11 +451,11 @@ class Attempt(Sink):
     def _let_go(self) -> None:
         """Only a connection whose exchange has ended is kept; any other is closed, and the engine sees that."""
         self._over = True
-        self._exchange.way.source = None
+        self._way.source = None
         connection = self._connection
         if connection is not None:
             connection.wake(None, 0)
-            self._upstream.give_back(connection, self._exchange.way.loop.time())
+            self._upstream.give_back(connection, self._way.loop.time())
 
 
 def _content_type(headers: Headers) -> Headers:
