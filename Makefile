@@ -93,9 +93,9 @@ lock: .venv/.lock ## refresh locks/ to the newest versions (KEEP=1: only what py
 	$(COMPILE) pyproject.toml --group build --extra llamacpp --group dev --constraint locks/runtime.txt --output-file locks/dev.txt
 	$(COMPILE) --group lock --output-file locks/lock.txt
 
-dist: .venv/.runtime ## build the wheel and the source distribution into dist/
+dist: .venv/.dev ## build the wheel, hot modules compiled, and the source distribution into dist/
 	@rm -rf build dist
-	@$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	@GATEWAY_COMPILE=1 $(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	@$(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")' >/dev/null
 	@rm -rf build
 	@ls -l dist
