@@ -1,1 +1,1 @@
-"""Bytes: the HTTP server side, the HTTP client side, and the relay between them."""
+"""The HTTP protocol code: the server for clients, the client for backends, and the relay between them."""

@@ -1,8 +1,8 @@
-"""One small exchange with a backend, on a connection of its own: for probes, not for requests.
+"""One small request to a backend on a connection of its own, for probes and not for clients' requests.
 
 Rules:
-- It has one time limit for everything and one size limit, and leaves no connection behind.
-- It raises nothing but cancellation; what goes wrong is a `Failure`.
+- One time limit covers the whole exchange, and one size limit the answer. The connection is always closed afterwards.
+- Errors are returned as a `Failure`. Only cancellation is raised.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gateway.wire.upstream import ConnectError, Upstream
 
 
 class _Collect(Sink):
-    """A sink that waits for one small answer."""
+    """A sink that collects one small answer and sets a future when it is complete or lost."""
 
     def __init__(self, done: asyncio.Future[Failure | None], limit: int) -> None:
         self.status = 0
@@ -46,8 +46,10 @@ class _Collect(Sink):
 async def ask(
     upstream: Upstream, call: Call, timeout: float, limit: int = 1 << 20
 ) -> tuple[int, bytes] | Failure:
-    """The status and body of the answer, or why there is none. `timeout` in seconds is for all of it, `limit` in bytes
-    for the body."""
+    """Send `call` and return the status and body of the answer, or the failure if there is none.
+
+    `timeout` in seconds covers everything from connecting on; `limit` is the most bytes of a body.
+    """
     connection: Connection | None = None
     try:
         async with asyncio.timeout(timeout):

@@ -1,8 +1,8 @@
-"""How long each phase of an attempt may take.
+"""The time limits of an attempt's phases.
 
 Rules:
-- Limits are absolute for their phase: no trickle of bytes extends one. Only content moves the clock of a stream on.
-- The numbers are nanoseconds, as the clock of a request counts (`gateway.telemetry.timeline`).
+- A limit is absolute for its phase: bytes that trickle in do not extend it. In a stream only new content restarts it.
+- Times are nanoseconds of the timeline's clock (`gateway.telemetry.timeline`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Final, Protocol
 from backends.base import Phase
 
 SECOND: Final = 1_000_000_000
-"""Nanoseconds."""
+"""Nanoseconds per second."""
 
 
 class Limits(Protocol):
-    """The limits of an attempt's phases in seconds, as the config has them."""
+    """The limits of an attempt's phases in seconds, as the config states them."""
 
     @property
     def connect(self) -> float: ...
@@ -33,8 +33,11 @@ class Limits(Protocol):
 
 
 class Clocks:
-    """The limits of an attempt's phases. `connect` is in seconds, the rest in nanoseconds; `answer` is the limit for
-    the first byte of an answer that is not streamed, 0 for as long as the request has time."""
+    """The limits of an attempt's phases, converted once from the config.
+
+    `connect` is in seconds, the others are in nanoseconds. `answer` limits the wait for the first byte of an answer
+    that is not streamed; 0 means that only the deadline of the request limits it.
+    """
 
     __slots__ = ("answer", "connect", "first_byte", "first_token", "idle", "send")
 
@@ -47,9 +50,9 @@ class Clocks:
         self.answer: int = round((limits.answer or 0) * SECOND)
 
     def due(self, phase: Phase, since: int, streams: bool, deadline: int) -> int:
-        """Return when a phase that began at `since` must be over. `deadline` is the whole request's.
+        """Return when a phase that began at `since` must be over; `deadline` is that of the whole request.
 
-        An answer that is not streamed has no clock but the deadline once it has begun, and before that only `answer`.
+        An answer that is not streamed has the limit `answer` until it begins, and then only the deadline.
         """
         if phase is Phase.STREAM:
             limit = self.idle
@@ -70,4 +73,4 @@ LATE: Final = {
     Phase.FIRST_TOKEN: "the engine did not begin its answer in time",
     Phase.STREAM: "the engine fell silent",
 }
-"""What is said of a phase that took too long."""
+"""The error message for each phase that took too long."""

@@ -1,16 +1,15 @@
-"""One HTTP/1.1 connection to a backend: exchanges, one after the other.
+"""One HTTP/1.1 connection to a backend, which carries requests and their answers one after the other.
 
 Rules:
-- A connection carries one exchange at a time and reports it to a `Sink` by plain calls, in the order things happen:
-  perhaps `on_sent`, one `on_head`, any number of `on_body` or `on_chunk`, then exactly one of `on_end` and `on_lost`.
-- `on_end` comes when the parser has let go of the read that held the answer's end, so that what follows from it may use
-  the connection again. What comes behind an answer closes the connection.
-- A read that is exactly one chunk of the chunked coding, between two others, goes past the parser.
-- A connection has one timer for all its exchanges. It is set anew only where it would fire too late, and looks again
-  where it fired too early: most deadlines move on without touching it.
-- `accept-encoding: identity` is asked for, and an answer that is compressed all the same is refused: a small one could
-  become huge.
-- Trailers are read and dropped: nothing that comes after a body may change what its head said.
+- A connection carries one exchange at a time and reports it to a `Sink` by plain calls in this order: `on_sent` if the
+  request was not sent at once, one `on_head`, any number of `on_body` or `on_chunk`, then `on_end` or `on_lost` once.
+- `on_end` is called after the parser has returned from the read that ended the answer, so it may start the next
+  exchange. Bytes that follow an answer close the connection.
+- A read that is exactly one chunk of a chunked body bypasses the parser.
+- A connection has one timer for all its exchanges. It is set again only if it would fire too late, and re-armed if it
+  fires too early, so most deadlines move without touching it.
+- Requests ask for `accept-encoding: identity`. A compressed answer is refused, since it could expand without limit.
+- Trailers are read and dropped: nothing after a body may change what the head said.
 """
 
 from __future__ import annotations
@@ -30,61 +29,62 @@ from backends.base import Failure, Headers, Kind
 log = logging.getLogger("gateway.upstream")
 
 MAX_HEAD: Final = 64 * 1024
-"""Bytes of an answer's head, or of its trailers."""
+"""Most bytes of an answer's head, or of its trailers."""
 MAX_INTERIM: Final = 10
-"""1xx answers before the real one."""
+"""Most 1xx answers before the final one."""
 NEVER: Final = 1 << 62
-"""A time no clock reaches, in nanoseconds."""
+"""A time that is never reached, in nanoseconds."""
 EARLY: Final = 1_000_000
-"""Nanoseconds by which the event loop's timers may fire too early: they count milliseconds."""
+"""Nanoseconds by which a timer may fire too early, because the event loop's clock counts milliseconds."""
 CR: Final = 13
 LF: Final = 10
 HEX: Final = b"0123456789abcdefABCDEF"
 SIZES: Final = 4096
-"""Sizes of chunks that are remembered in the words of the wire."""
+"""Most entries of `_sizes`."""
 
 _sizes: dict[bytes, int] = {}
+"""A cache of parsed chunk sizes by their hexadecimal digits."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Sink(ABC):
-    """Who is told what an exchange brings."""
+    """The receiver of what happens in an exchange."""
 
     __slots__ = ()
 
     @abstractmethod
     def on_sent(self) -> None:
-        """The backend's socket has taken the rest of a request that it did not take at once."""
+        """React to the rest of a request having been sent, if the socket did not take all of it at once."""
 
     @abstractmethod
     def on_head(self, status: int, headers: Headers) -> None:
-        """Status and headers of the answer are in."""
+        """Receive the status and headers of the answer."""
 
     @abstractmethod
     def on_body(self, data: bytes) -> None:
-        """Some of the body, transfer coding removed."""
+        """Receive a part of the body, without its transfer coding."""
 
     def on_chunk(self, framed: bytes, start: int, end: int) -> None:
-        """Some of the body, `framed[start:end]`, with the frame of one whole chunk around it."""
+        """Receive a part of the body, `framed[start:end]`; `framed` is that part as one complete chunk."""
         self.on_body(framed[start:end])
 
     @abstractmethod
     def on_end(self) -> None:
-        """The answer is complete."""
+        """React to the answer being complete."""
 
     @abstractmethod
     def on_lost(self, failure: Failure) -> None:
-        """The answer will never be complete."""
+        """React to the answer never becoming complete, because of `failure`."""
 
 
 class Alarm(Protocol):
-    """Who is woken when its time has come."""
+    """The receiver of a connection's timer."""
 
     def ring(self) -> None: ...
 
 
 class Connection:
-    """One connection to a backend, an `asyncio.Protocol`."""
+    """One connection to a backend, used as an `asyncio.Protocol`. `on_close` is called once when it is closed."""
 
     __slots__ = (
         "_alarm",
@@ -136,7 +136,7 @@ class Connection:
         self._timer_due: int = NEVER
 
     def send(self, data: bytes, sink: Sink) -> None:
-        """Start an exchange: write a whole request, report the answer to `sink`."""
+        """Start an exchange: write the complete request `data`, and report the answer to `sink`."""
         assert self._transport is not None and self._sink is None
         self._sink = sink
         self.answered = self._between_chunks = self._complete = False
@@ -147,40 +147,39 @@ class Connection:
 
     @property
     def usable(self) -> bool:
-        """It can carry another exchange."""
+        """Tell whether the connection is open and free for another exchange."""
         return self._transport is not None and not self._transport.is_closing() and self._sink is None
 
     @property
     def flushed(self) -> bool:
-        """The backend's socket has taken the whole request."""
+        """Tell whether the socket has taken the whole request."""
         return self._transport is None or self._transport.get_write_buffer_size() == 0
 
     def pause(self) -> None:
-        """Stop reading: who is behind the sink cannot keep up."""
+        """Stop reading, because the receiver behind the sink cannot keep up."""
         self.paused = True
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Read on."""
+        """Continue reading."""
         self.paused = False
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def close(self) -> None:
-        """Drop the connection at once; the sink hears nothing more. The engine sees it and stops its work."""
+        """Close the connection at once without telling the sink. The engine notices it and can stop its work."""
         self._sink = None
         if self._transport is not None:
             self._transport.abort()
 
     def abort(self) -> None:
-        """Break the connection off; the sink, if its answer is not complete, hears that it is lost."""
+        """Close the connection at once; if the answer is not complete, `on_lost` is called."""
         if self._transport is not None:
             self._transport.abort()
 
     def wake(self, alarm: Alarm | None, due: int) -> None:
-        """Have `alarm` rung at `due`, in nanoseconds of `perf_counter_ns`, instead of what was asked for before. None:
-        nobody wants to be woken."""
+        """Call `alarm.ring` at `due`, in nanoseconds of `perf_counter_ns`. None cancels the alarm set before."""
         self._alarm = alarm
         self._due = due
         if alarm is not None and due < self._timer_due and self._transport is not None:
@@ -206,20 +205,20 @@ class Connection:
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are registered as no class of asyncio's.
+        # uvloop's transports are not instances of asyncio's classes.
         self._transport = cast(asyncio.Transport, transport)
-        # Write at once, and say when all is written: that is when the engine's own time begins.
+        # `resume_writing` is then called when the whole request has been sent: the engine's own time begins there.
         self._transport.set_write_buffer_limits(0)
 
     def pause_writing(self) -> None:
-        """Do nothing: `flushed` tells."""
+        """Do nothing: `flushed` reads the transport's state instead."""
 
     def resume_writing(self) -> None:
         if self._sink is not None:
             self._sink.on_sent()
 
     def eof_received(self) -> bool:
-        """Have the transport closed."""
+        """Close the transport, as the result False makes asyncio do."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -242,14 +241,14 @@ class Connection:
     def data_received(self, data: bytes) -> None:
         sink, parser = self._sink, self._parser
         if sink is None or parser is None:
-            # Bytes nobody asked for: whatever they are, the next exchange must not see them.
+            # Bytes outside of any exchange. The next one must never take them for its answer.
             self.close()
             return
         self.answered = True
         if self._between_chunks and (start := _one_chunk(data)) > 0:
             try:
                 sink.on_chunk(data, start, len(data) - 2)
-            except Exception as error:  # as in a callback of the parser: an adapter's fault is the answer's
+            except Exception as error:  # a bug of an adapter: fail the answer, as the parser would
                 log.exception("a part of an answer could not be read")
                 self._garbled(str(error))
             return
@@ -269,15 +268,14 @@ class Connection:
             self._end(sink)
 
     def _end(self, sink: Sink) -> None:
-        """The answer is complete, and the parser has let go of it."""
+        """Report that the answer is complete, now that the parser has returned."""
         self._complete = False
         if self._sink is sink:
             self._sink = None
             sink.on_end()
 
     def _count_lines(self, data: bytes) -> None:
-        """The parser keeps what it has of a line of the head, of a chunk or of the trailers; one without end must not
-        fill the memory."""
+        """Count bytes without content: the parser buffers an unfinished line, and an endless one would fill memory."""
         self._head += len(data)
         if self._head > MAX_HEAD:
             self._garbled("its body's frame is too large" if self.status else "its head is too large")
@@ -288,7 +286,7 @@ class Connection:
         self._headers = []
         self._eof_ends = False
         if self._complete:
-            # A second answer to one request: it is nobody's, and nothing that follows can be trusted.
+            # A second answer to one request: the connection can no longer be trusted.
             self.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -344,7 +342,7 @@ class Connection:
 
     def _garbled(self, detail: str) -> None:
         if self._complete:
-            # What is wrong came behind the answer.
+            # The fault is in bytes that follow the answer, which is itself sound.
             self.abort()
             return
         sink = self._sink
@@ -355,19 +353,19 @@ class Connection:
 
 
 def _one_chunk(data: bytes) -> int:
-    """Return where the payload begins if a read is exactly one chunk of the chunked coding, and no last one; else 0."""
+    """Return the index of the payload if `data` is exactly one chunk of a chunked body and not the last one, else 0."""
     line = data.find(b"\r\n", 0, 8)
     if line < 1:
         return 0
-    words = data[:line]
-    size = _sizes.get(words, -1)
+    digits = data[:line]
+    size = _sizes.get(digits, -1)
     if size < 0:
-        if words.strip(HEX):
+        if digits.strip(HEX):
             return 0
-        size = int(words, 16)
+        size = int(digits, 16)
         if len(_sizes) >= SIZES:
             _sizes.clear()
-        _sizes[words] = size
+        _sizes[digits] = size
     start = line + 2
     if size == 0 or start + size + 2 != len(data) or data[-1] != LF or data[-2] != CR:
         return 0

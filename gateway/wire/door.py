@@ -1,18 +1,16 @@
-"""The front door: a client's connection for as long as everything on it is plain, and the way back for its requests.
+"""The front door: a client's connection while it carries plain requests, and the channel for their answers.
 
 Rules:
-- Plain is: one read holds a whole head; POST to a hot path by HTTP/1.1; exactly one Host, one Content-Length, no header
-  twice; no transfer coding, no expectation, no upgrade; everything within the limits. Such a request needs no task, no
-  ASGI scope and no further parser. Anything else is handed, with its bytes, to the full protocol
-  (`gateway.wire.server`), which gives the connection back when it is idle. So no refusal is written here but one: a
-  body that does not come in time.
-- Each head is parsed by a strict parser once. A head that is the same as the last one on its connection but for the
-  length of the body, as clients send them all day, is recognised, and what was found out about it still holds.
-- One request at a time is answered. What comes behind it waits, read but not parsed, until the answer is out. Too much
-  of it pauses the socket; then a client that leaves is noticed by looking.
-- A request is counted from its head on: a client that leaves within its body is a client that left.
-- What was written must be taken in time, on a connection that is being closed too.
-- One timer per connection: it is set anew only where it would fire too late, and looks again where it fired too early.
+- A plain request, as `gateway.wire.heads` defines it, whose head arrives in one read needs no task, no ASGI scope and
+  no further parser. Anything else is handed with its bytes to the full protocol (`gateway.wire.server`), which returns
+  the connection when it is idle. So only one refusal is written here: for a body that does not arrive in time.
+- A head is parsed strictly once. If the next one on the connection differs only in the length of the body, it is
+  recognised, and the results of parsing and checking it are reused.
+- Requests are answered one at a time. Bytes of later ones are read but not parsed until the answer has been written. If
+  there are too many, reading pauses, and the socket's state is checked regularly for a client that disconnected.
+- A request is counted as soon as its head is complete, even if the client leaves while sending the body.
+- The client must read what was written within a time limit, on a connection that is being closed too.
+- A connection has one timer. It is set again only if it would fire too late, and re-armed if it fires too early.
 """
 
 from __future__ import annotations
@@ -33,16 +31,16 @@ from gateway.wire.server import GLANCE, Limits, Returned
 IDLE: Final = 0
 """No request is being read or answered."""
 READING: Final = 1
-"""The head of a request is in, the rest of its body is not."""
+"""The head of a request has been read, its body not completely."""
 ANSWERING: Final = 2
-"""A request is complete, and its answer is not."""
+"""A request has been read completely, its answer is not complete."""
 GONE: Final = 3
-"""The connection is closed, or the full protocol has it."""
+"""The connection is closed, or the full protocol owns it."""
 
 AHEAD: Final = 64 << 10
-"""Bytes of further requests that are read before the answer to the one before is out."""
+"""Most bytes of later requests that are read before the current answer is complete."""
 LONGEST_HEAD: Final = 16 << 10
-"""Bytes of a head that is read here; the limits may be lower."""
+"""Most bytes of a head that is read here; the configured limit may be lower."""
 LINE_ENDS: Final = frozenset(b"\r\n")
 NEVER: Final = float("inf")
 EARLY: Final = 0.001
@@ -50,7 +48,7 @@ EARLY: Final = 0.001
 
 
 class ServerState(Protocol):
-    """What all connections of a server share; uvicorn's."""
+    """What all connections of a server share, as uvicorn defines it."""
 
     @property
     def connections(self) -> set[object]: ...
@@ -59,7 +57,7 @@ class ServerState(Protocol):
 
 
 class FullProtocol(Protocol):
-    """The protocol that serves everything."""
+    """The protocol that can serve any request, as `gateway.wire.server.GatewayProtocol` implements it."""
 
     door: Returned | None
 
@@ -69,7 +67,7 @@ class FullProtocol(Protocol):
 
 
 class House:
-    """What the doors of one server have in common."""
+    """What all front doors of one server share."""
 
     __slots__ = ("full", "hot", "keep_alive", "limits", "state")
 
@@ -81,8 +79,11 @@ class House:
         state: ServerState,
         keep_alive: float,
     ) -> None:
-        """`full` makes a full protocol; `hot` are the handlers by path; `keep_alive` is how many seconds a client's
-        connection may be idle."""
+        """Share these values.
+
+        `full` creates a full protocol, `hot` are the handlers by path, `keep_alive` is how many seconds a client's
+        connection may be idle.
+        """
         self.full = full
         self.hot = hot
         self.limits = limits
@@ -91,7 +92,7 @@ class House:
 
 
 class Door(WayBack):
-    """One client's connection, an `asyncio.Protocol`, and the way back of the request that is being answered on it."""
+    """One client connection, used as an `asyncio.Protocol`, and the channel for the answer to its current request."""
 
     __slots__ = (
         "_answered",
@@ -117,12 +118,12 @@ class Door(WayBack):
         self._house: House = house
         self._phase: int = IDLE
         self._last: Head | None = None
-        """The head that was read last."""
+        """The head of the last request."""
         self._body: list[bytes] = []
         self._left: int = 0
-        """Bytes of the body that have not come yet."""
+        """Bytes of the body that have not arrived yet."""
         self._later: bytes = b""
-        """What has come behind the request that is being answered."""
+        """Bytes that arrived after the current request."""
         self._answered: bool = False
         self._keep_alive: bool = True
         self._due: float = NEVER
@@ -136,7 +137,7 @@ class Door(WayBack):
 
     @property
     def ahead(self) -> int:
-        """Bytes that have been read behind the request that is being answered."""
+        """Return how many bytes have been read after the current request."""
         return len(self._later)
 
     # asyncio.Protocol
@@ -165,7 +166,7 @@ class Door(WayBack):
         self.lost()
 
     def eof_received(self) -> bool:
-        """Have the transport closed: a connection that was half closed counts as one that was left."""
+        """Close the transport: a client that half-closes its connection counts as one that left."""
         return False
 
     def data_received(self, data: bytes) -> None:
@@ -195,7 +196,7 @@ class Door(WayBack):
             self.source.resume()
 
     def shutdown(self) -> None:
-        """Close when the request that is being answered is over; the server stops."""
+        """Close the connection after the current request, because the server is stopping."""
         self._keep_alive = False
         if self._phase == IDLE:
             self._close()
@@ -223,9 +224,9 @@ class Door(WayBack):
         exchange = found.handler.open(self, found.headers, began)
         try:
             found.known = found.handler.admit(exchange, found.known)
-        except Exception as error:  # noqa: BLE001 (whatever it is ends this request and no other)
+        except Exception as error:  # noqa: BLE001 (any error ends this request only)
             if missing > 0:
-                # Refused before its body is here: how to go on from there is the full protocol's to know.
+                # Refused before the body has arrived: the full protocol knows what to do with the rest of the body.
                 exchange.withdraw()
                 self._hand_over(data)
                 return
@@ -256,7 +257,7 @@ class Door(WayBack):
         found.handler.accept(self.exchange, body)
 
     def _take(self, found: Head, rest: bytes) -> None:
-        """A request is complete. `rest` is what came behind it."""
+        """Begin to answer a request that has been read completely; `rest` are the bytes that follow it."""
         self._phase = ANSWERING
         self._due = NEVER
         self._later = rest
@@ -264,7 +265,7 @@ class Door(WayBack):
         self._keep_alive = self._keep_alive and found.keep_alive
 
     def _hand_over(self, data: bytes) -> None:
-        """Something is not plain: the full protocol has the connection from here on, and what was read of it."""
+        """Hand the connection and the bytes read so far to the full protocol, because the request is not plain."""
         self._phase = GONE
         self._house.state.connections.discard(self)
         self._last = None
@@ -274,20 +275,20 @@ class Door(WayBack):
         full = self._house.full()
         full.door = self
         transport = self.transport
-        transport.set_protocol(full)  # type: ignore[arg-type]  # it is one, though it does not say so
+        transport.set_protocol(full)  # type: ignore[arg-type]  # it has the methods, but not the base class
         full.connection_made(transport)
         if data:
             full.data_received(data)
 
     def take_back(self) -> None:
-        """Have the connection again: the full protocol has answered, and it is idle."""
+        """Own the connection again, because it is idle after the full protocol has answered."""
         self._phase = IDLE
         self._house.state.connections.add(self)
         self.transport.set_protocol(self)  # type: ignore[arg-type]  # as above
         self._wake(self.loop.time() + self._house.keep_alive)
 
     def _look(self) -> None:
-        """Look whether the client is still there. Nothing is read, so the end of what it sends goes unnoticed."""
+        """Check whether the client is still connected. While reading is paused, no event tells that it has left."""
         self._glance = None
         if self._phase != ANSWERING or len(self._later) <= AHEAD:
             return
@@ -315,7 +316,8 @@ class Door(WayBack):
             self._put(chunk(data))
 
     def write_chunk(self, framed: bytes, start: int, end: int) -> None:
-        # The hottest call there is. uvloop drops what comes between a reset and `connection_lost`, which sets `gone`.
+        # The most frequent call, so nothing more is checked: uvloop discards writes between a reset of the connection
+        # and `connection_lost`, which sets `gone`.
         if not self.gone:
             self._send(framed)
 
@@ -337,14 +339,14 @@ class Door(WayBack):
         if not (self._answered and self._keep_alive):
             self._close()
         elif self._later:
-            # In the next turn of the loop: many short requests at once must not nest.
+            # In the next turn of the loop, so that many pipelined requests do not nest call in call.
             self.loop.call_soon(self._go_on)
         else:
             self._phase = IDLE
             self._wake(self.loop.time() + self._house.keep_alive)
 
     def _go_on(self) -> None:
-        """Begin the next request, which has come already."""
+        """Begin the next request, whose first bytes have been read already."""
         if self._phase == GONE:
             return
         self._phase = IDLE
@@ -361,14 +363,14 @@ class Door(WayBack):
         self._expire()
 
     def _expire(self) -> None:
-        """From now on the client has so long to take what was written."""
+        """Start the time limit within which the client must read what was written, unless it is running."""
         if self._stall is None:
             self._stall = self.loop.call_later(self._house.limits.write_seconds, self.transport.abort)
 
-    # time
+    # the timer
 
     def _wake(self, due: float) -> None:
-        """Have `_ring` called at `due`, the loop's time."""
+        """Call `_ring` at `due`, a time of the event loop, instead of at the time set before."""
         self._due = due
         if due < self._timer_due:
             if self._timer is not None:

@@ -1,10 +1,10 @@
-"""The way back to the client where a request came through ASGI: under our own server's full protocol, or under any
-other.
+"""The channel to the client for requests that came through ASGI, under the gateway's own server or any other.
 
 Rules:
-- `UvicornWay` writes to the transport of our own server's protocol, past ASGI's `send`; `AsgiWay` works under any
-  server.
-- The front door's plain requests need neither: there the connection itself is the way back (`gateway.wire.door`).
+- `UvicornWay` writes directly to the transport of our server's full protocol and bypasses ASGI's `send`. `AsgiWay`
+  works under any ASGI server.
+- Plain requests of the front door need neither, because there the connection itself is the channel
+  (`gateway.wire.door`).
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 BUFFER = 256 * 1024
-"""Bytes held for a client under a foreign server before its source is paused."""
+"""Bytes that are buffered for a client under another ASGI server before the source is paused."""
 
 
 class AsgiWayBack(WayBack):
-    """A way back whose request is served by a task of the server's."""
+    """The channel for a request that a task of the ASGI server serves."""
 
     __slots__ = ()
 
     @abstractmethod
     async def body(self, limit: int) -> bytes:
-        """Return the request's whole body. Raises GatewayError above `limit` bytes, ClientLeft where it never comes."""
+        """Return the whole body. Raises GatewayError if it exceeds `limit` bytes, ClientLeft if the client leaves."""
 
     async def close(self) -> None:
-        """Wait until what was written has been handed on. Called last, after `release`."""
+        """Wait until everything written has been passed to the server. Called last, after `release`."""
 
 
 class UvicornWay(AsgiWayBack):
-    """Writes to the transport that our own server's protocol owns, past ASGI's `send`."""
+    """The channel under our own server: writes directly to the transport of its protocol."""
 
     __slots__ = ("_chunked", "_cycle", "_protocol", "_receive")
 
@@ -59,7 +59,7 @@ class UvicornWay(AsgiWayBack):
     async def body(self, limit: int) -> bytes:
         if self.gone:
             raise ClientLeft
-        # The protocol refuses bodies beyond the server's limit; most bodies are here already.
+        # The protocol has checked the limit already, and most bodies have arrived completely by now.
         cycle, flow = self._cycle, self._protocol.flow
         if cycle.more_body:
             body = await _whole_body(self._receive, limit)
@@ -67,7 +67,7 @@ class UvicornWay(AsgiWayBack):
             body = bytes(cycle.body)
             cycle.body = bytearray()
         if flow.read_paused and not self._protocol.pipeline:
-            # uvicorn stops reading when much has come; from now on that would only hide the client's leaving.
+            # uvicorn paused reading because of a large body. From now on that would only hide that the client leaves.
             flow.resume_reading()
         return body
 
@@ -123,25 +123,25 @@ class UvicornWay(AsgiWayBack):
             self._protocol.listener = None
 
     def lost(self, outcome: str = "client_gone") -> None:
-        # uvicorn tells it to the youngest of several pipelined requests alone.
+        # Of several pipelined requests, uvicorn only marks the last one as disconnected.
         self._cycle.disconnected = True
-        # It may have been sent away, for a body that was too slow or too large.
+        # The gateway itself may have closed the connection, because the body was too slow or too large.
         refusal = self._protocol.refusal
         super().lost(outcome if refusal is None else refusal.outcome)
 
     def pause(self) -> None:
-        """Pause the source: the client's socket is full."""
+        """Pause the source, because the client's socket buffer is full."""
         if self.source is not None:
             self.source.pause()
 
     def resume(self) -> None:
-        """Resume the source: there is room again."""
+        """Resume the source, because the client's socket buffer has room again."""
         if self.source is not None:
             self.source.resume()
 
 
 class AsgiWay(AsgiWayBack):
-    """Speaks plain ASGI. One task sends, one watches for the client leaving; both end with the request."""
+    """The channel under any ASGI server. One task sends, one waits for the client to leave; `close` ends both."""
 
     __slots__ = ("_ended", "_queue", "_receive", "_send", "_sender", "_size", "_wake", "_watcher")
 
@@ -177,7 +177,7 @@ class AsgiWay(AsgiWayBack):
         self._ended = True
 
     def abort(self) -> None:
-        # ASGI has no word for it; a server that sees the application fail closes the connection.
+        # ASGI has no message for this. A server closes the connection when the application raises an exception.
         self._put({"type": "abort"})
         self._ended = True
 
@@ -187,7 +187,7 @@ class AsgiWay(AsgiWayBack):
         self._ended = True
 
     def release(self) -> None:
-        """Do nothing: `close` waits for what is written."""
+        """Do nothing: the server owns the connection, and `close` ends the tasks."""
 
     async def close(self) -> None:
         try:
@@ -212,7 +212,7 @@ class AsgiWay(AsgiWayBack):
                 try:
                     await self._send(message)
                 except OSError:
-                    # ASGI's way to say that the client is gone.
+                    # ASGI reports in this way that the client has disconnected.
                     self.lost()
                     return
                 self._size -= len(message.get("body", b""))
@@ -231,7 +231,7 @@ class AsgiWay(AsgiWayBack):
 
 
 class StreamAborted(Exception):
-    """Raised through a foreign ASGI server so that it closes the connection of an answer that broke."""
+    """Raised through another ASGI server, so that it closes the connection of an incomplete answer."""
 
 
 async def _whole_body(receive: Receive, limit: int) -> bytes:
@@ -251,7 +251,7 @@ async def _whole_body(receive: Receive, limit: int) -> bytes:
 
 
 def way_back_of(scope: Scope, receive: Receive, send: Send) -> AsgiWayBack:
-    """Return the way back for one request, the direct one where the server is ours."""
-    # Taken out, because it holds the scope in turn: a circle per request would be the collector's to find.
+    """Return the channel for one request: the direct one under our own server, else the one for any ASGI server."""
+    # Removed from the scope, which it refers to: a reference cycle per request would burden the garbage collector.
     cycle = scope.pop(SCOPE_KEY, None)
     return UvicornWay(cycle, receive) if isinstance(cycle, Cycle) else AsgiWay(receive, send)

@@ -1,10 +1,10 @@
-"""The heads of plain requests: read once by a strict parser, and recognised when they come again.
+"""Parse the heads of plain requests strictly, and recognise a head that is repeated.
 
 Rules:
-- Plain is: POST to a hot path by HTTP/1.1; exactly one Host, one Content-Length, no header twice; no transfer coding,
-  no expectation, no upgrade; everything within the limits, and a body. Nothing else is read here.
-- Clients send the same head again and again, but for the length of the body. What was found out about it holds as long
-  as every other byte is the same.
+- A plain request is a POST to a hot path with HTTP/1.1 and a body. It has exactly one Host and one Content-Length, no
+  header twice, no transfer coding, no `Expect`, no `Upgrade`, and is within all limits. No other request is read here.
+- Clients repeat the same head with only another body length. The results of parsing and checking a head are reused as
+  long as every other byte is the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gateway.wire.server import Limits
 
 
 class Handler(Protocol):
-    """What serves a hot path: `gateway.api.endpoint.Endpoint`."""
+    """The handler of a hot path, as `gateway.api.endpoint.Endpoint` implements it."""
 
     def open(self, way: WayBack, headers: Mapping[bytes, bytes], began: int) -> Exchange: ...
 
@@ -29,7 +29,7 @@ class Handler(Protocol):
 
 
 class Head:
-    """The head of a plain request. `length` is that of the body; `known` is what the handler found out about it."""
+    """The head of a plain request. `length` is that of the body; `known` is the result of the handler's checks."""
 
     __slots__ = ("after", "before", "handler", "headers", "keep_alive", "known", "length")
 
@@ -39,14 +39,16 @@ class Head:
         self.keep_alive: bool = True
         self.length: int = 0
         self.before: bytes = b""
-        """The bytes up to the length of the body."""
+        """The bytes before the value of Content-Length."""
         self.after: bytes = b""
-        """The bytes that follow it."""
+        """The bytes after it, up to the end of the head."""
         self.known: object = None
 
     def repeated(self, data: bytes, longest: int) -> int:
-        """Return where the head of `data` ends if it is this one again but for the length of the body, which is noted;
-        else 0. `longest` is the length a body may have."""
+        """Return where the head in `data` ends if it differs from this one only in the body's length, else 0.
+
+        The new length is stored. `longest` is the largest length that is allowed.
+        """
         if not data.startswith(self.before):
             return 0
         start = len(self.before)
@@ -64,7 +66,7 @@ class Head:
 
 
 class HeadReader:
-    """Reads one head: what httptools calls back."""
+    """Parses one head, as the receiver of httptools' callbacks."""
 
     __slots__ = ("head", "hosts", "limits", "odd", "parser", "size")
 
@@ -76,7 +78,7 @@ class HeadReader:
         self.parser: httptools.HttpRequestParser = httptools.HttpRequestParser(self)
 
     def read(self, data: bytes) -> Head | None:
-        """Return the head in `data`, which ends with it; None where it is not plain."""
+        """Return the head that is all of `data`, or None if it is not plain."""
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -97,7 +99,7 @@ class HeadReader:
         return found
 
     def on_headers_complete(self) -> None:
-        # Afterwards the parser has forgotten it.
+        # Read here, because the parser cannot tell it any more after this callback.
         self.head.keep_alive = self.parser.should_keep_alive()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -113,7 +115,7 @@ _ODD: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 
 
 def read_head(data: bytes, end: int, hot: Mapping[bytes, Handler], limits: Limits) -> Head | None:
-    """Return the head in `data` that ends at `end`; None where it is not plain. `hot` are the handlers by path."""
+    """Return the head in `data` that ends at `end`, or None if it is not plain. `hot` are the handlers by path."""
     handler = hot.get(data[5 : data.find(b" ", 5)]) if data.startswith(b"POST ") else None
     if handler is None:
         return None

@@ -1,9 +1,10 @@
-"""Signs of life while a stream has nothing to say yet: for clients and proxies that give up on silence.
+"""The heartbeat of a stream that has no content yet, for clients and proxies that close silent connections.
 
 Rules:
-- On request of the config only, since it answers before anything is known: later failures can only come in the stream.
-- The headers go out at once, then what the client's dialect has for it at each beat, until the first content. That is
-  no content: another backend may still take over.
+- It is sent only if the config asks for it, because status 200 goes out before the outcome is known: a later failure
+  can only be reported inside the stream.
+- The headers are sent at once. Then the client dialect's heartbeat is sent at each interval until the first content. It
+  does not count as content, so another backend may still be tried.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from gateway.request import Exchange
 
 
 class Heartbeat:
-    """Beats for one request from its creation until `stop`."""
+    """The heartbeat of one request, from its creation until `stop`."""
 
     __slots__ = ("_beat_bytes", "_exchange", "_interval", "_timer")
 
     def __init__(self, exchange: Exchange, interval: float) -> None:
-        """Send the headers of a stream, then beat every `interval` seconds."""
+        """Send the headers of a stream, and then a heartbeat every `interval` seconds."""
         self._exchange: Exchange | None = exchange
         self._interval: float = interval
         self._beat_bytes: bytes = exchange.surface.heartbeat
@@ -27,7 +28,7 @@ class Heartbeat:
         self._timer: asyncio.TimerHandle = exchange.way.loop.call_later(interval, self._beat)
 
     def stop(self) -> None:
-        """Beat no more. May be called more than once."""
+        """Stop the heartbeat. May be called more than once."""
         self._exchange = None
         self._timer.cancel()
 

@@ -1,7 +1,8 @@
-"""The bytes of HTTP/1.1 answers, and what can be known of a connection that is not read. Pure but for that look.
+"""Format HTTP/1.1 answers, and check whether the peer of a connection has left although nothing is read from it.
 
 Rules:
-- Nothing here checks what it writes: names and values come from the gateway or were read by a strict parser.
+- Names and values are not validated here: they come from the gateway itself or from a strict parser.
+- All functions are pure except `has_left`, which asks the operating system.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Final
 from backends.base import Headers
 
 CLOSE: Final = b"connection: close\r\n\r\n"
-"""The end of a head after which the connection is closed."""
+"""The last lines of an answer's head after which the connection is closed."""
 LAST_CHUNK: Final = b"0\r\n\r\n"
 _ESTABLISHED: Final = b"\x01"
-"""The state of a TCP connection that neither side has ended."""
+"""The first byte of Linux' `tcp_info` for a connection that neither side has closed (TCP_ESTABLISHED)."""
 
 
 def _status_line(status: int) -> bytes:
@@ -32,7 +33,7 @@ STATUS_LINES: Final = {status: _status_line(status) for status in range(200, 600
 
 
 def head(status: int, date_line: bytes, headers: Headers, framing: bytes) -> bytes:
-    """Return the head of an answer but for its last lines. `date_line` and `framing` are whole header lines."""
+    """Return the head of an answer without its last lines. `date_line` and `framing` are complete header lines."""
     parts = [STATUS_LINES[status], date_line]
     for name, value in headers:
         parts.append(name)
@@ -44,13 +45,15 @@ def head(status: int, date_line: bytes, headers: Headers, framing: bytes) -> byt
 
 
 def chunk(data: bytes) -> bytes:
-    """Return data, which is not empty, as one chunk of the chunked coding."""
+    """Return `data`, which must not be empty, as one chunk of the chunked transfer coding."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def has_left(transport: asyncio.Transport) -> bool:
-    """Tell whether the other side has closed its connection, or half of it, though nothing is read from it. False where
-    the system cannot tell (only Linux can)."""
+    """Tell whether the peer has closed or half-closed the connection, without reading from it.
+
+    Only Linux can tell; elsewhere the result is False.
+    """
     if not hasattr(socket, "TCP_INFO"):
         return False
     connection = transport.get_extra_info("socket")

@@ -1,10 +1,10 @@
-"""From a backend's host name to its addresses, anew for each connection, without waiting on anybody else's name.
+"""Resolve a backend's host name to its addresses, again for each new connection.
 
 Rules:
-- Nothing is remembered: a name that moves is followed by the next connection.
-- One look-up at a time per name, shared by all who wait for it. A resolver that hangs costs one thread, not the pool of
-  threads that every other name needs too.
-- An address needs no look-up.
+- Nothing is cached, so the next connection follows a name whose addresses have changed.
+- Each name has at most one look-up at a time, shared by all that wait for it, in a thread of its own. So a name server
+  that hangs blocks one thread, and not the event loop's thread pool, which all other names would need.
+- An IP address needs no look-up.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import threading
 from collections.abc import Callable
 
 LookUp = Callable[[str, int], list[str]]
-"""The addresses of a name, best first; it may wait. Raises OSError or UnicodeError."""
+"""Returns the addresses of a name, best first; it may block. Raises OSError or UnicodeError."""
 
 
 def system_look_up(name: str, port: int) -> list[str]:
-    """What the system's resolver says."""
+    """Return the addresses that the system's resolver gives."""
     found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class Resolver:
-    """Looks up one name."""
+    """Resolves one name."""
 
     def __init__(self, name: str, port: int, look_up: LookUp) -> None:
         self._name = name
@@ -36,7 +36,10 @@ class Resolver:
         self._is_address = _is_address(name)
 
     async def addresses(self) -> list[str]:
-        """The addresses now, at least one. Raises OSError or UnicodeError. The look-up outlives who is cancelled."""
+        """Return the current addresses, at least one. Raises OSError or UnicodeError.
+
+        If the caller is cancelled, the look-up continues for others that wait for it.
+        """
         if self._is_address:
             return [self._name]
         if self._running is None:
@@ -53,7 +56,7 @@ class Resolver:
             self._running = None
             if isinstance(found, Exception):
                 answer.set_exception(found)
-                answer.exception()  # nobody may be left who waits for it
+                answer.exception()  # marks it as retrieved: asyncio would log it if nobody waits any more
             else:
                 answer.set_result(found)
 
@@ -66,9 +69,9 @@ class Resolver:
             try:
                 loop.call_soon_threadsafe(finish, found)
             except RuntimeError:
-                pass  # the gateway has stopped meanwhile
+                pass  # the event loop was closed meanwhile
 
-        # A daemon: a resolver that hangs must not keep the gateway from ending.
+        # A daemon thread, so that a look-up that hangs cannot keep the process from exiting.
         threading.Thread(target=run, name=f"look up {self._name}", daemon=True).start()
 
 

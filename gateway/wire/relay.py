@@ -1,12 +1,14 @@
-"""One attempt: a request goes to one backend, and its answer to the client.
+"""One attempt: sends a request to one backend and relays the answer to the client.
 
 Rules:
-- Until the first content of a stream the client gets nothing (commit late); what failed before may be tried elsewhere.
-- After that a failure ends the stream: whoever hears of the attempt's end tells the client, never by a clean end.
-- Each phase has its clock (`gateway.wire.clocks`). Comments and empty events do not count as progress.
-- Nothing here waits but `connect`. Bytes go from the engine's socket to the client's in one synchronous pass, without a
-  task, a future or an await; the client's back-pressure pauses the engine's socket.
-- The connection goes back to the pool only after a complete answer, whatever ends the attempt.
+- The client receives nothing of a stream before its first content. Until then a failed request can be tried at
+  another backend; from then on the attempt is committed.
+- A failure of a committed attempt ends the stream. The listener reports it to the client, and the stream is never ended
+  as if it were complete.
+- Each phase has a time limit (`gateway.wire.clocks`). Comments and empty events do not count as progress.
+- Only `connect` awaits. Bytes move from the engine's socket to the client's in one synchronous pass, without a task or
+  a future. If the client reads slowly, reading from the engine is paused.
+- However the attempt ends, its connection returns to the pool only after a complete answer.
 """
 
 from __future__ import annotations
@@ -42,16 +44,18 @@ from gateway.wire.upstream import ConnectError, Upstream
 log = logging.getLogger("gateway.relay")
 
 MAX_REPLY: Final = 64 << 20
-"""Bytes of an answer that is not a stream."""
+"""Most bytes of an answer that is not a stream."""
 MAX_ERROR: Final = 64 << 10
+"""Most bytes of an error answer."""
 MAX_HELD: Final = 256 << 10
-"""Bytes of a stream held back before its first content."""
+"""Most bytes of a stream that are held back before its first content."""
 MAX_STREAM = 256 << 20
-"""Bytes of a whole stream. Long answers with log probabilities stay below; an engine beyond it ignores every limit."""
+"""Most bytes of a whole stream. Even long answers with log probabilities are smaller, so an engine that sends more is
+not going to end the stream."""
 
 
-class Place(Protocol):
-    """The backend that an attempt goes to."""
+class TargetBackend(Protocol):
+    """The backend that an attempt is sent to."""
 
     @property
     def engine(self) -> Engine: ...
@@ -60,10 +64,10 @@ class Place(Protocol):
 
 
 class Destination(Protocol):
-    """Where an attempt goes: a backend, its name for the model, the limits there, and what is counted there."""
+    """The target of an attempt: a backend, its name for the model, its time limits and its metrics."""
 
     @property
-    def backend(self) -> Place: ...
+    def backend(self) -> TargetBackend: ...
     @property
     def model(self) -> str: ...
     @property
@@ -73,19 +77,19 @@ class Destination(Protocol):
 
 
 class Listener(Protocol):
-    """Who is told that an attempt is over."""
+    """The receiver of the end of an attempt."""
 
     def attempt_over(self, attempt: Attempt) -> None: ...
 
 
 class Attempt(Sink):
-    """One try of one request at one backend.
+    """One attempt to serve one request with one backend.
 
-    `begin` sends it where an idle connection is at hand; otherwise `connect` makes one first. `listener` is told once
-    when it is over, and then reads what became of it: `complete` where the client has the whole answer, else `failure`;
-    neither where it was given up. `crash` is what an adapter raised, a bug.
-    `committed`: the client has received content. `sent_at` and `first_token_at` are times
-    on the timeline's clock, 0 for never.
+    `begin` sends the request if there is an idle connection; otherwise `connect` opens one first. The listener is
+    called once when the attempt is over. Then `complete` is true if the client has the whole answer; otherwise
+    `failure` says why not, and is None if the attempt was dropped. `crash` is an exception that an engine's adapter
+    raised, which is a bug. `committed` is true once the client has received content. `sent_at` and `first_token_at` are
+    nanoseconds of the timeline's clock, 0 if that did not happen.
     """
 
     __slots__ = (
@@ -122,7 +126,7 @@ class Attempt(Sink):
     )
 
     def __init__(self, exchange: Exchange, target: Destination, listener: Listener, headers: Headers) -> None:
-        """`headers` go to the client with the answer."""
+        """Prepare to send the request to `target`; `headers` are added to the client's answer."""
         backend = target.backend
         request = exchange.request
         upstream = backend.upstream
@@ -138,16 +142,17 @@ class Attempt(Sink):
         self._headers: Headers = headers
         self._streams: bool = request.stream
         self._gathers: bool = not (request.stream or request.operation is Operation.SPEECH)
-        """A stream that comes is put together to one answer. Sound is neither: it comes in pieces, asked or not."""
+        """Whether a stream from the engine is assembled into one JSON answer, because the client did not ask for a
+        stream. Never for speech, whose audio may be streamed in any case."""
         self._data: bytes = b""
-        """The whole request in the bytes of the wire, until the engine has begun to answer it."""
+        """The whole request as bytes, until the engine begins to answer it."""
         self._connection: Connection | None = None
         self._decoder: StreamDecoder | None = None
         self._events: EventStream | None = None
         self._status: int = 0
         self._reply_headers: Headers = ()
         self._parts: list[bytes] = []
-        """What is held back: of a stream before its first content, or of an answer that is not complete."""
+        """Data that is held back: of a stream before its first content, or of an answer that is sent as a whole."""
         self._size: int = 0
         self._phase: Phase = Phase.CONNECT
         self._since: int = 0
@@ -162,7 +167,7 @@ class Attempt(Sink):
         self.first_token_at: int = 0
 
     def begin(self) -> bool:
-        """Send the request on an idle connection. Return False where there is none: then `connect` must do it."""
+        """Send the request on an idle connection. Return False if there is none, so that `connect` has to be called."""
         exchange = self._exchange
         if not self._data:
             try:
@@ -181,7 +186,7 @@ class Attempt(Sink):
         return True
 
     async def connect(self) -> None:
-        """Make a connection and send the request on it. Cancelled, it leaves nothing behind."""
+        """Open a connection and send the request on it. Cancelling it leaves no connection open."""
         exchange = self._exchange
         left = exchange.deadline - exchange.timeline.mark(CONNECT)
         try:
@@ -205,43 +210,47 @@ class Attempt(Sink):
 
     @property
     def stale(self) -> bool:
-        """The engine had dropped the idle connection before it saw the request: that was no attempt."""
+        """Tell whether the engine closed the reused connection before it answered anything.
+
+        Then the engine has most likely not received the request, and it is sent again without counting an attempt.
+        """
         return self.failure is not None and self.failure.kind is Kind.RESET and self._unheard
 
     @property
     def _unheard(self) -> bool:
+        """Tell whether the connection was reused and nothing has been received on it since."""
         connection = self._connection
         return connection is not None and connection.reused and not connection.answered
 
     def renew(self) -> None:
-        """Be ready to be sent once more, on a new connection."""
+        """Reset the attempt, so that the request is sent again on a new connection."""
         self.failure = self._connection = None
         self._over = False
         self._renewed = True
 
     @property
     def result(self) -> str:
-        """The metrics' word for how it ended: ok, cancelled, or the kind of failure."""
+        """Return the label value for the metrics: ok, cancelled, or the kind of failure."""
         if self.failure is not None:
             return self.failure.kind.value
         return "ok" if self.complete else "cancelled"
 
     @property
     def tokens(self) -> Usage:
-        """What the engine counted; where it had no chance to, one token for each piece of content that came."""
+        """Return the tokens that the engine reported; if it reported none, count each piece of content as one token."""
         if self.usage is not None:
             return self.usage
         return Usage(output=self._decoder.content if self._decoder is not None else 0)
 
     def drop(self) -> None:
-        """Give the attempt up: close its connection, which tells the engine, and tell nobody else."""
+        """Abandon the attempt without calling the listener. Closing the connection tells the engine to stop."""
         self._listener = None
         self._let_go()
 
-    # clocks
+    # time limits
 
     def _enter(self, phase: Phase, now: int) -> None:
-        """A phase begins, and its clock."""
+        """Begin a phase at `now`, and set the timer to its limit."""
         self._phase = phase
         self._since = now
         connection = self._connection
@@ -249,11 +258,11 @@ class Attempt(Sink):
             connection.wake(self, self._clocks.due(phase, now, self._streams, self._exchange.deadline))
 
     def ring(self) -> None:
-        """A clock may have run out."""
+        """Fail the attempt if the limit of its phase has passed, else set the timer again."""
         now = perf_counter_ns()
         connection, deadline = self._connection, self._exchange.deadline
         if connection is not None and self._phase is Phase.STREAM and connection.paused:
-            # A client that takes nothing has a clock of its own, at the front door.
+            # The client does not read, so the engine is not to blame. The client's connection has a limit for this.
             self._since = now
         due = self._clocks.due(self._phase, self._since, self._streams, deadline)
         if now < due:
@@ -265,7 +274,7 @@ class Attempt(Sink):
         else:
             self.on_lost(Failure(Kind.TIMEOUT, LATE[self._phase], phase=self._phase))
 
-    # gateway.wire.upstream.Sink
+    # gateway.wire.connection.Sink
 
     def on_sent(self) -> None:
         if self._phase is Phase.SEND:
@@ -350,20 +359,20 @@ class Attempt(Sink):
         if not self.complete:
             try:
                 self._answer()
-            except Exception as error:  # noqa: BLE001 (an adapter's fault must not leave its request without an end)
+            except Exception as error:  # noqa: BLE001 (an adapter's bug must still end its request)
                 self.crash = error
         self._end()
 
     def on_lost(self, failure: Failure) -> None:
         decoder = self._decoder
         if decoder is not None and decoder.finished and not self._over:
-            # Everything that matters has arrived; only the transfer coding's end is missing.
+            # The dialect's own end of the stream has arrived; only the end of the chunked body is missing.
             log.debug("%s: a complete stream came without its last chunk", self._upstream.url)
             self.on_end()
         else:
             self._fail(failure)
 
-    # the answer's way to the client
+    # relaying the answer
 
     def _collect(self, data: bytes) -> None:
         self._size += len(data)
@@ -373,7 +382,7 @@ class Attempt(Sink):
             self._parts.append(data)
 
     def _commit(self, out: bytes) -> None:
-        """The first content is here: from now on the answer is this backend's."""
+        """Send the head and everything held back, because the first content has arrived."""
         exchange = self._exchange
         now = self.first_token_at = exchange.timeline.mark(STREAM)
         self._enter(Phase.STREAM, now)
@@ -398,7 +407,7 @@ class Attempt(Sink):
         self.complete = True
 
     def _answer(self) -> None:
-        """A whole reply is in: hand it on, or say what is wrong with it."""
+        """Convert an answer that has arrived completely and send it to the client, or set `failure`."""
         self._exchange.timeline.mark(FINISH)
         body = b"".join(self._parts)
         if self._status != 200:
@@ -424,7 +433,7 @@ class Attempt(Sink):
                 return Failure(Kind.GARBLED, "the engine's stream makes no whole answer", detail=str(error))
         return self._engine.reply(request, self._model, self._reply_headers, body)
 
-    # the end
+    # ending the attempt
 
     def _fail(self, failure: Failure, out: bytes = b"") -> None:
         if self._over:
@@ -439,7 +448,7 @@ class Attempt(Sink):
         self._end()
 
     def _end(self) -> None:
-        """It is over: let go of the connection, and say so."""
+        """End the attempt: release the connection, then call the listener."""
         listener = self._listener
         self._over = True
         if not self._unheard:
@@ -449,7 +458,7 @@ class Attempt(Sink):
             listener.attempt_over(self)
 
     def _let_go(self) -> None:
-        """Only a connection whose exchange has ended is kept; any other is closed, and the engine sees that."""
+        """Release the connection. The pool keeps it if its exchange has ended, and closes it otherwise."""
         self._over = True
         self._way.source = None
         connection = self._connection
@@ -459,7 +468,7 @@ class Attempt(Sink):
 
 
 def _content_type(headers: Headers) -> Headers:
-    """The header that says what an engine's answer is."""
+    """Return the content type header of an engine's answer, in a list that is empty if there is none."""
     return [header for header in headers if header[0] == b"content-type"][:1]
 
 

@@ -1,16 +1,15 @@
-"""The server side of the wire: uvicorn's HTTP/1.1 protocol with the checks a gateway's front door needs.
+"""The full protocol: uvicorn's HTTP/1.1 protocol with the additional checks that a public server needs.
 
-Rules, all before any application code runs:
-- A header block has a largest size and count, a body a largest size, and each must arrive within an absolute deadline,
-  however steadily it drips.
-- Exactly one `Host`; never `Content-Length` together with `Transfer-Encoding`; no second `Content-Length`; no transfer
-  coding but `chunked`. Trailers are read and dropped: they are no headers. What else frames a body (extensions of
-  chunks, a line without end) has a limit too.
-- What breaks a rule gets OpenAI's error shape and a closed connection.
-- An offer to upgrade the connection is declined by not answering it; the request is served as it is.
-- What was written must be taken in time, on a connection that is being closed too.
-- `listener`, set while a request is answered directly, hears when the client's socket fills, drains or goes away; also
-  while nothing is read from it, because more than the next request has come already.
+Rules, all applied before any application code runs:
+- Header size, header count and body size are limited. Head and body must each arrive within an absolute time limit,
+  which bytes that trickle in do not extend.
+- A request has exactly one `Host`, at most one of `Content-Length` and `Transfer-Encoding` and that only once, and no
+  transfer coding but `chunked`. Trailers are read and dropped. Chunk extensions and unfinished lines are limited too.
+- A request that breaks a rule is answered with OpenAI's error format, and the connection is closed.
+- An `Upgrade` header is ignored; the request is served as it is.
+- The client must read what was written within a time limit, on a connection that is being closed too.
+- `listener` is set while an answer is written directly to the transport. It is told when the client's socket buffer is
+  full, has room again, or the client is gone, even while reading is paused.
 """
 
 from __future__ import annotations
@@ -27,14 +26,12 @@ from gateway.errors import GatewayError, Own
 from gateway.wire.http1 import STATUS_LINES, has_left
 
 SCOPE_KEY = "gateway.cycle"
-"""Where a request's scope holds its `Cycle`."""
-
+"""The key of a request's `Cycle` in its ASGI scope."""
 
 FRAMING = 256 << 10
-"""Bytes a request may have beyond its head and its body: what is between chunks, or the beginning of a line. Each byte
-of a body may bring eight more."""
+"""Most bytes besides head and body, such as chunk sizes and extensions. Each byte of the body allows eight more."""
 GLANCE = 1.0
-"""Seconds between looks at a client's connection while nothing is read from it."""
+"""Seconds between checks whether a client is still connected while reading from it is paused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +49,27 @@ class Limits:
 
 
 class Returned(Protocol):
-    """Who takes a connection back: the front door it came through."""
+    """The front door that a connection came through, which takes it back when it is idle."""
 
     def take_back(self) -> None:
-        """The connection is idle, and nothing of a further request has been read."""
+        """Own an idle connection again; no bytes of a further request have been read."""
 
 
 class Listener(Protocol):
-    """Who is told what happens to the client's socket while a request is answered."""
+    """The receiver of events of the client's socket while a request is answered."""
 
     def pause(self) -> None:
-        """The socket is full."""
+        """Stop writing, because the socket buffer is full."""
 
     def resume(self) -> None:
-        """There is room again."""
+        """Continue writing, because the socket buffer has room again."""
 
     def lost(self) -> None:
-        """The client left."""
+        """React to the client having left."""
 
 
 class Cycle(NamedTuple):
-    """One request on one connection; a pipelined request has an exchange of its own."""
+    """One request on one connection. Pipelined requests on a connection each have their own."""
 
     protocol: GatewayProtocol
     cycle: Any
@@ -80,30 +77,30 @@ class Cycle(NamedTuple):
 
 
 class GatewayProtocol(HttpToolsProtocol):
-    """One client connection."""
+    """One client connection, served by uvicorn with additional checks."""
 
     limits = Limits()
     listener: Listener | None = None
     door: Returned | None = None
-    """Where the connection goes back to when it is idle."""
+    """The front door that gets the connection back when it is idle."""
     refusal: GatewayError | None = None
-    """Why the gateway is closing the connection, if a rule was broken."""
+    """The rule that the client broke, if the connection is being closed for that."""
     _awaits: str = "headers"
-    """What is still to come of the request that is being read: headers, body or nothing."""
+    """The part of the current request that is being read: headers, body, or empty if none is."""
     _armed: str = ""
     _deadline: asyncio.TimerHandle | None = None
     _stall: asyncio.TimerHandle | None = None
     _glance: asyncio.TimerHandle | None = None
     _read_bytes = 0
-    """What was read of the part that is still to come, framing included."""
+    """Bytes read of the part that is being read, framing included."""
     _header_bytes = 0
     _hosts = 0
     _lengths = 0
-    """Headers that say how long the body is."""
+    """The number of headers that state the length of the body."""
     _body_bytes = 0
 
     def date_line(self) -> bytes:
-        """The `Date` header of this second."""
+        """Return the current `Date` header line."""
         return b"date: " + self.server_state.default_headers[0][1] + b"\r\n"
 
     # asyncio.Protocol
@@ -168,7 +165,8 @@ class GatewayProtocol(HttpToolsProtocol):
         super().timeout_keep_alive_handler()
         self._expire()
 
-    # httptools callbacks; what one raises ends in `send_400_response`. A head within a body is `_feed`'s.
+    # httptools callbacks. An exception in one leads to `send_400_response`. A head that comes while a body is expected
+    # was inserted by `_feed`.
 
     def on_message_begin(self) -> None:
         if self._awaits == "body":
@@ -193,7 +191,7 @@ class GatewayProtocol(HttpToolsProtocol):
             )
         if self._awaits == "body":
             return
-        # What uvicorn does here, without the further call for each header of each request.
+        # The same as uvicorn's own method, without the cost of one more call per header.
         name = name.lower()
         if name in _CHECKED:
             self._check_header(name, value)
@@ -221,7 +219,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._awaits = ""
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what never became a request, or a request that broke a limit, and close."""
+        """Answer a malformed request or one that broke a limit with `refusal`, and close the connection."""
         error = self.refusal = self.refusal or GatewayError(
             Own.INVALID, "the request is not valid HTTP/1.1", code="invalid_http"
         )
@@ -239,7 +237,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _unanswered(self, part: str) -> bool:
-        """Whether a refusal while `part` of a request was read can be said: not within or behind another answer."""
+        """Tell whether a refusal while reading `part` can be sent: not in the middle of or after another answer."""
         cycle = self.cycle
         if cycle is None:
             return True
@@ -248,15 +246,18 @@ class GatewayProtocol(HttpToolsProtocol):
         return not self.pipeline and not cycle.response_started
 
     def _framing(self) -> bytes:
-        """The header line that says where the body ends; empty if there is none."""
+        """Return the header line that determines the length of the body; empty if there is none."""
         for name, value in self.headers:
             if name in (b"content-length", b"transfer-encoding"):
                 return name + b": " + value
         return b""
 
     def _feed(self, data: bytes) -> None:
-        """Parse. After an offer to upgrade the parser takes the rest for the new protocol's, but it is the body or the
-        next request, and another parser reads it. (Java's HTTP client makes the offer with every request.)"""
+        """Parse `data`, ignoring any `Upgrade` header, which Java's HTTP client sends with every request.
+
+        After this header the parser leaves the rest to the new protocol. But the rest is the body or the next request,
+        so a new parser reads it; for a body it is given a head first.
+        """
         while data:
             try:
                 self.parser.feed_data(data)
@@ -268,7 +269,7 @@ class GatewayProtocol(HttpToolsProtocol):
                     data = b"POST / HTTP/1.1\r\n" + self._framing() + b"\r\n\r\n" + data
 
     def _is_idle(self) -> bool:
-        """The answer is out, the client has taken it, and nothing of a further request has been read."""
+        """Tell whether the answer has been sent completely and no byte of a further request has been read."""
         return (
             not self._awaits
             and not self.pipeline
@@ -278,12 +279,12 @@ class GatewayProtocol(HttpToolsProtocol):
         )
 
     def _go_back(self, door: Returned) -> None:
-        """Have the front door look at the next request: it may be a plain one."""
+        """Return the connection to the front door, because the next request may be a plain one."""
         self.door = None
         self._unset_keepalive_if_required()
         self._stop_timers()
         self.connections.discard(self)
-        self.parser = None  # type: ignore[assignment]  # it knows this object in turn
+        self.parser = None  # type: ignore[assignment]  # it refers to this object: avoid a reference cycle
         door.take_back()
 
     def _stop_timers(self) -> None:
@@ -323,7 +324,7 @@ class GatewayProtocol(HttpToolsProtocol):
         raise self.refusal
 
     def _count(self, size: int) -> None:
-        """The parser skips the extensions of chunks, and keeps a line until its end: neither goes on for ever."""
+        """Count `size` bytes read, to limit what the parser skips (chunk extensions) or buffers (unfinished lines)."""
         self._read_bytes += size
         if self._awaits == "headers":
             if self._read_bytes > self.limits.url + self.limits.headers + FRAMING:
@@ -335,7 +336,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self.send_400_response("")
 
     def _look(self) -> None:
-        """Nothing is read, so the end of what the client sends goes unnoticed; the kernel knows of it."""
+        """Check whether the client is still connected. While reading is paused, no event tells that it has left."""
         self._glance = None
         if not self.flow.read_paused or self.transport.is_closing():
             return
@@ -345,7 +346,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._glance = self.loop.call_later(GLANCE, self._look)
 
     def _rest(self) -> None:
-        """What came was stray line ends, or the rest of a request that was answered early: be as idle as before."""
+        """Restart the keep-alive timer after stray line ends, or the rest of a request that was answered early."""
         cycle = self.cycle
         if cycle is not None and cycle.response_complete and not self.transport.is_closing():
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -353,7 +354,7 @@ class GatewayProtocol(HttpToolsProtocol):
             )
 
     def _expire(self) -> None:
-        """From now on the client has so long to take what was written."""
+        """Start the time limit within which the client must read what was written, unless it is running."""
         if self._stall is None:
             self._stall = self.loop.call_later(self.limits.write_seconds, self.transport.abort)
 
@@ -380,11 +381,10 @@ class GatewayProtocol(HttpToolsProtocol):
 
 _CHECKED = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
 
-
 _CODED = re.compile(rb".*,[ \t]*chunked", re.IGNORECASE)
-"""Chunks of something that is coded in turn. Where the chunks are not the last coding, it is no HTTP at all."""
+"""Another coding before `chunked`. Requests whose last coding is not `chunked` are refused by the parser."""
 
 
 def protocol_with(limits: Limits) -> type[GatewayProtocol]:
-    """The protocol class for uvicorn, with these limits."""
+    """Return the protocol class for uvicorn, with these limits."""
     return type("LimitedProtocol", (GatewayProtocol,), {"limits": limits})

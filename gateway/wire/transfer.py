@@ -1,10 +1,10 @@
-"""One long exchange with a backend, its answer taken piece by piece: for what operators ask, not for inference.
+"""One long request to a backend whose answer is read piece by piece, for actions of operators and not for inference.
 
 Rules:
-- It has a connection of its own, closed by `close` however it went, so that an engine notices who does not want it.
-- There is no limit for all of it, because a model may take hours to download; silence has one.
+- It has a connection of its own. `close` always closes it, so that the engine notices if the answer is not wanted.
+- Its total time is unlimited, because a model may take hours to download. Only the time without any data is limited.
 - A client that reads slowly pauses the engine (`pause`, `resume`).
-- What goes wrong is a GatewayError.
+- Errors are raised as GatewayError.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from gateway.wire.connection import Connection, Sink
 from gateway.wire.upstream import ConnectError, Upstream
 
 CONNECT = 5.0
-"""Seconds that connecting may take."""
+"""Most seconds that connecting may take."""
 SILENCE = 600.0
-"""Seconds between two pieces of an answer, or before its first: loading a large model says nothing for minutes."""
+"""Most seconds without data. An engine that loads a large model sends nothing for minutes."""
 
 
-def _nobody(connection: Connection) -> None:
-    """Nobody keeps a list of connections."""
+def _nothing(connection: Connection) -> None:
+    """Do nothing, because there is no connection yet."""
 
 
 class Transfer(Sink):
@@ -42,10 +42,10 @@ class Transfer(Sink):
         self._ended = False
         self._failure: Failure | None = None
         self._news = asyncio.Event()
-        self._forget: Callable[[Connection], None] = _nobody
+        self._forget: Callable[[Connection], None] = _nothing
 
     async def open(self) -> None:
-        """Send the request and wait for the head of the answer."""
+        """Send the request and wait for the head of the answer. Raises GatewayError."""
         try:
             self._connection = await self._upstream.connect(CONNECT)
         except ConnectError as error:
@@ -56,7 +56,7 @@ class Transfer(Sink):
             await self._wait()
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it comes."""
+        """Yield the body in pieces as they arrive. Raises GatewayError."""
         while True:
             while self._pieces:
                 yield self._pieces.popleft()
@@ -65,7 +65,7 @@ class Transfer(Sink):
             await self._wait()
 
     async def whole(self, limit: int) -> bytes:
-        """The whole body."""
+        """Return the whole body. Raises GatewayError, also if it exceeds `limit` bytes."""
         body = b""
         async for piece in self.pieces():
             body += piece
@@ -74,22 +74,22 @@ class Transfer(Sink):
         return body
 
     def pause(self) -> None:
-        """The client cannot keep up."""
+        """Stop reading from the engine, because the client cannot keep up."""
         if self._connection is not None:
             self._connection.pause()
 
     def resume(self) -> None:
-        """It can again."""
+        """Continue reading from the engine."""
         if self._connection is not None:
             self._connection.resume()
 
     def close(self) -> None:
-        """Let go of the engine."""
+        """Close the connection to the engine."""
         if self._connection is not None:
             self._connection.close()
 
     async def _wait(self) -> None:
-        """Wait until there is more to say than before."""
+        """Wait until the connection reports something. Raises GatewayError on failure or after `silence` seconds."""
         if self._failure is not None:
             raise GatewayError.of(self._failure)
         self._news.clear()
@@ -102,16 +102,16 @@ class Transfer(Sink):
             raise GatewayError.of(failure) from None
 
     def _on_close(self, connection: Connection) -> None:
-        """The connection is closed, be it by the gateway because the engine's process ended."""
+        """Record that the connection was closed, also if the gateway itself did so because the engine was stopped."""
         self._forget(connection)
         if not self._ended and self._failure is None:
             self._failure = Failure(Kind.RESET, "the engine closed the connection")
         self._news.set()
 
-    # gateway.wire.upstream.Sink
+    # gateway.wire.connection.Sink
 
     def on_sent(self) -> None:
-        """Nothing follows from it."""
+        """Do nothing."""
 
     def on_head(self, status: int, headers: Headers) -> None:
         self.status, self.headers = status, headers

@@ -1,10 +1,11 @@
-"""The client side of the wire: the connections to one backend, made, kept alive and reused.
+"""The HTTP client: opens, pools and reuses the connections to one backend.
 
 Rules:
-- A connection goes back to the pool only after a complete exchange that left nothing unread. Everything else closes it,
-  so that an answer can never reach another request.
-- No redirects, no cookies, no proxies from the environment.
-- A name is looked up for each new connection, inside the same time limit, and the certificate must be the name's.
+- A connection returns to the pool only after a complete exchange that left no bytes unread. In all other cases it is
+  closed, so that an answer can never reach another request.
+- Redirects, cookies and proxies from the environment are not supported.
+- The host name is resolved for each new connection, within the limit for connecting. A TLS certificate must be valid
+  for this name.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from gateway.wire.connection import Connection
 from gateway.wire.names import Resolver, system_look_up
 
 MAX_PATHS: Final = 256
-"""Paths of a backend whose first lines are remembered. Some engines' paths hold the names of models."""
+"""Most paths of a backend whose encoded heads are cached. With some engines, paths contain the names of models."""
 
 
 class ConnectError(Exception):
-    """No connection could be made."""
+    """No connection could be opened; `failure` says why."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -39,7 +40,7 @@ def _unreachable(message: str, detail: str = "") -> ConnectError:
 
 
 class Upstream:
-    """The connections to one base URL."""
+    """The pool of connections to one base URL."""
 
     def __init__(
         self,
@@ -49,10 +50,10 @@ class Upstream:
         keep_alive: float = 4.0,
         max_idle: int = 512,
     ) -> None:
-        """`url` is `http(s)://host[:port][/prefix]`; `headers` go with every request.
+        """Prepare a pool for `url`, which is `http(s)://host[:port][/prefix]`; `headers` are sent with every request.
 
-        `keep_alive` is how many seconds an idle connection is trusted. Many engines run on uvicorn, which drops one
-        after 5 s, so the default is less.
+        `keep_alive` is for how many seconds an idle connection is reused. Many engines run on uvicorn, which closes
+        idle connections after 5 s, so the default is less. `max_idle` is the most idle connections that are kept.
         """
         parts = urlsplit(url)
         self.url = url
@@ -72,22 +73,22 @@ class Upstream:
 
     @property
     def open(self) -> int:
-        """Connections that exist."""
+        """Return the number of open connections."""
         return len(self._open)
 
     @property
     def idle(self) -> int:
-        """Connections that wait for an exchange."""
+        """Return the number of idle connections."""
         return len(self._idle)
 
     def change_headers(self, headers: Mapping[str, str]) -> None:
-        """Send these headers with every request from the next one on."""
+        """Send these headers with every further request, instead of the ones set before."""
         own = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self._common = f"host: {self._netloc}\r\n{own}accept-encoding: identity\r\n".encode("latin-1")
         self._heads.clear()
 
     def encode(self, call: Call, extra: bytes = b"") -> bytes:
-        """The bytes of a whole request. `extra` holds further header lines, each with its line end."""
+        """Return a whole request as bytes. `extra` holds further header lines, each with its line end."""
         parts = [self._head_of(call), extra]
         for name, value in call.headers:
             parts += (name, b": ", value, b"\r\n")
@@ -100,7 +101,7 @@ class Upstream:
         return b"".join(parts)
 
     def _head_of(self, call: Call) -> bytes:
-        """The first lines of a request. They are the same for each request to a path."""
+        """Return the request line and the common headers, cached by path for POST requests."""
         if call.method != "POST":
             return self._first_lines(call)
         head = self._heads.get(call.path)
@@ -115,7 +116,7 @@ class Upstream:
         return line + self._common
 
     def take(self, now: float) -> Connection | None:
-        """An idle connection that is fresh enough, the youngest first; None if there is none."""
+        """Return the idle connection that was used last, or None if none is recent enough at the loop time `now`."""
         while self._idle:
             connection = self._idle.pop()
             if connection.usable and now - connection.idle_since < self._keep_alive:
@@ -125,7 +126,7 @@ class Upstream:
         return None
 
     async def connect(self, timeout: float) -> Connection:
-        """A new connection. Raises ConnectError, also when it takes longer than `timeout` seconds."""
+        """Open a connection. Raises ConnectError, also if it takes longer than `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
                 connection = await self._connect(await self._resolver.addresses())
@@ -136,7 +137,7 @@ class Upstream:
             raise _unreachable("the engine's TLS certificate is not to be trusted", why) from None
         except socket.gaierror as error:
             raise _unreachable("the engine's host name is not known", error.strerror or "") from None
-        except (OSError, UnicodeError) as error:  # the latter: a host name no DNS can hold
+        except (OSError, UnicodeError) as error:  # UnicodeError: the host name is invalid
             raise _unreachable("the engine could not be reached", str(error)) from None
         if not connection.usable:
             failure = Failure(Kind.RESET, "the engine closed the connection", phase=Phase.CONNECT)
@@ -145,7 +146,7 @@ class Upstream:
         return connection
 
     async def _connect(self, addresses: list[str]) -> Connection:
-        """A connection to the first address that takes one. Raises what the last one did."""
+        """Connect to the first address that accepts. Raises the error of the last address if none does."""
         loop = asyncio.get_running_loop()
         name = self._host if self._tls else None
         *others, last = addresses
@@ -172,7 +173,7 @@ class Upstream:
         return connection
 
     def give_back(self, connection: Connection, now: float) -> None:
-        """Keep a connection for the next exchange, if it can carry one."""
+        """Return a connection to the pool if it can be reused, else close it. `now` is the loop time."""
         idle = self._idle
         if connection.usable and connection.flushed and len(idle) < self._max_idle:
             connection.idle_since = now
@@ -182,23 +183,23 @@ class Upstream:
         else:
             connection.close()
         if idle and now - idle[0].idle_since >= self._keep_alive:
-            # The youngest is taken first, so nobody else would ever look at the oldest.
+            # `take` prefers recently used connections, so it would never reach the oldest one to close it.
             idle[0].close()
 
     def _forget(self, connection: Connection) -> None:
-        """A connection is gone."""
+        """Remove a connection that has been closed."""
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
 
     def retire(self) -> None:
-        """Close idle connections now and every other one when its exchange is over: the backend is left."""
+        """Close idle connections now and the others when their exchanges end, because the backend is no longer used."""
         self._max_idle = 0
         while self._idle:
             self._idle.pop().close()
 
     def close(self) -> None:
-        """Break off every connection. Requests that use one hear that the engine is lost."""
+        """Close every connection at once. The requests that use one fail."""
         for connection in tuple(self._open):
             connection.abort()
         self._idle.clear()
