@@ -1,8 +1,8 @@
-"""The composition root: builds every part once, connects them, starts and stops them. An ASGI application.
+"""The composition root, an ASGI application: builds every part once, connects them, starts and stops them.
 
 Rules:
-- Nothing here decides anything about a request but which endpoint gets it, by one look into a dictionary.
-- What is started in `start` is stopped in `stop`, in the reverse order, whatever happens in between.
+- The only decision made here about a request is which endpoint serves it, by one dictionary look-up.
+- What the lifespan starts, it also stops, in the reverse order and whatever happens in between.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ VERSION = importlib.metadata.version("llm-gateway")
 
 
 class Gateway:
-    """The whole gateway."""
+    """The gateway with all its parts."""
 
     def __init__(self, config: Config, rng: Random | None = None, peers: Peers | None = None) -> None:
-        """Build the gateway for a config; nothing runs before the server sends ASGI's lifespan start.
+        """Build the gateway for a config; nothing runs before the server sends ASGI's lifespan startup event.
 
-        `rng` breaks ties and spreads probes. `peers` are the processes of this gateway; None: there is only this one.
+        `rng` breaks ties between backends and spreads probes in time. `peers` are the processes of this gateway; None
+        if this is the only one.
         """
         rng = rng or Random()
         self._peers = Alone() if peers is None else peers
@@ -62,6 +63,7 @@ class Gateway:
         self.admin.add_to(self._web)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection scope: a request for an engine directly, anything else through FastAPI."""
         if scope["type"] == "http":
             if b"%" in (scope.get("raw_path") or b""):
                 scope["path"] = _decoded(scope["raw_path"])
@@ -77,19 +79,19 @@ class Gateway:
         await self._web(scope, receive, send)
 
     async def ready(self) -> list[str]:
-        """Wait until some backend can take requests and its models are known; returns the names clients may ask for."""
+        """Wait until some backend can take requests and its models are known; return the names clients may ask for."""
         while not (self.core.dispatcher.ready() and self.core.snapshot.catalog.everything()):
             await self.pool.change()
         return self.core.snapshot.catalog.everything()
 
     def drain(self) -> None:
-        """The gateway is about to stop: say so where load balancers ask."""
+        """Report at `/readyz`, which load balancers poll, that the gateway is about to stop."""
         self.core.draining = True
 
     def apply(self, config: Config) -> None:
-        """Serve by another config from the next request on; those under way finish by the one they began with.
+        """Replace the config for requests that begin from now on; running ones finish with the old one.
 
-        Its `server` section, but for `auth` and `limits.body`, counts from the next start.
+        Of its `server` section only `auth` and `limits.body` take effect; the rest needs a restart.
 
         Raises:
             OptionsError: An engine cannot use its options. Nothing has changed then.
@@ -97,13 +99,13 @@ class Gateway:
         self.core.snapshot = self._applied(config)
 
     def _applied(self, config: Config) -> snapshot.Snapshot:
-        """Make the live parts fit a config, and return the snapshot that goes with them."""
+        """Apply a config to the parts that outlive a snapshot, and return the snapshot built from it."""
         self.fleet.apply(config)
         self._budget.share = config.defaults.retry_budget
         return snapshot.build(config, self._state)
 
     def _rebuild(self) -> None:
-        """Build the snapshot anew: a backend has told other models."""
+        """Rebuild the snapshot, because a backend reported other models than before."""
         self.core.snapshot = snapshot.build(self.core.snapshot.config, self._state)
 
     async def _page(self) -> bytes:
@@ -141,12 +143,12 @@ def _say_if_broken(task: asyncio.Task[None]) -> None:
 
 
 def _decoded(path: bytes) -> str:
-    """A path as it is compared with routes: decoded but for slashes, which belong to a name and separate nothing."""
+    """Return a path decoded for routing, except encoded slashes: these are part of a model's name, not separators."""
     return unquote(path.decode("ascii").replace("%2f", "%2F").replace("%2F", "%252F"))
 
 
 def _tagged(send: Send, request_id: bytes) -> Send:
-    """`send` with the request's id among the answer's headers."""
+    """Return `send` wrapped so that it adds the request's id to the answer's headers."""
 
     async def tagged(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":

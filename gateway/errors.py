@@ -1,10 +1,10 @@
-"""The one table of errors: what the client gets for each, whether another backend may try, whether a breaker counts it.
+"""The table of all errors: what the client receives, whether to retry elsewhere, whether the breaker counts it.
 
 Rules:
-- An error is a value with facts (`GatewayError`); its kind picks the row, and nothing else decides a status.
-- Kinds of the first block are the engines' (`backends.base.Kind`), the rest the gateway's own (`Own`); each has a row.
-- The client's dialect (`backends.surfaces`) writes an error; here is decided only what it says.
-- A client that left is no error that anybody is told (`ClientLeft`): it only ends the request.
+- An error is a value (`GatewayError`). Its kind selects a row of the table; no other code decides about a status.
+- Engines fail with the kinds of `backends.base.Kind`, the gateway itself with those of `Own`. Every kind has a row.
+- The client's dialect (`backends.surfaces`) formats an error; this module only decides its content.
+- `ClientLeft` is not in the table, because nobody is left to receive an error: it only ends the request.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from backends.surfaces.surface import InvalidRequest, Told
 
 
 class Own(enum.StrEnum):
-    """What went wrong in the gateway or with the client, before any engine was asked."""
+    """Kinds of errors that the client or the gateway caused, before any engine received the request."""
 
     INVALID = "invalid"
     UNAUTHENTICATED = "unauthenticated"
@@ -41,17 +41,17 @@ class Own(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What follows from one kind of error."""
+    """The consequences of one kind of error. `type` and `code` are the fields of OpenAI's error object."""
 
     status: int
     type: str
     code: str
     outcome: str
-    """The metrics' word for it, one of `OUTCOMES`."""
+    """The label value in the metrics, one of `OUTCOMES`."""
     elsewhere: bool = False
-    """Another backend may try, as long as the client has received nothing."""
+    """Whether another backend may be tried, as long as the client has received nothing."""
     counts: bool = False
-    """It speaks against the backend's health."""
+    """Whether the circuit breaker counts it as a failure of the backend."""
 
 
 OUTCOMES = ("ok", "client_error", "client_gone", "upstream_error", "timeout", "overloaded", "internal_error")
@@ -94,13 +94,15 @@ ROWS: dict[Kind | Own, Row] = {
     Own.INTERNAL: Row(500, "server_error", "internal_error", "internal_error"),
 }
 
-_SPENT = frozenset(kind for kind, row in ROWS.items() if row.status in (501, 502, 504))
+_NO_CLIENT_RETRY = frozenset(kind for kind, row in ROWS.items() if row.status in (501, 502, 504))
+"""Kinds after which a retry by the client would not help."""
 
 
 class GatewayError(Exception):
-    """An error on its way to a client.
+    """An error that is reported to the client.
 
-    `code` and `status` override the row's for kinds that cover several cases; `retry_after` is in seconds.
+    `code` and `status` override those of the table's row, for kinds that cover several cases. `param` names the member
+    of the request that is wrong. `retry_after` is in seconds. `headers` are added to the answer.
     """
 
     def __init__(
@@ -128,7 +130,7 @@ class GatewayError(Exception):
 
     @classmethod
     def of(cls, failure: Failure) -> GatewayError:
-        """The error a client gets when `failure` ended the last attempt."""
+        """Return the error for the client when `failure` ended the last attempt."""
         code, status = None, None
         if failure.kind is Kind.TIMEOUT and failure.phase is not None:
             code = f"upstream_timeout_{failure.phase}"
@@ -145,34 +147,37 @@ class GatewayError(Exception):
 
     @classmethod
     def invalid(cls, error: InvalidRequest) -> GatewayError:
-        """Return the error for a request that its client's dialect cannot read."""
+        """Return the error for a request that could not be read."""
         kind = Own.MEDIA_TYPE if error.media_type else Own.INVALID
         return cls(kind, error.message, param=error.param, code=error.code)
 
     @property
     def told(self) -> Told:
-        """What the client is told, for its dialect to write."""
+        """Return what the client is told, as input for its dialect's formatter."""
         return Told(self.message, self.type, self.param, self.code)
 
     def body(self) -> bytes:
-        """Return OpenAI's JSON for it, for clients whose dialect is not known yet."""
+        """Return the error as OpenAI's JSON, for use before the client's dialect is known."""
         return OPENAI.error(self.told)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """What goes out beside the body, without content type and length."""
+        """Return the headers of the answer, except content type and length."""
         out = list(self._headers)
         if self.status == 401:
             out.append((b"www-authenticate", b"Bearer"))
         if self.status in (429, 503):
             out.append((b"retry-after", b"%d" % max(1, min(60, round(self.retry_after or 1)))))
-        if self.kind in _SPENT:
-            # The gateway has made its own attempts; an SDK that repeats them would multiply the load.
+        if self.kind in _NO_CLIENT_RETRY:
+            # The gateway has retried already. OpenAI's SDKs read this header; their retries would multiply the load.
             out.append((b"x-should-retry", b"false"))
         return out
 
 
 class ClientLeft(Exception):
-    """The client is gone. `outcome` is the metrics' word for it: it left, or was sent away for breaking a limit."""
+    """The client's connection is gone, because it disconnected or because it broke a limit and was disconnected.
+
+    `outcome` is the label value for the metrics.
+    """
 
     def __init__(self, outcome: str = "client_gone") -> None:
         super().__init__(outcome)
@@ -180,8 +185,9 @@ class ClientLeft(Exception):
 
 
 def may_go_elsewhere(failure: Failure) -> bool:
-    """Another backend may be asked after this failure, if the client has received nothing yet."""
+    """Tell whether another backend may be tried after this failure, if the client has received nothing yet."""
     if failure.kind is Kind.TIMEOUT:
-        # The first token's clock covers the engine's own queue: elsewhere may be faster. A total deadline is total.
+        # The limit for the first token includes the engine's own queue, so another backend may be faster. After the
+        # total limit of the request no time is left.
         return failure.phase is not Phase.TOTAL
     return ROWS[failure.kind].elsewhere

@@ -1,11 +1,12 @@
-"""One value for a request: made once when its head has been read, handed on to everybody, ended exactly once.
+"""The one object that stands for a request: created when its head has been read, ended exactly once.
 
 Rules:
-- Everything that is known of a request stands here, so that no part of its path takes more than a few arguments.
-- `end` is the only way out. It tells the client what there is to tell, hands the request to the sink that counts it,
-  and lets the client's connection go on, in this order, whatever happened.
-- Whoever does something for a request is `work`, or runs in `task`; both end when the client leaves.
-- Nothing refers to a request that has ended, and it refers to nobody: no circle of references is left to be found.
+- Everything that is known about a request is stored here, so that no function on its path needs many arguments.
+- `end` is the only way to end a request. It first writes an error to the client if there is one, then passes the
+  request to the sink that counts it, then releases the client's connection for the next request.
+- Whatever serves a request is its `work` or runs in its `task`. Both are stopped when the client leaves.
+- A request that has ended holds no reference to the objects that served it, and they hold none to it. So no reference
+  cycle is left for the garbage collector.
 """
 
 from __future__ import annotations
@@ -31,21 +32,21 @@ log = logging.getLogger("gateway.request")
 
 
 class Source(Protocol):
-    """Where an answer's bytes come from."""
+    """The source of an answer's bytes: a connection to a backend, with flow control."""
 
     def pause(self) -> None:
-        """Stop reading: the client cannot keep up."""
+        """Stop reading, because the client cannot keep up."""
 
     def resume(self) -> None:
-        """Read on."""
+        """Continue reading."""
 
 
 class WayBack(ABC):
-    """The way from an answer to its client, for one request.
+    """The channel that carries the answer of one request to its client.
 
-    `started`: status and headers have been sent. `gone`: the client is not there any more, and what is written goes
-    nowhere. `write` never waits; when the client's socket is full, the attached source is paused, and resumed after.
-    An answer ends by `finish`, `reply` or `abort`. `release` comes last, when nobody has anything left to write.
+    `started` is true once status and headers have been sent. `gone` is true once the client has disconnected; writes
+    are then discarded. `write` never blocks: when the client's socket buffer is full, `source` is paused, and it is
+    resumed when there is room. `finish`, `reply` or `abort` ends the answer; `release` is always called last.
     """
 
     __slots__ = ("exchange", "gone", "loop", "source", "started")
@@ -59,15 +60,18 @@ class WayBack(ABC):
 
     @abstractmethod
     def start(self, status: int, headers: Headers) -> None:
-        """Send status and headers of an answer whose length is not known yet."""
+        """Send status and headers of an answer whose length is not yet known."""
 
     @abstractmethod
     def write(self, data: bytes) -> None:
-        """Send some of the body."""
+        """Send a part of the body."""
 
     def write_chunk(self, framed: bytes, start: int, end: int) -> None:
-        """Send `framed[start:end]`. `framed` is one whole chunk of HTTP's chunked coding around it, for those who can
-        send it as it is."""
+        """Send `framed[start:end]`, a part of the body.
+
+        `framed` is that part as one complete chunk of the chunked transfer coding. A channel that uses this coding may
+        send it unchanged.
+        """
         self.write(framed[start:end])
 
     @abstractmethod
@@ -76,19 +80,22 @@ class WayBack(ABC):
 
     @abstractmethod
     def abort(self) -> None:
-        """End an answer that is not complete: send what is buffered, then close the connection without the proper end,
-        so that no client takes a broken answer for a whole one."""
+        """End an answer that is incomplete.
+
+        Data that is already buffered is sent, then the connection is closed without the end mark of the body, so that
+        the client cannot mistake the answer for a complete one.
+        """
 
     @abstractmethod
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send a whole answer at once."""
+        """Send a complete answer at once."""
 
     @abstractmethod
     def release(self) -> None:
-        """Let the client's connection go on to its next request."""
+        """Release the client's connection for its next request."""
 
     def lost(self, outcome: str = "client_gone") -> None:
-        """Note that the client is gone, and end its request."""
+        """Record that the client has disconnected, and end its request with `outcome` for the metrics."""
         self.gone = True
         exchange = self.exchange
         if exchange is not None:
@@ -96,26 +103,28 @@ class WayBack(ABC):
 
 
 class Work(Protocol):
-    """What goes on for a request and needs no task."""
+    """Something that serves a request by callbacks, without a task of its own."""
 
     def interrupt(self, error: Exception) -> None:
-        """Stop, give everything back, and end the request with `error`."""
+        """Stop, release every resource, and end the request with `error`."""
 
 
 class Beating(Protocol):
-    """What keeps a client's connection alive until there is content."""
+    """A heartbeat: it keeps a client's connection alive until there is content."""
 
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Send no more signs of life."""
 
 
 class FinishedSink(Protocol):
-    """Who is told of each finished request: metrics, logs, whatever counts or remembers."""
+    """A consumer of finished requests, such as metrics or an access log."""
 
-    def finished(self, exchange: Exchange) -> None: ...
+    def finished(self, exchange: Exchange) -> None:
+        """Record one request that has ended."""
 
 
 class Register:
-    """The requests that are in the gateway now."""
+    """The requests that the gateway is serving now."""
 
     __slots__ = ("_empty", "running")
 
@@ -124,23 +133,24 @@ class Register:
         self._empty: asyncio.Event | None = None
 
     def remove(self, exchange: Exchange) -> None:
-        """A request has ended."""
+        """Remove a request that has ended."""
         self.running.discard(exchange)
         if self._empty is not None and not self.running:
             self._empty.set()
 
     async def empty(self) -> None:
-        """Wait until no request is left."""
+        """Wait until no request is running."""
         while self.running:
             self._empty = asyncio.Event()
             await self._empty.wait()
 
 
 class Exchange:
-    """One request of a client, and all that is known of it.
+    """One request of a client, and everything that is known about it.
 
-    `caller`, `request` and `plan` are set as soon as each is known; `model`, `backend` and `outcome` are the metrics'
-    words; `deadline` is a time on the timeline's clock; `trace` holds header lines that go on to the engine.
+    `caller`, `request` and `plan` are set as soon as each is known. `model`, `backend` and `outcome` are label values
+    for the metrics. `deadline` is in nanoseconds of the timeline's clock. `trace` holds the header lines of the trace
+    context that are forwarded to the engine.
     """
 
     __slots__ = (
@@ -170,7 +180,7 @@ class Exchange:
     )
 
     def __init__(self, way: WayBack, began: int, register: Register, sink: FinishedSink) -> None:
-        """`began` is the time its first byte was read, in nanoseconds of the timeline's clock."""
+        """Register a request whose first byte was read at `began`, in nanoseconds of the timeline's clock."""
         self.way: WayBack = way
         self.timeline: Timeline = Timeline(began)
         self.register: Register = register
@@ -199,18 +209,18 @@ class Exchange:
 
     @property
     def name(self) -> str:
-        """The request's id as text, for logs."""
+        """Return the request's id as text, for logs."""
         return self.id.decode()
 
-    # the answer
+    # writing the answer
 
     def start(self, headers: Headers) -> None:
-        """Begin an answer that comes in pieces, unless it has begun."""
+        """Send the head of a streamed answer, unless it has been sent already."""
         if not self.way.started:
             self.way.start(200, [*headers, (b"x-request-id", self.id)])
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send a whole answer, as all there is or as the rest of one that has begun."""
+        """Send a complete answer; if the head has been sent already, send `body` as the rest of that answer."""
         if self.way.started:
             self.way.write(body)
             self.way.finish()
@@ -218,7 +228,7 @@ class Exchange:
             self.way.reply(status, [*headers, (b"x-request-id", self.id)], body)
 
     def has_content(self) -> None:
-        """The first content is on its way to the client: stop the signs of life."""
+        """Stop the heartbeat, because the first content is about to be sent to the client."""
         if self.beating is not None:
             self.beating.stop()
             self.beating = None
@@ -232,10 +242,10 @@ class Exchange:
             body = self.surface.error(error.told)
             self.reply(error.status, [*JSON_HEADERS, *error.headers()], body)
 
-    # the end
+    # ending the request
 
     def interrupt(self, error: Exception) -> None:
-        """End the request from outside: the client left, or the gateway stops. What goes on for it is stopped first."""
+        """Stop whatever serves the request, then end it with `error`: the client left, or the gateway is stopping."""
         if self.over:
             return
         if self.task is not None:
@@ -247,13 +257,13 @@ class Exchange:
             self.end(error)
 
     def withdraw(self) -> None:
-        """Forget the request: it is served as another one, by the full protocol."""
+        """Discard the request uncounted: the full protocol reads it again and serves it as a new one."""
         self.over = True
         self.way.exchange = None
         self.register.remove(self)
 
     def end(self, error: BaseException | None = None) -> None:
-        """End the request, with `error` where there is no whole answer. Raises nothing."""
+        """End the request; `error` says why it has no complete answer, None that it has one. Raises nothing."""
         if self.over:
             return
         self.over = True
@@ -272,8 +282,10 @@ class Exchange:
             self.waiting.set_result(None)
 
     def _tell(self, error: BaseException) -> None:
-        """Tell the client what went wrong, and note it for the metrics. The one place that knows what each kind of
-        exception means for a request."""
+        """Write an error to the client and record the outcome for the metrics.
+
+        Nothing else maps the exceptions that can end a request to what the client gets.
+        """
         if isinstance(error, InvalidRequest):
             error = GatewayError.invalid(error)
         if isinstance(error, GatewayError):
@@ -285,7 +297,7 @@ class Exchange:
             self._refuse(GatewayError(Own.INTERNAL, "the gateway failed; its log has this request's id"))
 
     async def ended(self) -> None:
-        """Wait until the request has ended. Cancelled meanwhile, it ends with an error that the gateway is stopping."""
+        """Wait until the request has ended. Cancelling the wait ends it with the error that the gateway is stopping."""
         self.waiting = asyncio.get_running_loop().create_future()
         while not self.over:
             try:

@@ -1,10 +1,12 @@
-"""Running the gateway: listening sockets, uvicorn with our protocol, signals; in one process or in several.
+"""Run the gateway in one process or several: listening sockets, uvicorn with our protocol, signals.
 
 Rules:
-- The first signal drains: no new connections, `/readyz` says so, running requests may finish. The second ends all.
-- Nothing polls: a signal, the last request and the last connection are each an event, so an idle gateway stops at once.
-- A clean stop exits with 0. A port that is taken is one clear line and exit 1. SIGHUP stops nothing.
-- One process is the rule. Several workers are for machines with more cores than one event loop can use.
+- The first SIGINT or SIGTERM drains: no new connections are accepted, `/readyz` reports it, running requests may
+  finish. The second one ends all requests at once.
+- Stopping never polls. A signal, the end of the last request and of the last connection are events, so an idle
+  gateway stops at once.
+- A clean stop exits with status 0. A port in use gives one clear line on stderr and status 1. SIGHUP is only logged.
+- One process is the normal case. Several workers are for machines with more cores than one event loop can use.
 """
 
 from __future__ import annotations
@@ -38,14 +40,15 @@ from gateway.workers import Link, Master, Worker
 log = logging.getLogger("gateway.serve")
 
 GC_THRESHOLD = (50_000, 20, 50)
-"""Requests leave few cycles behind; with Python's default of 700 the collector runs some times per hundred requests."""
+"""Garbage collector thresholds. Requests create few reference cycles; with Python's default of 700 the collector would
+run several times per hundred requests for nothing."""
 
 BACKLOG = 4096
-"""Connections that may wait to be accepted."""
+"""Connections that may wait in the kernel's queue to be accepted."""
 
 
 class Connections(set[Any]):
-    """The connections of clients, as uvicorn's protocol enters and leaves them."""
+    """The set of open client connections, which uvicorn's protocols add and remove themselves from."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,14 +59,14 @@ class Connections(set[Any]):
         self._left.set()
 
     async def gone(self) -> None:
-        """Wait until there is none."""
+        """Wait until no connection is open."""
         while self:
             self._left.clear()
             await self._left.wait()
 
 
 class Server(uvicorn.Server):
-    """uvicorn with the gateway's manners: when it stops, how soon, and what it says."""
+    """uvicorn's server with the gateway's own main loop and graceful shutdown."""
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         super().__init__(config)
@@ -73,25 +76,25 @@ class Server(uvicorn.Server):
         self._hurry = asyncio.Event()
 
     def on_signal(self) -> None:
-        """The first one drains, the next one does not wait any longer."""
+        """Begin to drain on the first signal, and stop waiting for requests on the next one."""
         if self.should_exit:
             self._hurry.set()
         self.stop()
 
     def stop(self) -> None:
-        """Drain and end."""
+        """Begin to drain; the server ends when that is done."""
         self._gateway.drain()
         self.should_exit = True
         self._stopping.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        # The date header is part of every answer; uvicorn would make the first one a tick after the first connection.
+        # Every answer needs the date header; uvicorn would create it only after the first connections are accepted.
         await self.on_tick(0)
         await super().startup(sockets)
 
     async def main_loop(self) -> None:
         while not self.should_exit:
-            await self.on_tick(0)  # the date
+            await self.on_tick(0)  # updates the date header
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await self._stopping.wait()
@@ -99,14 +102,15 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for listener in (*self.servers, *(sockets or ())):
             listener.close()
-        await asyncio.sleep(0)  # whoever was accepted in this turn of the loop enters the connections
+        # Connections that were accepted in this turn of the loop still have to register themselves.
+        await asyncio.sleep(0)
         for connection in tuple(self._connections):
             connection.shutdown()
         patience = self.config.timeout_graceful_shutdown or 0
         waits = [asyncio.create_task(self._drained()), asyncio.create_task(self._hurry.wait())]
         await asyncio.wait(waits, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         requests, late = list(self._gateway.core.register.running), list(self.server_state.tasks)
-        # A request that came through ASGI has both.
+        # A request that came through ASGI is in both lists, so their sum would count it twice.
         count = max(len(requests), len(late))
         if count and not self._hurry.is_set():
             log.warning("requests that still run after %g s get an error now: %d", patience, count)
@@ -119,14 +123,14 @@ class Server(uvicorn.Server):
         await self.lifespan.shutdown()
 
     async def _drained(self) -> None:
-        """Wait until every request is answered, and every client has taken its answer."""
+        """Wait until every request has ended and every client has received its answer."""
         while self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks)
         await self._gateway.core.register.empty()
         await self._connections.gone()
 
     async def run_on(self, listener: socket.socket) -> None:
-        """Serve on a listening socket until `stop`, without touching the process' signals."""
+        """Serve on a listening socket until `stop` is called, without installing signal handlers."""
         await self._serve([listener])
 
     async def run_until_signal(self, listener: socket.socket) -> None:
@@ -138,12 +142,14 @@ class Server(uvicorn.Server):
 
 
 def build(config: Config, peers: Peers | None = None) -> tuple[Server, Gateway]:
-    """The gateway for a config, and the server that runs it; nothing is started. `peers` are the gateway's processes,
-    if this is not the only one."""
+    """Return the gateway for a config and the server that runs it; start neither.
+
+    `peers` are the processes of this gateway; None if this is the only one.
+    """
     gateway = Gateway(config, peers=peers)
     settings = uvicorn.Config(
         gateway,
-        http=_front_door(config, gateway),  # type: ignore[arg-type]  # uvicorn only ever calls it
+        http=_front_door(config, gateway),  # type: ignore[arg-type]  # uvicorn only calls it
         loop="uvloop",
         ws="none",
         lifespan="on",
@@ -159,7 +165,7 @@ def build(config: Config, peers: Peers | None = None) -> tuple[Server, Gateway]:
 
 
 def _front_door(config: Config, gateway: Gateway) -> Callable[..., Door]:
-    """Return what makes the protocol of each client's connection, for uvicorn."""
+    """Return the factory with which uvicorn creates the protocol of each client connection."""
     limits = _limits(config)
     full = protocol_with(limits)
     hot = {path.encode(): endpoint for path, endpoint in gateway.hot.items()}
@@ -174,7 +180,7 @@ def _front_door(config: Config, gateway: Gateway) -> Callable[..., Door]:
         loop = _loop or asyncio.get_running_loop()
         if not houses:
             made = functools.partial(full, config, server_state, app_state, loop)
-            shared = cast(ServerState, server_state)  # its set holds whatever shuts down like a protocol
+            shared = cast(ServerState, server_state)  # its set may hold anything that has a `shutdown` method
             houses.append(House(made, hot, limits, shared, config.timeout_keep_alive))
         return Door(houses[0], loop)
 
@@ -182,7 +188,7 @@ def _front_door(config: Config, gateway: Gateway) -> Callable[..., Door]:
 
 
 def serve(config: Config, file: Path, workers: int = 1) -> int:
-    """Serve until a signal comes. `file` is what the config was read from. Returns the exit status."""
+    """Serve until a signal ends it, and return the exit status. `file` is the path the config was read from."""
     listener = listen(config.server.listen)
     if listener is None:
         return 1
@@ -209,7 +215,10 @@ def serve(config: Config, file: Path, workers: int = 1) -> int:
 
 
 def work(config: Config, port: int, link: int) -> int:
-    """Be one worker of several, with the master at the other end of the socket `link`. Returns the exit status."""
+    """Run one worker of several, and return the exit status.
+
+    `link` is the file descriptor of the socket that connects the worker to the master.
+    """
     listener = listen(Listen(config.server.listen.host, port), shared=True)
     if listener is None:
         return 1
@@ -218,7 +227,10 @@ def work(config: Config, port: int, link: int) -> int:
 
 
 def listen(where: Listen, shared: bool = False) -> socket.socket | None:
-    """A listening socket, or None after saying on stderr why there is none. Several `shared` ones can have one port."""
+    """Return a listening socket, or None after printing the reason on stderr.
+
+    Several processes can listen on one port if each passes `shared`.
+    """
     family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -226,7 +238,7 @@ def listen(where: Listen, shared: bool = False) -> socket.socket | None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((where.host, where.port))
-        # From here on whoever connects has only to wait: what is printed next is true.
+        # From here on the kernel accepts connections, so "listens on" can be printed before the server runs.
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
@@ -249,7 +261,7 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 
 
 async def _survive(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` in a process that a SIGHUP does not end. Who ignores it already (nohup) goes on ignoring it."""
+    """Run `main` with a SIGHUP handler that only logs, unless the process ignores SIGHUP already (nohup)."""
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         asyncio.get_running_loop().add_signal_handler(
             signal.SIGHUP,
@@ -263,7 +275,7 @@ async def _serve(config: Config, listener: socket.socket, url: str, shown: str) 
     server, gateway = build(config)
 
     async def greet() -> None:
-        # Not earlier: now a signal is a clean stop.
+        # Not earlier: who reads this line may send a signal, and only now does one stop the gateway cleanly.
         print(f"gateway {VERSION} listens on {shown}", flush=True)
         print(greeting(url, await gateway.ready(), gateway.core.snapshot.keys.open), flush=True)
 
@@ -285,7 +297,7 @@ async def _work(config: Config, listener: socket.socket, end: socket.socket) -> 
 
 @contextlib.asynccontextmanager
 async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Have something run in a task meanwhile."""
+    """Run `work` in a task for as long as the context is open."""
     task = asyncio.create_task(work)
     try:
         yield
@@ -295,7 +307,7 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 def _descriptors() -> int:
-    """How many files and sockets this process may have open, after asking the system for as many as it gives."""
+    """Raise the limit of open files to the most that the system allows, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -309,7 +321,7 @@ def _limits(config: Config) -> Limits:
         body=limits.body,
         headers=limits.headers,
         header_count=limits.header_count,
-        # Each client may need a connection to an engine, and running out of descriptors would look like dead engines.
+        # Each client may need a connection to an engine too. Without descriptors for these, engines would look dead.
         connections=max(1, min(limits.connections, _descriptors() // 2 - 16)),
         header_seconds=timeouts.headers,
         body_seconds=timeouts.body,

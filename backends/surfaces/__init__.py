@@ -1,1 +1,1 @@
-"""Dialects that clients speak: how their requests are read, and how answers and errors are written."""
+"""The dialects of clients: how their requests are read, and how answers and errors are written."""

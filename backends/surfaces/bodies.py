@@ -1,10 +1,10 @@
-"""A client's body, checked and decoded as far as the gateway must know it.
+"""Validate and decode a client's JSON body as far as the gateway has to know it.
 
 Rules:
-- One strict pass in C (msgspec): JSON with true UTF-8, no NaN, no endless nesting, the right types in the fields that
-  matter. Everything else is the engine's to judge, and passes as it came.
-- Ranges are refused here only where no engine has a use for what is beyond: a billion answers, a negative limit.
-- What is wrong is said with OpenAI's `param`.
+- One strict pass in C (msgspec) checks that the body is JSON in valid UTF-8, without NaN or excessive nesting, and that
+  the fields the gateway uses have the right types. Everything else is left to the engine and forwarded unchanged.
+- A value is refused as out of range only if no engine could use it, such as a billion answers or a negative limit.
+- Errors name the field that is wrong in OpenAI's `param`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _REQUIRED = {Operation.CHAT: "messages", Operation.COMPLETIONS: "prompt", Operat
 
 
 def decode(operation: Operation, body: bytes) -> Request:
-    """The request in a body. Raises InvalidRequest for anything wrong with it."""
+    """Return the request in a body. Raises InvalidRequest if anything is wrong with it."""
     try:
         if not body.isascii():
             body.decode()
@@ -60,7 +60,7 @@ def decode(operation: Operation, body: bytes) -> Request:
 
 
 def _streams(head: Whole) -> bool:
-    """Whether a stream is wanted, by an operation that has more to say of it than `stream`, or nothing."""
+    """Tell whether a stream is requested, for operations other than those of `Common`. Raises InvalidRequest."""
     if isinstance(head, Streamable):
         return bool(head.stream)
     if isinstance(head, Tokenize) and (head.prompt is None) is (head.messages is None):
@@ -74,9 +74,9 @@ def _streams(head: Whole) -> bool:
 
 
 def _wrong_type(said: str) -> InvalidRequest:
-    """msgspec says "Expected `str`, got `int` - at `$.model`", or "Object missing required field `model`"."""
-    what, _, place = said.partition(" - at ")
-    param = place.strip("`").removeprefix("$").removeprefix(".") or None
+    """Convert an error of msgspec, such as "Expected `str`, got `int` - at `$.model`"."""
+    what, _, path = said.partition(" - at ")
+    param = path.strip("`").removeprefix("$").removeprefix(".") or None
     if what.startswith("Object missing required field"):
         name = what.split("`")[1]
         return _invalid(f"{name!r} is missing", param=name, code="missing_field")
@@ -86,7 +86,7 @@ def _wrong_type(said: str) -> InvalidRequest:
 
 def _why(said: str, body: bytes) -> str:
     if body and b"\\ud" in body.lower() and ("truncated" in said or "surrogate" in said):
-        # msgspec calls a string that ends after half a pair "truncated".
+        # msgspec reports a string that ends after the first half of a surrogate pair as "truncated".
         return "a \\u escape is half of a surrogate pair, or the text ends too early"
     return _plain(said)
 
@@ -104,7 +104,7 @@ _WORDS = {
 
 
 def _plain(said: str) -> str:
-    """msgspec's message in words that are not Python's."""
+    """Return msgspec's message with JSON's terms instead of Python's."""
     for word, plain in _WORDS.items():
         said = said.replace(word, plain)
     said = said.replace("`", "").removeprefix("JSON is malformed: ")

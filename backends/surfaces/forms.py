@@ -1,8 +1,8 @@
-"""A client's form (audio comes in one), checked and read as far as the gateway must know it.
+"""Validate and read a client's multipart form, used for audio, as far as the gateway has to know it.
 
 Rules:
-- The fields that matter stand in it once: `model`, `file`, and `stream` where it is wanted. The file stays where it is.
-- Everything else is the engine's to judge, and passes as it came. What is wrong is said with OpenAI's `param`.
+- The form has `model` and `file` exactly once, and `stream` at most once. The file's bytes are not copied.
+- Everything else is left to the engine and forwarded unchanged. Errors name the wrong field in OpenAI's `param`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from backends.framing.multipart import FormError, Part, boundary_of, is_form, pa
 from backends.surfaces.surface import InvalidRequest
 
 LONGEST_VALUE = 1024
-"""Bytes of a value the gateway reads itself."""
+"""Most bytes of a value that the gateway reads itself."""
 
 _TRUTH = {b"true": True, b"1": True, b"false": False, b"0": False, b"": False}
 
 
 def check_type(content_type: bytes) -> None:
-    """Raise InvalidRequest where a body of this type is no form."""
+    """Raise InvalidRequest if the content type is not that of a form."""
     if not is_form(content_type):
         raise InvalidRequest(
             "the body must be a form: send the header 'Content-Type: multipart/form-data'", media_type=True
@@ -26,7 +26,7 @@ def check_type(content_type: bytes) -> None:
 
 
 def decode(operation: Operation, body: bytes, content_type: bytes) -> Request:
-    """The request in a form. Raises InvalidRequest for anything wrong with it."""
+    """Return the request in a form. Raises InvalidRequest if anything is wrong with it."""
     try:
         parts = parts_of(body, boundary_of(content_type))
     except FormError as error:

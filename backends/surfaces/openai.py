@@ -1,9 +1,9 @@
-"""OpenAI's dialect as clients speak it, and its relatives that answer errors in streams in another shape.
+"""OpenAI's dialect for clients, and variants of it whose errors inside a stream have another format.
 
 Rules:
-- An error is always `{"error": {message, type, param, code}}` where it is the whole answer.
-- Inside a stream it has the shape of the API that was called, so that its SDK raises it.
-- Answers and streams are canonical already: their bytes pass.
+- An error that is the whole answer is always `{"error": {message, type, param, code}}`.
+- An error inside a stream has the format of the API that was called, so that its SDK raises it.
+- Answers and streams are in this dialect already, so their bytes are passed on unchanged.
 
 Sources: OpenAI's and Anthropic's API references and the types of their Python SDKs (openai 3.0, anthropic 0.70).
 """
@@ -25,7 +25,7 @@ JSON_HEADERS: Headers = ((b"content-type", b"application/json"),)
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class OpenAI(Surface):
-    """Chat, completions, embeddings and everything else that ends a stream with `data: {"error": ...}`."""
+    """OpenAI's API: chat, completions, embeddings and all operations whose streams report `data: {"error": ...}`."""
 
     stream_headers: ClassVar[Headers] = (
         (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -58,7 +58,7 @@ class OpenAI(Surface):
 
 
 class Responses(OpenAI):
-    """OpenAI's Responses API: an error in a stream is an event named `error`."""
+    """OpenAI's Responses API, where an error in a stream is an event named `error`."""
 
     def error_event(self, told: Told) -> bytes:
         facts = {"type": "error", "code": told.code, "message": told.message, "param": told.param}
@@ -66,7 +66,7 @@ class Responses(OpenAI):
 
 
 class Messages(OpenAI):
-    """Anthropic's Messages API, for engines that speak it themselves."""
+    """Anthropic's Messages API, for engines that implement it themselves."""
 
     def error_event(self, told: Told) -> bytes:
         error = {"type": _ANTHROPIC.get(told.type, "api_error"), "message": told.message}
@@ -78,11 +78,11 @@ _ANTHROPIC = {
     "overloaded_error": "overloaded_error",
     "timeout_error": "timeout_error",
 }
-"""The gateway's error types that Anthropic's API has too; everything else is its `api_error`."""
+"""The gateway's error types that Anthropic's API has too. All others become its `api_error`."""
 
 
 class Speech(OpenAI):
-    """Text to speech: the answer is sound, in which no error can be told."""
+    """Text to speech: the answer is audio, in which an error cannot be reported."""
 
     def error_event(self, told: Told) -> bytes:
         return b""
@@ -95,9 +95,9 @@ SURFACES: dict[Operation, Surface] = {
     Operation.MESSAGES: Messages(),
     Operation.SPEECH: Speech(),
 }
-"""The dialect in which each operation is asked for; one that is not in here in plain OpenAI's."""
+"""The client dialect of each operation that has its own. All others use plain OpenAI."""
 
 
 def surface_of(operation: Operation) -> Surface:
-    """Return the dialect in which an operation is asked for."""
+    """Return the client dialect of an operation."""
     return SURFACES.get(operation, OPENAI)

@@ -1,7 +1,8 @@
-"""The members of requests in OpenAI's dialect that the gateway must know, as msgspec structs.
+"""The fields of requests in OpenAI's dialect that the gateway has to know, as msgspec structs.
 
-They stand apart from `bodies.py`, which uses them, because that module is compiled with mypyc and structs cannot be.
-Ranges are limited only where no engine has a use for what is beyond: a billion answers, a negative limit.
+Rules:
+- The structs are separate from `bodies.py`, which uses them: mypyc compiles that module and cannot compile structs.
+- A range is limited only if no engine could use the values beyond it, such as a billion answers or a negative limit.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import msgspec
 from backends.base import Operation
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
-"""Engines keep these in 32 bits; below zero some of them generate without end."""
+"""Engines store these in 32 bits, and with a negative value some of them generate without end."""
 Choices = Annotated[int, msgspec.Meta(ge=1, le=128)]
-"""OpenAI's limit. Engines reserve memory for each before they look any further."""
+"""OpenAI's limit. Engines reserve memory for each choice before they check anything else."""
 Some = Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1)]
 
 
@@ -59,7 +60,7 @@ class Embedding(msgspec.Struct):
 
 
 class Whole(msgspec.Struct):
-    """What is never streamed."""
+    """Requests of operations that are not streamed; the base of all that need only `model`."""
 
     model: str
 

@@ -1,10 +1,10 @@
-"""The contract between the gateway and a client dialect: how a request is read, and how an error is written.
+"""The interface of a client dialect: how a request is read, and how an error is written.
 
 Rules:
 - Everything here is a value or a pure function of values: no sockets, no `await`, no clock, no import of `gateway`.
-- A `Surface` object has no state. It stands beside `backends.base.Engine`: the one knows what clients say, the other
-  what engines are told; between the two lies the canonical dialect, OpenAI's.
-- Where the client's dialect is the canonical one, the bytes of answers and streams pass unchanged.
+- A `Surface` has no state. It is the counterpart of `backends.base.Engine`: a surface converts from and to the client's
+  dialect, an engine from and to the backend's. Between the two, requests are in the canonical dialect, OpenAI's.
+- If the client's dialect is the canonical one, the bytes of answers and streams are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from backends.base import Headers, Operation, Request
 
 
 class Told(NamedTuple):
-    """What a client is told of an error. `type` and `code` are OpenAI's words or the gateway's own; `param` is the
-    member of the request that is wrong, where one is."""
+    """What a client is told about an error.
+
+    `type` and `code` are OpenAI's values or the gateway's own. `param` names the field of the request that is wrong,
+    None if no field is.
+    """
 
     message: str
     type: str
@@ -28,8 +31,11 @@ class Told(NamedTuple):
 
 
 class InvalidRequest(Exception):
-    """The client's request cannot be read. `media_type`: its body is of the wrong content type (HTTP 415), otherwise it
-    says something wrong (HTTP 400); `param` and `code` are OpenAI's fields of an error."""
+    """The client's request cannot be read.
+
+    With `media_type` its body has the wrong content type (HTTP 415), otherwise its content is wrong (HTTP 400). `param`
+    and `code` are the fields of OpenAI's error object.
+    """
 
     def __init__(
         self, message: str, *, param: str | None = None, code: str | None = None, media_type: bool = False
@@ -43,21 +49,23 @@ class InvalidRequest(Exception):
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Surface(ABC):
-    """One dialect that clients speak."""
+    """One client dialect."""
 
     stream_headers: ClassVar[Headers]
-    """The headers of a streamed answer, beside those the gateway adds."""
+    """The headers of a streamed answer, besides those that the gateway adds."""
     heartbeat: ClassVar[bytes]
-    """What is written into a stream to show that the gateway is alive; clients skip it."""
+    """Bytes that keep a silent stream alive; clients ignore them."""
 
     @abstractmethod
     def check(self, operation: Operation, content_type: bytes) -> None:
-        """Accept the content type of a body before the body is read. Raises InvalidRequest."""
+        """Check the content type of a body before the body is read. Raises InvalidRequest if it is wrong."""
 
     @abstractmethod
     def read(self, operation: Operation, content_type: bytes, body: bytes) -> Request:
-        """Return the canonical request in a body, decoded only as far as the gateway must know it. Raises
-        InvalidRequest."""
+        """Return the canonical request in a body, decoded only as far as the gateway has to know it.
+
+        Raises InvalidRequest if anything is wrong with it.
+        """
 
     @abstractmethod
     def error(self, told: Told) -> bytes:
@@ -65,4 +73,4 @@ class Surface(ABC):
 
     @abstractmethod
     def error_event(self, told: Told) -> bytes:
-        """Return what ends a stream that had begun and cannot go on; empty where the dialect has no word for it."""
+        """Return the bytes that report an error inside a stream; empty if the dialect cannot report one there."""

@@ -1,1 +1,1 @@
-"""What clients see: the HTTP endpoints."""
+"""The HTTP endpoints for clients and operators."""

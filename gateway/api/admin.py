@@ -1,10 +1,11 @@
-"""What operators see and do: the backends as they are, and actions on their models.
+"""The endpoints for operators: the state of the backends, and actions on their models such as pull or load.
 
 Rules:
-- With keys configured only a key with `admin: true` gets in; without any, everybody on this machine. A browser that was
-  sent here by another site never does.
-- An engine's answer is passed on as it comes, its errors in OpenAI's shape. One that breaks off never ends cleanly.
-- When the answer to an action ends, the backend has been asked for its models anew.
+- If keys are configured, only a key with `admin: true` is let in; if none is, anybody who addresses this machine by an
+  IP address or as `localhost`. A request that a browser sends on behalf of another site is always refused.
+- An engine's answer is forwarded as it arrives, its errors in OpenAI's format. An answer that breaks off is never ended
+  as if it were complete.
+- Before the answer to an action ends, the backend has been asked again for its models.
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ from gateway.wire.transfer import Transfer
 log = logging.getLogger("gateway.api")
 
 BODY = 1 << 20
-"""Bytes of an action's arguments: the largest is a whole Modelfile."""
+"""Most bytes of an action's arguments. The largest argument in use is a whole Modelfile of Ollama."""
 ANSWER = 16 << 20
-"""Bytes of an engine's answer that is not a stream."""
+"""Most bytes of an engine's answer that is not a stream."""
 WORDS = 500
-"""Characters of an engine's own words about an error."""
+"""Most characters of an engine's own error message that are shown to the operator."""
 
 LINES = b"application/x-ndjson"
 PASSED = {b"application/json", b"text/plain"}
-"""Content types that are passed on; what calls itself otherwise goes out as text, never as a page."""
+"""Content types that are kept. Any other is replaced by `text/plain`, so that no browser renders an engine's answer."""
 
 _ERROR = {"content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{ErrorBody.__name__}"}}}}
-# A `model` in place of the reference would be the same page, but FastAPI builds a validator for each one it is given.
+# A `model` instead of the reference would give the same OpenAPI page, but FastAPI builds a validator for each model.
 _ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys(
     (400, 401, 403, 404, 413, 415, 501, 502, 503, 504), _ERROR
 )
@@ -58,7 +59,7 @@ _object = msgspec.json.Decoder(dict[str, Any])
 
 
 class Admin:
-    """What the endpoints work with."""
+    """The parts of the gateway that the endpoints use, and their access check."""
 
     def __init__(
         self,
@@ -66,8 +67,11 @@ class Admin:
         backends: Callable[[], Awaitable[list[BackendView]]],
         changed: Callable[[str], Awaitable[None]],
     ) -> None:
-        """`backends` tells all backends as they are; `changed` is to be called with the name of one whose models may
-        be others now."""
+        """Use the parts of the gateway.
+
+        `backends` returns the state of all backends. `changed` is called with the name of a backend whose models may
+        have changed, and asks it again for them.
+        """
         self.core = core
         self.backends = backends
         self.changed = changed
@@ -77,7 +81,7 @@ class Admin:
 
         @app.get("/gateway/backends", tags=["admin"], responses=_ERRORS, openapi_extra=_KEY)
         async def list_backends(request: Request) -> list[BackendView]:
-            """Every backend: its state, load and signals, and what last went wrong."""
+            """List every backend with its state, its load, its signals and its last error."""
             self.let_in(request.scope)
             return await self.backends()
 
@@ -85,23 +89,25 @@ class Admin:
             "/gateway/backends/{name}/{action}", tags=["admin"], responses=_ERRORS, openapi_extra=_TAKES
         )
         async def act(name: str, action: str) -> Response:
-            """Have a backend's engine do something with its models, such as pull or load one. The body holds the
-            arguments; progress comes as lines of JSON."""
+            """Perform an action on the models of a backend, such as pull or load one.
+
+            The body holds the arguments. Progress is answered as lines of JSON.
+            """
             return Deed(self, name, action)
 
     def let_in(self, scope: Scope) -> Caller:
-        """The operator a request comes from. Raises GatewayError where it comes from somebody else."""
+        """Return the operator who sent a request. Raises GatewayError if the sender is not an operator."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         _refuse_other_sites(headers)
         caller = self.core.snapshot.keys.operator(one_authorization(scope, headers))
         if caller is ANYONE and not _is_local(headers.get(b"host", b"").decode("latin-1")):
-            # A name that a foreign site has made to point at this machine would have passed so far.
+            # DNS rebinding: another site's name that resolves to this machine has passed every check before this one.
             message = "without a key, name the gateway by its address or as 'localhost'"
             raise GatewayError(Own.FORBIDDEN, message, code="cross_site")
         return caller
 
     def backend(self, name: str) -> Backend:
-        """The backend of this name. Raises GatewayError where there is none."""
+        """Return the backend of this name. Raises GatewayError if there is none."""
         found = self.core.dispatcher.pool.backends.get(name)
         if found is None:
             raise GatewayError(
@@ -111,7 +117,7 @@ class Admin:
 
 
 class Deed(Response):
-    """One action, from the request's body to the end of the engine's answer."""
+    """The answer to one action: reads the request's body, calls the engine, and forwards what the engine answers."""
 
     def __init__(self, admin: Admin, name: str, action: str) -> None:
         super().__init__()
@@ -137,9 +143,9 @@ class Deed(Response):
             )
             await self._carry_out(backend, call, exchange)
         except asyncio.CancelledError:
-            # This is the end of the request's task: it has obeyed, and nobody else needs to hear of it.
+            # The request's task ends here, so the cancellation has done its work and need not be raised further.
             exchange.end(exchange.interrupted or GatewayError(Own.DRAINING, "the gateway is shutting down"))
-        except Exception as error:  # noqa: BLE001 (whatever it is ends this request and no other)
+        except Exception as error:  # noqa: BLE001 (any error ends this request only)
             exchange.end(error)
         else:
             exchange.end()
@@ -167,7 +173,7 @@ class Deed(Response):
                 async for line in _lines(transfer):
                     exchange.way.write(_public(line) + b"\n")
             finally:
-                # Also after half a download, or where the client has left.
+                # Even if the download broke off or the client left, the engine's models may have changed.
                 backend.woken.set()
             await self._admin.changed(backend.name)
             exchange.way.finish()
@@ -176,7 +182,7 @@ class Deed(Response):
 
 
 class _Lines(OpenAI):
-    """Answers in lines of JSON (NDJSON): an error is a line too."""
+    """The dialect of answers in lines of JSON (NDJSON), where an error is one more line."""
 
     def error_event(self, told: Told) -> bytes:
         return self.error(told) + b"\n"
@@ -198,7 +204,7 @@ async def _lines(transfer: Transfer) -> AsyncIterator[bytes]:
 
 
 def _public(line: bytes) -> bytes:
-    """A line as it came, or an engine's error in OpenAI's shape."""
+    """Return a line unchanged, or an engine's error in OpenAI's format."""
     if b'"error"' not in line:
         return line
     try:
@@ -209,7 +215,7 @@ def _public(line: bytes) -> bytes:
 
 
 def _arguments_in(headers: dict[bytes, bytes], body: bytes) -> dict[str, Any]:
-    """The arguments in a request's body; none where it is empty. Raises GatewayError."""
+    """Return the arguments in a request's body, none if it is empty. Raises GatewayError if they cannot be read."""
     if len(body) > BODY:
         raise GatewayError(Own.TOO_LARGE, f"the arguments are larger than {BODY} bytes")
     if not body.strip():
@@ -225,7 +231,7 @@ def _arguments_in(headers: dict[bytes, bytes], body: bytes) -> dict[str, Any]:
 
 
 def _call(backend: Backend, action: str, arguments: dict[str, Any]) -> Call:
-    """The engine's request for an action. Raises GatewayError where there is none."""
+    """Return the engine's request for an action. Raises GatewayError if there is none or the arguments are wrong."""
     engine = backend.engine
     if action not in engine.actions:
         known = f"it has {', '.join(sorted(engine.actions))}" if engine.actions else "it has none"
@@ -240,7 +246,7 @@ def _call(backend: Backend, action: str, arguments: dict[str, Any]) -> Call:
 
 
 def _refused(backend: Backend, transfer: Transfer, body: bytes) -> GatewayError:
-    """The engine's refusal, with its own words: an operator may hear them."""
+    """Return the error for an engine's refusal. It quotes the engine's message, which operators may see."""
     failure = backend.engine.failure(transfer.status, transfer.headers, body)
     error = GatewayError.of(failure)
     words = failure.message
@@ -256,7 +262,7 @@ def _content_type(transfer: Transfer) -> bytes:
 
 
 def _refuse_other_sites(headers: dict[bytes, bytes]) -> None:
-    """Refuse what a browser sends on behalf of another site."""
+    """Raise GatewayError for a request that a browser sends on behalf of another site."""
     origin = headers.get(b"origin")
     foreign = headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site")
     if foreign or (
@@ -266,7 +272,7 @@ def _refuse_other_sites(headers: dict[bytes, bytes]) -> None:
 
 
 def _is_local(host: str) -> bool:
-    """A `Host` no foreign site can have: an address, or this machine's own name."""
+    """Tell whether `host` is a `Host` header that no other site can cause: an IP address, or a name of `localhost`."""
     name = urlsplit(f"//{host}").hostname or ""
     try:
         ipaddress.ip_address(name)

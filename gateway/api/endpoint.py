@@ -1,9 +1,9 @@
-"""The endpoints of the operations that engines carry out: from a request's head and body to the dispatcher.
+"""The endpoints of the operations that engines perform: from a request's head and body to the dispatcher.
 
 Rules:
-- One way in for every operation, whether the front door or ASGI brings the request: `open`, `admit`, `accept`. What
-  fails on it ends the request, and the request knows how (`gateway.request.Exchange.end`).
-- Nothing of the client's headers reaches an engine but the trace context.
+- Every request passes the same three steps `open`, `admit` and `accept`, whether the front door or ASGI received it. An
+  error in any of them ends the request through `gateway.request.Exchange.end`.
+- Of the client's headers only the trace context is forwarded to an engine.
 """
 
 from __future__ import annotations
@@ -30,13 +30,16 @@ from gateway.wire.downstream import Receive, Scope, Send, way_back_of
 
 _TRACE: Final = (b"traceparent", b"tracestate")
 _LONGEST_TRACE: Final = 512
-"""Bytes; what W3C's Trace Context asks everybody to pass on."""
+"""Most bytes of a trace header. W3C's Trace Context requires that at least 512 are forwarded."""
 _ID_CHARACTERS: Final = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_.:/+=")
 
 
 class Core:
-    """What the endpoints work with; `snapshot` is replaced as a whole. `page` makes the metrics page; with several
-    workers it shows the numbers of all."""
+    """The parts of the gateway that all endpoints share.
+
+    `snapshot` is never changed, only replaced as a whole. `page` returns the metrics page; with several workers it
+    shows the sums of all.
+    """
 
     def __init__(
         self,
@@ -56,33 +59,35 @@ class Core:
         self._numbers = itertools.count()
 
     def request_id(self, wanted: bytes | None) -> bytes:
-        """Return the client's own id if it is a harmless one, else a new one, unique across processes."""
+        """Return the id that the client sent if it is short and of safe characters, else a new unique one."""
         if wanted is not None and 0 < len(wanted) <= 128 and _ID_CHARACTERS.issuperset(wanted):
             return wanted
         return b"req-%b%08x" % (self._prefix, next(self._numbers))
 
     def uncounted(self, way: WayBack, headers: Mapping[bytes, bytes], surface: Surface = OPENAI) -> Exchange:
-        """Return a request that is answered like any other and appears in no metric."""
-        exchange = Exchange(way, perf_counter_ns(), self.register, _NOBODY)
+        """Return a request that is answered like any other but counted in no metric."""
+        exchange = Exchange(way, perf_counter_ns(), self.register, _UNCOUNTED)
         exchange.id = self.request_id(headers.get(b"x-request-id"))
         exchange.headers = headers
         exchange.surface = surface
         return exchange
 
 
-class _Nobody:
-    """Counts no request."""
+class _NullSink:
+    """A sink that counts nothing."""
 
     def finished(self, exchange: Exchange) -> None:
         """Do nothing."""
 
 
-_NOBODY: Final = _Nobody()
+_UNCOUNTED: Final = _NullSink()
 
 
 class Admission:
-    """What was found out about the sender of a request's head. It holds for every request with the same head, as long
-    as the snapshot is the same."""
+    """The result of the checks on a request's head.
+
+    It is valid for every request with the same head, for as long as the snapshot is the same.
+    """
 
     __slots__ = ("caller", "snapshot", "trace")
 
@@ -93,7 +98,7 @@ class Admission:
 
 
 class Endpoint:
-    """One operation's endpoint: a handler of the front door's, and an ASGI application."""
+    """The endpoint of one operation: both a handler for the front door and an ASGI application."""
 
     __slots__ = ("_core", "_operation", "_surface")
 
@@ -103,7 +108,10 @@ class Endpoint:
         self._surface: Surface = surface_of(operation)
 
     def open(self, way: WayBack, headers: Mapping[bytes, bytes], began: int) -> Exchange:
-        """Return the request that a head begins. `began` is the time its first byte was read."""
+        """Return the request that begins with this head.
+
+        `began` is the time at which its first byte was read, in nanoseconds of the timeline's clock.
+        """
         core = self._core
         exchange = Exchange(way, began, core.register, core.sink)
         exchange.id = core.request_id(headers.get(b"x-request-id"))
@@ -113,10 +121,10 @@ class Endpoint:
         return exchange
 
     def admit(self, exchange: Exchange, known: object = None) -> object:
-        """Check a request's head, before its body is read. Raises GatewayError or InvalidRequest.
+        """Check a request's head before its body is read. Raises GatewayError or InvalidRequest.
 
-        Returns what was found out. Given back as `known` with the next request that has the same head, it saves doing
-        so again.
+        Returns the result of the checks. Passed as `known` for the next request with the same head, it saves repeating
+        them.
         """
         exchange.timeline.mark(AUTH)
         snapshot = self._core.snapshot
@@ -134,11 +142,11 @@ class Endpoint:
         return admission
 
     def accept(self, exchange: Exchange, body: bytes) -> None:
-        """Send a request that is complete on its way. Raises nothing."""
+        """Route a complete request and dispatch it. Raises nothing: an error ends the request."""
         exchange.timeline.mark(ROUTE)
         try:
             self._route(exchange, body)
-        except Exception as error:  # noqa: BLE001 (whatever it is ends this request and no other)
+        except Exception as error:  # noqa: BLE001 (any error ends this request only)
             exchange.end(error)
             return
         self._core.dispatcher.run(exchange)
@@ -164,7 +172,7 @@ class Endpoint:
             exchange.timeline.mark(RECEIVE)
             body = await way.body(self._core.snapshot.config.server.limits.body)
         except asyncio.CancelledError:
-            # This is the end of the request's task: it has obeyed, and nobody else needs to hear of it.
+            # The request's task ends here, so the cancellation has done its work and need not be raised further.
             exchange.end(exchange.interrupted or GatewayError(Own.DRAINING, "the gateway is shutting down"))
         except Exception as error:  # noqa: BLE001 (as above)
             exchange.end(error)
@@ -176,12 +184,12 @@ class Endpoint:
 
 
 def _usual(operation: Operation) -> bytes:
-    """The content type of a body that does not say its own."""
+    """Return the content type assumed for a body without one; empty for forms, which always need one."""
     return b"" if operation in FORMS else b"application/json"
 
 
 def _trace(headers: Mapping[bytes, bytes]) -> bytes:
-    """The header lines of a trace context that go on to the engine."""
+    """Return the header lines of the trace context that are forwarded to the engine."""
     lines = b""
     for name in _TRACE:
         value = headers.get(name)
@@ -191,7 +199,7 @@ def _trace(headers: Mapping[bytes, bytes]) -> bytes:
 
 
 def one_authorization(scope: Scope, headers: Mapping[bytes, bytes]) -> bytes | None:
-    """Return the request's `Authorization` header. Raises GatewayError if there are two."""
+    """Return the request's `Authorization` header, None if it has none. Raises GatewayError if it has several."""
     found = headers.get(b"authorization")
     repeated = found is not None and len(headers) != len(scope["headers"])
     if repeated and sum(name == b"authorization" for name, _ in scope["headers"]) > 1:

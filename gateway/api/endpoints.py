@@ -1,9 +1,9 @@
-"""Which operation is at which path, and what its requests and answers look like: one table for the dispatch,
-the reference page and the documents.
+"""The table of operations with their paths, requests and answers, for routing, the reference page and the docs.
 
 Rules:
-- Every path is POST. The first path of an operation is its own; the others are where some engine's clients look for it.
-- Shapes are for people and code generators; requests are checked by `gateway.api.body` and `gateway.api.form`.
+- Every path takes POST only. The first path of an operation is the gateway's own; the others are aliases that the
+  clients of some engine use.
+- The schemas are documentation for people and code generators. Requests are validated by `backends.surfaces`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ EVENTS = "text/event-stream"
 
 
 class Hot(NamedTuple):
-    """One operation as clients see it."""
+    """One operation as the client sees it."""
 
     operation: Operation
     paths: tuple[str, ...]
     title: str
     request: type[BaseModel]
     answer: type[BaseModel] | None
-    """None where an answer is bytes."""
+    """The schema of a JSON answer; None if an answer is binary."""
     takes: str = JSON
     gives: tuple[str, ...] = ()
-    """Content types of answers, beside JSON."""
+    """Content types of answers other than JSON."""
 
 
 ENDPOINTS = (
@@ -151,10 +151,14 @@ HOT: dict[str, Operation] = {path: endpoint.operation for endpoint in ENDPOINTS 
 
 
 def described(references: Any, errors: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAPI `paths` of all of them. `references` maps a shape, for validation, to its JSON Schema reference."""
+    """Return the OpenAPI `paths` of every operation.
+
+    `references` maps a schema and the mode "validation" to its JSON Schema reference; `errors` are the error answers by
+    status.
+    """
 
     def content(kinds: tuple[str, ...], shape: type[BaseModel] | None) -> dict[str, Any]:
-        """What is JSON or a form has its shape; events are text, everything else is bytes."""
+        """Describe JSON and forms by their schema, events as text, and everything else as binary."""
         plain: dict[str, Any] = {}
         for kind in kinds:
             if kind in (JSON, FORM) and shape is not None:
@@ -189,4 +193,4 @@ def described(references: Any, errors: dict[str, Any]) -> dict[str, Any]:
 SHAPES: tuple[type[BaseModel], ...] = tuple(
     shape for endpoint in ENDPOINTS for shape in (endpoint.request, endpoint.answer) if shape is not None
 )
-"""Everything `described` refers to."""
+"""Every schema that `described` refers to."""

@@ -1,5 +1,8 @@
-"""OpenAI's requests and answers as the reference page shows them. For people and code generators; requests are not
-validated with these (see `gateway.api.body`), and fields an engine adds pass as they are.
+"""OpenAI's requests and answers as the reference page shows them, for people and code generators.
+
+Rules:
+- Requests are not validated with these schemas, but by `backends.surfaces`.
+- Fields that are not listed are passed on unchanged, so every schema allows further ones.
 """
 
 from __future__ import annotations
@@ -177,7 +180,7 @@ class RerankRequest(_Request):
 
 
 class Ranked(_Open):
-    index: int = Field(description="The document's place in the request.")
+    index: int = Field(description="The document's index in the request.")
     relevance_score: float
     document: dict[str, Any] | None = None
 

@@ -1,8 +1,8 @@
-"""Swagger UI at `/docs`. It loads nothing from other hosts, so it works offline and runs nobody else's scripts.
+"""Swagger UI at `/docs`. It loads nothing from other hosts, so it works offline and runs no foreign scripts.
 
 Rules:
-- Swagger UI's own files come from the package `fastapi-swagger`, pinned by hash; none of its code is used.
-- Addresses in the page are relative, so a proxy may put the gateway below a path.
+- Swagger UI's files come from the package `fastapi-swagger`, which is pinned by hash; none of its Python code is used.
+- URLs in the page are relative, so a reverse proxy may serve the gateway below a path prefix.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DAY = "public, max-age=86400"
 
 
 def add_docs(app: FastAPI) -> None:
-    """Add the page and its files to an application that has none."""
+    """Add the page and its files to an application that was created without FastAPI's own page."""
     folder = Path(str(importlib.resources.files(PACKAGE)))
 
     @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)

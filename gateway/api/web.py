@@ -1,9 +1,9 @@
-"""The FastAPI shell: everything that is not the hot path, and the reference page for all of it.
+"""The FastAPI application: every endpoint that no engine serves, and the reference page for all endpoints.
 
 Rules:
-- Whatever goes wrong here has OpenAI's error shape too.
-- The hot endpoints are described here from the same table that serves them, so the reference cannot lack one.
-- Health, metrics and the reference page hold no secrets and ask for no key; everything under /v1 does.
+- Every error of these endpoints has OpenAI's format too.
+- The endpoints that engines serve are described from the same table that routes them, so the page is always complete.
+- Health, metrics and the reference page hold no secrets and need no key; everything under `/v1` does.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _STATUSES = (400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 501, 502, 503, 50
 def web(
     core: Core, version: str, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]
 ) -> FastAPI:
-    """The FastAPI application around the endpoints of `core`."""
+    """Return the FastAPI application for the parts in `core`."""
     app = FastAPI(
         title="LLM gateway",
         version=version,
@@ -77,15 +77,15 @@ def _models(app: FastAPI, core: Core) -> None:
 
     @app.get("/v1/models", tags=["models"], response_model_exclude_none=True)
     async def list_models(request: Request) -> schemas.ModelList:
-        """The models and aliases this key may use."""
+        """List the models and aliases this key may use."""
         return schemas.ModelList(
             data=[info(entry) for entry in core.snapshot.catalog.listed(caller(request))]
         )
 
     @app.get("/v1/models/{model:path}", tags=["models"], response_model_exclude_none=True)
     async def get_model(model: str, request: Request) -> schemas.ModelInfo:
-        """One model or alias."""
-        model = model.replace("%2F", "/")  # a slash in a name, as the SDKs write it
+        """Show one model or alias."""
+        model = model.replace("%2F", "/")  # SDKs encode a slash in a model's name
         who = caller(request)
         catalog = core.snapshot.catalog
         catalog.resolve(model, who)
@@ -95,12 +95,12 @@ def _models(app: FastAPI, core: Core) -> None:
 def _operations(app: FastAPI, core: Core) -> None:
     @app.get("/healthz", tags=["operations"])
     async def healthz() -> schemas.Status:
-        """The process is alive."""
+        """Report that the process is alive."""
         return schemas.Status(status="ok")
 
     @app.get("/readyz", tags=["operations"], responses={503: {"model": schemas.ErrorBody}})
     async def readyz() -> schemas.Status:
-        """Some backend can take requests, and the gateway is not shutting down."""
+        """Report whether some backend can take requests and the gateway is not shutting down."""
         if core.draining:
             raise GatewayError(Own.DRAINING, "the gateway is shutting down")
         if not core.dispatcher.ready():
@@ -109,7 +109,7 @@ def _operations(app: FastAPI, core: Core) -> None:
 
     @app.get("/metrics", tags=["operations"], response_class=Response)
     async def metrics() -> Response:
-        """All metrics in Prometheus' text format."""
+        """Show all metrics in Prometheus' text format."""
         return Response(await core.page(), headers={"content-type": CONTENT_TYPE.decode()})
 
 
@@ -136,9 +136,9 @@ def _errors(app: FastAPI) -> None:
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
-        place = [str(part) for part in first["loc"]]
-        message = f"{'.'.join(place)}: {first['msg']}"
-        return answer(GatewayError(Own.INVALID, message, param=place[-1], status=422))
+        location = [str(part) for part in first["loc"]]
+        message = f"{'.'.join(location)}: {first['msg']}"
+        return answer(GatewayError(Own.INVALID, message, param=location[-1], status=422))
 
     async def bug(request: Request, error: Exception) -> Response:
         return answer(GatewayError(Own.INTERNAL, "the gateway failed; see its log"))
@@ -154,12 +154,12 @@ def _errors(app: FastAPI) -> None:
 
 
 def wrong_method(method: str, path: str, allow: tuple[tuple[bytes, bytes], ...]) -> GatewayError:
-    """The error for a method an endpoint does not have; `allow` is the header that names those it has."""
+    """Return the error for a method that an endpoint does not have; `allow` is the header that lists the others."""
     return GatewayError(Own.METHOD, f"{method} is not allowed at {path[:128]}", headers=allow)
 
 
 def _described(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's own description, with the hot endpoints and the error shape added."""
+    """Return FastAPI's OpenAPI page with the endpoints that engines serve and the error schema added."""
     shapes: list[type[BaseModel]] = [*dict.fromkeys(SHAPES), schemas.ErrorBody]
     references, definitions = models_json_schema(
         [(shape, "validation") for shape in shapes],

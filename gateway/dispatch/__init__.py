@@ -1,1 +1,1 @@
-"""The journey of one request through its attempts."""
+"""The dispatch of requests: waiting for a slot, choosing a backend, attempts and retries."""

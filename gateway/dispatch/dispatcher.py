@@ -1,8 +1,8 @@
-"""Where requests set out from: what all of them share on their way to a backend.
+"""The dispatcher: starts the journey of each request, and holds what all journeys share.
 
 Rules:
-- `run` returns at once. A request whose backend is ready and has an idle connection is under way by then; any other
-  goes on in a task of its own.
+- `run` returns at once. If a backend is ready and has an idle connection, the request has been sent by then; otherwise
+  it continues in a task of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.telemetry.metrics import Metrics
 
 
 class Dispatcher:
-    """Carries requests out on the backends of a pool."""
+    """Serves requests with the backends of a pool."""
 
     def __init__(self, pool: Pool, metrics: Metrics, accounting: Accounting, budget: Budget) -> None:
         self.pool = pool
@@ -26,7 +26,7 @@ class Dispatcher:
         self.budget = budget
 
     def run(self, exchange: Exchange) -> None:
-        """Answer a request whose plan is known. Raises nothing: what goes wrong ends the request."""
+        """Start to serve a request whose plan is known. Raises nothing: an error ends the request."""
         journey = Journey(self, exchange)
         journey.begin()
 

@@ -1,13 +1,12 @@
 """The journey of one request: wait for a slot, try one backend after the other, end the request once.
 
 Rules:
-- Nothing waits that has not to. `_go` does all that can be done at once; what it finds missing, `_wait` waits for in a
-  task, and then lets `_go` try again. Both run the same rules, since there is only one of each.
-- No task stays while an attempt is under way: it reports its end by `attempt_over`.
-- Attempts come one after the other, only until the client has received content, all inside one deadline, and beyond
-  the first only out of a budget that all requests share.
-- Everything that a request holds, its slots, its lease, its attempt and its share of the budget, is given back in
-  `_end`.
+- A request waits only if it must. `_go` does everything that is possible at once. For what is missing, `_wait` waits in
+  a task and then calls `_go` again. Each rule is written once, and both use it.
+- No task runs while an attempt is in progress: the attempt reports its end to `attempt_over`.
+- Attempts are made one after the other, within one deadline, only until the client has received content. Those after
+  the first come out of a retry budget that all requests share.
+- `_end` releases everything a request holds: its slots, its lease, its attempt and its share of the budget.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ log = logging.getLogger("gateway.dispatch")
 
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 2.0
-"""Seconds until a backend that said it was loading is asked once more; it doubles each time."""
+"""Seconds until a backend that said it was loading is tried again; the pause doubles each time."""
 
 
 class Shared(Protocol):
-    """What all journeys share: `gateway.dispatch.dispatcher.Dispatcher`."""
+    """What all journeys share, as `gateway.dispatch.dispatcher.Dispatcher` has it."""
 
     pool: Pool
     metrics: Metrics
@@ -49,7 +48,7 @@ class Shared(Protocol):
 
 
 class Journey:
-    """The attempts of one request."""
+    """The sequence of waits and attempts of one request."""
 
     __slots__ = (
         "_asked_to_wait",
@@ -84,17 +83,17 @@ class Journey:
         self._asked_to_wait: int = 0
         self._pause: float = 0.0
         """Seconds to wait before the next attempt."""
+        # The gates where the request holds a slot now: the model's, then the backend's.
         self._gate: Gate | None = None
-        """The model's gate, once it has been passed, and the backend's."""
         self._slot: Gate | None = None
         self._lease: Lease | None = None
         self._model: str = ""
-        """The model whose target the lease is for: the one that was asked for, or a fallback."""
+        """The model whose target is leased: the requested one or a fallback."""
         self._attempt: Attempt | None = None
         self._going: bool = False
 
     def begin(self) -> None:
-        """Set out."""
+        """Start to serve the request."""
         exchange = self._exchange
         plan = exchange.plan
         exchange.work = self
@@ -106,14 +105,14 @@ class Journey:
         self._resume()
 
     def interrupt(self, error: Exception) -> None:
-        """Give up: the client left, or the gateway stops. Called where no task runs for the request."""
+        """End the request with `error`; called only while no task runs for it. See `gateway.request.Work`."""
         self._end(error)
 
     def attempt_over(self, attempt: Attempt) -> None:
-        """Hear that the attempt is over: end the request, or go on to the next attempt."""
+        """End the request or continue with the next attempt, because this one is over."""
         try:
             again = self._settle(attempt)
-        except Exception as error:  # noqa: BLE001 (whatever it is ends this request and no other)
+        except Exception as error:  # noqa: BLE001 (any error ends this request only)
             self._end(error)
             return
         if not again:
@@ -122,7 +121,7 @@ class Journey:
             self._resume()
 
     def _resume(self) -> None:
-        """Go on, in a task if something has to be waited for."""
+        """Continue the request, in a task if something has to be waited for."""
         try:
             under_way = self._go()
         except Exception as error:  # noqa: BLE001 (as above)
@@ -132,7 +131,7 @@ class Journey:
             self._exchange.task = self._loop.create_task(self._run())
 
     async def _run(self) -> None:
-        """Wait until an attempt is under way."""
+        """Wait, as the request's task, until an attempt is in progress or the request has ended."""
         exchange = self._exchange
         try:
             await self._wait()
@@ -144,11 +143,10 @@ class Journey:
         else:
             exchange.task = None
 
-    # going
+    # choosing a backend
 
     def _go(self) -> bool:
-        """Do all that can be done now. Return True if an attempt is under way, or the request is over; False if there
-        is something to wait for."""
+        """Do what is possible now. Return True if an attempt runs or the request has ended, False if it must wait."""
         exchange = self._exchange
         self._going = True
         try:
@@ -169,7 +167,7 @@ class Journey:
             self._going = False
 
     async def _wait(self) -> None:
-        """Wait for one thing after the other that `_go` finds missing."""
+        """Wait for each thing that `_go` finds missing, until it returns True."""
         timeline = self._exchange.timeline
         while not self._go():
             attempt = self._attempt
@@ -196,7 +194,7 @@ class Journey:
             timeline.mark(ROUTE)
 
     def _passed_gate(self) -> bool:
-        """Tell whether the request has a slot of its model, after taking one that is free."""
+        """Take a free slot of the model, unless one is held. Return whether one is held or none is needed."""
         gate = self._exchange.plan.gate
         if gate is None or self._gate is not None:
             return True
@@ -206,7 +204,7 @@ class Journey:
         return True
 
     def _chosen(self, last_resort: bool = False) -> bool:
-        """Tell whether there is a lease on a backend, after choosing one that can be used now."""
+        """Lease a backend that can be used now, unless one is leased. Return whether one is leased."""
         if self._lease is not None:
             return True
         now = self._loop.time()
@@ -218,7 +216,7 @@ class Journey:
         return False
 
     def _has_slot(self) -> bool:
-        """Tell whether the backend takes the request now, after taking a slot that is free where it has only some."""
+        """Take a free slot of the leased backend, unless one is held. Return whether one is held or none is needed."""
         assert self._lease is not None
         gate = self._lease.target.backend.gate
         if gate is None or self._slot is not None:
@@ -229,7 +227,7 @@ class Journey:
         return True
 
     def _has_moved_away(self) -> bool:
-        """Tell whether the backend has lost its location while its slot was waited for, after giving back the lease."""
+        """Release the lease if the backend has lost its location since it was chosen. Return whether that is so."""
         assert self._lease is not None
         if self._lease.target.backend.upstream is not None:
             return False
@@ -237,7 +235,7 @@ class Journey:
         return True
 
     async def _queue(self, gate: Gate) -> None:
-        """Wait at a gate; afterwards a slot is held. Raises GatewayError where none comes in time."""
+        """Wait for a slot of a gate, and take it. Raises GatewayError if none is free in time."""
         exchange = self._exchange
         exchange.timeline.mark(QUEUE)
         queued = self._shared.metrics.queued.cell(exchange.plan.model)
@@ -248,11 +246,11 @@ class Journey:
             queued.value -= 1
 
     async def _load(self) -> None:
-        """Wait for what is loading, then take what there is. Raises GatewayError where nothing can be used."""
+        """Wait while backends are loading, then lease one. Raises GatewayError if none can be used."""
         exchange = self._exchange
         model = exchange.plan.model
         if not self._groups:
-            # Another model stands in for this one here, which the key may not use.
+            # Only a fallback model can do this operation, and the caller's key may not use that model.
             message = f"no backend of the model {model!r} can do '{exchange.request.operation}'"
             raise GatewayError(Kind.UNSUPPORTED, message, param="model")
         if self._failure is None or self._failure.kind is Kind.LOADING:
@@ -265,15 +263,15 @@ class Journey:
         raise GatewayError(Own.NO_BACKEND, f"no backend of the model {model!r} is up", retry_after=5)
 
     def _targets(self) -> list[Target]:
-        """Every target that may serve the request."""
+        """Return every target that may serve the request."""
         return [target for group in self._groups for target in group.targets]
 
     def _deadline(self) -> float:
-        """The loop time at which the request must be over."""
+        """Return the loop time at which the request must have ended."""
         return self._loop.time() + (self._exchange.deadline - perf_counter_ns()) / SECOND
 
     def _patience(self) -> float:
-        """Until which loop time to wait for models that load: once in all, however often a backend says so."""
+        """Return the loop time until which to wait for loading models; it is fixed at the first call."""
         if not self._warm_until:
             self._warm_until = min(self._deadline(), self._loop.time() + self._exchange.plan.queue)
         return self._warm_until
@@ -297,8 +295,7 @@ class Journey:
         return attempt
 
     def _settle(self, attempt: Attempt) -> bool:
-        """Account for an attempt that is over. Return True if the request goes on, False if it has its answer; raise
-        what ends it otherwise."""
+        """Account for an attempt that is over. Return whether another follows; raise what ends the request, if any."""
         timeline = self._exchange.timeline
         if attempt.stale:
             attempt.renew()
@@ -321,7 +318,7 @@ class Journey:
         return True
 
     def _give_back_lease(self) -> None:
-        """Release the lease and the backend's slot, and count the attempt if there was one."""
+        """Release the lease and the backend's slot, and count the attempt if one was made."""
         lease, attempt, slot = self._lease, self._attempt, self._slot
         self._lease = self._attempt = self._slot = None
         if slot is not None:
@@ -337,10 +334,10 @@ class Journey:
         self._shared.accounting.attempted(self._exchange, target.backend.name, target.metrics, attempt)
 
     def _require_another(self, target: Target, failure: Failure) -> None:
-        """Return if there may be another attempt after `failure`; raise it as a GatewayError if not."""
+        """Prepare another attempt after `failure`; raise it as a GatewayError if none may follow."""
         exchange, budget = self._exchange, self._shared.budget
         if failure.kind is Kind.LOADING and self._loop.time() < self._patience():
-            # It answers, only not yet: that was no attempt, and it may be waited for.
+            # A loading backend is healthy and will answer soon: do not count the attempt, and allow waiting for it.
             target.backend.note(Health.LOADING, "its model is loading")
             self._tried.remove(target)
             exchange.attempts -= 1
@@ -357,14 +354,15 @@ class Journey:
             self._let_load()
 
     def _let_load(self) -> None:
-        """A backend may say that it loads though its probe says that it is ready: it is asked ever more seldom then."""
+        """Pause before the next attempt, longer each time, unless another backend is usable."""
+        # The backend's probe may report that it is ready although it answers that it is loading.
         self._asked_to_wait += 1
         if not any(target.backend.usable and target not in self._tried for target in self._targets()):
             left = max(0.0, self._patience() - self._loop.time())
             self._pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._asked_to_wait, left)
 
     def _report(self, target: Target, failure: Failure) -> None:
-        """Tell the operator what a client is told only in part. A client's own mistake is no news, and quotes it."""
+        """Log the details that the client is not told. A client's own error is not logged: its message quotes it."""
         if ROWS[failure.kind].outcome == "client_error":
             return
         if failure.kind is Kind.LOADING and self._asked_to_wait:
@@ -380,10 +378,10 @@ class Journey:
             self._exchange.name,
         )
 
-    # the end
+    # ending the request
 
     def _end(self, error: Exception | None) -> None:
-        """Give everything back, and end the request."""
+        """Release everything the request holds, and end it."""
         exchange = self._exchange
         if exchange.over:
             return

@@ -1,8 +1,9 @@
-"""Whether a failed attempt may be followed by another. Pure decisions.
+"""The decision whether another attempt may follow a failed one. No I/O, no clock.
 
 Rules:
-- Only before the client has received content, only for failures another backend may not have, only while time is left.
-- Attempts beyond the first come out of one budget for all requests, so that retries cannot multiply an outage.
+- A retry is allowed only for failures that another backend may not have, and only while enough time is left. The caller
+  makes sure that the client has not received any content.
+- All requests share one budget for attempts after the first, so that retries cannot multiply the load of an outage.
 """
 
 from __future__ import annotations
@@ -11,34 +12,37 @@ from backends.base import Failure
 from gateway.errors import may_go_elsewhere
 
 MIN_USEFUL = 0.05
-"""Seconds that must be left for another attempt to make sense."""
+"""Seconds that must be left until the deadline for another attempt to be worthwhile."""
 
 
 def may_retry(failure: Failure, attempts: int, most: int, left: float) -> bool:
-    """Another attempt makes sense after `attempts` of at most `most`, with `left` seconds to the deadline."""
+    """Tell whether to try again after `failure` of attempt number `attempts`.
+
+    `most` is the largest number of attempts; `left` is the time to the deadline in seconds.
+    """
     return attempts < most and left >= MIN_USEFUL and may_go_elsewhere(failure)
 
 
 class Budget:
-    """How many requests may be in a second or later attempt at once: a share of those active, but a few always."""
+    """The limit on requests that may be retrying at once: a share of the active ones, but at least `floor`."""
 
     __slots__ = ("_floor", "_retrying", "active", "share")
 
     def __init__(self, share: float = 0.2, floor: int = 3) -> None:
         self.share = share
-        """The share of the active requests; may be changed at any time."""
+        """The share of the active requests that may be retrying; may be changed at any time."""
         self._floor = floor
         self._retrying = 0
         self.active = 0
-        """Requests in the gateway now."""
+        """The number of requests that are dispatched now."""
 
     def take(self) -> bool:
-        """One more request retries from now on; False if the budget is spent."""
+        """Count one more retrying request and return True; return False if the budget is spent."""
         if self._retrying >= max(self._floor, self.share * self.active):
             return False
         self._retrying += 1
         return True
 
     def give_back(self) -> None:
-        """A request that retried is over."""
+        """Count one retrying request less, because it has ended."""
         self._retrying -= 1

@@ -51,8 +51,7 @@ class Group:
 
 
 class Plan:
-    """How requests for one model are served: its own targets first, then those of its fallbacks. Never changed once it
-    is made.
+    """How requests for one model are served: its own targets first, then those of its fallbacks. Immutable.
 
     `attempts` is how many a request may have; `queue` how many seconds it may wait for a slot, and again for a backend
     that is loading; `total` how many until it must be over. `gate` holds the slots of the model; None where their

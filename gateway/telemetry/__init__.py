@@ -1,1 +1,1 @@
-"""Metrics and the timeline of a request."""
+"""The metrics of the gateway and the timeline of each request."""

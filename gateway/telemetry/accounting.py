@@ -1,8 +1,8 @@
-"""From attempts and requests that are over to numbers: the metrics' reader of what happened.
+"""The sink that counts finished attempts and requests in the metrics.
 
 Rules:
-- An attempt is counted once, when it is over; so is a request. Nothing else adds to these metrics.
-- The parts of a request's time come from its timeline and from nowhere else.
+- An attempt is counted once, when it is over, and so is a request. No other code writes to these metrics.
+- How a request spent its time is taken from its timeline only.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from gateway.telemetry.timeline import AUTH, RECEIVE, ROUTE
 log = logging.getLogger("gateway.request")
 
 SECOND: Final = 1e9
-"""Nanoseconds."""
+"""Nanoseconds per second."""
 
 
 class Tried(Protocol):
-    """An attempt that is over."""
+    """An attempt that is over, as `gateway.wire.relay.Attempt` has it."""
 
     @property
     def result(self) -> str: ...
@@ -36,7 +36,7 @@ class Tried(Protocol):
 
 
 class Accounting:
-    """Adds what requests cost and brought to the metrics."""
+    """Adds the durations, tokens and outcomes of requests to the metrics."""
 
     __slots__ = ("_metrics",)
 
@@ -44,7 +44,7 @@ class Accounting:
         self._metrics = metrics
 
     def attempted(self, exchange: Exchange, backend: str, cells: TargetMetrics, attempt: Tried) -> None:
-        """Count one attempt at the backend of that name."""
+        """Count one attempt at the backend of this name; `cells` are the metrics of its target."""
         timeline = exchange.timeline
         if attempt.first_token_at:
             cells.first_token.observe((attempt.first_token_at - timeline.received) / SECOND)
@@ -56,7 +56,7 @@ class Accounting:
         self._metrics.attempts.cell(backend, attempt.result).value += 1
 
     def finished(self, exchange: Exchange) -> None:
-        """Count one request."""
+        """Count one request that has ended."""
         metrics, timeline = self._metrics, exchange.timeline
         model, backend = exchange.model, exchange.backend
         metrics.requests.cell(model, backend, exchange.operation.value, exchange.outcome).value += 1

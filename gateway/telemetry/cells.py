@@ -1,8 +1,8 @@
-"""The numbers that requests write to: plain counters and histograms, looked up once and added to ever after.
+"""Cells: the plain counters, gauges and histograms that requests update.
 
 Rules:
-- Adding to a cell is an addition and nothing else: no lock, no label, no allocation. One event loop is the only writer.
-- What Prometheus makes of cells is `gateway.telemetry.metrics`'s business.
+- Updating a cell is one addition, without a lock, a label look-up or an allocation. One event loop is the only writer.
+- Cells know nothing of Prometheus; `gateway.telemetry.metrics` exports them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from typing import Final
 
 NONE: Final = "-"
-"""Label value where a request never came as far as a model or a backend."""
+"""The label value for a request that ended before its model or backend was known."""
 
 
 class Value:
-    """One number: a counter that only grows, or a gauge."""
+    """One number: a counter or a gauge."""
 
     __slots__ = ("value",)
 
@@ -29,12 +29,12 @@ class Value:
 
 
 class Histogram:
-    """Counts of observations by bucket, and their sum."""
+    """The counts of observations per bucket, and the sum of all observations."""
 
     __slots__ = ("bounds", "counts", "sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        """`bounds` are the upper bounds of the buckets but the last, which has none."""
+        """Create empty buckets with these upper bounds, and one more that has none."""
         self.bounds: tuple[float, ...] = bounds
         self.counts: list[int] = [0] * (len(bounds) + 1)
         self.sum: float = 0.0
@@ -45,11 +45,11 @@ class Histogram:
         self.sum += value
 
     def plain(self) -> float | list[float]:
-        """Return the sum, then the counts."""
+        """Return the sum followed by the counts."""
         return [self.sum, *self.counts]
 
     def buckets(self) -> Iterator[tuple[str, float]]:
-        """Yield upper bounds with cumulative counts, as Prometheus wants them."""
+        """Yield each upper bound with its cumulative count, as Prometheus expects them."""
         total = 0
         for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
             total += count
@@ -57,7 +57,7 @@ class Histogram:
 
 
 class TargetMetrics:
-    """The cells that a request for one model at one backend writes to."""
+    """The cells that requests for one model at one backend update."""
 
     __slots__ = (
         "duration",

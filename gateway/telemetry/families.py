@@ -1,7 +1,7 @@
-"""Families of cells: one metric name each, with a cell for every combination of label values that occurs.
+"""Families of cells: one metric name each, with one cell per combination of label values that occurs.
 
 Rules:
-- Labels come from the config and from closed sets, never from what a client typed.
+- Label values come from the config and from closed sets, never from a client's input.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Generic, TypeVar
 from gateway.telemetry.cells import Histogram, Value
 
 Dump = list[tuple[str, str, tuple[str, ...], float | list[float]]]
-"""Cells as plain values: kind of metric, name, label values, and the number or the sum and counts of a histogram."""
+"""Cells as plain values: kind of metric, name, label values, and the number, or the sum and counts of a histogram."""
 
 Cell = TypeVar("Cell", Value, Histogram)
 
 
 class Family(Generic[Cell]):
-    """One metric name with its labelled cells, made when first asked for."""
+    """One metric name with its cells, each created when it is first looked up."""
 
     def __init__(
         self, kind: str, name: str, help: str, labels: tuple[str, ...], make: Callable[[], Cell]
@@ -28,14 +28,14 @@ class Family(Generic[Cell]):
         self.cells: dict[tuple[str, ...], Cell] = {}
 
     def cell(self, *labels: str) -> Cell:
-        """The cell of these label values. Keep it: looking it up is not for the hot path."""
+        """Return the cell with these label values. Code on the hot path should keep it instead of looking it up."""
         found = self.cells.get(labels)
         if found is None:
             found = self.cells[labels] = self._make()
         return found
 
     def forget(self, *labels: str) -> None:
-        """Stop exporting a cell, such as a backend's that left the config."""
+        """Stop exporting one cell, for example that of a backend removed from the config."""
         self.cells.pop(labels, None)
 
     def forget_all(self, label: str, value: str) -> None:
@@ -46,11 +46,11 @@ class Family(Generic[Cell]):
                 del self.cells[labels]
 
     def dump(self) -> Dump:
-        """All cells as plain values, for another process."""
+        """Return all cells as plain values, for another process."""
         return [(self.kind, self.name, labels, cell.plain()) for labels, cell in self.cells.items()]
 
     def take(self, labels: tuple[str, ...], value: float | list[float]) -> None:
-        """Set a cell to a dumped value."""
+        """Set a cell to a value from a dump."""
         cell = self.cells[labels] = self._make()
         if isinstance(cell, Value) and isinstance(value, float | int):
             cell.value = value

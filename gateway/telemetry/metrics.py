@@ -1,10 +1,10 @@
 """Every metric of the gateway, and the only importer of prometheus_client.
 
 Rules:
-- A request updates plain numbers in cells that were looked up once; Prometheus' own objects are made when it scrapes.
-  (An update of a prometheus_client child costs about a microsecond, of a cell a twentieth, and streams make many.)
-- Labels come from the config and from closed sets, never from what a client typed.
-- A name, once published, is a promise; docs/metrics.md lists them all and a test compares.
+- A request updates plain numbers in cells that were looked up once. Prometheus' own objects are created at each scrape,
+  because updating one costs about a microsecond, twenty times as much as a cell, and a stream makes many updates.
+- Label values come from the config and from closed sets, never from a client's input.
+- A published metric keeps its name. docs/metrics.md lists all of them, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _OVERHEAD = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025
 
 
 SIGNAL, SIGNAL_STATUS = "gateway_backend_signal", "gateway_backend_signal_status"
-"""Gauges only one of several processes sets."""
+"""Gauges that only one of several worker processes sets."""
 
 _LARGEST = frozenset({"gateway_backend_up", "gateway_build_info"})
-"""Gauges every worker states for itself about the same thing: the sum would mean nothing."""
+"""Gauges that all worker processes set for the same thing. The largest is exported, since a sum would mean nothing."""
 
 
 def shown(family: Family[Value] | Family[Histogram]) -> Metric:
-    """Return a family as prometheus_client wants it."""
+    """Return a family as a metric of prometheus_client."""
     if family.kind == "histogram":
         histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
         for labels, cell in family.cells.items():
@@ -49,7 +49,7 @@ def shown(family: Family[Value] | Family[Histogram]) -> Metric:
 
 
 class Metrics(Collector):
-    """All families, and the page that shows them."""
+    """All metric families, and the page that exports them."""
 
     def __init__(self, version: str) -> None:
         where = ("model", "backend")
@@ -67,7 +67,7 @@ class Metrics(Collector):
             (*where, "direction"),
         )
         self.in_flight = _gauge("gateway_requests_in_flight", "Requests at a backend now.", where)
-        self.queued = _gauge("gateway_requests_queued", "Requests waiting for a place.", ("model",))
+        self.queued = _gauge("gateway_requests_queued", "Requests waiting for a slot.", ("model",))
         self.duration = _histogram(
             "gateway_request_duration_seconds",
             "From the request's last byte to the answer's last byte.",
@@ -85,7 +85,7 @@ class Metrics(Collector):
         )
         self.overhead = _histogram(
             "gateway_overhead_seconds",
-            "The gateway's own share: from the request's last byte until it was sent on, without waiting for a place, "
+            "The gateway's own share: from the request's last byte until it was sent on, without waiting for a slot, "
             "a model or a connection.",
             where,
             _OVERHEAD,
@@ -103,7 +103,7 @@ class Metrics(Collector):
         self._registry = self._registered()
 
     def _add_backends(self) -> None:
-        """What there is to say of backends, whatever requests they get."""
+        """Create the families that describe backends rather than requests."""
         self.backend_up = _gauge(
             "gateway_backend_up", "1 if the backend can take requests.", ("backend", "engine")
         )
@@ -132,7 +132,7 @@ class Metrics(Collector):
         return registry
 
     def target(self, model: str, backend: str) -> TargetMetrics:
-        """The cells of one model on one backend, made once."""
+        """Return the cells of one model at one backend, creating them on the first call."""
         found = self._targets.get((model, backend))
         if found is None:
             found = self._targets[model, backend] = TargetMetrics(
@@ -147,29 +147,30 @@ class Metrics(Collector):
         return found
 
     def forget_backend(self, name: str) -> None:
-        """Stop exporting everything about a backend: it has left the config, and no request runs there any more."""
+        """Stop exporting everything about a backend that was removed from the config and serves no request any more."""
         for family in self.families:
             family.forget_all("backend", name)
         for key in [key for key in self._targets if key[1] == name]:
             del self._targets[key]
 
     def before_scrape(self, look: Callable[[], None]) -> None:
-        """Have `look` called before each scrape, to set gauges of things nobody counts as they change."""
+        """Call `look` before each scrape, to set gauges that are not updated at every change."""
         self._looks.append(look)
 
     def collect(self) -> Iterable[Metric]:
+        """Return every family for a scrape, as prometheus_client expects of a collector."""
         for look in self._looks:
             look()
         return [shown(family) for family in self.families]
 
     def dump(self) -> Dump:
-        """All cells as plain values, for another process."""
+        """Return the cells of all families as plain values, for another process."""
         for look in self._looks:
             look()
         return [entry for family in self.families for entry in family.dump()]
 
     def page_of(self, dump: Dump) -> bytes:
-        """The page with the numbers of a dump instead of one's own, and nothing about this process."""
+        """Return the metrics page with the numbers of a dump, and without those of this process."""
         others = Metrics("")
         others.build.forget("")
         families = {family.name: family for family in others.families}
@@ -180,7 +181,7 @@ class Metrics(Collector):
         return generate_latest(registry)
 
     def page(self) -> bytes:
-        """What `GET /metrics` answers, in Prometheus' text format."""
+        """Return the metrics page in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
@@ -197,7 +198,7 @@ def _histogram(name: str, help: str, labels: tuple[str, ...], bounds: tuple[floa
 
 
 def merge(dumps: Iterable[Dump]) -> Dump:
-    """Several processes' numbers as one: counts and states added up, except the states each has of the same thing."""
+    """Return the dumps of several processes as one: the sum of each cell, or the largest for gauges in `_LARGEST`."""
     total: dict[tuple[str, str, tuple[str, ...]], float | list[float]] = {}
     for dump in dumps:
         for kind, name, labels, value in dump:

@@ -1,10 +1,10 @@
-"""Where the time of one request went: how long it was in each hop, in nanoseconds.
+"""The timeline of one request: how many nanoseconds it spent in each hop.
 
 Rules:
-- A request is in exactly one hop at a time. `mark` ends one and begins the next, with one look at the clock, so the
-  hops of a request sum to its total whatever it went through, retries included.
-- The clock is `time.perf_counter_ns`. The event loop's own clock is of no use here: uvloop's moves once per turn of the
-  loop and counts milliseconds.
+- A request is in exactly one hop at a time. `mark` ends one hop and begins the next with a single reading of the clock.
+  So the hops of a request always sum to its total time, retries included.
+- The clock is `time.perf_counter_ns`. The event loop's clock is too coarse: uvloop updates it once per turn of the
+  loop, in milliseconds.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from time import perf_counter_ns
 from typing import Final
 
 RECEIVE: Final = 0
-"""The request is read from the client."""
+"""The request is being read from the client."""
 AUTH: Final = 1
-"""The caller is identified."""
+"""The caller is being identified."""
 ROUTE: Final = 2
-"""The gateway decodes the request and chooses a backend, for each attempt anew."""
+"""The gateway decodes the request and chooses a backend; entered again for each further attempt."""
 QUEUE: Final = 3
 """The request waits for a slot of its model or of a backend."""
 LOAD: Final = 4
 """The request waits for a backend that is loading its model."""
 CONNECT: Final = 5
-"""A connection to the backend is made. Nothing where an idle one is at hand."""
+"""A connection to the backend is being opened. Skipped if an idle connection is reused."""
 SEND: Final = 6
-"""The request is written to the backend."""
+"""The request is being written to the backend."""
 FIRST_BYTE: Final = 7
-"""The backend has the request and has not begun its answer."""
+"""The backend has received the request and has not begun to answer."""
 FIRST_TOKEN: Final = 8
-"""The head of a stream is in, its first content is not."""
+"""The head of a streamed answer has arrived, its first content has not."""
 STREAM: Final = 9
-"""The answer passes to the client."""
+"""The answer is being forwarded to the client."""
 FINISH: Final = 10
-"""The answer is out; what the request held is given back."""
+"""The answer is complete, and the resources of the request are being released."""
 
 HOPS: Final = (
     "receive",
@@ -52,20 +52,23 @@ HOPS: Final = (
 
 
 class Timeline:
-    """The hops of one request. `began` and `since`, the time at which the current hop began, are readings of the clock;
-    `spent` holds the nanoseconds of each hop so far."""
+    """The hops of one request.
+
+    `began` and `since` are the times at which the request and its current hop began, in nanoseconds of the clock.
+    `spent` holds the nanoseconds spent in each hop so far.
+    """
 
     __slots__ = ("began", "hop", "since", "spent")
 
     def __init__(self, began: int) -> None:
-        """Begin in the hop `RECEIVE` at `began`."""
+        """Start in the hop `RECEIVE` at `began`, in nanoseconds of the clock."""
         self.began: int = began
         self.since: int = began
         self.hop: int = RECEIVE
         self.spent: list[int] = [0] * len(HOPS)
 
     def mark(self, hop: int) -> int:
-        """Begin a hop now, which ends the one before. Return the time, in nanoseconds of the clock."""
+        """End the current hop and begin `hop`. Return the time in nanoseconds of the clock."""
         now = perf_counter_ns()
         self.spent[self.hop] += now - self.since
         self.since = now
@@ -74,11 +77,14 @@ class Timeline:
 
     @property
     def total(self) -> int:
-        """Nanoseconds from the beginning to the last mark: the sum of all hops."""
+        """Return the nanoseconds from the beginning to the last mark, which is the sum of all hops."""
         return self.since - self.began
 
     @property
     def received(self) -> int:
-        """The time at which the request would have been complete, had nothing else been done while it was read: the
-        zero of deadlines and of the time to the first token."""
+        """Return the time from which deadlines and the time to the first token are measured.
+
+        It is `began` plus the time spent in `RECEIVE`: when the request would have been complete if the gateway had
+        done nothing else meanwhile.
+        """
         return self.began + self.spent[RECEIVE]
