@@ -26,7 +26,7 @@ LARGEST_CONSTRUCTOR = 4
 
 
 def compiled() -> list[str]:
-    """The list in setup.py."""
+    """Return the list of modules in setup.py."""
     tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
     [found] = [
         node.value

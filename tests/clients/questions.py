@@ -16,7 +16,7 @@ class Entry(NamedTuple):
     expected: tuple[str, ...]
 
     def missing_in(self, answer: str) -> list[str]:
-        """What a right answer would contain and this one does not."""
+        """Return the parts of a right answer that this one lacks."""
         return [part for part in self.expected if part not in answer]
 
 

@@ -35,7 +35,7 @@ QUESTIONS = [
 
 
 async def answers(served: Served, model: str) -> list[str]:
-    """What a model says to the questions at temperature 0."""
+    """Return a model's answers to the questions at temperature 0."""
     said = []
     for question in QUESTIONS:
         body = {"model": model, "messages": user(question), "max_tokens": 64, "temperature": 0}
@@ -45,7 +45,7 @@ async def answers(served: Served, model: str) -> list[str]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def from_llamacpp(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What the embedded llama.cpp says."""
+    """Return the answers of the embedded llama.cpp."""
     async with serving(tmp_path_factory.mktemp("gateway"), HOST, alone=False) as served:
         return await answers(served, "demo")
 
