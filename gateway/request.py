@@ -103,7 +103,7 @@ class WayBack(ABC):
 
 
 class Work(Protocol):
-    """Something that serves a request by callbacks, without a task of its own."""
+    """Something that serves a request by callbacks, with a task only while it waits."""
 
     def interrupt(self, error: Exception) -> None:
         """Stop, release every resource, and end the request with `error`."""
@@ -248,11 +248,11 @@ class Exchange:
         """Stop whatever serves the request, then end it with `error`: the client left, or the gateway is stopping."""
         if self.over:
             return
-        if self.task is not None:
+        if self.work is not None:
+            self.work.interrupt(error)
+        elif self.task is not None:
             self.interrupted = error
             self.task.cancel()
-        elif self.work is not None:
-            self.work.interrupt(error)
         else:
             self.end(error)
 

@@ -105,8 +105,13 @@ class Journey:
         self._resume()
 
     def interrupt(self, error: Exception) -> None:
-        """End the request with `error`; called only while no task runs for it. See `gateway.request.Work`."""
+        """End the request with `error`, and then its task. See `gateway.request.Work`."""
+        exchange = self._exchange
+        task, exchange.task = exchange.task, None
         self._end(error)
+        if task is not None:
+            # Last, and not relied on: a task that is cancelled before its first step never runs at all.
+            task.cancel()
 
     def attempt_over(self, attempt: Attempt) -> None:
         """End the request or continue with the next attempt, because this one is over."""
@@ -136,8 +141,7 @@ class Journey:
         try:
             await self._wait()
         except asyncio.CancelledError:
-            stopped = GatewayError(Own.DRAINING, "the gateway is shutting down")
-            self._end(exchange.interrupted or stopped)
+            self._end(GatewayError(Own.DRAINING, "the gateway is shutting down"))
         except Exception as error:  # noqa: BLE001 (as above)
             self._end(error)
         else:

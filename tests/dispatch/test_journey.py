@@ -74,6 +74,30 @@ async def test_a_backend_that_goes_while_its_slot_is_waited_for(tmp_path: Path) 
         await rest(served)
 
 
+async def test_a_client_that_leaves_before_the_task_has_begun(tmp_path: Path) -> None:
+    """A task that is cancelled before its first step never runs: the request must end without its help."""
+    async with (
+        FakeEngine(models=["up"]) as engine,
+        serving(tmp_path, config(engine.url)) as served,
+        client(served.port) as caller,
+    ):
+        asked = len(engine.requests)
+        [backend] = served.gateway.pool.backends.values()
+        assert backend.upstream is not None
+        backend.upstream.retire()  # no idle connection is at hand, so a task has to make one
+        register = served.gateway.core.register
+        await caller.send(http(chat(stream=True)))
+        while not register.running:  # noqa: ASYNC110 (one turn of the loop at a time)
+            await asyncio.sleep(0)
+        [exchange] = register.running
+        assert exchange.task is not None
+        exchange.way.lost()
+        assert exchange.over and not register.running
+        await rest(served)
+        assert served.metric("gateway_requests_total", outcome="client_gone") == 1
+        assert len(engine.requests) == asked
+
+
 BODIES: dict[str, Any] = {
     "whole": chat(),
     "stream": chat(stream=True),
