@@ -3,7 +3,7 @@
 import pytest
 
 from backends.base import Failure, Kind, Phase
-from gateway.dispatch.retry import Budget, may_retry
+from gateway.dispatch.retry import FIRST_PAUSE, LONGEST_PAUSE, Budget, loading_pause, may_retry
 
 AGAIN = {
     Kind.CONNECT: True,
@@ -45,3 +45,10 @@ def test_the_budget_has_a_floor_and_a_share() -> None:
     assert [budget.take() for _ in range(18)] == [True] * 17 + [False]
     budget.give_back()
     assert budget.take()
+
+
+def test_a_loading_backend_is_asked_ever_more_seldom() -> None:
+    pauses = [loading_pause(asked, 60.0) for asked in range(12)]
+    assert pauses[:3] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]
+    assert pauses[-1] == LONGEST_PAUSE and pauses == sorted(pauses)
+    assert loading_pause(5, 0.3) == 0.3 and loading_pause(5, 0.0) == 0.0

@@ -14,11 +14,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from time import perf_counter_ns
-from typing import Final, Protocol
+from typing import Protocol
 
 from backends.base import Failure, Health, Kind
 from gateway.admission.gate import Gate
-from gateway.dispatch.retry import Budget, may_retry
+from gateway.dispatch.retry import Budget, loading_pause, may_retry
 from gateway.errors import ROWS, GatewayError, Own
 from gateway.fleet.lease import Lease, Target, pick
 from gateway.fleet.pool import Pool
@@ -32,10 +32,6 @@ from gateway.wire.heartbeat import Heartbeat
 from gateway.wire.relay import Attempt
 
 log = logging.getLogger("gateway.dispatch")
-
-FIRST_PAUSE: Final = 0.05
-LONGEST_PAUSE: Final = 2.0
-"""Seconds until a backend that said it was loading is tried again; the pause doubles each time."""
 
 
 class Shared(Protocol):
@@ -363,7 +359,7 @@ class Journey:
         self._asked_to_wait += 1
         if not any(target.backend.usable and target not in self._tried for target in self._targets()):
             left = max(0.0, self._patience() - self._loop.time())
-            self._pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._asked_to_wait, left)
+            self._pause = loading_pause(self._asked_to_wait, left)
 
     def _report(self, target: Target, failure: Failure) -> None:
         """Log the details that the client is not told. A client's own error is not logged: its message quotes it."""

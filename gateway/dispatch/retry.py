@@ -11,6 +11,9 @@ from __future__ import annotations
 from backends.base import Failure
 from gateway.errors import may_go_elsewhere
 
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 2.0
+"""Seconds before a loading backend is asked once more: the pause doubles each time, up to the longest."""
 MIN_USEFUL = 0.05
 """Seconds that must be left until the deadline for another attempt to be worthwhile."""
 
@@ -21,6 +24,14 @@ def may_retry(failure: Failure, attempts: int, most: int, left: float) -> bool:
     `most` is the largest number of attempts; `left` is the time to the deadline in seconds.
     """
     return attempts < most and left >= MIN_USEFUL and may_go_elsewhere(failure)
+
+
+def loading_pause(asked: int, left: float) -> float:
+    """Return the seconds until a backend that answers that it is loading is asked once more.
+
+    `asked` is how often it has answered so already; `left` is how many seconds the request may still wait.
+    """
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2**asked, left)
 
 
 class Budget:
