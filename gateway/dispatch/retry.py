@@ -31,7 +31,7 @@ def loading_pause(asked: int, left: float) -> float:
 
     `asked` is how often it has answered so already; `left` is how many seconds the request may still wait.
     """
-    return min(LONGEST_PAUSE, FIRST_PAUSE * 2**asked, left)
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**asked, left)
 
 
 class Budget:
