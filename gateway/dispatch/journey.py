@@ -129,20 +129,23 @@ class Journey:
             self._end(error)
             return
         if not under_way:
-            self._exchange.task = self._loop.create_task(self._run())
+            task = self._exchange.task = self._loop.create_task(self._run())
+            task.add_done_callback(self._ran)
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        """End the request if its task was cancelled, perhaps before it began: nothing of `_run` has run then."""
+        if task.cancelled():
+            stopped = GatewayError(Own.DRAINING, "the gateway is shutting down")
+            self._end(self._exchange.interrupted or stopped)
 
     async def _run(self) -> None:
         """Wait until an attempt is under way."""
-        exchange = self._exchange
         try:
             await self._wait()
-        except asyncio.CancelledError:
-            stopped = GatewayError(Own.DRAINING, "the gateway is shutting down")
-            self._end(exchange.interrupted or stopped)
         except Exception as error:  # noqa: BLE001 (as above)
             self._end(error)
         else:
-            exchange.task = None
+            self._exchange.task = None
 
     # going
 
@@ -322,10 +325,10 @@ class Journey:
 
     def _give_back_lease(self) -> None:
         """Release the lease and the backend's slot, and count the attempt if there was one."""
-        lease, attempt, slot = self._lease, self._attempt, self._slot
+        lease, attempt = self._lease, self._attempt
+        if self._slot is not None:
+            self._slot.leave()
         self._lease = self._attempt = self._slot = None
-        if slot is not None:
-            slot.leave()
         if lease is None:
             return
         now = self._loop.time()
@@ -349,10 +352,9 @@ class Journey:
         left = (exchange.deadline - perf_counter_ns()) / SECOND
         if not may_retry(failure, exchange.attempts, exchange.plan.attempts, left):
             raise GatewayError.of(failure)
+        self._retrying = self._retrying or budget.take()
         if not self._retrying:
-            self._retrying = budget.take()
-            if not self._retrying:
-                raise GatewayError.of(failure)
+            raise GatewayError.of(failure)
         if failure.kind is Kind.LOADING:
             self._let_load()
 
@@ -365,9 +367,8 @@ class Journey:
 
     def _report(self, target: Target, failure: Failure) -> None:
         """Tell the operator what a client is told only in part. A client's own mistake is no news, and quotes it."""
-        if ROWS[failure.kind].outcome == "client_error":
-            return
-        if failure.kind is Kind.LOADING and self._asked_to_wait:
+        expected = failure.kind is Kind.LOADING and self._asked_to_wait
+        if expected or ROWS[failure.kind].outcome == "client_error":
             return
         detail = f" ({failure.detail})" if failure.detail and failure.detail != failure.message else ""
         log.warning(
@@ -392,7 +393,6 @@ class Journey:
         self._give_back_lease()
         if self._gate is not None:
             self._gate.leave()
-            self._gate = None
         budget = self._shared.budget
         if self._retrying:
             budget.give_back()
