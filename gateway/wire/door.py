@@ -8,8 +8,8 @@ Rules:
   body that does not come in time.
 - Each head is parsed by a strict parser once. A head that is the same as the last one on its connection but for the
   length of the body, as clients send them all day, is recognised, and what was found out about it still holds.
-- One request at a time is answered. What comes behind it waits, read but not parsed, until the answer is out. Too much
-  of it pauses the socket; then a client that leaves is noticed by looking.
+- One request at a time is answered. What comes behind it waits, read but not parsed, until the answer is out and the
+  client's socket has room. Too much of it pauses the socket; then a client that leaves is noticed by looking.
 - A request is counted from its head on: a client that leaves within its body is a client that left.
 - What was written must be taken in time, on a connection that is being closed too.
 - One timer per connection: it is set anew only where it would fire too late, and looks again where it fired too early.
@@ -170,8 +170,11 @@ class Door(WayBack):
 
     def data_received(self, data: bytes) -> None:
         phase = self._phase
-        if phase == IDLE:
+        if phase == IDLE and self._stall is None:
             self._begin(data)
+        elif phase == IDLE:
+            self._phase = ANSWERING
+            self._later = data
         elif phase == READING:
             self._read_on(data)
         elif phase == ANSWERING:
@@ -191,6 +194,8 @@ class Door(WayBack):
             self._stall = None
         if self.transport.is_closing():
             self._expire()
+        elif self._phase == ANSWERING and self.exchange is None and self._later:
+            self.loop.call_soon(self._go_on)
         if self.source is not None:
             self.source.resume()
 
@@ -220,6 +225,7 @@ class Door(WayBack):
                 self._hand_over(data)
                 return
         missing = end + found.length - len(data)
+        self._answered = self.started = False
         exchange = found.handler.open(self, found.headers, began)
         try:
             found.known = found.handler.admit(exchange, found.known)
@@ -260,7 +266,6 @@ class Door(WayBack):
         self._phase = ANSWERING
         self._due = NEVER
         self._later = rest
-        self._answered = self.started = False
         self._keep_alive = self._keep_alive and found.keep_alive
 
     def _hand_over(self, data: bytes) -> None:
@@ -271,6 +276,7 @@ class Door(WayBack):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._timer_due = NEVER
         full = self._house.full()
         full.door = self
         transport = self.transport
@@ -337,15 +343,19 @@ class Door(WayBack):
         if not (self._answered and self._keep_alive):
             self._close()
         elif self._later:
-            # In the next turn of the loop: many short requests at once must not nest.
-            self.loop.call_soon(self._go_on)
+            # In the next turn of the loop: many short requests at once must not nest. With a full socket, later.
+            if self._stall is None:
+                self.loop.call_soon(self._go_on)
         else:
             self._phase = IDLE
             self._wake(self.loop.time() + self._house.keep_alive)
 
     def _go_on(self) -> None:
         """Begin the next request, which has come already."""
-        if self._phase == GONE:
+        if self._phase != ANSWERING or self.exchange is not None:
+            return
+        if not self._keep_alive:  # the server has begun to stop since the last answer
+            self._close()
             return
         self._phase = IDLE
         later, self._later = self._later, b""
