@@ -133,7 +133,6 @@ class Journey:
 
     async def _run(self) -> None:
         """Wait, as the request's task, until an attempt is in progress or the request has ended."""
-        exchange = self._exchange
         try:
             await self._wait()
         except asyncio.CancelledError:
@@ -141,7 +140,7 @@ class Journey:
         except Exception as error:  # noqa: BLE001 (as above)
             self._end(error)
         else:
-            exchange.task = None
+            self._exchange.task = None
 
     # choosing a backend
 
@@ -319,10 +318,10 @@ class Journey:
 
     def _give_back_lease(self) -> None:
         """Release the lease and the backend's slot, and count the attempt if one was made."""
-        lease, attempt, slot = self._lease, self._attempt, self._slot
+        lease, attempt = self._lease, self._attempt
+        if self._slot is not None:
+            self._slot.leave()
         self._lease = self._attempt = self._slot = None
-        if slot is not None:
-            slot.leave()
         if lease is None:
             return
         now = self._loop.time()
@@ -346,10 +345,9 @@ class Journey:
         left = (exchange.deadline - perf_counter_ns()) / SECOND
         if not may_retry(failure, exchange.attempts, exchange.plan.attempts, left):
             raise GatewayError.of(failure)
+        self._retrying = self._retrying or budget.take()
         if not self._retrying:
-            self._retrying = budget.take()
-            if not self._retrying:
-                raise GatewayError.of(failure)
+            raise GatewayError.of(failure)
         if failure.kind is Kind.LOADING:
             self._let_load()
 
@@ -363,9 +361,8 @@ class Journey:
 
     def _report(self, target: Target, failure: Failure) -> None:
         """Log the details that the client is not told. A client's own error is not logged: its message quotes it."""
-        if ROWS[failure.kind].outcome == "client_error":
-            return
-        if failure.kind is Kind.LOADING and self._asked_to_wait:
+        expected = failure.kind is Kind.LOADING and self._asked_to_wait
+        if expected or ROWS[failure.kind].outcome == "client_error":
             return
         detail = f" ({failure.detail})" if failure.detail and failure.detail != failure.message else ""
         log.warning(
@@ -390,7 +387,6 @@ class Journey:
         self._give_back_lease()
         if self._gate is not None:
             self._gate.leave()
-            self._gate = None
         budget = self._shared.budget
         if self._retrying:
             budget.give_back()

@@ -223,6 +223,7 @@ class Connection:
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._parser = None  # it knows this object in turn
         self._alarm = None
         if self._timer is not None:
             self._timer.cancel()
@@ -264,6 +265,9 @@ class Connection:
                 self._head = 0
             else:
                 self._count_lines(data)
+            if data[-1] != LF:
+                # The read ended within a chunk, or within the line that begins one.
+                self._between_chunks = False
         if self._complete:
             self._end(sink)
 

@@ -6,8 +6,9 @@ Rules:
   the connection when it is idle. So only one refusal is written here: for a body that does not arrive in time.
 - A head is parsed strictly once. If the next one on the connection differs only in the length of the body, it is
   recognised, and the results of parsing and checking it are reused.
-- Requests are answered one at a time. Bytes of later ones are read but not parsed until the answer has been written. If
-  there are too many, reading pauses, and the socket's state is checked regularly for a client that disconnected.
+- Requests are answered one at a time. Bytes of later ones are read but not parsed until the answer has been written and
+  the client's socket has room. If there are too many, reading pauses, and the socket's state is checked regularly for a
+  client that disconnected.
 - A request is counted as soon as its head is complete, even if the client leaves while sending the body.
 - The client must read what was written within a time limit, on a connection that is being closed too.
 - A connection has one timer. It is set again only if it would fire too late, and re-armed if it fires too early.
@@ -171,8 +172,11 @@ class Door(WayBack):
 
     def data_received(self, data: bytes) -> None:
         phase = self._phase
-        if phase == IDLE:
+        if phase == IDLE and self._stall is None:
             self._begin(data)
+        elif phase == IDLE:
+            self._phase = ANSWERING
+            self._later = data
         elif phase == READING:
             self._read_on(data)
         elif phase == ANSWERING:
@@ -192,6 +196,8 @@ class Door(WayBack):
             self._stall = None
         if self.transport.is_closing():
             self._expire()
+        elif self._phase == ANSWERING and self.exchange is None and self._later:
+            self.loop.call_soon(self._go_on)
         if self.source is not None:
             self.source.resume()
 
@@ -221,6 +227,7 @@ class Door(WayBack):
                 self._hand_over(data)
                 return
         missing = end + found.length - len(data)
+        self._answered = self.started = False
         exchange = found.handler.open(self, found.headers, began)
         try:
             found.known = found.handler.admit(exchange, found.known)
@@ -261,7 +268,6 @@ class Door(WayBack):
         self._phase = ANSWERING
         self._due = NEVER
         self._later = rest
-        self._answered = self.started = False
         self._keep_alive = self._keep_alive and found.keep_alive
 
     def _hand_over(self, data: bytes) -> None:
@@ -272,6 +278,7 @@ class Door(WayBack):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._timer_due = NEVER
         full = self._house.full()
         full.door = self
         transport = self.transport
@@ -339,15 +346,19 @@ class Door(WayBack):
         if not (self._answered and self._keep_alive):
             self._close()
         elif self._later:
-            # In the next turn of the loop, so that many pipelined requests do not nest call in call.
-            self.loop.call_soon(self._go_on)
+            # In the next turn of the loop, so that many pipelined requests do not nest. With a full socket, later.
+            if self._stall is None:
+                self.loop.call_soon(self._go_on)
         else:
             self._phase = IDLE
             self._wake(self.loop.time() + self._house.keep_alive)
 
     def _go_on(self) -> None:
         """Begin the next request, whose first bytes have been read already."""
-        if self._phase == GONE:
+        if self._phase != ANSWERING or self.exchange is not None:
+            return
+        if not self._keep_alive:  # the server has begun to stop since the last answer
+            self._close()
             return
         self._phase = IDLE
         later, self._later = self._later, b""

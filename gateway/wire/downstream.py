@@ -59,6 +59,9 @@ class UvicornWay(AsgiWayBack):
     async def body(self, limit: int) -> bytes:
         if self.gone:
             raise ClientLeft
+        if self._protocol.flow.write_paused:
+            # The client has not taken the answer to its request before this one.
+            await self._protocol.flow.drain()
         # The protocol has checked the limit already, and most bodies have arrived completely by now.
         cycle, flow = self._cycle, self._protocol.flow
         if cycle.more_body:

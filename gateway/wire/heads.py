@@ -75,14 +75,18 @@ class HeadReader:
         self.limits: Limits = limits
         self.odd: bool = False
         self.size: int = 0
-        self.parser: httptools.HttpRequestParser = httptools.HttpRequestParser(self)
+        self.parser: httptools.HttpRequestParser | None = None
 
     def read(self, data: bytes) -> Head | None:
         """Return the head that is all of `data`, or None if it is not plain."""
+        parser = self.parser = httptools.HttpRequestParser(self)
         try:
-            self.parser.feed_data(data)
+            parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             return None
+        finally:
+            # It knows this object in turn: a circle for each head would be the collector's to find.
+            self.parser = None
         found, limits = self.head, self.limits
         headers = found.headers
         length = headers.get(b"content-length", b"")
@@ -92,13 +96,14 @@ class HeadReader:
             or not length.isdigit()
             or self.size > limits.headers
             or len(headers) > limits.header_count
-            or self.parser.get_http_version() != "1.1"
+            or parser.get_http_version() != "1.1"
         ):
             return None
         found.length = int(length)
         return found
 
     def on_headers_complete(self) -> None:
+        assert self.parser is not None
         # Read here, because the parser cannot tell it any more after this callback.
         self.head.keep_alive = self.parser.should_keep_alive()
 

@@ -350,17 +350,17 @@ class Attempt(Sink):
         if self._over:
             return
         decoder = self._decoder
-        if decoder is not None:
-            out = decoder.close()
-            if decoder.failure is not None:
-                self._fail(decoder.failure, out)
-                return
-            self._finish(decoder, out)
-        if not self.complete:
-            try:
+        try:
+            if decoder is not None:
+                out = decoder.close()
+                if decoder.failure is not None:
+                    self._fail(decoder.failure, out)
+                    return
+                self._finish(decoder, out)
+            if not self.complete:
                 self._answer()
-            except Exception as error:  # noqa: BLE001 (an adapter's bug must still end its request)
-                self.crash = error
+        except Exception as error:  # noqa: BLE001 (an adapter's bug must still end its request)
+            self.crash = error
         self._end()
 
     def on_lost(self, failure: Failure) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from backends.base import Failure, Headers, Reply, Request
+from backends.base import Failure, Headers, Reply, Request, StreamDecoder
+from backends.dialect.stream import EventStream
 from backends.engines.openai import OpenAI
 from gateway.fake.engine import FakeEngine
 from tests.faults.clients import CHAT, chat, client, config, http, rest, until
@@ -126,3 +127,34 @@ async def test_the_front_door_and_the_full_protocol_agree(name: str, tmp_path: P
         assert {**plain.headers, "date": ""} == {**odd.headers, "date": ""}
         assert len(plain.body) == len(odd.body)
         assert (plain.status == 200) or plain.body == odd.body
+
+
+class Unclosable(EventStream):
+    """A decoder with a bug that shows at the end of a stream."""
+
+    def close(self) -> bytes:
+        raise ZeroDivisionError("canary of the bug")
+
+
+class BuggyAtTheEnd(OpenAI):
+    """An adapter whose decoder has a bug."""
+
+    def decoder(self, request: Request, model: str) -> StreamDecoder:
+        return Unclosable(self, request)
+
+
+async def test_a_bug_at_the_end_of_a_stream_ends_its_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with FakeEngine(models=["up"]) as engine, serving(tmp_path, config(engine.url)) as served:
+        backend = served.gateway.pool.backends["engine-0"]
+        sound = backend.engine
+        backend.engine = BuggyAtTheEnd()
+        answer = await served.post(CHAT, chat(stream=True))
+        assert not answer.whole
+        assert answer.events[-1]["error"]["code"] == "internal_error"
+        assert "canary of the bug" in caplog.text
+        assert served.metric("gateway_requests_total", outcome="internal_error") == 1
+        await rest(served)
+        backend.engine = sound
+        assert (await served.post(CHAT, chat())).status == 200

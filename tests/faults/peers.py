@@ -8,7 +8,7 @@ import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -95,6 +95,43 @@ async def reading_little(early: bytes = b"") -> AsyncIterator[int]:
         for each in made:
             each.end()
         server.close()
+
+
+@contextlib.asynccontextmanager
+async def scripted(answer: Callable[[int, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
+    """Yield the URL of an engine that answers probes; `answer` writes what follows the n-th other request."""
+    writers: set[asyncio.StreamWriter] = set()
+    tasks: set[asyncio.Task[None] | None] = set()
+    count = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal count
+        writers.add(writer)
+        tasks.add(asyncio.current_task())
+        with contextlib.suppress(OSError, RuntimeError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                lengths = [
+                    int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"content-length:")
+                ]
+                await reader.readexactly(sum(lengths))
+                if head.startswith(b"get"):
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(MODELS), MODELS))
+                    continue
+                count += 1
+                await answer(count, writer)
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve, HOST, 0)
+    try:
+        yield f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+        for task in filter(None, tasks):
+            task.cancel()
+            await asyncio.wait([task])
 
 
 AUTHORITY = """

@@ -385,3 +385,20 @@ async def test_the_engine_hears_of_it_soon(
         await until(lambda: at_rest(served), "everything is given back")
     record_property("seconds until the engine heard", max(taken))
     assert max(taken) < 5
+
+
+async def test_leaving_before_the_task_that_waits_has_begun(tmp_path: Path) -> None:
+    """The request needs a connection, and its client is gone in the same turn of the loop."""
+    async with (
+        FakeEngine(models=["up"]) as engine,
+        serving(tmp_path, config(engine.url)) as served,
+        client(served.port),
+    ):
+        connections: set[Any] = served.server.server_state.connections
+        await until(lambda: bool(connections), "it is connected")
+        [door] = connections
+        door.data_received(http(chat()))
+        door.lost()
+        await until(lambda: at_rest(served), "everything is given back", 5)
+        assert served.metric("gateway_requests_total", outcome="client_gone") == 1
+        await settled(served, engine)

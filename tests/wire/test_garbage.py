@@ -49,11 +49,16 @@ async def test_requests_leave_no_circles(tmp_path: Path, collector: None, stream
         left = Counter(type(found).__qualname__ for found in gc.garbage)
         ours = {
             "Attempt",
-            "Alarm",
-            "DirectDownstream",
+            "Connection",
+            "Door",
+            "EventStream",
+            "Exchange",
+            "Head",
+            "HeadReader",
+            "HttpRequestParser",
+            "Journey",
             "RequestResponseCycle",
             "Task",
-            "EventStream",
-            "Record",
+            "Timeline",
         }
         assert not {name: count for name, count in left.items() if name in ours and count > ALLOWED}, left
