@@ -33,7 +33,8 @@ from gateway.config.schema import Config
 from gateway.errors import GatewayError, Own
 from gateway.fleet.peers import Peers
 from gateway.greeting import address, greeting
-from gateway.wire.door import Door, House, ServerState
+from gateway.wire.door import Door
+from gateway.wire.house import House, ServerState
 from gateway.wire.server import Limits, protocol_with
 from gateway.workers import Link, Master, Worker
 

@@ -17,17 +17,18 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from time import perf_counter_ns
-from typing import Final, Protocol
+from typing import Final
 
 from backends.base import Headers
 from gateway.errors import GatewayError, Own
 from gateway.request import WayBack
 from gateway.telemetry.timeline import RECEIVE
-from gateway.wire.heads import Handler, Head, read_head
+from gateway.wire.heads import Head, read_head
+from gateway.wire.house import House
 from gateway.wire.http1 import CLOSE, LAST_CHUNK, chunk, has_left, head
-from gateway.wire.server import GLANCE, Limits, Returned
+from gateway.wire.server import GLANCE
 
 IDLE: Final = 0
 """No request is being read or answered."""
@@ -46,50 +47,6 @@ LINE_ENDS: Final = frozenset(b"\r\n")
 NEVER: Final = float("inf")
 EARLY: Final = 0.001
 """Seconds by which the event loop's timers may fire too early."""
-
-
-class ServerState(Protocol):
-    """What all connections of a server share, as uvicorn defines it."""
-
-    @property
-    def connections(self) -> set[object]: ...
-    @property
-    def default_headers(self) -> list[tuple[bytes, bytes]]: ...
-
-
-class FullProtocol(Protocol):
-    """The protocol that can serve any request, as `gateway.wire.server.GatewayProtocol` implements it."""
-
-    door: Returned | None
-
-    def connection_made(self, transport: asyncio.Transport) -> None: ...
-
-    def data_received(self, data: bytes) -> None: ...
-
-
-class House:
-    """What all front doors of one server share."""
-
-    __slots__ = ("full", "hot", "keep_alive", "limits", "state")
-
-    def __init__(
-        self,
-        full: Callable[[], FullProtocol],
-        hot: Mapping[bytes, Handler],
-        limits: Limits,
-        state: ServerState,
-        keep_alive: float,
-    ) -> None:
-        """Share these values.
-
-        `full` creates a full protocol, `hot` are the handlers by path, `keep_alive` is how many seconds a client's
-        connection may be idle.
-        """
-        self.full = full
-        self.hot = hot
-        self.limits = limits
-        self.state = state
-        self.keep_alive = keep_alive
 
 
 class Door(WayBack):

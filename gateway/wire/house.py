@@ -1,0 +1,58 @@
+"""What the front doors of one server have in common: the protocol behind them, the hot paths, the limits.
+
+Rules:
+- Made once per server, and only read afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from gateway.wire.heads import Handler
+from gateway.wire.server import Limits, Returned
+
+
+class ServerState(Protocol):
+    """What all connections of a server share, as uvicorn defines it."""
+
+    @property
+    def connections(self) -> set[object]: ...
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]: ...
+
+
+class FullProtocol(Protocol):
+    """The protocol that can serve any request, as `gateway.wire.server.GatewayProtocol` implements it."""
+
+    door: Returned | None
+
+    def connection_made(self, transport: asyncio.Transport) -> None: ...
+
+    def data_received(self, data: bytes) -> None: ...
+
+
+class House:
+    """What all front doors of one server share."""
+
+    __slots__ = ("full", "hot", "keep_alive", "limits", "state")
+
+    def __init__(
+        self,
+        full: Callable[[], FullProtocol],
+        hot: Mapping[bytes, Handler],
+        limits: Limits,
+        state: ServerState,
+        keep_alive: float,
+    ) -> None:
+        """Share these values.
+
+        `full` creates a full protocol, `hot` are the handlers by path, `keep_alive` is how many seconds a client's
+        connection may be idle.
+        """
+        self.full = full
+        self.hot = hot
+        self.limits = limits
+        self.state = state
+        self.keep_alive = keep_alive
