@@ -40,7 +40,7 @@ COMPILED = [
     "gateway/wire/downstream.py",
     "gateway/wire/heads.py",
     "gateway/wire/heartbeat.py",
-    "gateway/wire/house.py",
+    "gateway/wire/context.py",
     "gateway/wire/http1.py",
     "gateway/wire/relay.py",
     "gateway/wire/upstream.py",

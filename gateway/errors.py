@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from backends.base import Failure, Kind, Phase
 from backends.surfaces.openai import OPENAI
-from backends.surfaces.surface import InvalidRequest, Told
+from backends.surfaces.surface import ErrorFacts, InvalidRequest
 
 
 class Own(enum.StrEnum):
@@ -152,13 +152,13 @@ class GatewayError(Exception):
         return cls(kind, error.message, param=error.param, code=error.code)
 
     @property
-    def told(self) -> Told:
+    def facts(self) -> ErrorFacts:
         """Return what the client is told, as input for its dialect's formatter."""
-        return Told(self.message, self.type, self.param, self.code)
+        return ErrorFacts(self.message, self.type, self.param, self.code)
 
     def body(self) -> bytes:
         """Return the error as OpenAI's JSON, for use before the client's dialect is known."""
-        return OPENAI.error(self.told)
+        return OPENAI.error(self.facts)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers of the answer, except content type and length."""

@@ -236,10 +236,10 @@ class Exchange:
     def _refuse(self, error: GatewayError) -> None:
         self.outcome = error.outcome
         if self.way.started:
-            self.way.write(self.surface.error_event(error.told))
+            self.way.write(self.surface.error_event(error.facts))
             self.way.abort()
         else:
-            body = self.surface.error(error.told)
+            body = self.surface.error(error.facts)
             self.reply(error.status, [*JSON_HEADERS, *error.headers()], body)
 
     # ending the request

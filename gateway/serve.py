@@ -33,8 +33,8 @@ from gateway.config.schema import Config
 from gateway.errors import GatewayError, Own
 from gateway.fleet.peers import Peers
 from gateway.greeting import address, greeting
+from gateway.wire.context import ServerContext, ServerState
 from gateway.wire.door import Door
-from gateway.wire.house import House, ServerState
 from gateway.wire.server import Limits, protocol_with
 from gateway.workers import Link, Master, Worker
 
@@ -170,7 +170,7 @@ def _front_door(config: Config, gateway: Gateway) -> Callable[..., Door]:
     limits = _limits(config)
     full = protocol_with(limits)
     hot = {path.encode(): endpoint for path, endpoint in gateway.hot.items()}
-    houses: list[House] = []
+    contexts: list[ServerContext] = []
 
     def door(
         config: uvicorn.Config,
@@ -179,11 +179,11 @@ def _front_door(config: Config, gateway: Gateway) -> Callable[..., Door]:
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> Door:
         loop = _loop or asyncio.get_running_loop()
-        if not houses:
+        if not contexts:
             made = functools.partial(full, config, server_state, app_state, loop)
             shared = cast(ServerState, server_state)  # its set may hold anything that has a `shutdown` method
-            houses.append(House(made, hot, limits, shared, config.timeout_keep_alive))
-        return Door(houses[0], loop)
+            contexts.append(ServerContext(made, hot, limits, shared, config.timeout_keep_alive))
+        return Door(contexts[0], loop)
 
     return door
 

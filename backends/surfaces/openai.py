@@ -4,8 +4,6 @@ Rules:
 - An error that is the whole answer is always `{"error": {message, type, param, code}}`.
 - An error inside a stream has the format of the API that was called, so that its SDK raises it.
 - Answers and streams are in this dialect already, so their bytes are passed on unchanged.
-
-Sources: OpenAI's and Anthropic's API references and the types of their Python SDKs (openai 3.0, anthropic 0.70).
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from mypy_extensions import mypyc_attr
 from backends.base import Headers, Operation, Request
 from backends.dialect.openai import FORMS
 from backends.surfaces import bodies, forms
-from backends.surfaces.surface import InvalidRequest, Surface, Told
+from backends.surfaces.surface import ErrorFacts, InvalidRequest, Surface
 
 JSON_HEADERS: Headers = ((b"content-type", b"application/json"),)
 
@@ -50,26 +48,26 @@ class OpenAI(Surface):
             return forms.decode(operation, body, content_type)
         return bodies.decode(operation, body)
 
-    def error(self, told: Told) -> bytes:
-        return msgspec.json.encode({"error": told._asdict()})
+    def error(self, facts: ErrorFacts) -> bytes:
+        return msgspec.json.encode({"error": facts._asdict()})
 
-    def error_event(self, told: Told) -> bytes:
-        return b"data: " + self.error(told) + b"\n\n"
+    def error_event(self, facts: ErrorFacts) -> bytes:
+        return b"data: " + self.error(facts) + b"\n\n"
 
 
 class Responses(OpenAI):
     """OpenAI's Responses API, where an error in a stream is an event named `error`."""
 
-    def error_event(self, told: Told) -> bytes:
-        facts = {"type": "error", "code": told.code, "message": told.message, "param": told.param}
-        return b"event: error\ndata: " + msgspec.json.encode(facts) + b"\n\n"
+    def error_event(self, facts: ErrorFacts) -> bytes:
+        event = {"type": "error", "code": facts.code, "message": facts.message, "param": facts.param}
+        return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
 
 
 class Messages(OpenAI):
     """Anthropic's Messages API, for engines that implement it themselves."""
 
-    def error_event(self, told: Told) -> bytes:
-        error = {"type": _ANTHROPIC.get(told.type, "api_error"), "message": told.message}
+    def error_event(self, facts: ErrorFacts) -> bytes:
+        error = {"type": _ANTHROPIC.get(facts.type, "api_error"), "message": facts.message}
         return b"event: error\ndata: " + msgspec.json.encode({"type": "error", "error": error}) + b"\n\n"
 
 
@@ -84,7 +82,7 @@ _ANTHROPIC = {
 class Speech(OpenAI):
     """Text to speech: the answer is audio, in which an error cannot be reported."""
 
-    def error_event(self, told: Told) -> bytes:
+    def error_event(self, facts: ErrorFacts) -> bytes:
         return b""
 
 

@@ -17,7 +17,7 @@ from mypy_extensions import mypyc_attr
 from backends.base import Headers, Operation, Request
 
 
-class Told(NamedTuple):
+class ErrorFacts(NamedTuple):
     """What a client is told about an error.
 
     `type` and `code` are OpenAI's values or the gateway's own. `param` names the field of the request that is wrong,
@@ -68,9 +68,9 @@ class Surface(ABC):
         """
 
     @abstractmethod
-    def error(self, told: Told) -> bytes:
+    def error(self, facts: ErrorFacts) -> bytes:
         """Return the JSON body of an error answer."""
 
     @abstractmethod
-    def error_event(self, told: Told) -> bytes:
+    def error_event(self, facts: ErrorFacts) -> bytes:
         """Return the bytes that report an error inside a stream; empty if the dialect cannot report one there."""

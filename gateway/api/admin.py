@@ -24,7 +24,7 @@ from fastapi.responses import Response
 from backends.base import Action, Call, Kind
 from backends.framing.ndjson import Framer
 from backends.surfaces.openai import OpenAI
-from backends.surfaces.surface import Told
+from backends.surfaces.surface import ErrorFacts
 from gateway.api.endpoint import Core, one_authorization
 from gateway.api.schemas import ErrorBody
 from gateway.auth import ANYONE, Caller
@@ -93,7 +93,7 @@ class Admin:
 
             The body holds the arguments. Progress is answered as lines of JSON.
             """
-            return Deed(self, name, action)
+            return AdminAction(self, name, action)
 
     def let_in(self, scope: Scope) -> Caller:
         """Return the operator who sent a request. Raises GatewayError if the sender is not an operator."""
@@ -116,7 +116,7 @@ class Admin:
         return found
 
 
-class Deed(Response):
+class AdminAction(Response):
     """The answer to one action: reads the request's body, calls the engine, and forwards what the engine answers."""
 
     def __init__(self, admin: Admin, name: str, action: str) -> None:
@@ -184,8 +184,8 @@ class Deed(Response):
 class _Lines(OpenAI):
     """The dialect of answers in lines of JSON (NDJSON), where an error is one more line."""
 
-    def error_event(self, told: Told) -> bytes:
-        return self.error(told) + b"\n"
+    def error_event(self, facts: ErrorFacts) -> bytes:
+        return self.error(facts) + b"\n"
 
 
 _LINES_SURFACE = _Lines()

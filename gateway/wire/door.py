@@ -25,8 +25,8 @@ from backends.base import Headers
 from gateway.errors import GatewayError, Own
 from gateway.request import WayBack
 from gateway.telemetry.timeline import RECEIVE
+from gateway.wire.context import ServerContext
 from gateway.wire.heads import Head, read_head
-from gateway.wire.house import House
 from gateway.wire.http1 import CLOSE, LAST_CHUNK, chunk, has_left, head
 from gateway.wire.server import GLANCE
 
@@ -55,9 +55,9 @@ class Door(WayBack):
     __slots__ = (
         "_answered",
         "_body",
+        "_context",
         "_due",
         "_glance",
-        "_house",
         "_is_closing",
         "_keep_alive",
         "_last",
@@ -71,9 +71,9 @@ class Door(WayBack):
         "transport",
     )
 
-    def __init__(self, house: House, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, context: ServerContext, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self._house: House = house
+        self._context: ServerContext = context
         self._phase: int = IDLE
         self._last: Head | None = None
         """The head of the last request."""
@@ -104,13 +104,13 @@ class Door(WayBack):
         self.transport = transport
         self._send = transport.write
         self._is_closing = transport.is_closing
-        house = self._house
-        connections = house.state.connections
+        context = self._context
+        connections = context.state.connections
         connections.add(self)
-        if len(connections) > house.limits.connections:
+        if len(connections) > context.limits.connections:
             self._hand_over(b"")
         else:
-            self._wake(self.loop.time() + house.limits.header_seconds)
+            self._wake(self.loop.time() + context.limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._phase = GONE
@@ -120,7 +120,7 @@ class Door(WayBack):
                 timer.cancel()
         self._timer = self._stall = self._glance = None
         self._later = b""
-        self._house.state.connections.discard(self)
+        self._context.state.connections.discard(self)
         self.lost()
 
     def eof_received(self) -> bool:
@@ -168,9 +168,9 @@ class Door(WayBack):
 
     def _begin(self, data: bytes) -> None:
         began = perf_counter_ns()
-        house = self._house
+        context = self._context
         last = self._last
-        end = 0 if last is None else last.repeated(data, house.limits.body)
+        end = 0 if last is None else last.repeated(data, context.limits.body)
         found = last if end else None
         if found is None:
             if data[0] in LINE_ENDS:
@@ -179,7 +179,7 @@ class Door(WayBack):
                 if not data:
                     return
             end = data.find(b"\r\n\r\n", 0, LONGEST_HEAD) + 4
-            found = self._last = read_head(data, end, house.hot, house.limits) if end > 3 else None
+            found = self._last = read_head(data, end, context.hot, context.limits) if end > 3 else None
             if found is None:
                 self._hand_over(data)
                 return
@@ -205,7 +205,7 @@ class Door(WayBack):
         self._phase = READING
         self._left = missing
         self._body = [data[end:]]
-        self._wake(self.loop.time() + self._house.limits.body_seconds)
+        self._wake(self.loop.time() + self._context.limits.body_seconds)
 
     def _read_on(self, data: bytes) -> None:
         left, found = self._left, self._last
@@ -230,13 +230,13 @@ class Door(WayBack):
     def _hand_over(self, data: bytes) -> None:
         """Hand the connection and the bytes read so far to the full protocol, because the request is not plain."""
         self._phase = GONE
-        self._house.state.connections.discard(self)
+        self._context.state.connections.discard(self)
         self._last = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
             self._timer_due = NEVER
-        full = self._house.full()
+        full = self._context.full()
         full.door = self
         transport = self.transport
         transport.set_protocol(full)  # type: ignore[arg-type]  # it has the methods, but not the base class
@@ -247,9 +247,9 @@ class Door(WayBack):
     def take_back(self) -> None:
         """Own the connection again, because it is idle after the full protocol has answered."""
         self._phase = IDLE
-        self._house.state.connections.add(self)
+        self._context.state.connections.add(self)
         self.transport.set_protocol(self)  # type: ignore[arg-type]  # as above
-        self._wake(self.loop.time() + self._house.keep_alive)
+        self._wake(self.loop.time() + self._context.keep_alive)
 
     def _look(self) -> None:
         """Check whether the client is still connected. While reading is paused, no event tells that it has left."""
@@ -268,7 +268,7 @@ class Door(WayBack):
         self._put(self._head(status, headers, b"transfer-encoding: chunked\r\n"))
 
     def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
-        date = b"date: " + self._house.state.default_headers[0][1] + b"\r\n"
+        date = b"date: " + self._context.state.default_headers[0][1] + b"\r\n"
         return head(status, date, headers, framing) + (b"\r\n" if self._keep_alive else CLOSE)
 
     def _put(self, data: bytes) -> None:
@@ -308,7 +308,7 @@ class Door(WayBack):
                 self.loop.call_soon(self._go_on)
         else:
             self._phase = IDLE
-            self._wake(self.loop.time() + self._house.keep_alive)
+            self._wake(self.loop.time() + self._context.keep_alive)
 
     def _go_on(self) -> None:
         """Begin the next request, whose first bytes have been read already."""
@@ -333,7 +333,7 @@ class Door(WayBack):
     def _expire(self) -> None:
         """Start the time limit within which the client must read what was written, unless it is running."""
         if self._stall is None:
-            self._stall = self.loop.call_later(self._house.limits.write_seconds, self.transport.abort)
+            self._stall = self.loop.call_later(self._context.limits.write_seconds, self.transport.abort)
 
     # the timer
 

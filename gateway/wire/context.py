@@ -33,7 +33,7 @@ class FullProtocol(Protocol):
     def data_received(self, data: bytes) -> None: ...
 
 
-class House:
+class ServerContext:
     """What all front doors of one server share."""
 
     __slots__ = ("full", "hot", "keep_alive", "limits", "state")
