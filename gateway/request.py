@@ -269,12 +269,20 @@ class Exchange:
         self.over = True
         self.timeline.mark(FINISH)
         self.has_content()
-        if error is not None:
-            self._tell(error)
+        try:
+            if error is not None:
+                self._tell(error)
+            self.timeline.mark(FINISH)
+            self.sink.finished(self)
+        except Exception:
+            log.exception("request %s did not end as it should, which is a bug of the gateway", self.name)
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Leave the register, and let the client's connection and whoever waits for the end go on."""
         self.work = self.task = None
-        self.timeline.mark(FINISH)
         self.register.remove(self)
-        self.sink.finished(self)
         way = self.way
         way.source = way.exchange = None
         way.release()

@@ -12,6 +12,7 @@ from backends.base import Failure, Headers, Reply, Request, StreamDecoder
 from backends.dialect.stream import EventStream
 from backends.engines.openai import OpenAI
 from gateway.fake.engine import FakeEngine
+from gateway.request import Exchange
 from tests.faults.clients import CHAT, chat, client, config, http, rest, until
 from tests.serving import serving
 
@@ -21,6 +22,31 @@ class Buggy(OpenAI):
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
         raise ZeroDivisionError("canary of the bug")
+
+
+class Broken:
+    """A sink with a bug."""
+
+    def finished(self, exchange: Exchange) -> None:
+        raise ZeroDivisionError("canary of the sink")
+
+
+@pytest.mark.parametrize("headers", [(), ("X-Twice: 1", "X-Twice: 2")], ids=["plain", "odd"])
+async def test_a_bug_in_a_sink_holds_no_connection(
+    headers: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        FakeEngine(models=["up"]) as engine,
+        serving(tmp_path, config(engine.url)) as served,
+        client(served.port) as caller,
+    ):
+        sound, served.gateway.core.sink = served.gateway.core.sink, Broken()
+        for _ in range(2):
+            await caller.send(http(chat(), *headers))
+            assert (await caller.answer()).status == 200
+        await rest(served)
+        assert "canary of the sink" in caplog.text
+        served.gateway.core.sink = sound
 
 
 class Slow(OpenAI):
