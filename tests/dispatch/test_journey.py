@@ -24,6 +24,38 @@ class Buggy(OpenAI):
         raise ZeroDivisionError("canary of the bug")
 
 
+class Unsplicing(EventStream):
+    """A decoder with a bug that shows at an event like the one before."""
+
+    def more(self, data: bytes, start: int, end: int) -> bytes | None:
+        raise ZeroDivisionError("canary of the short way")
+
+
+class BuggyInTheMiddle(OpenAI):
+    """An adapter whose decoder has a bug."""
+
+    def decoder(self, request: Request, model: str) -> StreamDecoder:
+        return Unsplicing(self, request)
+
+
+async def test_a_bug_on_the_short_way_ends_its_stream(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        FakeEngine(models=["up"], defaults={"tokens": 8, "gap": 0.01}) as engine,
+        serving(tmp_path, config(engine.url)) as served,
+    ):
+        backend = served.gateway.pool.backends["engine-0"]
+        sound, backend.engine = backend.engine, BuggyInTheMiddle()
+        answer = await served.post(CHAT, chat(stream=True))
+        assert not answer.whole
+        assert answer.events[-1]["error"]["code"] == "upstream_protocol_error"
+        assert "canary of the short way" in caplog.text
+        await rest(served)
+        backend.engine = sound
+        assert (await served.post(CHAT, chat(stream=True))).whole
+
+
 class Broken:
     """A sink with a bug."""
 
