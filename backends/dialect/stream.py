@@ -73,7 +73,7 @@ class EventStream(FramedDecoder):
     def feed(self, data: bytes) -> bytes:
         # Nearly every read of a token stream is one whole event that is like another.
         if self._sse.idle:
-            event = self._more(data)
+            event = self._alike(data, 0, len(data))
             if event is not None:
                 return event
         return super().feed(data)
@@ -88,8 +88,15 @@ class EventStream(FramedDecoder):
         Returns the event for the client, which is `data` itself where the client gets the same bytes; None where
         nothing was processed, and `feed` has to do it.
         """
+        return self._alike(data, start, end) if self._sse.idle else None
+
+    def _alike(self, data: bytes, start: int, end: int) -> bytes | None:
+        """Return the event in `data[start:end]` for the client, `data` itself where the client gets the same bytes.
+
+        None if it differs from an earlier event in more than its text.
+        """
         like = self._like
-        if like is None or not self._sse.idle:
+        if like is None:
             return None
         first, last = start + len(like.head), end - len(like.tail)
         if not (data.startswith(like.head, start, end) and data.endswith(like.tail, first, end)):
@@ -101,25 +108,12 @@ class EventStream(FramedDecoder):
             return data
         return like.public_head + data[first:last] + like.public_tail
 
-    def _more(self, event: bytes) -> bytes | None:
-        """Return an event for the client if it differs from an earlier one only in its text; else None."""
-        like = self._like
-        if like is None or not (event.startswith(like.head) and event.endswith(like.tail)):
-            return None
-        start, end = len(like.head), len(event) - len(like.tail)
-        if not _is_text(event, start, end):
-            return None
-        self.content += 1
-        if like.public_head is None:
-            return event
-        return like.public_head + event[start:end] + like.public_tail
-
     def _event(self, piece: bytes) -> bytes:
         if self.over or piece in SILENT:
             return b""
         # Several data lines were joined by line feeds, which between JSON tokens are only white space.
         event = sse.encode(piece.replace(b"\n", b" "))
-        more = self._more(event)
+        more = self._alike(event, 0, len(event))
         if more is not None:
             return more
         if piece.strip() == b"[DONE]":

@@ -263,7 +263,7 @@ class _StoppedStream(EventStream):
         super().__init__(engine, request)
         self._cutter = StopCutter(stops)
 
-    def _more(self, event: bytes) -> bytes | None:
+    def _alike(self, data: bytes, start: int, end: int) -> bytes | None:
         """Return None: every event is decoded, because its text must be searched for stop strings."""
         return None
 

@@ -9,6 +9,8 @@ Rules:
 - Only `connect` awaits. Bytes move from the engine's socket to the client's in one synchronous pass, without a task or
   a future. If the client reads slowly, reading from the engine is paused.
 - However the attempt ends, its connection returns to the pool only after a complete answer.
+
+The file is long because an attempt is one state machine, whose phases are read together.
 """
 
 from __future__ import annotations

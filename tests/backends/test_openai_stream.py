@@ -37,7 +37,7 @@ class Seen(NamedTuple):
 class DecodeAll(EventStream):
     """An `EventStream` without its fast path."""
 
-    def _more(self, event: bytes) -> bytes | None:
+    def _alike(self, data: bytes, start: int, end: int) -> bytes | None:
         return None
 
 

@@ -28,6 +28,7 @@ from backends.base import (
     Usage,
 )
 from backends.dialect.chunks import Stamp
+from backends.dialect.stream import EventStream
 from backends.engines.tgi.engine import TGI, TGIOptions
 from backends.engines.tgi.launch import TGILaunch
 
@@ -519,3 +520,15 @@ def test_crash_reasons() -> None:
         == "Not enough memory to handle 4096 prefill tokens: lower 'max_batched_tokens'"
     )
     assert ENGINE.crash_reason(["INFO all is well"]) is None
+
+
+def test_no_event_takes_the_short_way_past_stop_strings() -> None:
+    """The relay offers each whole event to `more` first; where stop strings are searched it must be decoded."""
+    event = chunk("one").replace(b"data:", b"data: ", 1)
+    searched = ENGINE.decoder(request(stream=True, stop="END"), "up")
+    passed = ENGINE.decoder(request(stream=True), "up")
+    assert isinstance(searched, EventStream) and isinstance(passed, EventStream)
+    for stream in (searched, passed):
+        stream.feed(event)
+    assert searched.more(event, 0, len(event)) is None
+    assert passed.more(event, 0, len(event)) is not None

@@ -10,6 +10,7 @@ import pytest
 
 from backends import registry
 from backends.base import Action, Health, Kind, LaunchError, Operation, Request, RequestError
+from backends.dialect.stream import EventStream
 from backends.engines.transformers import Transformers, TransformersLaunch, TransformersOptions
 
 ENGINE = Transformers()
@@ -165,3 +166,16 @@ def test_it_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 def test_why_it_died() -> None:
     log = ["Traceback (most recent call last):", "ValueError: Unsupported dtype: 'float1'. Must be 'auto' or"]
     assert ENGINE.crash_reason(log) == "there is no dtype float1"
+
+
+def test_no_event_takes_the_short_way_past_stop_strings() -> None:
+    """The relay offers each whole event to `more` first; where stop strings are searched it must be decoded."""
+    choice = b'{"index":0,"delta":{"content":"one"}}'
+    event = b'data: {"object":"chat.completion.chunk","model":"org/model","choices":[' + choice + b"]}\n\n"
+    searched = ENGINE.decoder(request(stream=True, stop="END"), "org/model")
+    passed = ENGINE.decoder(request(stream=True), "org/model")
+    assert isinstance(searched, EventStream) and isinstance(passed, EventStream)
+    for stream in (searched, passed):
+        stream.feed(event)
+    assert searched.more(event, 0, len(event)) is None
+    assert passed.more(event, 0, len(event)) is not None

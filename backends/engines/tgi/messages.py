@@ -50,9 +50,9 @@ class MessagesStream(EventStream):
         """The ids of the tool calls so far, by index."""
         self._include_usage = request.include_usage
 
-    def _more(self, event: bytes) -> bytes | None:
+    def _alike(self, data: bytes, start: int, end: int) -> bytes | None:
         # With stop strings every text must be searched, so no event may pass undecoded.
-        return None if self._cutter is not None else super()._more(event)
+        return None if self._cutter is not None else super()._alike(data, start, end)
 
     def _public(self, event: bytes, said: Event) -> bytes:
         event = super()._public(event.replace(_NO_ID, self._id, 1), said)
