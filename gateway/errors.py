@@ -35,6 +35,7 @@ class Own(enum.StrEnum):
     NO_BACKEND = "no_backend"
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "queue_timeout"
+    QUARANTINED = "quarantined"
     DRAINING = "draining"
     INTERNAL = "internal"
 
@@ -90,19 +91,18 @@ ROWS: dict[Kind | Own, Row] = {
     Own.NO_BACKEND: Row(503, _BUSY, "no_healthy_backend", "overloaded"),
     Own.QUEUE_FULL: Row(503, _BUSY, "queue_full", "overloaded"),
     Own.QUEUE_TIMEOUT: Row(503, _BUSY, "queue_timeout", "overloaded"),
+    Own.QUARANTINED: Row(400, _INVALID, "request_refused", "client_error"),
     Own.DRAINING: Row(503, _BUSY, "draining", "overloaded"),
     Own.INTERNAL: Row(500, "server_error", "internal_error", "internal_error"),
 }
-
-_NO_CLIENT_RETRY = frozenset(kind for kind, row in ROWS.items() if row.status in (502, 504))
-"""Kinds of a 5xx status, which clients repeat by themselves, after which a retry would not help."""
 
 
 class GatewayError(Exception):
     """An error that is reported to the client.
 
     `code` and `status` override those of the table's row, for kinds that cover several cases. `param` names the member
-    of the request that is wrong. `retry_after` is in seconds. `headers` are added to the answer.
+    of the request that is wrong. `retry_after` is in seconds. `headers` are added to the answer. `final` says that the
+    client should not repeat the request: the gateway has tried it more than once, or knows that it would be in vain.
     """
 
     def __init__(
@@ -114,6 +114,7 @@ class GatewayError(Exception):
         code: str | None = None,
         status: int | None = None,
         retry_after: float | None = None,
+        final: bool = False,
         headers: tuple[tuple[bytes, bytes], ...] = (),
     ) -> None:
         super().__init__(message)
@@ -126,23 +127,31 @@ class GatewayError(Exception):
         self.status = status or row.status
         self.outcome = row.outcome
         self.retry_after = retry_after
+        self.final = final
         self._headers = headers
 
     @classmethod
-    def of(cls, failure: Failure) -> GatewayError:
-        """Return the error for the client when `failure` ended the last attempt."""
+    def of(cls, failure: Failure, where: str = "", final: bool = False) -> GatewayError:
+        """Return the error for the client when `failure` ended the last attempt.
+
+        `where` names the model and the backend: it is told with errors that are not the client's. `final`: as above.
+        """
         code, status = None, None
+        message = failure.message
+        if ROWS[failure.kind].outcome != "client_error":
+            message = f"{message} ({where})" if where else message
         if failure.kind is Kind.TIMEOUT and failure.phase is not None:
             code = f"upstream_timeout_{failure.phase}"
         elif failure.kind is Kind.REJECTED:
             code, status = failure.code, failure.status if failure.status in (413, 422) else 400
         return cls(
             failure.kind,
-            failure.message,
+            message,
             param=failure.param,
             code=code,
             status=status,
             retry_after=failure.retry_after,
+            final=failure.kind is Kind.TIMEOUT or (final and ROWS[failure.kind].status >= 500),
         )
 
     @classmethod
@@ -167,8 +176,8 @@ class GatewayError(Exception):
             out.append((b"www-authenticate", b"Bearer"))
         if self.status in (429, 503):
             out.append((b"retry-after", b"%d" % max(1, min(60, round(self.retry_after or 1)))))
-        if self.kind in _NO_CLIENT_RETRY:
-            # The gateway has retried already. OpenAI's SDKs read this header; their retries would multiply the load.
+        if self.final:
+            # OpenAI's SDKs read this header; their retries would multiply the load.
             out.append((b"x-should-retry", b"false"))
         return out
 

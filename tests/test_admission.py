@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from gateway.admission.gate import Gate
+from gateway.admission.gate import Gate, enter
 from gateway.errors import GatewayError
 
 
@@ -32,7 +32,7 @@ async def test_who_waits_is_served_in_order_and_nobody_overtakes() -> None:
     assert gate.try_enter()
 
     async def wait(number: int) -> None:
-        await gate.enter(soon())
+        await enter([gate], soon())
         order.append(number)
 
     tasks = [asyncio.create_task(wait(number)) for number in range(3)]
@@ -46,7 +46,7 @@ async def test_who_waits_is_served_in_order_and_nobody_overtakes() -> None:
     await asyncio.gather(*tasks)
 
 
-async def _refused(waiting: Awaitable[None]) -> str:
+async def _refused(waiting: Awaitable[Gate]) -> str:
     with pytest.raises(GatewayError) as caught:
         await waiting
     assert caught.value.status == 503
@@ -57,9 +57,9 @@ async def _refused(waiting: Awaitable[None]) -> str:
 async def test_a_full_queue_refuses_at_once() -> None:
     gate = Gate(1, 1)
     assert gate.try_enter()
-    first = asyncio.create_task(gate.enter(soon()))
+    first = asyncio.create_task(enter([gate], soon()))
     await settle()
-    assert await _refused(gate.enter(soon())) == "queue_full"
+    assert await _refused(enter([gate], soon())) == "queue_full"
     gate.leave()
     await first
 
@@ -67,7 +67,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
 async def test_waiting_has_an_end_and_leaves_nothing_behind() -> None:
     gate = Gate(1, 1)
     assert gate.try_enter()
-    assert await _refused(gate.enter(asyncio.get_running_loop().time() + 0.01)) == "queue_timeout"
+    assert await _refused(enter([gate], asyncio.get_running_loop().time() + 0.01)) == "queue_timeout"
     assert gate.waiting == 0
     gate.leave()
     assert gate.try_enter()
@@ -81,7 +81,7 @@ async def test_whoever_leaves_the_queue_takes_no_slot_along() -> None:
     async def visit() -> None:
         nonlocal running
         if not gate.try_enter():
-            await gate.enter(soon())
+            await enter([gate], soon())
         running += 1
         assert running <= 3
         try:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admission.gate import UNLIMITED, Gate
+from gateway.admission.gate import UNLIMITED, Gate, enter
 from gateway.errors import GatewayError, Own
 
 
@@ -29,14 +29,14 @@ class Scene:
         self.gate = Gate(slots, capacity)
         self.slots = self.most = slots
         self.held = 0
-        self.queue: list[asyncio.Task[None]] = []
+        self.queue: list[asyncio.Task[Gate]] = []
 
     async def come(self) -> None:
         """Let one request come: it enters, waits, or is refused."""
         if self.gate.try_enter():
             self.held += 1
         else:
-            self.queue.append(asyncio.create_task(self.gate.enter(soon())))
+            self.queue.append(asyncio.create_task(enter([self.gate], soon())))
             await asyncio.sleep(0)
         self.collect()
 
@@ -110,7 +110,7 @@ def test_any_history_keeps_the_order_and_loses_no_slot(
 async def test_more_slots_let_those_who_wait_in_at_once() -> None:
     gate = Gate(1, 10)
     assert gate.try_enter()
-    tasks = [asyncio.create_task(gate.enter(soon())) for _ in range(3)]
+    tasks = [asyncio.create_task(enter([gate], soon())) for _ in range(3)]
     await settle()
     gate.resize(3, 10)
     await settle()
@@ -122,7 +122,7 @@ async def test_more_slots_let_those_who_wait_in_at_once() -> None:
 async def test_fewer_slots_throw_nobody_out_and_let_nobody_in_until_enough_have_left() -> None:
     gate = Gate(4, 10)
     assert all(gate.try_enter() for _ in range(4))
-    waiting = asyncio.create_task(gate.enter(soon()))
+    waiting = asyncio.create_task(enter([gate], soon()))
     await settle()
     gate.resize(2, 10)
     for _ in range(2):
@@ -137,11 +137,11 @@ async def test_fewer_slots_throw_nobody_out_and_let_nobody_in_until_enough_have_
 async def test_a_shorter_queue_keeps_those_who_wait_and_refuses_who_comes() -> None:
     gate = Gate(1, 3)
     assert gate.try_enter()
-    tasks = [asyncio.create_task(gate.enter(soon())) for _ in range(3)]
+    tasks = [asyncio.create_task(enter([gate], soon())) for _ in range(3)]
     await settle()
     gate.resize(1, 1)
     with pytest.raises(GatewayError):
-        await gate.enter(soon())
+        await enter([gate], soon())
     for task in tasks:
         gate.leave()
         await asyncio.wait_for(task, 5)

@@ -22,20 +22,18 @@ AGAIN = {
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.TIMEOUT])
 def test_kinds(kind: Kind) -> None:
-    assert may_retry(Failure(kind, ""), attempts=1, most=2, left=10) is AGAIN[kind]
+    assert may_retry(Failure(kind, ""), left=10) is AGAIN[kind]
 
 
 @pytest.mark.parametrize(
     ("phase", "again"), [(Phase.FIRST_BYTE, True), (Phase.FIRST_TOKEN, True), (Phase.TOTAL, False)]
 )
 def test_timeouts_depend_on_the_phase(phase: Phase, again: bool) -> None:
-    assert may_retry(Failure(Kind.TIMEOUT, "", phase=phase), attempts=1, most=2, left=10) is again
+    assert may_retry(Failure(Kind.TIMEOUT, "", phase=phase), left=10) is again
 
 
-def test_attempts_and_time_are_bounded() -> None:
-    failure = Failure(Kind.RESET, "")
-    assert not may_retry(failure, attempts=2, most=2, left=10)
-    assert not may_retry(failure, attempts=1, most=2, left=0.01)
+def test_nothing_is_tried_just_before_the_deadline() -> None:
+    assert not may_retry(Failure(Kind.RESET, ""), left=0.01)
 
 
 def test_the_budget_has_a_floor_and_a_share() -> None:

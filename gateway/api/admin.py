@@ -248,7 +248,7 @@ def _call(backend: Backend, action: str, arguments: dict[str, Any]) -> Call:
 def _refused(backend: Backend, transfer: Transfer, body: bytes) -> GatewayError:
     """Return the error for an engine's refusal. It quotes the engine's message, which operators may see."""
     failure = backend.engine.failure(transfer.status, transfer.headers, body)
-    error = GatewayError.of(failure)
+    error = GatewayError.of(failure, f"backend {backend.name!r}")
     words = failure.message
     if failure.detail and failure.detail not in words:
         words = f"{words}: {failure.detail}"

@@ -162,7 +162,11 @@ class Retry(Section):
     """What happens when an attempt fails before anything of its answer has gone to the client."""
 
     attempts: int = setting(
-        2, "How often a request may be tried in all, the first time included.", ge=1, le=5
+        2,
+        "How often a request may be tried in all, the first time included. A connection that could not be made does "
+        "not count, and when all are spent each fallback still gets its turn.",
+        ge=1,
+        le=5,
     )
 
 
@@ -278,7 +282,9 @@ class Model(Section):
         "least_loaded", "How one of several targets is chosen."
     )
     fallback: tuple[ModelName, ...] = setting(
-        (), "Other models, by name or alias, tried in this order when no target can answer."
+        (),
+        "Other models, by name or alias, tried in this order when no target can answer. A key that may use this model "
+        "may use them so, though it may not name them.",
     )
     timeouts: TimeoutOverrides = setting(
         {}, "Timeouts of requests for this model, where they differ. They win over the backend's."

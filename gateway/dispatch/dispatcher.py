@@ -1,4 +1,4 @@
-"""The dispatcher: starts the journey of each request, and holds what all journeys share.
+"""The dispatcher: starts the journey of each request.
 
 Rules:
 - `run` returns at once. If a backend is ready and has an idle connection, the request has been sent by then; otherwise
@@ -9,21 +9,12 @@ from __future__ import annotations
 
 from backends.base import Health
 from gateway.dispatch.journey import Journey
-from gateway.dispatch.retry import Budget
-from gateway.fleet.pool import Pool
+from gateway.dispatch.shared import Shared
 from gateway.request import Exchange
-from gateway.telemetry.accounting import Accounting
-from gateway.telemetry.metrics import Metrics
 
 
-class Dispatcher:
+class Dispatcher(Shared):
     """Serves requests with the backends of a pool."""
-
-    def __init__(self, pool: Pool, metrics: Metrics, accounting: Accounting, budget: Budget) -> None:
-        self.pool = pool
-        self.metrics = metrics
-        self.accounting = accounting
-        self.budget = budget
 
     def run(self, exchange: Exchange) -> None:
         """Start to serve a request whose plan is known. Raises nothing: an error ends the request."""

@@ -5,42 +5,35 @@ Rules:
   a task and then calls `_go` again. Each rule is written once, and both use it.
 - No task runs while an attempt is in progress: the attempt reports its end to `attempt_over`.
 - Attempts are made one after the other, within one deadline, only until the client has received content. Those after
-  the first come out of a retry budget that all requests share.
+  the second come out of a retry budget that all requests share.
+- Where a request may go is decided in `gateway.dispatch.candidates`, what a failure says in `gateway.dispatch.blame`.
+- While it waits for a slot, a request holds no backend: it takes the first one that becomes free.
 - `_end` releases everything a request holds: its slots, its lease, its attempt and its share of the budget.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections.abc import Sequence
 from time import perf_counter_ns
-from typing import Protocol
+from typing import Final
 
 from backends.base import Failure, Health, Kind
-from gateway.admission.gate import Gate
-from gateway.dispatch.retry import Budget, loading_pause, may_retry
-from gateway.errors import ROWS, GatewayError, Own
-from gateway.fleet.lease import Lease, Target, pick
-from gateway.fleet.pool import Pool
+from gateway.admission.gate import Gate, enter
+from gateway.dispatch.blame import Blame, fingerprint, report
+from gateway.dispatch.candidates import Candidates
+from gateway.dispatch.retry import loading_pause, may_retry
+from gateway.dispatch.shared import Shared
+from gateway.errors import GatewayError, Own
+from gateway.fleet.lease import Lease, Target
 from gateway.request import Exchange
-from gateway.routing.catalog import Group
-from gateway.telemetry.accounting import Accounting
-from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.timeline import LOAD, QUEUE, ROUTE
 from gateway.wire.clocks import SECOND
 from gateway.wire.heartbeat import Heartbeat
 from gateway.wire.relay import Attempt
 
-log = logging.getLogger("gateway.dispatch")
-
-
-class Shared(Protocol):
-    """What all journeys share, as `gateway.dispatch.dispatcher.Dispatcher` has it."""
-
-    pool: Pool
-    metrics: Metrics
-    accounting: Accounting
-    budget: Budget
+_WORTH_WAITING: Final = frozenset((Kind.LOADING, Kind.CONNECT))
+"""Failures after which a backend that is being started is waited for."""
 
 
 class Journey:
@@ -49,19 +42,17 @@ class Journey:
     __slots__ = (
         "_asked_to_wait",
         "_attempt",
+        "_blame",
+        "_candidates",
         "_exchange",
         "_failure",
         "_gate",
         "_going",
-        "_groups",
         "_lease",
         "_loop",
-        "_model",
         "_pause",
         "_retrying",
         "_shared",
-        "_slot",
-        "_tried",
         "_warm_until",
     )
 
@@ -70,21 +61,18 @@ class Journey:
         self._shared: Shared = shared
         self._exchange: Exchange = exchange
         self._loop: asyncio.AbstractEventLoop = exchange.way.loop
-        candidates = plan.candidates.get(exchange.request.operation, ())
-        self._groups: list[Group] = [group for group in candidates if group.allowed(exchange.caller)]
-        self._tried: list[Target] = []
+        groups = plan.candidates.get(exchange.request.operation, ())
+        self._candidates: Candidates = Candidates(groups, plan.attempts)
         self._failure: Failure | None = None
+        self._blame: Blame | None = None
         self._retrying: bool = False
         self._warm_until: float = 0.0
         self._asked_to_wait: int = 0
         self._pause: float = 0.0
         """Seconds to wait before the next attempt."""
-        # The gates where the request holds a slot now: the model's, then the backend's.
         self._gate: Gate | None = None
-        self._slot: Gate | None = None
+        """The gate of the model, while the request holds a slot of it."""
         self._lease: Lease | None = None
-        self._model: str = ""
-        """The model whose target is leased: the requested one or a fallback."""
         self._attempt: Attempt | None = None
         self._going: bool = False
 
@@ -96,6 +84,12 @@ class Journey:
         exchange.model = plan.model
         exchange.deadline = exchange.timeline.received + round(plan.total * SECOND)
         self._shared.budget.active += 1
+        quarantine = self._shared.quarantine
+        if quarantine.deaths:
+            refusal = quarantine.refusal(fingerprint(exchange), self._loop.time())
+            if refusal is not None:
+                self._end(refusal)
+                return
         if plan.heartbeat and exchange.request.stream:
             exchange.beating = Heartbeat(exchange, plan.heartbeat)
         self._resume()
@@ -108,6 +102,15 @@ class Journey:
         if task is not None:
             # Last, and not relied on: a task that is cancelled before its first step never runs at all.
             task.cancel()
+
+    def answer_began(self) -> None:
+        """Take note of the first content of the answer."""
+        lease = self._lease
+        assert lease is not None
+        now = self._loop.time()
+        lease.heard(now)
+        if self._blame is not None:
+            self._blame.answered(now)
 
     def attempt_over(self, attempt: Attempt) -> None:
         """End the request or continue with the next attempt, because this one is over."""
@@ -152,7 +155,7 @@ class Journey:
             while not exchange.over:
                 attempt = self._attempt
                 if attempt is None:
-                    if self._pause or not (self._passed_gate() and self._chosen() and self._has_slot()):
+                    if self._pause or not (self._passed_gate() and self._chosen()):
                         return False
                     if self._has_moved_away():
                         continue
@@ -181,15 +184,13 @@ class Journey:
             elif not self._passed_gate():
                 gate = self._exchange.plan.gate
                 assert gate is not None
-                await self._queue(gate)
-                self._gate = gate
-            elif self._lease is None:
-                await self._load()
+                self._gate = await self._queue((gate,), self._loop.time() + self._exchange.plan.queue)
             else:
-                gate = self._lease.target.backend.gate
-                assert gate is not None
-                await self._queue(gate)
-                self._slot = gate
+                gates = self._candidates.gates(self._loop.time())
+                if gates:
+                    await self._wait_for_slot(gates)
+                else:
+                    await self._load()
             timeline.mark(ROUTE)
 
     def _passed_gate(self) -> bool:
@@ -204,66 +205,61 @@ class Journey:
 
     def _chosen(self, last_resort: bool = False) -> bool:
         """Lease a backend that can be used now, unless one is leased. Return whether one is leased."""
-        if self._lease is not None:
-            return True
-        now = self._loop.time()
-        for group in self._groups:
-            lease = pick(group.targets, group.balancer, now, self._tried, last_resort)
-            if lease is not None:
-                self._lease, self._model = lease, group.model
-                return True
-        return False
+        if self._lease is None:
+            self._lease = self._candidates.pick(self._loop.time(), last_resort)
+        return self._lease is not None
 
-    def _has_slot(self) -> bool:
-        """Take a free slot of the leased backend, unless one is held. Return whether one is held or none is needed."""
-        assert self._lease is not None
-        gate = self._lease.target.backend.gate
-        if gate is None or self._slot is not None:
-            return True
-        if not gate.try_enter():
-            return False
-        self._slot = gate
-        return True
+    async def _wait_for_slot(self, gates: list[Gate]) -> None:
+        """Wait until one of the gates has a free slot, and lease a backend with it; or until that took too long."""
+        try:
+            gate = await self._queue(gates, self._patience())
+        except GatewayError as error:
+            self._candidates.waited_out = error
+            return
+        self._lease = self._candidates.pick_with_slot(gate, self._loop.time())
+        if self._lease is None:
+            gate.leave()
 
     def _has_moved_away(self) -> bool:
         """Release the lease if the backend has lost its location since it was chosen. Return whether that is so."""
         assert self._lease is not None
         if self._lease.target.backend.upstream is not None:
             return False
+        self._candidates.forget(self._lease.target)
         self._give_back_lease()
         return True
 
-    async def _queue(self, gate: Gate) -> None:
-        """Wait for a slot of a gate, and take it. Raises GatewayError if none is free in time."""
+    async def _queue(self, gates: Sequence[Gate], until: float) -> Gate:
+        """Wait for a slot of one of the gates until `until` (loop time), and take it; return its gate.
+
+        Raises:
+            GatewayError: The queues are full, or none is free in time.
+        """
         exchange = self._exchange
         exchange.timeline.mark(QUEUE)
         queued = self._shared.metrics.queued.cell(exchange.plan.model)
         queued.value += 1
         try:
-            await gate.enter(min(self._deadline(), self._loop.time() + exchange.plan.queue))
+            return await enter(gates, min(self._deadline(), until))
         finally:
             queued.value -= 1
 
     async def _load(self) -> None:
         """Wait while backends are loading, then lease one. Raises GatewayError if none can be used."""
-        exchange = self._exchange
-        model = exchange.plan.model
-        if not self._groups:
-            # Only a fallback model can do this operation, and the caller's key may not use that model.
-            message = f"no backend of the model {model!r} can do '{exchange.request.operation}'"
-            raise GatewayError(Kind.UNSUPPORTED, message, param="model")
-        if self._failure is None or self._failure.kind is Kind.LOADING:
-            exchange.timeline.mark(LOAD)
-            await self._shared.pool.warm(self._targets(), self._patience())
+        failure, candidates = self._failure, self._candidates
+        if failure is None or failure.kind in _WORTH_WAITING:
+            self._exchange.timeline.mark(LOAD)
+            if self._loop.time() < self._patience():
+                candidates.forgive_restarting()
+            await self._shared.pool.warm(candidates.untried(), self._patience())
         if self._chosen() or self._chosen(last_resort=True):
             return
-        if self._failure is not None:
-            raise GatewayError.of(self._failure)
-        raise GatewayError(Own.NO_BACKEND, f"no backend of the model {model!r} is up", retry_after=5)
-
-    def _targets(self) -> list[Target]:
-        """Return every target that may serve the request."""
-        return [target for group in self._groups for target in group.targets]
+        if failure is not None:
+            raise self._error(failure)
+        if candidates.waited_out is not None:
+            raise candidates.waited_out
+        message = f"no backend of the model {self._exchange.plan.model!r} is up"
+        raise GatewayError(Own.NO_BACKEND, message, retry_after=5)
 
     def _deadline(self) -> float:
         """Return the loop time at which the request must have ended."""
@@ -284,10 +280,9 @@ class Journey:
         backend = target.backend
         exchange.attempts += 1
         exchange.backend = backend.name
-        self._tried.append(target)
         headers = (
             (b"x-gateway-backend", backend.label),
-            (b"x-gateway-model", self._model.encode()),
+            (b"x-gateway-model", self._candidates.model.encode()),
             (b"x-gateway-attempts", b"%d" % exchange.attempts),
         )
         attempt = self._attempt = Attempt(exchange, target, self, headers)
@@ -302,78 +297,87 @@ class Journey:
             return True
         lease = self._lease
         assert lease is not None
-        target, failure = lease.target, attempt.failure
+        failure = attempt.failure
         self._give_back_lease()
         if attempt.crash is not None:
             raise attempt.crash
+        now = self._loop.time()
         if failure is None:
+            if attempt.complete:
+                lease.succeeded(now)
+                if self._blame is not None:
+                    self._blame.answered(now)
             return False
         timeline.mark(ROUTE)
-        self._report(target, failure)
-        if attempt.committed:
-            raise GatewayError.of(failure)
-        self._failure = failure
-        self._require_another(target, failure)
+        if self._blame is None:
+            self._blame = Blame(self._exchange, self._shared.quarantine)
+        self._blame.failed(lease, failure, attempt.sent_at, now)
+        lease.trouble(failure, now)
+        # A backend that says again that it is loading is no news.
+        known = failure.kind is Kind.LOADING and self._asked_to_wait > 0
+        if attempt.committed or self._blame.own:
+            error: GatewayError | None = self._error(failure)
+        else:
+            self._failure = failure
+            error = self._another_or_error(lease.target, failure)
+        if not known:
+            report(self._exchange, lease.target, failure, "goes on" if error is None else "ends")
+        if error is not None:
+            raise error
+        if failure.kind is not Kind.LOADING:
+            self._shared.metrics.failovers.cell(lease.target.name, failure.kind.value).value += 1
         return True
 
+    def _error(self, failure: Failure) -> GatewayError:
+        """Return what the client is told about the last failure. It need not repeat what was tried more than once."""
+        exchange = self._exchange
+        final = exchange.attempts > 1 or (self._blame is not None and self._blame.own)
+        where = f"model {self._candidates.model!r} at backend {exchange.backend!r}"
+        return GatewayError.of(failure, where, final)
+
     def _give_back_lease(self) -> None:
-        """Release the lease and the backend's slot, and count the attempt if one was made."""
+        """Release the lease, and count the attempt if one was made."""
         lease, attempt = self._lease, self._attempt
-        if self._slot is not None:
-            self._slot.leave()
-        self._lease = self._attempt = self._slot = None
+        self._lease = self._attempt = None
         if lease is None:
             return
-        now = self._loop.time()
-        if attempt is None:
-            lease.close(None, False, now)
-            return
-        lease.close(attempt.failure, attempt.complete, now)
-        target = lease.target
-        self._shared.accounting.attempted(self._exchange, target.backend.name, target.metrics, attempt)
+        lease.close(self._loop.time())
+        if attempt is not None:
+            target = lease.target
+            self._shared.accounting.attempted(self._exchange, target.backend.name, target.metrics, attempt)
 
-    def _require_another(self, target: Target, failure: Failure) -> None:
-        """Prepare another attempt after `failure`; raise it as a GatewayError if none may follow."""
-        exchange, budget = self._exchange, self._shared.budget
+    def _another_or_error(self, target: Target, failure: Failure) -> GatewayError | None:
+        """Prepare another attempt after `failure`, or return the error that ends the request if none may follow."""
+        exchange, candidates, budget = self._exchange, self._candidates, self._shared.budget
         if failure.kind is Kind.LOADING and self._loop.time() < self._patience():
             # A loading backend is healthy and will answer soon: do not count the attempt, and allow waiting for it.
             target.backend.note(Health.LOADING, "its model is loading")
-            self._tried.remove(target)
+            candidates.forget(target)
             exchange.attempts -= 1
             self._let_load()
-            return
+            return None
+        if failure.kind is Kind.CONNECT:
+            candidates.unreached(target)
+            if target.backend.launched:
+                target.backend.note(Health.LOADING, "its engine does not listen; it is being started again")
         left = (exchange.deadline - perf_counter_ns()) / SECOND
-        if not may_retry(failure, exchange.attempts, exchange.plan.attempts, left):
-            raise GatewayError.of(failure)
-        self._retrying = self._retrying or budget.take()
-        if not self._retrying:
-            raise GatewayError.of(failure)
+        if not candidates.more() or not may_retry(failure, left):
+            return self._error(failure)
+        if candidates.spent > 1:
+            self._retrying = self._retrying or budget.take()
+            if not self._retrying:
+                return self._error(failure)
         if failure.kind is Kind.LOADING:
             self._let_load()
+        return None
 
     def _let_load(self) -> None:
         """Pause before the next attempt, longer each time, unless another backend is usable."""
         # The backend's probe may report that it is ready although it answers that it is loading.
         self._asked_to_wait += 1
-        if not any(target.backend.usable and target not in self._tried for target in self._targets()):
+        if not any(target.backend.usable for target in self._candidates.untried()):
             left = max(0.0, self._patience() - self._loop.time())
             self._pause = loading_pause(self._asked_to_wait, left)
-
-    def _report(self, target: Target, failure: Failure) -> None:
-        """Log the details that the client is not told. A client's own error is not logged: its message quotes it."""
-        expected = failure.kind is Kind.LOADING and self._asked_to_wait
-        if expected or ROWS[failure.kind].outcome == "client_error":
-            return
-        detail = f" ({failure.detail})" if failure.detail and failure.detail != failure.message else ""
-        log.warning(
-            "backend '%s': %s%s [%s, %s, request %s]",
-            target.backend.name,
-            failure.message,
-            detail[:300],
-            failure.kind,
-            failure.phase or "-",
-            self._exchange.name,
-        )
 
     # ending the request
 
@@ -387,6 +391,8 @@ class Journey:
         self._give_back_lease()
         if self._gate is not None:
             self._gate.leave()
+        if self._blame is not None:
+            self._blame.close(self._loop.time())
         budget = self._shared.budget
         if self._retrying:
             budget.give_back()

@@ -3,7 +3,8 @@
 Rules:
 - A retry is allowed only for failures that another backend may not have, and only while enough time is left. The caller
   makes sure that the client has not received any content.
-- All requests share one budget for attempts after the first, so that retries cannot multiply the load of an outage.
+- All requests share one budget for attempts after the second, so that retries cannot multiply the load of an outage.
+  The first failover of a request is always allowed: without it one backend's failure would be every client's.
 """
 
 from __future__ import annotations
@@ -18,12 +19,9 @@ MIN_USEFUL = 0.05
 """Seconds that must be left until the deadline for another attempt to be worthwhile."""
 
 
-def may_retry(failure: Failure, attempts: int, most: int, left: float) -> bool:
-    """Tell whether to try again after `failure` of attempt number `attempts`.
-
-    `most` is the largest number of attempts; `left` is the time to the deadline in seconds.
-    """
-    return attempts < most and left >= MIN_USEFUL and may_go_elsewhere(failure)
+def may_retry(failure: Failure, left: float) -> bool:
+    """Tell whether to try elsewhere after `failure`, with `left` seconds until the deadline."""
+    return left >= MIN_USEFUL and may_go_elsewhere(failure)
 
 
 def loading_pause(asked: int, left: float) -> float:

@@ -7,6 +7,8 @@ import socket
 from collections.abc import Callable
 
 _TRIES = 1000
+_TURNS = 3
+"""Turns of the event loop in which an acceptance that is under way ends."""
 
 
 class Listener:
@@ -34,10 +36,16 @@ class Listener:
 
     async def shut(self) -> None:
         """Refuse new connections; those that exist stay."""
-        if self._server is None:
+        server, self._server = self._server, None
+        if server is None:
             return
-        self._server.close()
-        self._server = None
+        # asyncio leaks a connection whose acceptance is under way while its server is closed: first let those finish.
+        loop = asyncio.get_running_loop()
+        for listening in server.sockets:
+            loop.remove_reader(listening.fileno())
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        server.close()
         for _ in range(_TRIES):
             try:
                 self._held = self._bind(self.port)

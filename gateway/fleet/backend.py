@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -20,10 +21,13 @@ from typing import NamedTuple
 
 from backends.base import Engine, Health, ModelCard
 from gateway.admission.gate import UNLIMITED, Gate
-from gateway.fleet.breaker import Breaker
+from gateway.fleet.breaker import Breaker, State
+from gateway.fleet.evidence import Evidence
 from gateway.telemetry.cells import Value
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.upstream import Upstream
+
+log = logging.getLogger("gateway.fleet")
 
 SLOW_START = 30.0
 """Seconds until a backend that came back has its whole weight."""
@@ -46,6 +50,23 @@ class Trouble(NamedTuple):
     time: float
 
 
+class Death:
+    """The suspicion that an engine died of the only request it had.
+
+    `request` is a number that is the same for the same body, `id` the request's id for the log, `at` the loop's time.
+    """
+
+    __slots__ = ("at", "backend", "confirmed", "id", "request")
+
+    def __init__(self, request: int, id: str, backend: str, at: float) -> None:
+        self.request = request
+        self.id = id
+        self.backend = backend
+        self.at = at
+        self.confirmed = False
+        """Whether the engine was found to be gone afterwards."""
+
+
 class Backend:
     """One running engine, as far as the gateway can tell."""
 
@@ -53,21 +74,28 @@ class Backend:
         "_back_since",
         "_headers",
         "_key",
+        "_metrics",
+        "_unreachable",
         "_up",
         "_wall_clock",
+        "answering",
         "breaker",
         "busy_period",
         "engine",
+        "evidence",
         "gate",
         "health",
+        "heard_at",
         "in_flight",
         "label",
         "last_error",
+        "launched",
         "models",
         "name",
         "reason",
         "slow_start",
         "slow_start_weight",
+        "suspected_death",
         "upstream",
         "woken",
     )
@@ -92,7 +120,17 @@ class Backend:
         self.engine = engine
         self.gate: Gate | None = None
         """Where requests wait that the engine cannot take at once; None where it has a queue of its own."""
+        self.launched = False
+        """Whether the gateway starts the engine itself, and starts it again when it dies."""
         self.breaker = breaker
+        self.evidence = Evidence()
+        """The failures that may be their requests' own."""
+        self.heard_at = 0.0
+        """The loop's time when content of an answer last came from it (first and last pieces are noted); 0: never."""
+        self.answering = 0
+        """Requests there whose answer has begun to come."""
+        self.suspected_death: Death | None = None
+        """The last request that was alone there when its connection broke off, until the backend answers again."""
         self.upstream: Upstream | None = None
         """The connections to its location; None while it has none."""
         self.health: Health | None = None
@@ -116,6 +154,8 @@ class Backend:
         self._headers = headers
         self._key: str | None = None
         self._wall_clock = wall_clock
+        self._unreachable = False
+        self._metrics = metrics
         self._up: Value = metrics.backend_up.cell(name, engine.name)
         self.change_engine(engine)
 
@@ -157,6 +197,8 @@ class Backend:
         """
         if self.upstream is not None:
             self.upstream.close()
+        if url is None:
+            self._confirm_death()
         self._move(url, key)
 
     def relocate(self, url: str | None, key: str | None = None) -> None:
@@ -190,6 +232,9 @@ class Backend:
         news = health is not self.health
         if news and self.health is Health.DOWN:
             self.start_slowly()
+        if health is Health.READY and (news or self._unreachable):
+            self._unreachable = False
+            self.breaker.halve()
         if news and health is Health.LOADING:
             self.woken.set()
         self.health, self.reason = health, reason
@@ -197,6 +242,40 @@ class Backend:
             self.trouble(reason)
         self._up.value = 1.0 if health is Health.READY else 0.0
         return news
+
+    def refused(self) -> None:
+        """Take note that a connection to it could not be made: probe it at once, unless that is known already."""
+        if not self._unreachable:
+            self._unreachable = True
+            self.woken.set()
+        self._confirm_death()
+
+    def _confirm_death(self) -> None:
+        if self.suspected_death is not None:
+            self.suspected_death.confirmed = True
+            self.suspected_death = None
+
+    def breaker_opened(self, breaker: Breaker, now: float) -> None:
+        """Log and count that its breaker has opened, or has opened again after a failed trial."""
+        log.warning(
+            "backend '%s': its breaker is open for %.0f s, after %s",
+            self.name,
+            breaker.left(now),
+            "a failed trial" if breaker.ejections > 1 else "too many failures",
+        )
+        self._metrics.breaker_changes.cell(self.name, State.OPEN).value += 1
+
+    def breaker_tries(self, breaker: Breaker) -> None:
+        """Log at debug level and count that a trial begins at its half-open breaker."""
+        log.debug("backend '%s': a trial begins", self.name)
+        self._metrics.breaker_changes.cell(self.name, State.HALF_OPEN).value += 1
+
+    def breaker_closed(self, breaker: Breaker) -> None:
+        """Log and count that its breaker has closed; the backend starts slowly."""
+        log.info("backend '%s': its breaker is closed again", self.name)
+        self._metrics.breaker_changes.cell(self.name, State.CLOSED).value += 1
+        if breaker is self.breaker:
+            self.start_slowly()
 
     def start_slowly(self) -> None:
         """Begin a slow start: the weight grows from the next choice on."""

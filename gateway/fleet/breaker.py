@@ -2,9 +2,11 @@
 
 Rules:
 - A pure state machine: time and chance are arguments. It knows nothing of sockets, metrics or other backends.
-- It opens on consecutive failures, or on their share in a window. Only failures that speak against the backend count
-  (`errors.Row.counts`); a client's own mistake never does.
-- After a pause one request at a time may probe. Some successful probes close it; a failed one opens it for longer.
+- It opens on consecutive failures, or on their share in a window. Which failures speak against the backend is decided
+  elsewhere (`gateway.dispatch.blame`); only those are reported here.
+- After a pause it is half open: one request at a time may pass as a trial. Some successful trials close it; a failed
+  one opens it for longer. A trial ends with the first content of its answer.
+- A request that is sent as a last resort while it is open is no trial: its failure does not lengthen the pause.
 - A backend that says it is overloaded (429, 503) gets a cooldown. That is not counted as a failure.
 - `settings` may be replaced at any time: a config that is reloaded changes the numbers, not the state.
 """
@@ -34,8 +36,8 @@ class Settings(NamedTuple):
     """Seconds of the longest pause, before jitter."""
     jitter: float = 1 / 3
     """The share of a pause that chance may add, so that backends do not come back all at once."""
-    probes: int = 2
-    """Successful probes that close it."""
+    trials: int = 2
+    """Successful trials that close it."""
 
 
 SLICES = 30
@@ -50,7 +52,7 @@ class State(enum.StrEnum):
     RESTING = "resting"
     """The backend said that it is overloaded and gets no requests during its cooldown."""
     HALF_OPEN = "half_open"
-    """One request at a time may probe."""
+    """One request at a time may pass as a trial."""
     OPEN = "open"
     """No request passes before the pause is over."""
 
@@ -75,9 +77,9 @@ class Breaker:
         "_good",
         "_in_a_row",
         "_open_until",
-        "_probing",
         "_recent",
         "_rng",
+        "_trying",
         "ejections",
         "settings",
     )
@@ -92,7 +94,7 @@ class Breaker:
         self._open_until: float | None = None
         self._cool_until = 0.0
         self._good = 0
-        self._probing = False
+        self._trying = False
         self.ejections = 0
         """Pauses in a row, 0 while it is closed."""
 
@@ -104,12 +106,16 @@ class Breaker:
         """Tell whether a request may be sent at `now`."""
         if now < self._cool_until:
             return False
-        return self._open_until is None or (now >= self._open_until and not self._probing)
+        return self._open_until is None or (now >= self._open_until and not self._trying)
 
     @property
     def open(self) -> bool:
         """Whether it is open or half open."""
         return self._open_until is not None
+
+    def left(self, now: float) -> float:
+        """Return the seconds until a trial may pass, 0 if one may pass now or it is closed."""
+        return 0.0 if self._open_until is None else max(0.0, self._open_until - now)
 
     def state(self, now: float) -> State:
         """Return what it does with a request at `now`."""
@@ -117,32 +123,40 @@ class Breaker:
             return State.OPEN if now < self._open_until else State.HALF_OPEN
         return State.RESTING if now < self._cool_until else State.CLOSED
 
-    def begin(self) -> bool:
-        """Count a request that is sent now, whether allowed or as the last resort. Return whether it is a probe."""
-        probe = self._open_until is not None and not self._probing
-        self._probing = self._probing or probe
-        return probe
+    def begin(self, now: float) -> bool:
+        """Take note of a request that is sent at `now`. Return whether it is a trial; the caller must end that."""
+        trial = self._open_until is not None and now >= self._open_until and not self._trying
+        self._trying = self._trying or trial
+        return trial
 
-    def end(self, probe: bool, verdict: bool | None, now: float) -> None:
-        """Take the result of a request that began: success (True), failure (False), or neither (None).
+    def end_trial(self) -> None:
+        """End the trial that runs: it was successful or failed, or nobody will ever know."""
+        self._trying = False
 
-        `probe` is what `begin` returned for it.
-        """
-        if probe:
-            self._probing = False
-        if verdict is None:
-            return
+    def halve(self) -> None:
+        """End the pause, because a health probe found the engine back: the next request is a trial."""
         if self._open_until is not None:
-            if probe:
-                self._probed(verdict, now)
+            self._open_until = 0.0
+
+    def succeeded(self, trial: bool, now: float) -> None:
+        """Count a success. `trial` is what `begin` returned for the request, False once its trial was counted."""
+        if self._open_until is None:
+            self._in_a_row = 0
+            self._slice(now).total += 1
+        elif trial:
+            self._good += 1
+            if self._good >= self.settings.trials:
+                self._close()
+
+    def failed(self, trial: bool, now: float) -> None:
+        """Count a failure that speaks against the backend. `trial` as for `succeeded`."""
+        if self._open_until is not None:
+            if trial:
+                self._eject(now)
             return
-        self._in_a_row = 0 if verdict else self._in_a_row + 1
-        if not self._recent or now >= self._recent[-1].until:
-            self._next_slice(now)
-        current = self._recent[-1]
+        self._in_a_row += 1
+        current = self._slice(now)
         current.total += 1
-        if verdict:
-            return
         current.bad += 1
         if self._in_a_row >= self.settings.consecutive or self._mostly_bad():
             self._eject(now)
@@ -151,11 +165,14 @@ class Breaker:
         """Start a cooldown of some seconds, as the backend asked for; a longer one that runs already stays."""
         self._cool_until = max(self._cool_until, now + seconds)
 
-    def _next_slice(self, now: float) -> None:
-        window = self.settings.window
-        while self._recent and self._recent[0].until <= now - window:
-            self._recent.popleft()
-        self._recent.append(_Slice(now + window / SLICES))
+    def _slice(self, now: float) -> _Slice:
+        """Return the part of the window that `now` lies in."""
+        recent = self._recent
+        if not recent or now >= recent[-1].until:
+            while recent and recent[0].until <= now - self.settings.window:
+                recent.popleft()
+            recent.append(_Slice(now + self.settings.window / SLICES))
+        return recent[-1]
 
     def _mostly_bad(self) -> bool:
         total = bad = 0
@@ -164,16 +181,11 @@ class Breaker:
             bad += piece.bad
         return total >= self.settings.volume and bad >= self.settings.share * total
 
-    def _probed(self, good: bool, now: float) -> None:
-        if not good:
-            self._eject(now)
-            return
-        self._good += 1
-        if self._good >= self.settings.probes:
-            self._open_until = None
-            self.ejections = 0
-            self._in_a_row = 0
-            self._recent.clear()
+    def _close(self) -> None:
+        self._open_until = None
+        self.ejections = 0
+        self._in_a_row = 0
+        self._recent.clear()
 
     def _eject(self, now: float) -> None:
         self.ejections += 1

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from random import Random
 
-from backends.base import Failure, Health, ModelCard
+from backends.base import Failure, Health, Kind, ModelCard
 from backends.facts.units import MODEL_NAME
 from gateway.fleet.backend import Backend
 from gateway.fleet.pool import Pool
@@ -93,6 +93,8 @@ class Watch:
         if upstream is not backend.upstream:
             return
         if isinstance(answer, Failure):
+            if answer.kind is Kind.CONNECT:
+                backend.refused()
             why = f" ({answer.detail})" if answer.detail else ""
             health, reason = Health.DOWN, f"{answer.message} at {upstream.url}{why}"
             if backend.health is Health.LOADING:

@@ -4,6 +4,9 @@ Rules:
 - Choosing and counting are one plain call, `pick`: nothing else runs in between. It returns a `Lease`, closed once.
 - A backend that is known to be down, or whose breaker is open, is left out while another is up. As a last resort it is
   tried all the same: a probe can be wrong, and an error from the engine says more than one from the gateway.
+- A backend whose slots are all taken is left out: the request waits for a slot of any of them, and holds no lease.
+- Closing a lease says nothing about the backend. What an answer or a failure says about it is told by `heard`,
+  `succeeded` and `failed`, where the last may come later than `close`.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 
 from backends.base import Failure, Kind
+from gateway.admission.gate import Gate
 from gateway.balance.basic import Balancer
 from gateway.errors import ROWS
 from gateway.fleet.backend import Backend
@@ -54,46 +58,86 @@ class Target:
 
 
 class Lease:
-    """The right to send one request to one backend. Close it exactly once, in a `finally`."""
+    """The right to send one request to one backend, with one of its slots. Close it exactly once."""
 
-    __slots__ = ("_breaker", "_open", "_probe", "target")
+    __slots__ = ("_breaker", "_gate", "_heard", "_open", "_trial", "target")
 
-    def __init__(self, target: Target) -> None:
-        """Count a request at the target's backend."""
+    def __init__(self, target: Target, now: float, gate: Gate | None = None) -> None:
+        """Count a request at the target's backend. `now` is the loop's time; a slot of `gate` is held for it."""
         backend = target.backend
         self.target = target
+        # The backend may get another gate meanwhile, as it may get another breaker.
+        self._gate = gate
         self._open = True
-        # The backend may get another breaker meanwhile, when the config moves it to a new location.
+        self._heard = False
         self._breaker: Breaker = backend.breaker
-        self._probe = self._breaker.begin()
+        self._trial = self._breaker.begin(now)
+        if self._trial:
+            backend.breaker_tries(self._breaker)
         if not backend.in_flight:
             backend.busy_period += 1
         backend.in_flight += 1
         target.metrics.in_flight.value += 1
 
-    def close(self, failure: Failure | None, complete: bool, now: float) -> None:
-        """Release the lease; report success, failure or neither to the breaker.
+    def heard(self, now: float) -> None:
+        """Take note of the first content of the answer: the backend works. A trial ends with it."""
+        backend = self.target.backend
+        self._heard = True
+        backend.heard_at = now
+        backend.answering += 1
+        if self._trial:
+            self._breaker.end_trial()
+            self.succeeded(now)
+            self._trial = False
 
-        `complete`: the client got the whole answer. Else `failure` says what went wrong; None where the client left.
-        """
+    @property
+    def silent(self) -> bool:
+        """Whether no content of an answer has come."""
+        return not self._heard
+
+    def close(self, now: float) -> None:
+        """Release the lease and its slot: the request is at the backend no more."""
         assert self._open, "a lease is closed once"
         self._open = False
-        backend, breaker = self.target.backend, self._breaker
+        if self._gate is not None:
+            self._gate.leave()
+        backend = self.target.backend
         backend.in_flight -= 1
         self.target.metrics.in_flight.value -= 1
-        verdict: bool | None = True if complete else None
-        if failure is not None:
-            if ROWS[failure.kind].outcome != "client_error":
-                backend.trouble(_in_words(failure))
-            if failure.kind is Kind.OVERLOADED:
-                asked = failure.retry_after
-                breaker.cool(COOLDOWN if asked is None else min(asked, LONGEST_COOLDOWN), now)
-            elif failure.kind is not Kind.LOADING:
-                verdict = not ROWS[failure.kind].counts
+        if self._heard:
+            backend.heard_at = now
+            backend.answering -= 1
+        if self._trial:
+            self._breaker.end_trial()
+
+    def succeeded(self, now: float) -> None:
+        """Count a success: the backend gave the client an answer, or found a fault in the request."""
+        backend, breaker = self.target.backend, self._breaker
+        if not backend.evidence.empty:
+            backend.evidence.clear()
+        backend.suspected_death = None
         was_open = breaker.open
-        breaker.end(self._probe, verdict, now)
-        if was_open and not breaker.open and breaker is backend.breaker:
-            backend.start_slowly()
+        breaker.succeeded(self._trial, now)
+        if was_open and not breaker.open:
+            backend.breaker_closed(breaker)
+
+    def failed(self, now: float, times: int = 1) -> None:
+        """Count failures that speak against the backend, the one of this request among them."""
+        breaker = self._breaker
+        for _ in range(times):
+            ejections = breaker.ejections
+            breaker.failed(self._trial, now)
+            if breaker.ejections != ejections:
+                self.target.backend.breaker_opened(breaker, now)
+
+    def trouble(self, failure: Failure, now: float) -> None:
+        """Keep a failure as the backend's last error; begin a cooldown if the backend is overloaded."""
+        backend = self.target.backend
+        if ROWS[failure.kind].outcome != "client_error":
+            backend.trouble(_in_words(failure))
+        if failure.kind is Kind.OVERLOADED:
+            asked = failure.retry_after
+            self._breaker.cool(COOLDOWN if asked is None else min(asked, LONGEST_COOLDOWN), now)
 
 
 def _in_words(failure: Failure) -> str:
@@ -104,31 +148,52 @@ def _in_words(failure: Failure) -> str:
     return f"{failure.message} ({facts})" if facts else failure.message
 
 
+def _may_be_used(target: Target, now: float, tried: Container[Target], last_resort: bool) -> bool:
+    backend = target.backend
+    if target in tried:
+        return False
+    if backend.usable and backend.breaker.allows(now):
+        return True
+    return last_resort and backend.upstream is not None and not backend.coming
+
+
 def pick(
     targets: Sequence[Target],
     balancer: Balancer,
     now: float,
     tried: Container[Target] = (),
     last_resort: bool = False,
+    held: Gate | None = None,
 ) -> Lease | None:
-    """Return a lease on the best target that was not tried yet; None if there is none. `now` is the loop's time.
+    """Return a lease on the best target that was not tried yet and has a slot; None if there is none.
 
-    With `last_resort`, targets are taken too that are thought to be down or to need a rest.
+    `now` is the loop's time. With `last_resort`, targets are taken too that are thought to be down or to need a rest.
+    The lease takes a slot, unless it is one of `held`: then it is the one that the caller has already.
     """
     found: list[Target] = []
     for target in targets:
-        backend = target.backend
-        if target in tried:
-            continue
-        if (backend.usable and backend.breaker.allows(now)) or (
-            last_resort and backend.upstream is not None and not backend.coming
-        ):
+        gate = target.backend.gate
+        if (gate is None or gate is held or gate.has_room) and _may_be_used(target, now, tried, last_resort):
             found.append(target)
     if not found:
         return None
-    if len(found) == 1:
-        return Lease(found[0])
-    for target in found:
-        if target.backend.slow_start_weight < 1.0:
-            target.backend.update_slow_start(now)
-    return Lease(found[balancer.choose(found)])
+    target = found[0]
+    if len(found) > 1:
+        for target in found:
+            if target.backend.slow_start_weight < 1.0:
+                target.backend.update_slow_start(now)
+        target = found[balancer.choose(found)]
+    gate = target.backend.gate
+    if gate is not None and gate is not held:
+        gate.try_enter()
+    return Lease(target, now, gate)
+
+
+def full(targets: Sequence[Target], now: float, tried: Container[Target] = ()) -> list[Gate]:
+    """Return the gates of the targets that `pick` would have taken if they had a free slot."""
+    gates: list[Gate] = []
+    for target in targets:
+        gate = target.backend.gate
+        if gate is not None and not gate.has_room and _may_be_used(target, now, tried, False):
+            gates.append(gate)
+    return gates

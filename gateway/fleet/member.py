@@ -90,6 +90,7 @@ class Member:
             _models(settings),
             headers_of(settings),
         )
+        self.backend.launched = settings.launch is not None
         self.watch = Watch(self.backend, shared.pool, shared.on_models, shared.rng)
         self.poll: Poll | None = None
         self.supervisor: Supervisor | None = None

@@ -122,9 +122,7 @@ class Catalog:
         """Return the error for an operation that no backend of a model can do; it names the models that can."""
         message = f"no backend of the model {_quoted(plan.model)} can do '{operation}'"
         able = [
-            entry.name
-            for entry in self.listed(caller)
-            if any(group.allowed(caller) for group in self._plans[entry.name].candidates.get(operation, ()))
+            entry.name for entry in self.listed(caller) if operation in self._plans[entry.name].candidates
         ]
         message += f"; models here that can: {_shown(able)}" if able else "; no other model here can"
         return GatewayError(Kind.UNSUPPORTED, message, param="model")

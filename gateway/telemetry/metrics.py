@@ -61,6 +61,11 @@ class Metrics(Collector):
             "Tries at a backend; result is ok, cancelled or the kind of failure.",
             ("backend", "result"),
         )
+        self.failovers = _counter(
+            "gateway_failovers",
+            "Requests that went on to another backend after a failure at this one, by kind of failure.",
+            ("backend", "reason"),
+        )
         self.tokens = _counter(
             "gateway_tokens",
             "Tokens as the engines counted them, or one for each piece of a stream that was cut.",
@@ -111,6 +116,11 @@ class Metrics(Collector):
             "gateway_backend_restarts",
             "Times a launched engine died and was started again.",
             ("backend", "engine"),
+        )
+        self.breaker_changes = _counter(
+            "gateway_breaker_transitions",
+            "Times a backend's breaker opened, let a trial pass (half_open) or closed.",
+            ("backend", "state"),
         )
         self.signal = _gauge(
             SIGNAL, "What an engine told of its load; only while that is believed.", ("backend", "signal")

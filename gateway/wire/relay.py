@@ -79,8 +79,9 @@ class Destination(Protocol):
 
 
 class Listener(Protocol):
-    """The receiver of the end of an attempt."""
+    """The receiver of an attempt's first content and of its end."""
 
+    def answer_began(self) -> None: ...
     def attempt_over(self, attempt: Attempt) -> None: ...
 
 
@@ -194,7 +195,11 @@ class Attempt(Sink):
         try:
             connection = await self._upstream.connect(max(0.001, min(self._clocks.connect, left / SECOND)))
         except ConnectError as error:
-            self._fail(error.failure)
+            failure = error.failure
+            if self._renewed:
+                # It was sent before, so it may be what the engine died of.
+                failure = Failure(Kind.RESET, "the engine closed the connection and is gone", Phase.CONNECT)
+            self._fail(failure)
         else:
             self._send(connection)
 
@@ -336,6 +341,8 @@ class Attempt(Sink):
             now = perf_counter_ns()
             if before:
                 self._token_gap.observe((now - self._since) / SECOND)
+            elif self._listener is not None:
+                self._listener.answer_began()
             self._since = now
         if self.committed:
             self._way.write(out)

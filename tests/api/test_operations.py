@@ -103,7 +103,9 @@ async def test_an_error_in_a_stream_is_told_in_its_apis_words(operation: str, tm
         assert answer.status == 200 and not answer.whole
         assert answer.body.decode().startswith(public(begin))
         *lines, data = answer.body.decode().removeprefix(public(begin)).removesuffix("\n\n").split("\n")
-        wanted = last_words(operation, "the engine reported an internal error")
+        wanted = last_words(
+            operation, "the engine reported an internal error (model 'public' at backend 'e0')"
+        )
         assert (lines, json.loads(data.removeprefix("data: "))) == wanted
         assert counted(served, operation, "upstream_error")
 

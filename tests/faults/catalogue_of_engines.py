@@ -199,7 +199,7 @@ ENGINES = (
         RECOVERY + "an_engine_that_was_down_starts_slowly",
         RECOVERY + "probes_bring_it_back_slowly",
         "fleet/test_slow_start.py::test_the_share_grows_with_time",
-        "fleet/test_breaker.py::test_a_bad_probe_opens_it_for_longer_up_to_a_limit",
+        "fleet/test_breaker.py::test_a_failed_trial_opens_it_for_longer_up_to_a_limit",
     ),
     fault(
         "U52",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,9 @@ NOISE = {
     [
         (True, {}, {"transfer-encoding", "cache-control", "x-accel-buffering"}),
         (False, {}, {"content-length"}),
-        (False, {"reply": {"status": 500, "headers": NOISE}}, {"content-length", "x-should-retry"}),
+        (False, {"reply": {"status": 500, "headers": NOISE}}, {"content-length"}),
         (False, {"reply": {"status": 400, "headers": NOISE}}, {"content-length"}),
-        (False, {"reply": {"status": 307, "headers": NOISE}}, {"content-length", "x-should-retry"}),
+        (False, {"reply": {"status": 307, "headers": NOISE}}, {"content-length"}),
     ],
 )
 async def test_only_listed_headers_reach_the_client(
@@ -64,7 +65,6 @@ async def test_only_listed_headers_reach_the_client(
             assert set(answer.headers) == FRAMING | ours | beside
             assert answer.headers["x-request-id"] == "mine-1"
             assert answer.headers.get("x-gateway-backend", "engine-0") == "engine-0"
-            assert answer.headers.get("x-should-retry", "false") == "false"
         engine.set(models=["up"])
         await settled(served, engine)
 
@@ -237,7 +237,7 @@ async def test_a_heartbeat_answers_at_once_and_beats_until_there_is_content(tmp_
 
 
 async def test_after_a_heartbeat_failures_are_told_in_the_stream(tmp_path: Path) -> None:
-    rules = [{"faults": [{"at": "request", "do": "reset"}]}]
+    rules = [{"first_token": 0.1, "reply": {"status": 500}}]
     async with (
         FakeEngine(models=["up"], rules=rules) as engine,
         serving(tmp_path, config(engine.url, model="heartbeat: 20ms")) as served,
@@ -246,11 +246,16 @@ async def test_after_a_heartbeat_failures_are_told_in_the_stream(tmp_path: Path)
         await caller.send(http(chat(stream=True)))
         answer = Answer.read(await caller.rest())
         assert (answer.status, answer.whole) == (200, False)
-        [error] = [event["error"] for event in answer.events if not isinstance(event, str)]
-        assert error["code"] == "upstream_reset"
-        assert b"[DONE]" not in answer.body
+        [event] = [line for line in answer.body.splitlines() if line.startswith(b"data: ")]
+        assert json.loads(event[6:])["error"]["code"] == "upstream_error"
         # What is wrong with the request itself is known before the first beat, and requests without a stream have none.
         assert (await served.post("/v1/chat/completions", chat(stream=1))).status == 400
         assert (await served.post("/v1/chat/completions", chat())).status == 502
+        # What is known at once is told by its status.
+        engine.set(
+            models=["up"],
+            rules=[{"match": {"contains": "reset"}, "faults": [{"at": "request", "do": "reset"}]}],
+        )
+        assert (await served.post("/v1/chat/completions", chat("reset", stream=True))).status == 502
         engine.set(models=["up"])
         await settled(served, engine)

@@ -18,6 +18,16 @@ PATIENT = CONFIG.replace("failures: 2", "failures: 1000")
 FIVE = CONFIG.replace("failures: 2, pause: 30s", "failures: 5, pause: 30s")
 SHORT = CONFIG.replace("failures: 2, pause: 30s", "failures: 5, pause: 200ms")
 HANG: dict[str, Any] = {"faults": [{"at": "request", "do": "hang"}]}
+BUSY: dict[str, Any] = {"first_token": 0.8, "reply": {"status": 503}}
+CHAT = "/v1/chat/completions"
+THREE = """
+defaults: {{retry: {{attempts: 3}}}}
+models: {{m: {{targets: {{a: m, b: m, c: m}}}}}}
+backends:
+  a: {{engine: openai, url: "{a}", models: [m]}}
+  b: {{engine: openai, url: "{b}", models: [m]}}
+  c: {{engine: openai, url: "{c}", models: [m]}}
+"""
 ONE_AT_A_TIME = """
 models:
   alone: {{targets: {{up: m}}, concurrency: 1, queue_size: {queue_size}, timeouts: {{queue: {queue}}}}}
@@ -36,13 +46,17 @@ async def test_attempts_share_one_deadline(tmp_path: Path) -> None:
 
 
 async def test_retries_do_not_multiply_an_outage(tmp_path: Path) -> None:
-    async with stage(tmp_path, config=PATIENT) as at:
-        for engine in (at.faulty, at.healthy):
-            engine.set(rules=[{"first_token": 0.8, "reply": {"status": 503}}])
-        answers = await asyncio.gather(*(at.ask("pair") for _ in range(60)))
+    """Every request may fail over once; more attempts come out of one budget."""
+    async with (
+        FakeEngine(models=["m"], rules=[BUSY]) as first,
+        FakeEngine(models=["m"], rules=[BUSY]) as second,
+        FakeEngine(models=["m"], rules=[BUSY]) as third,
+        serving(tmp_path, THREE.format(a=first.url, b=second.url, c=third.url)) as served,
+    ):
+        answers = await asyncio.gather(*(served.post(CHAT, question("m")) for _ in range(60)))
         assert {(answer.status, answer.error["code"]) for answer in answers} == {(503, "overloaded")}
-        attempts = at.attempts() + at.attempts("healthy")
-        assert 60 < attempts <= 60 * 1.25
+        attempts = sum(served.metric("gateway_attempts_total", backend=name) for name in "abc")
+        assert 120 < attempts <= 120 + 60 * 0.25
 
 
 @pytest.mark.parametrize(
@@ -137,8 +151,12 @@ async def test_a_model_is_never_without_a_backend(tmp_path: Path) -> None:
     async with stage(tmp_path, config=FIVE) as at:
         for engine in (at.faulty, at.healthy):
             engine.set(rules=[{"faults": [{"at": "request", "do": "close"}]}])
+        number = 0
         while not (at.backend().breaker.open and at.backend("healthy").breaker.open):
-            assert (await at.ask("pair")).error["code"] == "upstream_reset"
+            # Each request is another one: a single one that fails everywhere is taken to be the reason itself.
+            assert (await at.ask("pair", seed=number)).error["code"] == "upstream_reset"
+            number += 1
+        assert number == 5
         at.misbehave()
         at.healthy.set(defaults={"say": HEALTHY})
         assert text_of(await at.ask("pair")) in (FAULTY, HEALTHY)

@@ -276,7 +276,7 @@ async def test_a_rotation_and_a_breaker_go_on(tmp_path: Path) -> None:
         assert order == order[:3] * 2 and sorted(order[:3]) == ["a", "b", "c"]
         now = asyncio.get_running_loop().time()
         breaker = at.backend("a").breaker
-        breaker.end(breaker.begin(), False, now)
+        breaker.failed(breaker.begin(now), now)
         at.apply(config("7s"))
         assert at.backend("a").breaker is breaker and breaker.state(now) is State.OPEN
         assert breaker.settings.pause == 7

@@ -2,6 +2,7 @@
 
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +16,13 @@ def breaker(**changes: float) -> Breaker:
 
 
 def run(b: Breaker, verdict: bool | None, now: float) -> None:
-    b.end(b.begin(), verdict, now)
+    trial = b.begin(now)
+    if trial:
+        b.end_trial()
+    if verdict is True:
+        b.succeeded(trial, now)
+    elif verdict is False:
+        b.failed(trial, now)
 
 
 def opened(at: float = 0.0) -> Breaker:
@@ -83,20 +90,20 @@ def test_what_is_neither_good_nor_bad_leaves_no_trace() -> None:
     assert b.allows(0)
 
 
-def test_after_the_pause_one_probe_at_a_time() -> None:
+def test_after_the_pause_one_trial_at_a_time() -> None:
     b = opened()
     assert b.allows(30)
-    probe = b.begin()
-    assert probe
+    assert b.begin(30)
     assert not b.allows(31)
-    b.end(probe, True, 32)
+    b.end_trial()
+    b.succeeded(True, 32)
     assert b.open
     run(b, True, 33)
     assert not b.open
     assert b.ejections == 0
 
 
-def test_a_bad_probe_opens_it_for_longer_up_to_a_limit() -> None:
+def test_a_failed_trial_opens_it_for_longer_up_to_a_limit() -> None:
     b, now, pauses = opened(), 0.0, []
     for _ in range(12):
         start = now
@@ -108,21 +115,30 @@ def test_a_bad_probe_opens_it_for_longer_up_to_a_limit() -> None:
     assert pauses[-1] == 300
 
 
-def test_a_probe_whose_client_left_makes_room_for_the_next() -> None:
+def test_a_trial_whose_client_left_makes_room_for_the_next() -> None:
     b = opened()
-    probe = b.begin()
-    b.end(probe, None, 31)
+    assert b.begin(30)
+    b.end_trial()
     assert b.allows(31)
 
 
-def test_a_last_resort_that_succeeds_while_it_is_open_does_not_close_it_at_once() -> None:
+@pytest.mark.parametrize("good", [True, False])
+def test_a_last_resort_is_no_trial(good: bool) -> None:
     b = opened()
-    probe = b.begin()
-    other = b.begin()
-    assert probe and not other
-    b.end(other, True, 1)
-    b.end(probe, True, 2)
-    assert b.open
+    before = b.left(1)
+    assert not b.begin(1)
+    (b.succeeded if good else b.failed)(False, 1)
+    assert b.open and b.left(1) == before and b.ejections == 1
+
+
+def test_a_probe_that_finds_the_engine_back_ends_the_pause() -> None:
+    b = opened()
+    assert not b.allows(1)
+    b.halve()
+    assert b.open and b.allows(1) and b.begin(1) and not b.allows(1)
+    closed = breaker()
+    closed.halve()
+    assert not closed.open
 
 
 def test_cooling_is_no_failure() -> None:
@@ -155,6 +171,6 @@ def test_it_always_opens_again_to_requests(events: list[tuple[bool | None, float
             run(b, verdict, now)
     now += PLAIN.longest
     assert b.allows(now)
-    for _ in range(PLAIN.probes):
+    for _ in range(PLAIN.trials):
         run(b, True, now)
     assert not b.open

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from backends.base import Failure, Health, Kind
+from backends.base import Health
 from backends.engines.openai import OpenAI
 from gateway.balance.basic import Balancer, LeastLoaded, RoundRobin
 from gateway.config.schema import Timeouts
@@ -19,7 +19,7 @@ from gateway.wire.clocks import Clocks
 
 def target_of(name: str, failures: int = 5) -> Target:
     metrics = Metrics("")
-    breaker = Breaker(Random(1), Settings(consecutive=failures, pause=1.0, jitter=0.0, probes=1))
+    breaker = Breaker(Random(1), Settings(consecutive=failures, pause=1.0, jitter=0.0, trials=1))
     backend = Backend(name, OpenAI(), metrics, breaker, ("m",))
     backend.locate("http://127.0.0.1:9")
     backend.note(Health.READY)
@@ -33,7 +33,8 @@ def share(targets: list[Target], balancer: Balancer, now: float, requests: int =
         lease = pick(targets, balancer, now)
         assert lease is not None
         taken += lease.target is targets[0]
-        lease.close(None, complete=True, now=now)
+        lease.succeeded(now)
+        lease.close(now)
     return taken / requests
 
 
@@ -56,7 +57,7 @@ def test_under_load_it_gets_as_much_less() -> None:
     assert running == [4, 40]
     for lease in leases:
         assert lease is not None
-        lease.close(None, complete=True, now=7.0)
+        lease.close(7.0)
 
 
 def test_a_breaker_that_closes_begins_it() -> None:
@@ -66,7 +67,11 @@ def test_a_breaker_that_closes_begins_it() -> None:
         assert backend.slow_start_weight == 1.0
         lease = pick([target], RoundRobin(), now, last_resort=True)
         assert lease is not None
-        lease.close(None if good else Failure(Kind.RESET, "gone"), complete=good, now=now)
+        if good:
+            lease.heard(now)
+        else:
+            lease.failed(now)
+        lease.close(now)
     assert not backend.breaker.open
     assert backend.slow_start_weight == SLOW_START_FLOOR
 

@@ -1,0 +1,106 @@
+"""The backends a request may still go to: in which order, how often, and where it may wait for a slot.
+
+Rules:
+- The groups of a plan are asked in order. One whose backends are all busy is waited for before the next one is asked.
+- A backend is tried once. An attempt that found no connection costs none of those the config allows.
+- When they are spent, each group that was not asked yet still gets its turn: a fallback is no retry.
+"""
+
+from __future__ import annotations
+
+from gateway.admission.gate import Gate
+from gateway.errors import GatewayError
+from gateway.fleet.lease import Lease, Target, full, pick
+from gateway.routing.catalog import Group
+
+
+class Candidates:
+    """The targets of one request, and what has become of those that were tried."""
+
+    __slots__ = ("_attempts", "_groups", "_tried", "_unreached", "model", "spent", "waited_out")
+
+    def __init__(self, groups: tuple[Group, ...], attempts: int) -> None:
+        """Start with every target of `groups` untried; `attempts` is how many attempts the config allows."""
+        self._groups: tuple[Group, ...] = groups
+        self._attempts: int = attempts
+        self._tried: list[Target] = []
+        self._unreached: list[Target] | None = None
+        self.spent: int = 0
+        """Attempts made, without those that found no connection."""
+        self.waited_out: GatewayError | None = None
+        """Why no slot can be waited for any longer."""
+        self.model: str = ""
+        """The model of the target that was picked last: the requested one or a fallback."""
+
+    def pick(self, now: float, last_resort: bool = False) -> Lease | None:
+        """Return a lease on the backend to try now; None if there is none."""
+        tried = self._tried
+        for group in self._groups:
+            if self.spent >= self._attempts and not self._is_fresh(group):
+                continue
+            lease = pick(group.targets, group.balancer, now, tried, last_resort)
+            if lease is not None:
+                return self._taken(lease, group)
+            if self.waited_out is None and not last_resort and full(group.targets, now, tried):
+                return None
+        return None
+
+    def pick_with_slot(self, gate: Gate, now: float) -> Lease | None:
+        """Return a lease with the slot of `gate` that the caller holds; None if its backend cannot be used any more."""
+        for group in self._groups:
+            targets = [target for target in group.targets if target.backend.gate is gate]
+            lease = pick(targets, group.balancer, now, self._tried, False, gate)
+            if lease is not None:
+                return self._taken(lease, group)
+        return None
+
+    def gates(self, now: float) -> list[Gate]:
+        """Return the gates to wait at: those of the first group that could serve if it had a free slot."""
+        if self.waited_out is None:
+            for group in self._groups:
+                spent = self.spent >= self._attempts and not self._is_fresh(group)
+                gates = [] if spent else full(group.targets, now, self._tried)
+                if gates:
+                    return gates
+        return []
+
+    def untried(self) -> list[Target]:
+        """Return every target that may still be tried."""
+        return [target for group in self._groups for target in group.targets if target not in self._tried]
+
+    def more(self) -> bool:
+        """Tell whether another attempt is allowed, and there is a backend for it or will be soon."""
+        if self.spent < self._attempts:
+            restarting = any(target.backend.coming for target in self._unreached or ())
+            return restarting or bool(self.untried())
+        return any(map(self._is_fresh, self._groups))
+
+    def forget(self, target: Target) -> None:
+        """Let a backend be tried again, and the attempt at it cost nothing: nothing has been learned there."""
+        self._tried.remove(target)
+        self.spent -= 1
+
+    def unreached(self, target: Target) -> None:
+        """Take note that no connection to a backend could be made: the attempt costs nothing."""
+        self.spent -= 1
+        if self._unreached is None:
+            self._unreached = []
+        self._unreached.append(target)
+
+    def forgive_restarting(self) -> None:
+        """Let backends be tried again that could not be reached and are being started: they will be back soon."""
+        if self._unreached is None:
+            return
+        for target in [target for target in self._unreached if target.backend.coming]:
+            self._unreached.remove(target)
+            self._tried.remove(target)
+
+    def _taken(self, lease: Lease, group: Group) -> Lease:
+        self._tried.append(lease.target)
+        self.spent += 1
+        self.model = group.model
+        return lease
+
+    def _is_fresh(self, group: Group) -> bool:
+        """Tell whether none of the group's targets was tried."""
+        return not any(target in self._tried for target in group.targets)
