@@ -3,12 +3,12 @@
 Rules:
 - The client's bytes go out as they came. Only the model's name is replaced, and usage is asked for in streams.
 - A stream is watched, not rebuilt; see `stream.py`.
-- An answer without a result, or with an error in it, is a failure, whatever its status.
+- An answer without a result, with an error in it, or without a finish reason is a failure, whatever its status.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -19,17 +19,16 @@ from backends.base import (
     Failure,
     Headers,
     Health,
-    Kind,
     ModelCard,
     Operation,
     Reply,
     Request,
     StreamDecoder,
 )
-from backends.dialect import passed, rewrite
+from backends.dialect import choices, passed, reasons, rewrite
 from backends.dialect.errors import garbled, read_failure
-from backends.dialect.shapes import is_error
-from backends.dialect.stream import BROKE_OFF, EventStream
+from backends.dialect.shapes import check_text, is_error
+from backends.dialect.stream import EventStream
 from backends.dialect.unstreamed import stream_of
 from backends.dialect.usage import usage_of
 
@@ -101,6 +100,7 @@ class OpenAICompatible(Engine):
         if request.operation in passed.OPERATIONS:
             return passed.reply(self, request, headers, body)
         try:
+            check_text(body)
             answer = _answer.decode(body)
         except (ValueError, RecursionError) as error:
             return garbled("the engine's reply is not the JSON object expected", body, error)
@@ -108,8 +108,9 @@ class OpenAICompatible(Engine):
             return self.failure(500, headers, body)
         if not (answer.data if request.operation is Operation.EMBEDDINGS else answer.choices):
             return garbled("the engine's reply has no result in it", body)
-        if any(choice.finish_reason in self.broken for choice in answer.choices or ()):
-            return Failure(Kind.FAILED, BROKE_OFF)
+        failure, body = _ended(request, answer.choices or (), body)
+        if failure is not None:
+            return failure
         counted = usage_of(answer.usage)
         if not request.stream:
             name = msgspec.json.encode(request.model)
@@ -141,3 +142,17 @@ class OpenAICompatible(Engine):
             raise ValueError(f"not a list of models: {error}") from error
         known = {card.id: card.max_model_len for card in cards}
         return tuple(ModelCard(card.id, card.max_model_len or known.get(str(card.parent))) for card in cards)
+
+
+def _ended(request: Request, endings: Sequence[_Ending], body: bytes) -> tuple[Failure | None, bytes]:
+    """Return why a completion is not whole, or None, and the completion with OpenAI's finish reasons."""
+    if endings and len(endings) < choices.wanted(request):
+        return choices.too_few(), body
+    odd = False
+    for ending in endings:
+        said = ending.finish_reason
+        public = None if said is None or reasons.is_open(said) else reasons.public(said)
+        if public is None:
+            return reasons.broke_off(said), body
+        odd = odd or public != said
+    return None, reasons.rewritten(body) if odd else body

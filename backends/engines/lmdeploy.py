@@ -169,7 +169,6 @@ class LMDeploy(OpenAICompatible):
     )
     actions: ClassVar[frozenset[Action]] = frozenset({Action.SLEEP, Action.WAKE})
     paths: ClassVar[Mapping[Operation, str]] = {Operation.TOKENIZE: "/v1/encode"}
-    broken: ClassVar[frozenset[str]] = frozenset({"error", "abort", "parse_error"})
 
     def call(self, request: Request, model: str) -> Call:
         if request.operation is Operation.TOKENIZE:

@@ -72,11 +72,19 @@ Frozen = Annotated[
 
 
 class Limits(Section):
-    """How much one client may send."""
+    """How much one client may send, and one engine answer."""
 
     body: Size = setting("10MiB", "The largest request body. A larger one is answered with 413.")
     headers: Size = setting("32KiB", "The largest request head: request line and headers together.")
     header_count: int = setting(100, "How many headers one request may have.", ge=1, le=100_000)
+    reply: Size = setting(
+        "256MiB",
+        "The largest answer of an engine, streamed or whole. A larger one is answered with 502 `answer_too_large`.",
+    )
+    event: Size = setting(
+        "32MiB",
+        "The largest event of a streamed answer: images, for instance. The same applies to a larger one.",
+    )
     connections: int = setting(10000, "How many client connections may be open at once.", ge=1, le=10_000_000)
 
 
@@ -114,7 +122,7 @@ class Server(Section):
         "`none`: every request is accepted.",
     )
     drain: Wait = setting("30s", "How long running requests may go on after SIGTERM.")
-    limits: Limits = setting({}, "How much one client may send.")
+    limits: Limits = setting({}, "How much one client may send, and one engine answer.")
     timeouts: ClientTimeouts = setting({}, "Deadlines for what clients send and read.")
     log: Log = setting({}, "What the gateway prints about itself.")
 

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from backends.base import Kind, Operation, Request, Usage
 from backends.dialect.stream import EventStream
 from backends.engines.openai import OpenAI
-from backends.framing import sse
 from tests.looped import looped
 
 DONE = b"data: [DONE]\n\n"
+LIMIT = 1 << 20
+"""The most bytes of one event in these tests."""
 
 
 class Seen(NamedTuple):
@@ -45,6 +46,7 @@ def watch(
     pieces: Iterable[bytes], wanted: str = "m", ask: bool = True, kind: type[EventStream] = EventStream
 ) -> Seen:
     stream = kind(OpenAI(), Request(Operation.CHAT, b"", wanted, stream=True, include_usage=ask))
+    stream.bound(LIMIT)
     out = b""
     for piece in pieces:
         out += stream.feed(piece)
@@ -276,8 +278,11 @@ def oracle(text: bytes, wanted: str, ask: bool) -> tuple[list[Any], Usage | None
             usage = COUNTED
         if not ask and value.get("usage") == COUNTS:
             del value["usage"]
-            if not value["choices"]:
+            if not value["choices"] and "timings" not in value:
                 continue
+        for choice in value.get("choices") or ():
+            if choice.get("finish_reason") == "":
+                choice["finish_reason"] = None
         out.append(value | ({"model": wanted} if "model" in value else {}))
     return [*out, "[DONE]"], usage
 
@@ -371,7 +376,7 @@ FAILED: dict[str, tuple[tuple[dict[str, Any], ...], bytes, Kind]] = {
     "a bad escape": (SAID, event(say("x")).replace(b'"x"', b'"\\x"'), Kind.GARBLED),
     "an escaped quote at the end": (SAID, event(say("x")).replace(b'"x"', b'"x\\"'), Kind.GARBLED),
     "a raw control character": (SAID, event(say("x")).replace(b'"x"', b'"\x01"'), Kind.GARBLED),
-    "an event without end": (SAID, b"data: " + b"x" * (sse.LIMIT + 1), Kind.GARBLED),
+    "an event without end": (SAID, b"data: " + b"x" * (LIMIT + 1), Kind.LIMIT),
 }
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from backends.base import Failure, Kind, Operation, Reply, Request, Usage
-from backends.dialect.passed import DECODERS, LONGEST_EVENT, OPERATIONS, Events, Pieces
+from backends.dialect.passed import DECODERS, OPERATIONS, Events, Pieces
 from backends.engines.openai import OpenAI
+from backends.framing import limit as limits
 
 RECORDINGS = Path(__file__).parent.parent / "recordings" / "llamacpp"
 ENGINE = OpenAI()
@@ -61,6 +62,7 @@ WHOLE: dict[Operation, tuple[dict[str, Any], Usage | None]] = {
         {
             "type": "message",
             "content": [],
+            "stop_reason": "end_turn",
             "usage": {"input_tokens": 1, "cache_read_input_tokens": 28, "output_tokens": 4},
         },
         Usage(29, 4, 28),
@@ -299,6 +301,7 @@ def test_an_error_ends_the_stream_and_is_not_passed_on(name: str, error: str) ->
 def test_comments_and_pings_are_no_content() -> None:
     ping = b'event: ping\ndata: {"type":"ping"}\n\n'
     start = (
+        b'data: {"type":"message_start","message":{"content":[]}}\n\n'
         b'event: content_block_start\ndata: {"type":"content_block_start","content_block":{"text":""}}\n\n'
     )
     empty = b'data: {"type":"content_block_delta","delta":{"type":"text_delta","text":""}}\n\n'
@@ -316,9 +319,9 @@ def test_an_event_without_end_is_refused() -> None:
     events = ENGINE.decoder(request(Operation.RESPONSES, stream=True), "private")
     piece = b"x" * (1 << 20)
     events.feed(b"data: ")
-    for _ in range(LONGEST_EVENT >> 20):
+    for _ in range(limits.EVENT >> 20):
         events.feed(piece)
-    assert events.failure is not None and events.failure.kind is Kind.GARBLED
+    assert events.failure is not None and events.failure.kind is Kind.LIMIT
     assert events.feed(b"\n\ndata: 1\n\n") == b""
 
 
@@ -326,9 +329,12 @@ def test_an_event_without_end_is_refused() -> None:
     "said", ["null", "5", '"many"', "[]", "{}", '{"input_tokens":"3"}', '{"input_tokens":-1}']
 )
 def test_usage_is_read_and_never_spoils_a_stream(said: str) -> None:
-    last = b'data: {"type":"message_stop","usage":%b}\n\n' % said.encode()
-    sent, events = played(Operation.MESSAGES, last)
-    assert (sent, events.finished) == (last, True)
+    data = (
+        b'data: {"type":"message_start"}\n\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\n'
+        b'data: {"type":"message_stop","usage":%b}\n\n' % said.encode()
+    )
+    sent, events = played(Operation.MESSAGES, data)
+    assert (sent, events.finished) == (data, True)
     assert events.usage in (None, Usage())
 
 

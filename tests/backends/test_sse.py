@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.framing import limit as limits
 from backends.framing import sse
 
 
-def read(pieces: Iterable[bytes], limit: int = sse.LIMIT) -> tuple[list[bytes], bool]:
+def read(pieces: Iterable[bytes], limit: int = limits.EVENT) -> tuple[list[bytes], bool]:
     """Return the events in the pieces, and whether one was too long."""
     framer = sse.Framer(limit)
     events = [event for piece in pieces for event in framer.feed(piece)]
@@ -165,7 +166,7 @@ def test_nothing_is_held_beyond_the_limit() -> None:
     assert framer.too_long
     assert framer.close() == []
     held = [getattr(framer, name) for name in dir(framer)]
-    assert sum(len(value) for value in held if isinstance(value, bytes | list)) == 0
+    assert sum(len(value) for value in held if isinstance(value, bytes | bytearray | list)) == 0
 
 
 def test_a_long_stream_of_short_events_never_adds_up() -> None:

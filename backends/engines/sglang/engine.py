@@ -207,7 +207,6 @@ class SGLang(OpenAICompatible):
     actions: ClassVar[frozenset[Action]] = frozenset(
         {Action.LOAD_LORA, Action.UNLOAD_LORA, Action.SLEEP, Action.WAKE}
     )
-    broken: ClassVar[frozenset[str]] = frozenset({"error", "abort"})
 
     def call(self, request: Request, model: str) -> Call:
         edit = EDITS.get(request.operation)
