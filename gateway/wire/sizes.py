@@ -12,6 +12,7 @@ from typing import Final
 from backends.base import Failure, Kind
 from backends.framing import limit
 
+KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 
 
@@ -38,5 +39,7 @@ class Sizes:
 
 
 def _beyond(what: str, size: int, key: str) -> Failure:
-    told = f"{size // MIB} MiB" if size % MIB == 0 else f"{size} bytes"
+    told = f"{size} bytes"
+    if size % KIB == 0:
+        told = f"{size // MIB} MiB" if size % MIB == 0 else f"{size // KIB} KiB"
     return Failure(Kind.LIMIT, f"{what} {told}, a limit of the gateway: server.limits.{key}")

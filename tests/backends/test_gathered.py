@@ -217,7 +217,7 @@ def calls_of(*events: Any) -> Any:
 
 @pytest.mark.parametrize("empty", ["", None])
 def test_what_is_empty_in_a_later_piece_erases_nothing(empty: str | None) -> None:
-    later = {"id": empty, "type": empty, "function": {"name": empty, "arguments": '{"a":1}'}}
+    later: dict[str, Any] = {"id": empty, "type": empty, "function": {"name": empty, "arguments": '{"a":1}'}}
     first = call(id="call_1", type="function", function={"name": "calc", "arguments": ""})
     assert calls_of(first, call(**later)) == [
         {"id": "call_1", "type": "function", "function": {"name": "calc", "arguments": '{"a":1}'}}

@@ -479,17 +479,17 @@ def test_each_prompt_has_its_choices(body: bytes, choices: int, wanted: int) -> 
 )
 @pytest.mark.parametrize("wanted", [MODEL, "public"])
 def test_a_finish_reason_is_one_of_the_five(said: str, told: str, wanted: str) -> None:
-    seen = watch([stream(*HI, chunk({"content": "!"}, said, logprobs=[1.50, 1e2]))], wanted)
-    assert seen == (seen.out, 3, None, True, None)
-    *_, last, _ = sent(seen.out)
+    out, *facts = watch([stream(*HI, chunk({"content": "!"}, said, logprobs=[1.50, 1e2]))], wanted)
+    assert facts == [3, None, True, None]
+    *_, last, _ = sent(out)
     assert last == chunk({"content": "!"}, told, logprobs=[1.50, 1e2], model=wanted)
 
 
 def test_a_reason_that_is_null_as_text_ends_nothing() -> None:
     open_ended = [chunk({"content": t}, "null") for t in "abc"]
-    seen = watch([stream(*open_ended, STOP)])
-    assert seen == (seen.out, 3, None, True, None)
-    assert [value["choices"][0]["finish_reason"] for value in sent(seen.out)[:-1]] == [
+    out, *facts = watch([stream(*open_ended, STOP)])
+    assert facts == [3, None, True, None]
+    assert [value["choices"][0]["finish_reason"] for value in sent(out)[:-1]] == [
         None,
         None,
         None,
