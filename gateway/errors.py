@@ -75,7 +75,7 @@ ROWS: dict[Kind | Own, Row] = {
         502, _UPSTREAM, "upstream_protocol_error", "upstream_error", elsewhere=True, counts=True
     ),
     Kind.LIMIT: Row(502, _UPSTREAM, "answer_too_large", "upstream_error"),
-    Kind.UNSUPPORTED: Row(501, _INVALID, "not_supported", "client_error", elsewhere=True),
+    Kind.UNSUPPORTED: Row(400, _INVALID, "not_supported", "client_error", elsewhere=True),
     Own.INVALID: Row(400, _INVALID, "invalid_value", "client_error"),
     Own.UNAUTHENTICATED: Row(401, _INVALID, "invalid_api_key", "client_error"),
     Own.FORBIDDEN: Row(403, "permission_error", "model_not_allowed", "client_error"),
@@ -95,8 +95,8 @@ ROWS: dict[Kind | Own, Row] = {
     Own.INTERNAL: Row(500, "server_error", "internal_error", "internal_error"),
 }
 
-_NO_CLIENT_RETRY = frozenset(kind for kind, row in ROWS.items() if row.status in (501, 502, 504))
-"""Kinds after which a retry by the client would not help."""
+_NO_CLIENT_RETRY = frozenset(kind for kind, row in ROWS.items() if row.status in (502, 504))
+"""Kinds of a 5xx status, which clients repeat by themselves, after which a retry would not help."""
 
 
 class GatewayError(Exception):

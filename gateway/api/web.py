@@ -33,7 +33,7 @@ from gateway.telemetry.metrics import CONTENT_TYPE
 
 log = logging.getLogger("gateway.api")
 
-_STATUSES = (400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 501, 502, 503, 504)
+_STATUSES = (400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 502, 503, 504)
 
 
 def web(

@@ -131,8 +131,11 @@ _QUEUE = "How long a request may wait for a free backend. `0s`: not at all."
 _CONNECT = "How long connecting to the backend may take."
 _SEND = "How long the backend may take to read the request."
 _FIRST_BYTE = "From the request being sent to the headers of a streamed answer."
-_FIRST_TOKEN = "From the request being sent to the first token of a streamed answer."
-_IDLE = "The longest silence between two pieces of a streamed answer."
+_FIRST_TOKEN = (
+    "From the request being sent to the first content of a streamed answer. "
+    "Bytes of an event under way begin it anew."
+)
+_IDLE = "The longest silence between two pieces of a streamed answer. Comments are silence."
 _ANSWER = (
     "From the request being sent to the headers of an answer that is not streamed. Left out, as long as `total` "
     "allows: engines begin such an answer when it is complete, which may take minutes."

@@ -308,7 +308,7 @@ class GatewayProtocol(HttpToolsProtocol):
                 self._too_large()
             if name == b"transfer-encoding" and _CODED.fullmatch(value):
                 message = "no transfer coding but 'chunked' is understood"
-                self._refuse(Own.INVALID, message, code="unsupported_coding", status=501)
+                self._refuse(Own.INVALID, message, code="unsupported_coding")
 
     def _check_head(self) -> None:
         if self._hosts != 1 and self.parser.get_http_version() != "1.0":
@@ -319,8 +319,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def _too_large(self) -> None:
         self._refuse(Own.TOO_LARGE, f"the request body is larger than {self.limits.body} bytes")
 
-    def _refuse(self, kind: Own, message: str, code: str | None = None, status: int | None = None) -> None:
-        self.refusal = GatewayError(kind, message, code=code, status=status)
+    def _refuse(self, kind: Own, message: str, code: str | None = None) -> None:
+        self.refusal = GatewayError(kind, message, code=code)
         raise self.refusal
 
     def _count(self, size: int) -> None:

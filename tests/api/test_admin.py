@@ -261,8 +261,8 @@ async def test_an_answer_that_is_no_stream_is_passed_on_and_never_as_a_page(tmp_
     ("path", "body", "status", "code", "words"),
     [
         ("b/pull", {"model": "m"}, 404, "backend_not_found", "no backend 'b'"),
-        ("a/delete", {"model": "m"}, 501, "not_supported", "it has list, pull, show"),
-        ("a/nonsense", {}, 501, "not_supported", "no action 'nonsense'"),
+        ("a/delete", {"model": "m"}, 400, "not_supported", "it has list, pull, show"),
+        ("a/nonsense", {}, 400, "not_supported", "no action 'nonsense'"),
         ("a/pull", {"name": "m"}, 400, "invalid_value", "needs the argument 'model'"),
         ("a/pull", b"[]", 400, "invalid_value", "JSON object"),
         ("a/pull", b'{"model":', 400, "invalid_value", "JSON object"),

@@ -8,6 +8,7 @@ import pytest
 
 from backends import registry
 from backends.base import Operation
+from gateway.errors import ROWS
 from gateway.fake.engine import FakeEngine
 from gateway.fake.script import Rule
 from tests.api.asking import ASKED, answering, config
@@ -26,13 +27,12 @@ def posts(engine: FakeEngine) -> list[str]:
 async def test_an_operation_no_engine_has_is_refused_before_any_is_asked(tmp_path: Path) -> None:
     async with FakeEngine() as engine, serving(tmp_path, config(engine, kinds=("llamacpp",))) as served:
         answer = await served.post("/v1/score", SCORE)
-        assert (answer.status, answer.error["code"]) == (501, "not_supported")
+        assert (answer.status, answer.error["code"]) == (400, "not_supported")
         assert answer.error["type"] == "invalid_request_error"
         assert (
             answer.error["message"]
             == "no backend of the model 'public' can do 'score'; no other model here can"
         )
-        assert answer.headers["x-should-retry"] == "false"
         outcome = {"model": "public", "operation": "score", "outcome": "client_error"}
         assert served.metric("gateway_requests_total", **outcome) == 1
         assert posts(engine) == []
@@ -47,7 +47,7 @@ async def test_the_error_names_the_callers_models_that_can(tmp_path: Path) -> No
         )
         async with serving(tmp_path, text) as served:
             answer = await served.post("/v1/score", SCORE, authorization="Bearer test")
-            assert answer.status == 501
+            assert answer.status == 400
             assert answer.error["message"].endswith("can do 'score'; models here that can: judge, referee")
 
 
@@ -72,7 +72,7 @@ async def test_a_fallback_stands_in_for_what_its_model_cannot_do(tmp_path: Path)
         keyed = f"{text}keys:\n  k: {{hash: 'sha256:{key}', models: [public]}}\n"
         async with serving(tmp_path, keyed) as served:
             answer = await served.post("/v1/score", SCORE, authorization="Bearer test")
-            assert (answer.status, answer.error["code"]) == (501, "not_supported")
+            assert (answer.status, answer.error["code"]) == (400, "not_supported")
             assert "judge" not in answer.error["message"]
 
 
@@ -86,9 +86,8 @@ async def test_an_engine_that_says_so_itself_is_passed_over(tmp_path: Path) -> N
         second.set(rules=[refusing])
         async with serving(tmp_path, config(first, second)) as served:
             answer = await served.post("/v1/rerank", RERANK)
-            assert (answer.status, answer.error["code"]) == (501, "not_supported")
+            assert (answer.status, answer.error["code"]) == (400, "not_supported")
             assert answer.error["message"] == "start it with --reranking"
-            assert answer.headers["x-should-retry"] == "false"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +104,7 @@ async def test_a_path_an_engine_does_not_have_is_an_operation_it_cannot_do(
 ) -> None:
     async with FakeEngine(rules=[rule]) as engine, serving(tmp_path, config(engine)) as served:
         answer = await served.post("/v1/rerank", RERANK)
-        assert (answer.status, answer.error["code"]) == (501, "not_supported")
+        assert (answer.status, answer.error["code"]) == (400, "not_supported")
         assert answer.error["message"] in ("the engine does not offer this operation", "Method Not Allowed")
 
 
@@ -121,11 +120,17 @@ async def test_a_request_an_engine_has_no_words_for_goes_to_another(tmp_path: Pa
         async with serving(tmp_path, config(llama, kinds=("llamacpp",))) as served:
             answer = await served.post("/tokenize", asked)
             assert (answer.status, answer.error["code"], answer.error["param"]) == (
-                501,
+                400,
                 "not_supported",
                 "messages",
             )
         assert posts(llama) == []
+
+
+def test_what_a_client_got_wrong_is_never_a_5xx_which_client_libraries_repeat() -> None:
+    mistakes = [row for row in ROWS.values() if row.outcome == "client_error"]
+    assert mistakes and all(400 <= row.status < 500 for row in mistakes)
+    assert not any(row.status == 501 for row in ROWS.values())
 
 
 def test_every_engine_says_what_it_can_do() -> None:

@@ -49,12 +49,12 @@ def test_what_the_engine_cannot_do_is_asked_for_once(operation: str, client: ope
     patient = client.with_options(max_retries=2)
     patient._client.event_hooks["response"].append(lambda answer: answers.append(answer.status_code))
     try:
-        with pytest.raises(openai.InternalServerError) as caught:
+        with pytest.raises(openai.BadRequestError) as caught:
             REFUSED[operation](patient)
     finally:
         patient._client.event_hooks["response"].clear()
-    assert (caught.value.status_code, caught.value.code) == (501, "not_supported")
-    assert answers == [501]
+    assert (caught.value.status_code, caught.value.code) == (400, "not_supported")
+    assert answers == [400]
 
 
 def sdk(served: Served) -> openai.AsyncOpenAI:

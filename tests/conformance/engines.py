@@ -72,7 +72,7 @@ def nothing(answer: Answer) -> None:
 
 
 def not_supported(answer: Answer) -> None:
-    shapes.error(answer, 501, "not_supported")
+    shapes.error(answer, 400, "not_supported")
 
 
 def rejected(answer: Answer) -> None:

@@ -40,7 +40,7 @@ LACKING: dict[Operation, tuple[str, dict[str, Any]]] = {
 @check()
 async def not_supported(stage: Stage) -> None:
     path, body = next(row for operation, row in LACKING.items() if operation not in stage.engine.operations)
-    shapes.error(await stage.ask(path, body), 501, "not_supported")
+    shapes.error(await stage.ask(path, body), 400, "not_supported")
 
 
 # --- errors of the engine

@@ -195,7 +195,7 @@ REQUESTS = (
     fault(
         "C18",
         "a body framed twice or wrongly; chunk extensions or trailers without end",
-        "400 `invalid_http`, 431 for trailers, and the end; for another transfer coding 501 `unsupported_coding`",
+        "400 `invalid_http`, 431 for trailers, and the end; for another transfer coding 400 `unsupported_coding`",
         DOOR + "refused",
         WIRE + "refused",
         WIRE + "chunk_extensions_are_ignored",

@@ -72,7 +72,7 @@ REFUSED = {
     ),
     "chunks of gzip": (
         HEAD + b"Transfer-Encoding: gzip, Chunked\r\n\r\n0\r\n\r\n",
-        501,
+        400,
         "unsupported_coding",
     ),
     "a chunk's extension without end": (CHUNKED + b"2;" + b"e" * 1_000_000, 400, "invalid_http"),

@@ -80,4 +80,4 @@ async def test_its_models_are_those_it_tells_of(tmp_path: Path) -> None:
         ]
         assert "".join(said) == "Hello there"
         refused = await served.post("/v1/chat/completions", {**asked, "n": 2})
-        assert (refused.status, refused.error["code"], refused.error["param"]) == (501, "not_supported", "n")
+        assert (refused.status, refused.error["code"], refused.error["param"]) == (400, "not_supported", "n")
