@@ -53,6 +53,7 @@ class Framer:
         "_line",
         "_more",
         "_named_error",
+        "_over",
         "_size",
         "_start",
         "error",
@@ -75,6 +76,8 @@ class Framer:
         self._more: bytearray = bytearray()
         """The further ones, each after a line feed."""
         self._named_error: bool = False
+        self._over: bool = False
+        """Whether nothing more is read."""
         self._size: int = 0
         """The bytes of the event's lines that have ended."""
         self._start: bool = True
@@ -84,7 +87,7 @@ class Framer:
         """Process the next bytes; return the payload of every event they complete."""
         if self.idle and self._is_one_event(chunk):
             return [chunk[6:-2]]
-        if not chunk or self.too_long or self.error is not None:
+        if not chunk or self._over:
             return []
         if self._start:
             chunk = bytes(self._line) + chunk
@@ -111,8 +114,7 @@ class Framer:
             self._overflow()
         held = len(self._line) > 0
         self.growing = self._first is not None or (held and not self._line.startswith(b":"))
-        ended = self.too_long or self.error is not None
-        self.idle = not (self._size or held or self._after_cr or ended)
+        self.idle = not (self._size or held or self._after_cr or self._over)
         return events
 
     def _is_one_event(self, chunk: bytes) -> bool:
@@ -133,7 +135,7 @@ class Framer:
 
     def _ended(self, line: bytes) -> bytes | None:
         """Process one line; return the payload of the event it ends, None if it ends none."""
-        if self.too_long or self.error is not None:
+        if self._over:
             return None
         if not line:
             return self._event()
@@ -169,11 +171,12 @@ class Framer:
         self._first = None
         if self._named_error:
             self.error = payload or b""
+            self._over = True
             return None
         return payload
 
     def _overflow(self) -> None:
-        self.too_long = True
+        self.too_long = self._over = True
         self._line.clear()
         self._first = None
         self._more.clear()
