@@ -77,12 +77,15 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     """How many choices the client asked for: `n`, for each of its prompts."""
     content_type: bytes = b"application/json"
     """The body's type. Audio is uploaded as a form (`multipart/form-data; boundary=...`)."""
+    headers: Headers = ()
+    """Headers of the client that belong to the API, such as `anthropic-beta`, for engines that speak it."""
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
     """An HTTP request to an engine.
 
-    `path` starts with a slash and is relative to the backend's base URL. `content_type` applies only to a body.
+    `path` starts with a slash and is relative to the backend's base URL. `content_type` applies only to a body. `then`
+    is sent once this one has succeeded, and its answer is the one that counts; only an operator's action has it.
     """
 
     path: str
@@ -90,6 +93,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     method: str = "POST"
     headers: Headers = ()
     content_type: bytes = b"application/json"
+    then: Call | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
@@ -112,6 +116,8 @@ class StreamDecoder(Protocol):
     usage: Usage | None
     finished: bool
     """Whether the stream is complete: its terminal event was seen."""
+    enough: bool
+    """Whether it is complete although the engine would go on. Nothing more is fed then, and the engine is left."""
     failure: Failure | None
     growing: bool
     """Whether the last bytes belong to an event that has not ended: the engine is sending something large."""
@@ -317,6 +323,13 @@ class Engine(ABC):
     @abstractmethod
     def health_of(self, status: int, body: bytes) -> Health:
         """Interpret the answer to the probe."""
+
+    def health_again(self, status: int) -> Call | None:
+        """Return a second probe for an engine whose first answer with `status` may be out of date; usually None.
+
+        The engine counts as what the first answer said, unless the second one has status 200.
+        """
+        return None
 
     def models(self) -> Call:
         """Return the request that lists the models a backend serves."""

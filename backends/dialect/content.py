@@ -21,6 +21,7 @@ class Members(Protocol):
     audio: Any
     item: Any
     part: Any
+    text: Any
     content_block: Any
     content: Any
     prompt_progress: Any
@@ -67,6 +68,14 @@ _HOLDERS: Mapping[str, str] = {
 }
 """The types of events that say something only if this member of theirs holds something."""
 
+_FINISHED: Mapping[str, str] = {
+    "response.output_item.done": "item",
+    "response.content_part.done": "part",
+    "response.output_text.done": "text",
+}
+"""The types of events that repeat what was said, and the member that does. LMDeploy 0.18 finishes what it has begun,
+empty as it is, before it says that the request was refused."""
+
 _DELTAS = ("delta", "audio")
 """The members that hold what an event adds whose type ends in `.delta`."""
 CHOICE = ("delta", "text", "logprobs", "token_ids")
@@ -80,6 +89,15 @@ def holds(value: Any) -> bool:
     return bool(value)
 
 
+def _says(value: Any) -> bool:
+    """Return whether a finished item or part says something anywhere in it."""
+    if isinstance(value, dict):
+        return any(name not in SILENT_MEMBERS and _says(held) for name, held in value.items())
+    if isinstance(value, list):
+        return any(map(_says, value))
+    return bool(value)
+
+
 def in_event(kind: str, event: Members) -> bool:
     """Return whether an event says something; `kind` is its type, empty for an API whose events have none."""
     if not kind:
@@ -90,4 +108,7 @@ def in_event(kind: str, event: Members) -> bool:
     holder = _HOLDERS.get(kind)
     if holder is not None:
         return holds(getattr(event, holder))
+    finished = _FINISHED.get(kind)
+    if finished is not None:
+        return _says(getattr(event, finished))
     return not kind.endswith(".delta") or any(holds(getattr(event, name)) for name in _DELTAS)

@@ -21,7 +21,7 @@ from backends.dialect.errors import read_failure
 class Decoder:
     """The state of one streamed reply; see `backends.base.StreamDecoder`."""
 
-    __slots__ = ("content", "failure", "finished", "growing", "over", "usage")
+    __slots__ = ("content", "enough", "failure", "finished", "growing", "over", "usage")
 
     def __init__(self) -> None:
         self.content: int = 0
@@ -31,6 +31,8 @@ class Decoder:
         self.growing: bool = False
         self.over: bool = False
         """Whether nothing more is decoded, because the stream failed or its last event was seen."""
+        self.enough: bool = False
+        """Whether the answer is complete although the engine goes on, so that the engine should be left."""
 
     def feed(self, data: bytes) -> bytes:
         """Process the next bytes of the reply; return whole SSE events for the client, possibly none."""

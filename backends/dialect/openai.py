@@ -54,6 +54,10 @@ FORMS = frozenset({Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS})
 """Operations whose request is a form (`multipart/form-data`) instead of JSON."""
 
 
+_VERSION = (b"anthropic-version", b"2023-06-01")
+"""What Anthropic's API requires; some engines refuse a Message without it (LMDeploy 0.18)."""
+
+
 class _Ending(msgspec.Struct):
     finish_reason: str | None = None
 
@@ -94,7 +98,8 @@ class OpenAICompatible(Engine):
         path = self.paths.get(operation) or PATHS[operation]
         if operation in FORMS:
             return Call(path, rewrite.form(request, model), content_type=request.content_type)
-        return Call(path, rewrite.request_body(request, model))
+        headers = _version(request.headers) if operation is Operation.MESSAGES else ()
+        return Call(path, rewrite.request_body(request, model), headers=headers)
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
         if request.operation in passed.OPERATIONS:
@@ -142,6 +147,11 @@ class OpenAICompatible(Engine):
             raise ValueError(f"not a list of models: {error}") from error
         known = {card.id: card.max_model_len for card in cards}
         return tuple(ModelCard(card.id, card.max_model_len or known.get(str(card.parent))) for card in cards)
+
+
+def _version(headers: Headers) -> Headers:
+    """Return the headers of a Messages request, with the version of the API if the client named none."""
+    return headers if any(name == _VERSION[0] for name, _ in headers) else (_VERSION, *headers)
 
 
 def _ended(request: Request, endings: Sequence[_Ending], body: bytes) -> tuple[Failure | None, bytes]:

@@ -81,6 +81,7 @@ class _Event(msgspec.Struct):
     audio: Any = None
     item: Any = None
     part: Any = None
+    text: Any = None
     content_block: Any = None
     content: Any = None
     prompt_progress: Any = None

@@ -343,6 +343,8 @@ class Attempt(Sink):
             self._held.add(out)
             if not self._gathers and self._held.size > self._sizes.event:
                 self._fail(self._sizes.held_too_large())
+        if decoder.enough:
+            self._leave()
 
     def on_end(self) -> None:
         if self._over:
@@ -360,6 +362,12 @@ class Attempt(Sink):
         except Exception as error:  # noqa: BLE001 (an adapter's bug must still end its request)
             self.crash = error
         self._end()
+
+    def _leave(self) -> None:
+        """End a complete answer whose engine goes on; closing the connection tells it to stop."""
+        if self._connection is not None:
+            self._connection.close()
+        self.on_end()
 
     def on_lost(self, failure: Failure) -> None:
         decoder = self._decoder
