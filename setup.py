@@ -39,6 +39,7 @@ COMPILED = [
     "gateway/telemetry/cells.py",
     "gateway/telemetry/families.py",
     "gateway/telemetry/timeline.py",
+    "gateway/wire/answer.py",
     "gateway/wire/clocks.py",
     "gateway/wire/connection.py",
     "gateway/wire/door.py",
@@ -48,6 +49,7 @@ COMPILED = [
     "gateway/wire/context.py",
     "gateway/wire/http1.py",
     "gateway/wire/relay.py",
+    "gateway/wire/sizes.py",
     "gateway/wire/upstream.py",
 ]
 """The modules that every request runs through. Those with msgspec structs, pydantic models or subclasses of uvicorn's

@@ -20,6 +20,10 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 from pydantic import BaseModel, ConfigDict
 
+from backends.failure import Failure as Failure  # noqa: PLC0414 (others import it from here)
+from backends.failure import Kind as Kind  # noqa: PLC0414 (others import it from here)
+from backends.failure import Phase as Phase  # noqa: PLC0414 (others import it from here)
+
 Headers = Sequence[tuple[bytes, bytes]]
 """Header names in lower case with their values, in the order of arrival."""
 ReadFailure = Callable[[int, Headers, bytes], "Failure"]
@@ -50,65 +54,6 @@ class Operation(enum.StrEnum):
     IMAGES = "images"
 
 
-class Kind(enum.StrEnum):
-    """What went wrong between the gateway and an engine. `gateway.errors` defines what follows from each."""
-
-    CONNECT = "connect"
-    """The engine could not be reached; nothing was sent."""
-    RESET = "reset"
-    """The engine closed the connection before its reply was complete."""
-    TIMEOUT = "timeout"
-    """A phase took longer than its limit; `Failure.phase` says which."""
-    OVERLOADED = "overloaded"
-    """The engine is up and refuses more work for now (429, 503)."""
-    LOADING = "loading"
-    """The engine is up and its model is not loaded yet."""
-    REJECTED = "rejected"
-    """The engine considers the client's request invalid (400, 413, 422)."""
-    CONTEXT = "context"
-    """The prompt does not fit into the model's context."""
-    MISSING = "missing"
-    """The engine does not have this model."""
-    REFUSED = "refused"
-    """The engine did not accept the gateway's credentials (401, 403)."""
-    FAILED = "failed"
-    """The engine reported an error of its own (5xx, or an error event in a stream)."""
-    GARBLED = "garbled"
-    """The reply violates the protocol: not HTTP, not JSON, too large, cut off."""
-    UNSUPPORTED = "unsupported"
-    """The engine does not offer this operation."""
-
-
-class Phase(enum.StrEnum):
-    """The stage of an attempt at which it failed."""
-
-    CONNECT = "connect"
-    SEND = "send"
-    FIRST_BYTE = "first_byte"
-    FIRST_TOKEN = "first_token"
-    STREAM = "stream"
-    TOTAL = "total"
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """The facts of one attempt's failure.
-
-    `message` may be shown to a client (no addresses, no secrets); `detail` is for the operator's log. `status` is the
-    engine's HTTP status, if it sent one; `retry_after` is how many seconds it asks to wait. `code` and `param` are the
-    engine's own OpenAI-style fields, if it sent them.
-    """
-
-    kind: Kind
-    message: str
-    phase: Phase | None = None
-    status: int | None = None
-    retry_after: float | None = None
-    code: str | None = None
-    param: str | None = None
-    detail: str = ""
-
-
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens the engine counted for one request."""
 
@@ -128,14 +73,19 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     """Whether the client sent `stream_options`."""
     include_usage: bool = False
     """Whether the client asked for usage in the stream."""
+    choices: int = 1
+    """How many choices the client asked for: `n`, for each of its prompts."""
     content_type: bytes = b"application/json"
     """The body's type. Audio is uploaded as a form (`multipart/form-data; boundary=...`)."""
+    headers: Headers = ()
+    """Headers of the client that belong to the API, such as `anthropic-beta`, for engines that speak it."""
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
     """An HTTP request to an engine.
 
-    `path` starts with a slash and is relative to the backend's base URL. `content_type` applies only to a body.
+    `path` starts with a slash and is relative to the backend's base URL. `content_type` applies only to a body. `then`
+    is sent once this one has succeeded, and its answer is the one that counts; only an operator's action has it.
     """
 
     path: str
@@ -143,6 +93,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     method: str = "POST"
     headers: Headers = ()
     content_type: bytes = b"application/json"
+    then: Call | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
@@ -161,11 +112,18 @@ class StreamDecoder(Protocol):
     """
 
     content: int
-    """Events so far with content, reasoning or a tool call."""
+    """Events so far with something a client could use; `backends.dialect.content` defines what that is."""
     usage: Usage | None
     finished: bool
     """Whether the stream is complete: its terminal event was seen."""
+    enough: bool
+    """Whether it is complete although the engine would go on. Nothing more is fed then, and the engine is left."""
     failure: Failure | None
+    growing: bool
+    """Whether the last bytes belong to an event that has not ended: the engine is sending something large."""
+
+    def bound(self, size: int) -> None:
+        """Let no event be larger than `size` bytes; one that is fails the stream with `Kind.LIMIT`."""
 
     def feed(self, data: bytes) -> bytes:
         """Process the next bytes of the reply; return whole SSE events for the client, possibly none."""
@@ -338,8 +296,6 @@ class Engine(ABC):
     actions: ClassVar[frozenset[Action]] = frozenset()
     stream_types: ClassVar[tuple[bytes, ...]] = (b"text/event-stream",)
     """Prefixes of the content types that mark an answer as a stream for the decoder."""
-    broken: ClassVar[frozenset[str]] = frozenset({"error"})
-    """Finish reasons that mean the engine broke off its answer: a failure, not an end."""
 
     @abstractmethod
     def call(self, request: Request, model: str) -> Call:
@@ -367,6 +323,13 @@ class Engine(ABC):
     @abstractmethod
     def health_of(self, status: int, body: bytes) -> Health:
         """Interpret the answer to the probe."""
+
+    def health_again(self, status: int) -> Call | None:
+        """Return a second probe for an engine whose first answer with `status` may be out of date; usually None.
+
+        The engine counts as what the first answer said, unless the second one has status 200.
+        """
+        return None
 
     def models(self) -> Call:
         """Return the request that lists the models a backend serves."""

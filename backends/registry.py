@@ -18,7 +18,7 @@ ENTRY_POINTS = "llm_gateway.engines"
 ENGINES: dict[str, str] = {
     "llama-cpp-python": "backends.engines.llama_cpp_python:LlamaCppPython",
     "llamacpp": "backends.engines.llamacpp.engine:LlamaCpp",
-    "lmdeploy": "backends.engines.lmdeploy:LMDeploy",
+    "lmdeploy": "backends.engines.lmdeploy.engine:LMDeploy",
     "ollama": "backends.engines.ollama.engine:Ollama",
     "openai": "backends.engines.openai:OpenAI",
     "ray-serve": "backends.engines.ray_serve.engine:RayServe",

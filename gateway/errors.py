@@ -75,6 +75,7 @@ ROWS: dict[Kind | Own, Row] = {
     Kind.GARBLED: Row(
         502, _UPSTREAM, "upstream_protocol_error", "upstream_error", elsewhere=True, counts=True
     ),
+    Kind.LIMIT: Row(502, _UPSTREAM, "answer_too_large", "upstream_error"),
     Kind.UNSUPPORTED: Row(400, _INVALID, "not_supported", "client_error", elsewhere=True),
     Own.INVALID: Row(400, _INVALID, "invalid_value", "client_error"),
     Own.UNAUTHENTICATED: Row(401, _INVALID, "invalid_api_key", "client_error"),

@@ -16,6 +16,7 @@ AGAIN = {
     Kind.REFUSED: True,
     Kind.FAILED: True,
     Kind.GARBLED: True,
+    Kind.LIMIT: False,
     Kind.UNSUPPORTED: True,
 }
 

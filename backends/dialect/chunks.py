@@ -83,25 +83,30 @@ class Chunks:
 
 
 class StopCutter:
-    """Cuts a text that arrives in pieces before the first stop string in it; `hit` is true once one was found."""
+    """Cuts a text that arrives in pieces before the first stop string in it.
 
-    __slots__ = ("_held", "_stops", "hit")
+    `hit` is true once one was found, and `found` is which.
+    """
+
+    __slots__ = ("_held", "_stops", "found", "hit")
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
         self.hit = False
+        self.found: str | None = None
 
     def feed(self, piece: str) -> str:
         """Process more text; return the part that is certain to precede any stop string."""
         if self.hit or not self._stops:
             return "" if self.hit else piece
         text = self._held + piece
-        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        places = [(place, stop) for stop in self._stops if (place := text.find(stop)) >= 0]
         if places:
             self.hit = True
             self._held = ""
-            return text[: min(places)]
+            place, self.found = min(places)
+            return text[:place]
         keep = max(self._begun(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -8,7 +8,9 @@ Rules:
 - No input raises an exception. A field of the wrong type counts as missing.
 - The status and typed fields decide. Wording decides only through `CONTEXT_MARKS`, for engines that report too long a
   prompt in no other way.
-- The text of a 5xx goes only to `detail`, for the log: it may contain paths, addresses or other users' data.
+- An error in a stream that calls the request invalid is about the request, although its status is given as 500.
+- The text of a 5xx goes only to `detail`, for the log: it may contain paths, addresses or other users' data. Any other
+  text reaches the client without the addresses, paths and keys in it.
 """
 
 from __future__ import annotations
@@ -26,10 +28,13 @@ CONTEXT_MARKS = (
     "maximum context length",  # vLLM 0.33, TensorRT-LLM
     "model's context length",  # vLLM 0.33 with max_tokens, SGLang 0.5
     "Requested token count exceeds",  # SGLang 0.5
-    "must be smaller than the model context length",  # LMDeploy 0.18
+    "must be smaller than the model context length",  # LMDeploy 0.18, its server
+    "exceeds the model context length",  # LMDeploy 0.18, its engine
     "`inputs` tokens + `max_new_tokens` must be",  # TGI 3.3
     "`inputs` must have less than",  # TGI 3.3
 )
+INVALID = frozenset({"invalid_request_error", "invalid_prompt"})
+"""Types and codes of an error that is about the request: OpenAI's, Anthropic's, and the Responses API's."""
 MISSING_CODES = frozenset({"model_not_found"})  # OpenAI with 404, llama-cpp-python with 400
 NO_ROUTE = frozenset(
     {
@@ -45,6 +50,14 @@ _MESSAGE_LIMIT = 500
 _WORDLESS = (b"", b"null", b"true", b"false", b"{}", b"[]")
 # An HTML page of a proxy, or a stack trace (Triton's Python backend): never shown to a client, whatever the status.
 _INTERNAL = re.compile(r"^<|Traceback \(most recent call last\)")
+# Addresses, absolute paths of two names or more that are not those of an API, and keys.
+_PRIVATE = re.compile(
+    r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>)\]]*"
+    r"|(?<![\w/.:])(?:/(?!v\d|api\b)[\w.@+~-]+){2,}/?"
+    r"|\b[A-Za-z]:\\[^\s'\"]+"
+    r"|\b(?:sk|pk|hf|gsk)[-_][\w*-]{8,}"
+    r"|\bBearer\s+[\w.~+/*-]{8,}=*"
+)
 _WORD = re.compile(r"[A-Za-z][\w.\[\]-]{0,99}", re.ASCII)
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -67,12 +80,14 @@ def read_failure(status: int, headers: Headers, body: bytes) -> Failure:
     if status == 500 and 400 <= facts.status <= 599:
         # The status line of a stream says 200, so engines put the true status into the body of the error.
         status = facts.status
+    elif status == 500 and (facts.type in INVALID or facts.code in INVALID):
+        status = 400
     kind = _kind(status, facts)
     said = readable(facts.message)
     open_to_client = kind in _ABOUT_THE_REQUEST and said not in NO_ROUTE and not _INTERNAL.search(said)
     return Failure(
         kind,
-        (said if open_to_client else "") or _PLAIN[kind],
+        (public(said) if open_to_client else "") or _PLAIN[kind],
         status=status,
         retry_after=retry_after(headers),
         code=_word(facts.code),
@@ -171,6 +186,11 @@ def _text(raw: msgspec.Raw) -> str:
 def _word(text: str) -> str | None:
     """Return a text that looks like an identifier, and None for any other."""
     return text if _WORD.fullmatch(text) else None
+
+
+def public(text: str) -> str:
+    """Return an engine's words without the addresses, paths and keys in them, which are nobody else's business."""
+    return _PRIVATE.sub("…", text)
 
 
 def readable(text: str) -> str:

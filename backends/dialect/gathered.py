@@ -2,33 +2,48 @@
 
 Rules:
 - Pure: the bytes of a stream in (whole events, as a decoder returns them), the bytes of the whole answer out.
-- Texts are joined, lists of log probabilities are concatenated, and tool calls are assembled by their index. For any
-  other member the last value counts, so that members the gateway does not know are kept.
+- Texts and sound are joined, lists of log probabilities are concatenated, and tool calls are assembled by their index;
+  one of another id and name at the same index is another call. For any other member the last value that is not empty
+  counts, so that members the gateway does not know are kept.
+- An answer that its limit has cut is an answer: of a tool's arguments what can be read is kept.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from backends.base import Operation
+from backends.base import Operation, Request
 from backends.framing import sse
 
 Members = dict[str, Any]
 
 _TEXTS = frozenset({"content", "reasoning_content", "reasoning", "refusal", "text", "arguments"})
 """Members whose pieces are joined to one text."""
+_OF_SOUND = frozenset({"data", "transcript"})
+"""The same within `audio`; `data` is base64."""
 _SEPARATOR = b"\n\n"
 
 _member = msgspec.json.Decoder(Members)
 
 
-def whole(operation: Operation, stream: bytes) -> bytes:
-    """Return the answer that a stream adds up to. Raise ValueError if it is no answer."""
-    gather = _GATHERERS.get(operation)
-    return completion(operation, stream) if gather is None else msgspec.json.encode(gather(_payloads(stream)))
+def whole(request: Request, stream: bytes, now: float) -> bytes:
+    """Return the answer that a stream adds up to. Raise ValueError if it is no answer.
+
+    `now` is in seconds since 1970: the time of its completion, where the engine tells none.
+    """
+    gather = _GATHERERS.get(request.operation)
+    if gather is None:
+        return completion(request.operation, stream)
+    answer = gather(_payloads(stream))
+    if answer.get("object") == "response" and answer.get("status") == "completed":
+        answer = {"completed_at": int(now)} | answer
+    return msgspec.json.encode(answer)
 
 
 def completion(operation: Operation, stream: bytes) -> bytes:
@@ -37,7 +52,7 @@ def completion(operation: Operation, stream: bytes) -> bytes:
     choices: dict[int, Members] = {}
     for event in _payloads(stream):
         for choice in event.pop("choices", None) or ():
-            _add(choices.setdefault(choice.get("index", 0), {}), choice)
+            _add(choices.setdefault(choice.get("index") or 0, {}), choice)
         whole.update({name: value for name, value in event.items() if value is not None})
     if not choices:
         raise ValueError("the engine's stream has no choices")
@@ -104,7 +119,33 @@ def _continue(block: Members, delta: Members) -> None:
 def _closed(block: Members) -> Members:
     """Return a finished block; the input of a tool arrives as pieces of JSON and is decoded here."""
     pieces = block.pop("partial_json", None)
-    return {**block, "input": msgspec.json.decode(pieces)} if pieces else block
+    return {**block, "input": _readable(pieces)} if pieces else block
+
+
+def _readable(text: str) -> Any:
+    """Return the value of JSON; where it was cut, with the members that are whole."""
+    open_brackets: list[str] = []
+    whole = 0
+    for found in _TOKEN.finditer(text):
+        token = found[0]
+        if token in "{[":
+            open_brackets.append("}" if token == "{" else "]")
+        elif token in "}]" and open_brackets:
+            open_brackets.pop()
+        elif token != ",":
+            continue
+        whole = found.start() if token == "," else found.end()
+    closing = "".join(reversed(open_brackets))
+    for attempt in (text + closing, text[:whole] + closing):
+        try:
+            return msgspec.json.decode(attempt)
+        except (ValueError, RecursionError):
+            continue
+    return {}
+
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[{}\[\],]', re.DOTALL)
+"""A string in JSON, the last one perhaps without its end; a bracket; a comma."""
 
 
 _GATHERERS: Mapping[Operation, Callable[[Iterable[Members]], Members]] = {
@@ -114,30 +155,49 @@ _GATHERERS: Mapping[Operation, Callable[[Iterable[Members]], Members]] = {
 }
 
 
-def _add(known: Members, piece: Members) -> None:
-    """Merge a piece of a choice into what earlier events said of it."""
+def _add(known: Members, piece: Members, texts: frozenset[str] = _TEXTS) -> None:
+    """Merge a piece of a choice into what earlier events said of it; `texts` are the members to be joined."""
     for name, value in piece.items():
         before = known.get(name)
         if before is None and isinstance(value, dict):
             before = known[name] = {}
         if name == "tool_calls" and isinstance(value, list):
-            calls = known[name] = before or {}
-            for index, call in _by_index(value).items():
-                _add(calls.setdefault(index, {}), call)
+            known[name] = before or []
+            for place, call in enumerate(value):
+                _add_call(known[name], {"index": place, **call})
         elif before is None:
             known[name] = value
-        elif isinstance(before, str) and isinstance(value, str) and name in _TEXTS:
-            known[name] = before + value
+        elif isinstance(before, str) and isinstance(value, str) and name in texts:
+            known[name] = _joined(before, value) if name == "data" else before + value
         elif isinstance(before, dict) and isinstance(value, dict):
-            _add(before, value)
+            _add(before, value, _OF_SOUND if name == "audio" else _TEXTS)
         elif isinstance(before, list) and isinstance(value, list):
             before.extend(value)
-        elif value is not None:
+        elif value not in (None, ""):
             known[name] = value
 
 
-def _by_index(calls: list[Members]) -> dict[int, Members]:
-    return {call.get("index", place): dict(call) for place, call in enumerate(calls)}
+def _add_call(calls: list[Members], piece: Members) -> None:
+    """Merge a piece of a tool call into the last call at its index, or begin another one."""
+    known = next((call for call in reversed(calls) if call["index"] == piece["index"]), None)
+    if known is None or _is_another(known, piece):
+        known = {}
+        calls.append(known)
+    _add(known, piece)
+
+
+def _is_another(known: Members, piece: Members) -> bool:
+    """Return whether a piece begins a call other than `known`; engines repeat ids, or give each piece a new one."""
+    named = (piece.get("function") or {}).get("name")
+    return bool(named and known.get("id") and piece.get("id")) and piece["id"] != known["id"]
+
+
+def _joined(first: str, second: str) -> str:
+    """Return the base64 of two pieces of data, each of which may have an end of its own."""
+    if first.endswith("="):
+        with contextlib.suppress(ValueError):
+            return base64.b64encode(base64.b64decode(first) + base64.b64decode(second)).decode()
+    return first + second
 
 
 def _message(choice: Members) -> Members:
@@ -145,7 +205,9 @@ def _message(choice: Members) -> Members:
     message = {"role": "assistant", "content": None, **choice.pop("delta", {})}
     calls = message.pop("tool_calls", None)
     if calls:
-        message["tool_calls"] = [_without_index(calls[index]) for index in sorted(calls)]
+        message["tool_calls"] = [
+            _without_index(call) for call in sorted(calls, key=lambda call: call["index"])
+        ]
     return {**choice, "message": message}
 
 

@@ -3,12 +3,12 @@
 Rules:
 - The client's bytes go out as they came. Only the model's name is replaced, and usage is asked for in streams.
 - A stream is watched, not rebuilt; see `stream.py`.
-- An answer without a result, or with an error in it, is a failure, whatever its status.
+- An answer without a result, with an error in it, or without a finish reason is a failure, whatever its status.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -19,17 +19,16 @@ from backends.base import (
     Failure,
     Headers,
     Health,
-    Kind,
     ModelCard,
     Operation,
     Reply,
     Request,
     StreamDecoder,
 )
-from backends.dialect import passed, rewrite
+from backends.dialect import choices, passed, reasons, rewrite
 from backends.dialect.errors import garbled, read_failure
-from backends.dialect.shapes import is_error
-from backends.dialect.stream import BROKE_OFF, EventStream
+from backends.dialect.shapes import check_text, is_error
+from backends.dialect.stream import EventStream
 from backends.dialect.unstreamed import stream_of
 from backends.dialect.usage import usage_of
 
@@ -53,6 +52,10 @@ PATHS = {
 
 FORMS = frozenset({Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS})
 """Operations whose request is a form (`multipart/form-data`) instead of JSON."""
+
+
+_VERSION = (b"anthropic-version", b"2023-06-01")
+"""What Anthropic's API requires; some engines refuse a Message without it (LMDeploy 0.18)."""
 
 
 class _Ending(msgspec.Struct):
@@ -95,12 +98,14 @@ class OpenAICompatible(Engine):
         path = self.paths.get(operation) or PATHS[operation]
         if operation in FORMS:
             return Call(path, rewrite.form(request, model), content_type=request.content_type)
-        return Call(path, rewrite.request_body(request, model))
+        headers = _version(request.headers) if operation is Operation.MESSAGES else ()
+        return Call(path, rewrite.request_body(request, model), headers=headers)
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
         if request.operation in passed.OPERATIONS:
             return passed.reply(self, request, headers, body)
         try:
+            check_text(body)
             answer = _answer.decode(body)
         except (ValueError, RecursionError) as error:
             return garbled("the engine's reply is not the JSON object expected", body, error)
@@ -108,8 +113,9 @@ class OpenAICompatible(Engine):
             return self.failure(500, headers, body)
         if not (answer.data if request.operation is Operation.EMBEDDINGS else answer.choices):
             return garbled("the engine's reply has no result in it", body)
-        if any(choice.finish_reason in self.broken for choice in answer.choices or ()):
-            return Failure(Kind.FAILED, BROKE_OFF)
+        failure, body = _ended(request, answer.choices or (), body)
+        if failure is not None:
+            return failure
         counted = usage_of(answer.usage)
         if not request.stream:
             name = msgspec.json.encode(request.model)
@@ -141,3 +147,22 @@ class OpenAICompatible(Engine):
             raise ValueError(f"not a list of models: {error}") from error
         known = {card.id: card.max_model_len for card in cards}
         return tuple(ModelCard(card.id, card.max_model_len or known.get(str(card.parent))) for card in cards)
+
+
+def _version(headers: Headers) -> Headers:
+    """Return the headers of a Messages request, with the version of the API if the client named none."""
+    return headers if any(name == _VERSION[0] for name, _ in headers) else (_VERSION, *headers)
+
+
+def _ended(request: Request, endings: Sequence[_Ending], body: bytes) -> tuple[Failure | None, bytes]:
+    """Return why a completion is not whole, or None, and the completion with OpenAI's finish reasons."""
+    if endings and len(endings) < choices.wanted(request):
+        return choices.too_few(), body
+    odd = False
+    for ending in endings:
+        said = ending.finish_reason
+        public = None if said is None or reasons.is_open(said) else reasons.public(said)
+        if public is None:
+            return reasons.broke_off(said), body
+        odd = odd or public != said
+    return None, reasons.rewritten(body) if odd else body

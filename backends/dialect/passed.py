@@ -2,8 +2,9 @@
 
 Rules:
 - Nothing is rebuilt. A stream's events keep their `event` lines; only the model's name is replaced.
-- A whole answer must have the member that holds its result. A stream is complete when the last event of its API has
-  come; `[DONE]` or the end of the connection alone proves nothing.
+- A whole answer must have the member that holds its result, and where its API has one a reason why it ended. A stream
+  is complete when the last event of its API has come; `[DONE]` or the end of the connection alone proves nothing.
+- A transcription may be text, whatever its content type, but for a page of HTML.
 - An error inside an answer is the engine's failure, whatever status it was sent with.
 - Sound passes in pieces; only the end of the transfer can say that it is complete.
 """
@@ -16,15 +17,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from backends.base import Engine, Failure, Headers, Kind, Operation, Reply, Request, StreamDecoder, Usage
-from backends.dialect import rewrite
+from backends.dialect import content, reasons, rewrite
+from backends.dialect.chunks import fresh_id
 from backends.dialect.decoder import Decoder, FramedDecoder
 from backends.dialect.errors import garbled
-from backends.dialect.shapes import SILENT, is_error
+from backends.dialect.shapes import SILENT, check_text, is_error
 from backends.dialect.usage import count, usage_of, usage_of_digits
 from backends.framing import sse
-
-LONGEST_EVENT = 32 << 20
-"""The most bytes of one event. The last one may repeat the whole answer, and events can contain images."""
 
 
 class _Result(NamedTuple):
@@ -50,19 +49,11 @@ _RESULTS: Mapping[Operation, _Result] = {
 
 _TEXTS = (b"text/plain", b"text/vtt", b"text/srt", b"application/x-subrip")
 """Content types of a transcription, beside JSON; the request chooses one."""
+_OPEN = (b"", b"null", b'""', b'"null"')
+"""The `stop_reason` of a message that was broken off."""
+_PLAIN = b"text/plain; charset=utf-8"
 _SPOKEN = (Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS)
 
-_LAST = frozenset(
-    {
-        "response.completed",
-        "response.incomplete",
-        "message_stop",
-        "transcript.text.done",
-        "speech.audio.done",
-        "image_generation.completed",
-    }
-)
-"""The events that complete a stream, of all APIs."""
 _BROKEN = frozenset({"error", "response.failed"})
 
 
@@ -74,7 +65,10 @@ class _Inner(msgspec.Struct):
 
 
 class _Event(msgspec.Struct):
-    """An event of any of these APIs. `message` is an object only in the first event of Anthropic's."""
+    """An event of any of these APIs. `message` is an object only in the first event of Anthropic's.
+
+    `delta` to `prompt_progress` are those of `backends.dialect.content.Members`.
+    """
 
     type: Any = None
     object: Any = None
@@ -85,27 +79,42 @@ class _Event(msgspec.Struct):
     message: msgspec.Raw = msgspec.Raw()
     delta: Any = None
     audio: Any = None
+    item: Any = None
+    part: Any = None
+    text: Any = None
+    content_block: Any = None
     content: Any = None
+    prompt_progress: Any = None
     stop: Any = None
     tokens_evaluated: Any = None
     tokens_predicted: Any = None
     choices: Any = None
 
+    def choice_members(self) -> list[dict[str, Any]]:
+        """Return the choices of an event: vLLM (0.33) streams transcriptions as if they were chats."""
+        choices = self.choices if isinstance(self.choices, list) else []
+        return [choice for choice in choices if isinstance(choice, dict)]
+
 
 _event = msgspec.json.Decoder(_Event)
 _inner = msgspec.json.Decoder(_Inner)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_string = msgspec.json.Decoder(str)
 _anything = msgspec.json.Decoder()
 
 
 def reply(engine: Engine, request: Request, headers: Headers, body: bytes) -> Reply | Failure:
     """Interpret a complete answer, for the operations in `OPERATIONS`."""
-    kind = next((value for name, value in headers if name == b"content-type"), b"application/json")
-    if request.operation is Operation.SPEECH and not _is_json(kind):
+    kind = next((value for name, value in headers if name == b"content-type"), b"")
+    if request.operation is Operation.SPEECH and kind and not _is_json(kind):
         return Reply(body, Usage(), kind) if body else garbled("the engine's reply is empty", body)
-    if request.operation in _SPOKEN and kind.lower().startswith(_TEXTS) and not request.stream:
-        return Reply(body, None, kind)
+    if request.operation in _SPOKEN and (text := _spoken(kind, body)) is not None:
+        if request.stream:
+            return _streamed_text(text)
+        named = kind.lower().startswith((*_TEXTS, b"application/json"))
+        return Reply(body, None, kind if named else _PLAIN)
     try:
+        check_text(body)
         members = _members.decode(body)
     except (ValueError, RecursionError) as error:
         return garbled("the engine's reply is not the JSON object expected", body, error)
@@ -114,6 +123,8 @@ def reply(engine: Engine, request: Request, headers: Headers, body: bytes) -> Re
     result = _RESULTS.get(request.operation)
     if result is None or not _holds(members, result):
         return garbled("the engine's reply has no result in it", body)
+    if request.operation is Operation.MESSAGES and _said(members, "stop_reason") in _OPEN:
+        return reasons.broke_off(None)
     if request.stream:
         return _streamed(request, members, body)
     name = msgspec.json.encode(request.model)
@@ -141,12 +152,30 @@ def _streamed(request: Request, members: Mapping[str, msgspec.Raw], body: bytes)
     """
     if request.operation not in _SPOKEN:
         return garbled("the engine did not answer with the stream that was asked for", body)
-    text = members["text"]
+    return _streamed_text(members["text"])
+
+
+def _streamed_text(text: str | msgspec.Raw) -> Reply:
+    """Return a transcription as a stream."""
     events = (
         {"type": "transcript.text.delta", "delta": text},
         {"type": "transcript.text.done", "text": text},
     )
     return Reply(b"".join(sse.encode(msgspec.json.encode(event)) for event in events))
+
+
+def _spoken(kind: bytes, body: bytes) -> str | None:
+    """Return a transcription that is text or a JSON string; None for an object or anything else."""
+    begin = body.lstrip()[:1]
+    if kind.lower().startswith(_TEXTS) or (not _is_json(kind) and begin not in (b"<", b"{", b'"')):
+        return body.decode(errors="replace")
+    if begin != b'"':
+        return None
+    try:
+        text: str = _string.decode(body)
+    except ValueError:
+        return None
+    return text
 
 
 def _is_json(kind: bytes) -> bool:
@@ -160,11 +189,14 @@ class Events(FramedDecoder):
     __slots__ = ("_engine", "_name")
 
     def __init__(self, engine: Engine, request: Request) -> None:
-        super().__init__(sse.Blocks(LONGEST_EVENT))
+        super().__init__(sse.Blocks())
         self._engine = engine
         self._name = msgspec.json.encode(request.model)
 
     def _event(self, piece: bytes) -> bytes:
+        error = None if self.over else sse.error_of(piece)
+        if error is not None:
+            self.fail(self._error(error))
         payload = sse.payload(piece)
         if self.over or payload is None or payload in SILENT:
             return b""
@@ -176,16 +208,20 @@ class Events(FramedDecoder):
                 return b""
             return piece + b"\n\n"
         try:
+            check_text(payload)
             said = _event.decode(payload)
-        except (ValueError, RecursionError) as error:
-            self.fail(garbled("the engine sent an event that is not valid", payload, error))
+        except (ValueError, RecursionError) as wrong:
+            self.fail(garbled("the engine sent an event that is not valid", payload, wrong))
             return b""
         if is_error(said.error, said.object) or said.type in _BROKEN:
             # A failed response holds its error.
-            self.fail(self._engine.failure(500, (), bytes(said.response) or payload))
+            self.fail(self._error(bytes(said.response) or payload))
             return b""
         self._note(said)
-        return self._renamed(piece, said) + b"\n\n"
+        return b"" if self.over else self._renamed(piece, said) + b"\n\n"
+
+    def _error(self, payload: bytes) -> Failure:
+        return self._engine.failure(500, (), payload)
 
     def _is_whole(self, piece: bytes) -> bool:
         try:
@@ -196,8 +232,10 @@ class Events(FramedDecoder):
 
     def _note(self, said: _Event) -> None:
         """Record the content and the tokens in an event, and whether it is the last one."""
-        self.content += _speaks(said)
-        if said.type in _LAST or said.stop is True or any(map(_ends, _choices(said))):
+        kind = said.type if isinstance(said.type, str) else ""
+        # The events that end an item or a part say once more what its deltas have said.
+        self.content += content.in_event(kind, said) and not (self.content and kind.endswith(".done"))
+        if kind in content.LAST or said.stop is True or any(map(_ends, said.choice_members())):
             self.finished = True
         for usage in (said.usage, *(inner.usage for inner in _inners(said))):
             counted = usage_of(usage, any_api=True)
@@ -218,6 +256,51 @@ class Events(FramedDecoder):
         for model in (said.model, *(inner.model for inner in _inners(said))):
             block = rewrite.renamed(block, bytes(model), self._name)
         return block
+
+
+class MessageEvents(Events):
+    """Watches a stream of Anthropic's Messages API, which begins with `message_start` and tells why it ended.
+
+    llama.cpp (b11549) leaves out the beginning where the model opens with a part of a character; it is added here.
+    """
+
+    __slots__ = ("_ended", "_started")
+
+    def __init__(self, engine: Engine, request: Request) -> None:
+        super().__init__(engine, request)
+        self._started = False
+        self._ended = False
+
+    def _note(self, said: _Event) -> None:
+        super()._note(said)
+        delta = said.delta if isinstance(said.delta, dict) else {}
+        if said.type == "message_delta" and not reasons.is_open(delta.get("stop_reason")):
+            self._ended = True
+        elif said.type == "message_stop" and not self._ended:
+            self.finished = False
+            self.fail(reasons.broke_off(None))
+
+    def _renamed(self, block: bytes, said: _Event) -> bytes:
+        block = super()._renamed(block, said)
+        if self._started or said.type == "ping":
+            return block
+        self._started = True
+        return block if said.type == "message_start" else self._beginning() + block
+
+    def _beginning(self) -> bytes:
+        """Return the event that begins a message, with its blank line."""
+        message: dict[str, Any] = {
+            "id": fresh_id("msg"),
+            "type": "message",
+            "role": "assistant",
+            "content": [],
+            "model": msgspec.Raw(self._name),
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": {"input_tokens": 0, "output_tokens": 0},
+        }
+        event = msgspec.json.encode({"type": "message_start", "message": message})
+        return b"event: message_start\n" + sse.encode(event)
 
 
 class Pieces(Decoder):
@@ -248,7 +331,7 @@ def _speech(engine: Engine, request: Request) -> StreamDecoder:
 DECODERS: Mapping[Operation, Callable[[Engine, Request], StreamDecoder]] = {
     Operation.INFILL: Events,
     Operation.RESPONSES: Events,
-    Operation.MESSAGES: Events,
+    Operation.MESSAGES: MessageEvents,
     Operation.TRANSCRIPTIONS: Events,
     Operation.TRANSLATIONS: Events,
     Operation.SPEECH: _speech,
@@ -263,30 +346,6 @@ OPERATIONS = frozenset(_RESULTS) | frozenset(DECODERS)
 def _inners(said: _Event) -> list[_Inner]:
     """Return the objects within an event that may name the model and count tokens."""
     return [_inner.decode(raw) for raw in (said.response, said.message) if bytes(raw).startswith(b"{")]
-
-
-def _speaks(said: _Event) -> bool:
-    """Return whether an event has some of the answer in it."""
-    kind = said.type if isinstance(said.type, str) else ""
-    if kind.endswith((".delta", "_delta")) and kind != "message_delta":
-        said_now = said.delta or said.audio
-        if isinstance(said_now, dict):
-            return any(value for name, value in said_now.items() if name != "type")
-        return bool(said_now)
-    return bool(
-        kind.endswith(".partial_image")
-        or (said.content and not kind)
-        or any(
-            isinstance(choice.get("delta"), dict) and choice["delta"].get("content")
-            for choice in _choices(said)
-        )
-    )
-
-
-def _choices(said: _Event) -> list[dict[str, Any]]:
-    """Return the choices of an event: vLLM (0.33) streams transcriptions as if they were chats."""
-    choices = said.choices if isinstance(said.choices, list) else []
-    return [choice for choice in choices if isinstance(choice, dict)]
 
 
 def _ends(choice: dict[str, Any]) -> bool:

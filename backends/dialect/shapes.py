@@ -10,39 +10,22 @@ from typing import Any
 
 import msgspec
 
-
-class Delta(msgspec.Struct):
-    """What an event adds to a chat message."""
-
-    content: Any = None
-    reasoning_content: Any = None
-    reasoning: Any = None
-    refusal: Any = None
-    tool_calls: Any = None
-    function_call: Any = None
+from backends.dialect import content
 
 
 class Choice(msgspec.Struct):
     """What an event says of one choice."""
 
-    index: int | None = 0
-    delta: Delta | None = None
+    index: int | None = None
+    delta: dict[str, Any] | None = None
     text: Any = None
+    logprobs: Any = None
+    token_ids: Any = None
     finish_reason: str | None = None
 
     def speaks(self) -> bool:
         """Return whether it carries some of the answer."""
-        if self.text:
-            return True
-        said = self.delta
-        return said is not None and bool(
-            said.content
-            or said.reasoning_content
-            or said.reasoning
-            or said.tool_calls
-            or said.refusal
-            or said.function_call
-        )
+        return any(content.holds(getattr(self, name)) for name in content.CHOICE)
 
 
 class Event(msgspec.Struct):
@@ -53,9 +36,24 @@ class Event(msgspec.Struct):
     choices: list[Choice] | None = None
     usage: Any = None
     error: Any = None
+    prompt_progress: Any = None
+    """How much of the prompt llama.cpp has read, where it was asked to tell."""
 
 
-decode_event = msgspec.json.Decoder(Event).decode
+_decode = msgspec.json.Decoder(Event).decode
+
+
+def decode_event(payload: bytes) -> Event:
+    """Return the event in a payload. Raise ValueError or RecursionError if it is not JSON of that shape."""
+    check_text(payload)
+    return _decode(payload)
+
+
+def check_text(json: bytes) -> None:
+    """Raise ValueError if JSON is not UTF-8: of members that are skipped the decoder does not notice it."""
+    if not json.isascii():
+        json.decode()
+
 
 SILENT = (b"", b"null")
 """Payloads without meaning. llama.cpp b11549 sends `null` while a list of prompts waits for its slots."""

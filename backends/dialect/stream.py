@@ -4,35 +4,50 @@ Rules:
 - A stream is watched, not rebuilt. An event is decoded unless it is like one that was, except for its text: the same
   bytes before, the same bytes after, and between them the inside of a JSON string. Such an event is more text and
   nothing else.
-- A stream is complete when every choice in it has its finish reason. `[DONE]` alone is no proof: engines that break off
-  a generation send it too.
+- A stream is complete when every choice that was asked for has its finish reason, and says nothing after it. `[DONE]`
+  alone is no proof: engines that break off a generation send it too.
+- Text that passes undecoded is JSON: valid UTF-8, whole escapes, both halves of a surrogate pair.
 - This module may be compiled with mypyc: slotted classes with annotated attributes; its structs are in `shapes.py`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 from mypy_extensions import mypyc_attr
 
 from backends.base import Engine, Failure, Kind, Request
-from backends.dialect import rewrite
+from backends.dialect import choices, reasons, rewrite
 from backends.dialect.chunks import DONE
 from backends.dialect.decoder import FramedDecoder
 from backends.dialect.errors import garbled
-from backends.dialect.shapes import SILENT, Choice, Event, decode_event, is_error
+from backends.dialect.shapes import SILENT, Event, decode_event, is_error
 from backends.dialect.usage import usage_of
 from backends.framing import sse
 
-BROKE_OFF: Final = "the engine broke off its answer because of an error of its own"
-
 _TEXT_KEYS: Final = rb"content|text|reasoning|reasoning_content|arguments"
-_TEXT: Final = rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrtu])++'
+_BEYOND_ASCII: Final = (
+    rb"[\xe1-\xec\xee\xef][\x80-\xbf][\x80-\xbf]|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]"
+    rb"|\xed[\x80-\x9f][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}"
+    rb"|\xf4[\x80-\x8f][\x80-\xbf]{2}"
+)
+"""A character of UTF-8 (RFC 3629, section 4), the most frequent kind first."""
+_ESCAPE: Final = (
+    rb'\\["\\/bfnrt]|\\u(?:[0-9a-cA-CefEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}'
+    rb"|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+)
+"""An escape in a JSON string (RFC 8259, section 7)."""
+_TEXT: Final = rb'(?:[^"\\\x00-\x1f\x80-\xff]++|' + _ESCAPE + rb"|" + _BEYOND_ASCII + rb")++"
 _is_text: Final = re.compile(_TEXT).fullmatch
 _find_text: Final = re.compile(rb'"(?:' + _TEXT_KEYS + rb')": ?"(' + _TEXT + rb')"').search
+
+_ENVELOPE: Final = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"}
+)
+"""The members that every event has. An event with no others and no choices says nothing."""
+_NOTHING: Final = (b"null", b"{}", b"[]", b'""')
 
 
 class _Like:
@@ -54,7 +69,17 @@ class _Like:
 class EventStream(FramedDecoder):
     """Watches one stream of OpenAI's events; see `backends.base.StreamDecoder`."""
 
-    __slots__ = ("_begun", "_ended", "_engine", "_like", "_name", "_sse", "_strip_usage")
+    __slots__ = (
+        "_begun",
+        "_ended",
+        "_engine",
+        "_like",
+        "_name",
+        "_reworded",
+        "_sse",
+        "_strip_usage",
+        "_wanted",
+    )
 
     def __init__(self, engine: Engine, request: Request) -> None:
         framer = sse.Framer()
@@ -65,10 +90,14 @@ class EventStream(FramedDecoder):
         self._name: bytes = msgspec.json.encode(request.model)
         self._strip_usage: bool = not request.include_usage
         self._like: _Like | None = None
-        self._begun: set[int | None] = set()
+        self._wanted: int = choices.wanted(request)
+        """How many choices the stream must have."""
+        self._begun: set[int] = set()
         """The choices that have occurred, by index."""
-        self._ended: set[int | None] = set()
-        """The choices that have their finish reason."""
+        self._ended: set[int] = set()
+        """The choices that have their finish reason, and said nothing after it."""
+        self._reworded: bool = False
+        """Whether the event at hand has a finish reason in words that are not OpenAI's."""
 
     def feed(self, data: bytes) -> bytes:
         # Nearly every read of a token stream is one whole event that is like another.
@@ -120,6 +149,9 @@ class EventStream(FramedDecoder):
             return self._on_done()
         return self._decode(piece, event)
 
+    def _error(self, payload: bytes) -> Failure:
+        return self._engine.failure(500, (), payload)
+
     def _is_whole(self, piece: bytes) -> bool:
         if piece.strip() == b"[DONE]":
             return True
@@ -138,10 +170,14 @@ class EventStream(FramedDecoder):
 
     def _on_done(self) -> bytes:
         """Return what the client gets for `[DONE]`."""
-        if not self._ended:
-            self.fail(Failure(Kind.GARBLED, "the engine ended its stream without a finish reason"))
+        if not self.finished:
+            if not self._ended:
+                self.fail(Failure(Kind.GARBLED, "the engine ended its stream without a finish reason"))
+            elif self._begun <= self._ended:
+                self.fail(choices.too_few())
+            else:
+                self.fail(Failure(Kind.GARBLED, "the engine ended its stream in the middle of a choice"))
             return b""
-        self.finished = True
         self._stop()
         return DONE
 
@@ -164,14 +200,15 @@ class EventStream(FramedDecoder):
         if counted is not None:
             self.usage = counted
             if self._strip_usage:
-                if not said.choices:
+                payload = rewrite.without(payload, "usage")
+                if not said.choices and _says_nothing(payload):
                     return b""
-                # Rare: usage in an event with content, where the client did not ask for usage.
-                event = sse.encode(rewrite.without(payload, "usage"))
-        speaks = self._note(said.choices or ())
+                event = sse.encode(payload)
+        speaks = self._note(said)
         if self.over:
             return b""
-        public = self._public(event, said)
+        reworded = sse.encode(reasons.rewritten(payload)) if self._reworded else event
+        public = self._public(reworded, said)
         if speaks and counted is None:
             self._learn(event, public)
         return public
@@ -180,19 +217,35 @@ class EventStream(FramedDecoder):
         """Return a decoded event as the client gets it. Events like it will be changed in the same way."""
         return rewrite.renamed(event, bytes(said.model), self._name)
 
-    def _note(self, choices: Sequence[Choice]) -> bool:
-        """Record what the choices of an event say; return whether they carry content."""
-        speaks = False
-        for choice in choices:
-            self._begun.add(choice.index)
-            if choice.finish_reason:
-                self._ended.add(choice.index)
-                if choice.finish_reason in self._engine.broken:
-                    self.fail(Failure(Kind.FAILED, BROKE_OFF))
-            speaks = speaks or choice.speaks()
+    def _note(self, said: Event) -> bool:
+        """Record what an event says; return whether it has content."""
+        speaks = bool(said.prompt_progress)
+        self._reworded = False
+        for choice in said.choices or ():
+            index = choice.index or 0
+            self._begun.add(index)
+            spoken = choice.speaks()
+            speaks = speaks or spoken
+            reason = choice.finish_reason
+            if not reasons.is_open(reason):
+                self._end_choice(index, reason or "")
+            else:
+                self._reworded = self._reworded or reason is not None
+                if spoken:
+                    self._ended.discard(index)
         self.content += speaks
-        self.finished = bool(self._ended) and self._begun <= self._ended
+        self.finished = len(self._ended) >= self._wanted and self._begun <= self._ended
         return speaks
+
+    def _end_choice(self, index: int, reason: str) -> None:
+        """Record that a choice has its finish reason. What it says afterwards is decoded again."""
+        self._ended.add(index)
+        self._like = None
+        public = reasons.public(reason)
+        if public is None:
+            self.fail(reasons.broke_off(reason))
+        elif public != reason:
+            self._reworded = True
 
     def _learn(self, event: bytes, public: bytes) -> None:
         """Remember the bytes around the text of an event, so that the next one like it need not be decoded."""
@@ -206,3 +259,9 @@ class EventStream(FramedDecoder):
                 like.public_head = public[: same.start(1)]
                 like.public_tail = public[same.end(1) :]
         self._like = like
+
+
+def _says_nothing(payload: bytes) -> bool:
+    """Return whether an event without choices has no member that an engine added."""
+    told = rewrite.members(payload)
+    return all(name in _ENVELOPE or raw in _NOTHING for name, raw in told.items())

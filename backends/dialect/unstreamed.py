@@ -2,6 +2,7 @@
 
 Rules:
 - Pure: the bytes of an OpenAI completion in, the bytes of its SSE events out, `[DONE]` included.
+- Every choice has its finish reason, which whoever calls has looked at.
 - Each choice becomes one event with everything in it; members the gateway does not know are kept unchanged.
 """
 
@@ -62,7 +63,7 @@ def _choices(answer: _Answer, chat: bool) -> Iterator[dict[str, Any]]:
             "index": place if choice.index is None else choice.index,
             **({"delta": _delta(choice.message or {})} if chat else {"text": choice.text}),
             "logprobs": choice.logprobs,
-            "finish_reason": choice.finish_reason or "stop",
+            "finish_reason": choice.finish_reason,
         }
 
 

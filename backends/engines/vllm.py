@@ -171,7 +171,6 @@ class VLLM(OpenAICompatible):
     actions: ClassVar[frozenset[Action]] = frozenset(
         {Action.LOAD_LORA, Action.UNLOAD_LORA, Action.SLEEP, Action.WAKE}
     )
-    broken: ClassVar[frozenset[str]] = frozenset({"error", "abort"})
 
     def health(self) -> Call:
         return Call("/health", method="GET")

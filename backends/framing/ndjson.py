@@ -4,28 +4,30 @@ Rules:
 - The lines do not depend on how the bytes are split.
 - A line ends with a line feed, or with a carriage return and a line feed. Blank lines are skipped.
 - After a line longer than the limit nothing is read or buffered.
+- The work grows with the number of bytes alone, and the memory with the size of one line, however small the pieces.
 """
 
 from __future__ import annotations
 
-LIMIT = 8 << 20
-"""The most bytes of one line. The last line of Ollama can list every token of a long context."""
+from backends.framing import limit as limits
 
 
 class Framer:
     """Cuts a byte stream into its lines.
 
-    `idle` is true between two lines, when nothing is buffered; `too_long` once a line has exceeded `limit` bytes.
+    `idle` is true between two lines, when nothing is buffered; `growing` while a line has begun and not ended;
+    `too_long` once a line has exceeded `limit` bytes. `error` is None: whoever reads a line sees whether it is one.
     """
 
-    __slots__ = ("_held", "_size", "idle", "limit", "too_long")
+    __slots__ = ("_held", "error", "growing", "idle", "limit", "too_long")
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = limits.EVENT) -> None:
         self.idle: bool = True
+        self.growing: bool = False
         self.too_long: bool = False
+        self.error: bytes | None = None
         self.limit: int = limit
-        self._held: list[bytes] = []
-        self._size: int = 0
+        self._held: bytearray = bytearray()
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Process the next bytes; return every line they complete."""
@@ -52,17 +54,16 @@ class Framer:
 
     def _hold(self, piece: bytes) -> None:
         """Buffer a piece of a line whose end is still to come."""
-        self._size += len(piece)
-        if self._size >= self.limit:
+        self._held += piece
+        if len(self._held) >= self.limit:
             self.too_long = True
             self._held.clear()
-        elif piece:
-            self._held.append(piece)
-        self.idle = not self._held and not self.too_long
+        self.growing = len(self._held) > 0
+        self.idle = not self.growing and not self.too_long
 
     def _line(self) -> list[bytes]:
-        line = b"".join(self._held).strip()
+        line = bytes(self._held).strip()
         self._held.clear()
-        self._size = 0
+        self.growing = False
         self.idle = not self.too_long
         return [line] if line else []

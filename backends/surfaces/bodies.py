@@ -56,6 +56,7 @@ def decode(operation: Operation, body: bytes) -> Request:
         stream=bool(head.stream),
         stream_options=options is not None,
         include_usage=options is not None and bool(options.include_usage),
+        choices=head.n or 1,
     )
 
 

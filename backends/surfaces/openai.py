@@ -66,6 +66,8 @@ class Responses(OpenAI):
 class Messages(OpenAI):
     """Anthropic's Messages API, for engines that implement it themselves."""
 
+    forwarded: ClassVar[tuple[bytes, ...]] = (b"anthropic-version", b"anthropic-beta")
+
     def error_event(self, facts: ErrorFacts) -> bytes:
         error = {"type": _ANTHROPIC.get(facts.type, "api_error"), "message": facts.message}
         return b"event: error\ndata: " + msgspec.json.encode({"type": "error", "error": error}) + b"\n\n"

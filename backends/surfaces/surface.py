@@ -55,6 +55,8 @@ class Surface(ABC):
     """The headers of a streamed answer, besides those that the gateway adds."""
     heartbeat: ClassVar[bytes]
     """Bytes that keep a silent stream alive; clients ignore them."""
+    forwarded: ClassVar[tuple[bytes, ...]] = ()
+    """The client's headers that belong to the API and that an engine which speaks it gets too."""
 
     @abstractmethod
     def check(self, operation: Operation, content_type: bytes) -> None:

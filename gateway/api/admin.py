@@ -155,6 +155,9 @@ class AdminAction(Response):
         if backend.upstream is None:
             message = f"the backend {backend.name!r} does not run: {backend.reason}"
             raise GatewayError(Own.NO_BACKEND, message)
+        while call.then is not None:
+            await self._prepare(backend, call)
+            call = call.then
         transfer = Transfer(backend.upstream, call)
         exchange.way.source = transfer
         try:
@@ -177,6 +180,18 @@ class AdminAction(Response):
                 backend.woken.set()
             await self._admin.changed(backend.name)
             exchange.way.finish()
+        finally:
+            transfer.close()
+
+    async def _prepare(self, backend: Backend, call: Call) -> None:
+        """Carry out a request that comes before another one. Raises GatewayError if the engine refuses it."""
+        assert backend.upstream is not None
+        transfer = Transfer(backend.upstream, call)
+        try:
+            await transfer.open()
+            body = await transfer.whole(ANSWER)
+            if not 200 <= transfer.status < 300:
+                raise _refused(backend, transfer, body)
         finally:
             transfer.close()
 

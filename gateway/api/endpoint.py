@@ -3,7 +3,7 @@
 Rules:
 - Every request passes the same three steps `open`, `admit` and `accept`, whether the front door or ASGI received it. An
   error in any of them ends the request through `gateway.request.Exchange.end`.
-- Of the client's headers only the trace context is forwarded to an engine.
+- Of the client's headers only the trace context is forwarded to an engine, and those that belong to the API.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter_ns
 from typing import Final
 
-from backends.base import Operation
+import msgspec
+
+from backends.base import Headers, Operation
 from backends.dialect.openai import FORMS
 from backends.surfaces.openai import OPENAI, surface_of
 from backends.surfaces.surface import Surface
@@ -31,6 +33,8 @@ from gateway.wire.downstream import Receive, Scope, Send, way_back_of
 _TRACE: Final = (b"traceparent", b"tracestate")
 _LONGEST_TRACE: Final = 512
 """Most bytes of a trace header. W3C's Trace Context requires that at least 512 are forwarded."""
+_LONGEST_FORWARDED: Final = 1024
+"""Most bytes of any other header that is forwarded."""
 _ID_CHARACTERS: Final = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_.:/+=")
 
 
@@ -154,7 +158,12 @@ class Endpoint:
     def _route(self, exchange: Exchange, body: bytes) -> None:
         operation, catalog = self._operation, self._core.snapshot.catalog
         content_type = exchange.headers.get(b"content-type", b"")
-        request = exchange.request = self._surface.read(operation, content_type, body)
+        request = self._surface.read(operation, content_type, body)
+        if self._surface.forwarded:
+            request = msgspec.structs.replace(
+                request, headers=_forwarded(exchange.headers, self._surface.forwarded)
+            )
+        exchange.request = request
         plan = exchange.plan = catalog.resolve(request.model, exchange.caller)
         exchange.model = plan.model
         if operation not in plan.candidates:
@@ -186,6 +195,14 @@ class Endpoint:
 def _usual(operation: Operation) -> bytes:
     """Return the content type assumed for a body without one; empty for forms, which always need one."""
     return b"" if operation in FORMS else b"application/json"
+
+
+def _forwarded(headers: Mapping[bytes, bytes], names: tuple[bytes, ...]) -> Headers:
+    """Return the client's headers of these names that an engine gets."""
+    found = [(name, headers.get(name, b"")) for name in names]
+    return tuple(
+        (name, value) for name, value in found if value.isascii() and 0 < len(value) <= _LONGEST_FORWARDED
+    )
 
 
 def _trace(headers: Mapping[bytes, bytes]) -> bytes:

@@ -72,11 +72,19 @@ Frozen = Annotated[
 
 
 class Limits(Section):
-    """How much one client may send."""
+    """How much one client may send, and one engine answer."""
 
     body: Size = setting("10MiB", "The largest request body. A larger one is answered with 413.")
     headers: Size = setting("32KiB", "The largest request head: request line and headers together.")
     header_count: int = setting(100, "How many headers one request may have.", ge=1, le=100_000)
+    reply: Size = setting(
+        "256MiB",
+        "The largest answer of an engine, streamed or whole. A larger one is answered with 502 `answer_too_large`.",
+    )
+    event: Size = setting(
+        "32MiB",
+        "The largest event of a streamed answer: images, for instance. The same applies to a larger one.",
+    )
     connections: int = setting(10000, "How many client connections may be open at once.", ge=1, le=10_000_000)
 
 
@@ -114,7 +122,7 @@ class Server(Section):
         "`none`: every request is accepted.",
     )
     drain: Wait = setting("30s", "How long running requests may go on after SIGTERM.")
-    limits: Limits = setting({}, "How much one client may send.")
+    limits: Limits = setting({}, "How much one client may send, and one engine answer.")
     timeouts: ClientTimeouts = setting({}, "Deadlines for what clients send and read.")
     log: Log = setting({}, "What the gateway prints about itself.")
 
@@ -123,8 +131,11 @@ _QUEUE = "How long a request may wait for a free backend. `0s`: not at all."
 _CONNECT = "How long connecting to the backend may take."
 _SEND = "How long the backend may take to read the request."
 _FIRST_BYTE = "From the request being sent to the headers of a streamed answer."
-_FIRST_TOKEN = "From the request being sent to the first token of a streamed answer."
-_IDLE = "The longest silence between two pieces of a streamed answer."
+_FIRST_TOKEN = (
+    "From the request being sent to the first content of a streamed answer. "
+    "Bytes of an event under way begin it anew."
+)
+_IDLE = "The longest silence between two pieces of a streamed answer. Comments are silence."
 _ANSWER = (
     "From the request being sent to the headers of an answer that is not streamed. Left out, as long as `total` "
     "allows: engines begin such an answer when it is complete, which may take minutes."

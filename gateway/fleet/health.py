@@ -89,7 +89,7 @@ class Watch:
     async def probe(self, upstream: Upstream) -> None:
         """Ask the engine once for its health, and for its models if it is ready, and note what it says."""
         backend = self._backend
-        answer = await ask(upstream, backend.engine.health(), TIMEOUT)
+        answer = await self._ask_health(upstream)
         if upstream is not backend.upstream:
             return
         if isinstance(answer, Failure):
@@ -114,6 +114,17 @@ class Watch:
         if backend.note(health, reason):
             self._tell(health, reason)
             self._pool.announce()
+
+    async def _ask_health(self, upstream: Upstream) -> tuple[int, bytes] | Failure:
+        """Return the engine's answer to its probe, or to a second one that says it is well."""
+        engine = self._backend.engine
+        answer = await ask(upstream, engine.health(), TIMEOUT)
+        again = None if isinstance(answer, Failure) else engine.health_again(answer[0])
+        if again is not None:
+            second = await ask(upstream, again, TIMEOUT)
+            if not isinstance(second, Failure) and second[0] == 200:
+                return second
+        return answer
 
     async def _ask_models(self, upstream: Upstream) -> bool:
         """Ask the engine for its models and note them. Return False where it cannot be asked any more."""

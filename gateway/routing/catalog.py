@@ -17,6 +17,7 @@ from gateway.auth import Caller
 from gateway.balance.basic import Balancer
 from gateway.errors import GatewayError, Own
 from gateway.fleet.lease import Target
+from gateway.wire.sizes import Sizes
 
 _SHOWN = 20
 """How many names an error lists."""
@@ -57,10 +58,10 @@ class Plan:
     that is loading; `total` how many until it must be over. `gate` holds the slots of the model; None where their
     number is not limited. `heartbeat` is the seconds between comments before a stream's first content; None for no
     comments, and headers only with content. `candidates` are, for each operation, the groups that can do it, in the
-    same order; without the operations that no group can do.
+    same order; without the operations that no group can do. `sizes` limit the answers of engines.
     """
 
-    __slots__ = ("attempts", "candidates", "gate", "groups", "heartbeat", "model", "queue", "total")
+    __slots__ = ("attempts", "candidates", "gate", "groups", "heartbeat", "model", "queue", "sizes", "total")
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class Plan:
         total: float,
         gate: Gate | None = None,
         heartbeat: float | None = None,
+        sizes: Sizes | None = None,
     ) -> None:
         self.groups: tuple[Group, ...] = groups
         self.model: str = groups[0].model
@@ -78,6 +80,7 @@ class Plan:
         self.total: float = total
         self.gate: Gate | None = gate
         self.heartbeat: float | None = heartbeat
+        self.sizes: Sizes = sizes or Sizes()
         self.candidates: dict[Operation, tuple[Group, ...]] = _candidates(groups)
 
 

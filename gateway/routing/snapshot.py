@@ -15,6 +15,7 @@ from gateway.config.inherit import retry, timeouts
 from gateway.config.schema import Config
 from gateway.routing.catalog import Catalog, Group, Listed, Plan
 from gateway.routing.state import State
+from gateway.wire.sizes import Sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +79,10 @@ def _plan(config: Config, group: Group, names: dict[str, Group], state: State) -
     limits = timeouts(config, group.model, group.targets[0].backend.name)
     attempts = retry(config, group.model).attempts
     own = config.models.get(group.model)
-    if own is None:
-        return Plan(tuple(order), attempts, limits.queue, limits.total)
-    gate = state.gate(group.model, own)
-    return Plan(tuple(order), attempts, limits.queue, limits.total, gate, own.heartbeat)
+    sizes = Sizes(config.server.limits.reply, config.server.limits.event)
+    gate = None if own is None else state.gate(group.model, own)
+    heartbeat = None if own is None else own.heartbeat
+    return Plan(tuple(order), attempts, limits.queue, limits.total, gate, heartbeat, sizes)
 
 
 def _context(group: Group) -> int | None:

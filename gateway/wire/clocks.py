@@ -1,7 +1,8 @@
 """The time limits of an attempt's phases.
 
 Rules:
-- A limit is absolute for its phase: bytes that trickle in do not extend it. In a stream only new content restarts it.
+- A limit is absolute for its phase: comments and events without content do not extend it. In a stream new content
+  restarts it, and so do bytes of an event that has not ended yet.
 - Times are nanoseconds of the timeline's clock (`gateway.telemetry.timeline`).
 """
 

@@ -5,7 +5,10 @@ Rules:
   another backend; from then on the attempt is committed.
 - A failure of a committed attempt ends the stream. The listener reports it to the client, and the stream is never ended
   as if it were complete.
-- Each phase has a time limit (`gateway.wire.clocks`). Comments and empty events do not count as progress.
+- Each phase has a time limit (`gateway.wire.clocks`). Comments and empty events do not count as progress; the bytes of
+  an event that has not ended do.
+- What is too large by the gateway's own measure (`gateway.wire.sizes`) is no verdict on the engine.
+- A stream is recognised by its first bytes where its content type does not tell.
 - Only `connect` awaits. Bytes move from the engine's socket to the client's in one synchronous pass, without a task or
   a future. If the client reads slowly, reading from the engine is paused.
 - However the attempt ends, its connection returns to the pool only after a complete answer.
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from time import perf_counter_ns
+from time import perf_counter_ns, time
 from typing import Final, Protocol
 
 import msgspec
@@ -36,46 +39,21 @@ from backends.base import (
 )
 from backends.dialect import gathered
 from backends.dialect.stream import EventStream
+from backends.framing import sse
 from gateway.request import Exchange, WayBack
-from gateway.telemetry.cells import Histogram, TargetMetrics
+from gateway.telemetry.cells import Histogram
 from gateway.telemetry.timeline import CONNECT, FINISH, FIRST_BYTE, FIRST_TOKEN, SEND, STREAM
+from gateway.wire.answer import Held, content_type, is_stream, may_be_stream
 from gateway.wire.clocks import LATE, SECOND, Clocks
 from gateway.wire.connection import Connection, Sink
+from gateway.wire.destination import Destination
+from gateway.wire.sizes import Sizes
 from gateway.wire.upstream import ConnectError, Upstream
 
 log = logging.getLogger("gateway.relay")
 
-MAX_REPLY: Final = 64 << 20
-"""Most bytes of an answer that is not a stream."""
-MAX_ERROR: Final = 64 << 10
-"""Most bytes of an error answer."""
-MAX_HELD: Final = 256 << 10
-"""Most bytes of a stream that are held back before its first content."""
-MAX_STREAM = 256 << 20
-"""Most bytes of a whole stream. Even long answers with log probabilities are smaller, so an engine that sends more is
-not going to end the stream."""
-
-
-class TargetBackend(Protocol):
-    """The backend that an attempt is sent to."""
-
-    @property
-    def engine(self) -> Engine: ...
-    @property
-    def upstream(self) -> Upstream | None: ...
-
-
-class Destination(Protocol):
-    """The target of an attempt: a backend, its name for the model, its time limits and its metrics."""
-
-    @property
-    def backend(self) -> TargetBackend: ...
-    @property
-    def model(self) -> str: ...
-    @property
-    def clocks(self) -> Clocks: ...
-    @property
-    def metrics(self) -> TargetMetrics: ...
+MAX_ERROR: Final = 1 << 20
+"""Most bytes of an error answer that are read. A longer one is judged by its status and its beginning."""
 
 
 class Listener(Protocol):
@@ -105,18 +83,22 @@ class Attempt(Sink):
         "_exchange",
         "_gathers",
         "_headers",
+        "_heard",
+        "_held",
         "_listener",
         "_model",
+        "_most",
         "_over",
-        "_parts",
         "_phase",
         "_renewed",
         "_reply_headers",
         "_since",
         "_size",
+        "_sizes",
         "_status",
         "_streams",
         "_token_gap",
+        "_unlabelled",
         "_upstream",
         "_way",
         "committed",
@@ -140,6 +122,8 @@ class Attempt(Sink):
         self._engine: Engine = backend.engine
         self._model: str = target.model
         self._clocks: Clocks = target.clocks
+        self._sizes: Sizes = exchange.plan.sizes
+        self._most: int = self._sizes.reply
         self._token_gap: Histogram = target.metrics.token_gap
         self._listener: Listener | None = listener
         self._headers: Headers = headers
@@ -154,11 +138,16 @@ class Attempt(Sink):
         self._events: EventStream | None = None
         self._status: int = 0
         self._reply_headers: Headers = ()
-        self._parts: list[bytes] = []
+        self._unlabelled: bool = False
+        """Whether the first bytes are still to tell if the answer is a stream."""
+        self._held: Held = Held()
         """Data that is held back: of a stream before its first content, or of an answer that is sent as a whole."""
         self._size: int = 0
+        """The bytes of the stream so far."""
         self._phase: Phase = Phase.CONNECT
         self._since: int = 0
+        self._heard: int = 0
+        """When bytes of an event came last that did not end it."""
         self._over: bool = False
         self._renewed: bool = False
         self.failure: Failure | None = None
@@ -271,7 +260,8 @@ class Attempt(Sink):
         if connection is not None and self._phase is Phase.STREAM and connection.paused:
             # The client does not read, so the engine is not to blame. The client's connection has a limit for this.
             self._since = now
-        due = self._clocks.due(self._phase, self._since, self._streams, deadline)
+        since = max(self._since, self._heard)
+        due = self._clocks.due(self._phase, since, self._streams, deadline)
         if now < due:
             if connection is not None:
                 connection.wake(self, due)
@@ -292,22 +282,27 @@ class Attempt(Sink):
         self._reply_headers = headers
         self._phase = Phase.FIRST_TOKEN
         self._data = b""
-        engine = self._engine
-        if status != 200 or not _is_stream(headers, engine.stream_types):
+        if status == 200 and is_stream(headers, self._engine.stream_types):
+            self._watch()
+        else:
+            self._unlabelled = status == 200 and may_be_stream(self._exchange.request)
             self._exchange.timeline.mark(STREAM)
-            return
+
+    def _watch(self) -> None:
+        """Begin to decode the answer as a stream."""
         self._exchange.timeline.mark(FIRST_TOKEN)
         request = self._exchange.request
         if self._gathers:
             request = msgspec.structs.replace(request, stream=True, include_usage=True)
-        decoder = self._decoder = engine.decoder(request, self._model)
+        decoder = self._decoder = self._engine.decoder(request, self._model)
+        decoder.bound(self._sizes.event)
         if isinstance(decoder, EventStream) and not self._gathers:
             self._events = decoder
 
     def on_chunk(self, framed: bytes, start: int, end: int) -> None:
         events = self._events
         size = self._size + end - start
-        if events is None or not self.committed or size > MAX_STREAM:
+        if events is None or not self.committed or size > self._most:
             self.on_body(framed[start:end])
             return
         out = events.more(framed, start, end)
@@ -329,13 +324,14 @@ class Attempt(Sink):
             self._collect(data)
             return
         self._size += len(data)
-        if self._size > MAX_STREAM:
-            self._fail(Failure(Kind.GARBLED, "the engine's answer has no end"))
+        if self._size > self._most:
+            self._fail(self._sizes.reply_too_large())
             return
         before = decoder.content
         out = decoder.feed(data)
-        if decoder.failure is not None:
-            self._fail(decoder.failure, out)
+        failure = decoder.failure
+        if failure is not None:
+            self._fail(self._sizes.event_too_large() if failure.kind is Kind.LIMIT else failure, out)
             return
         if decoder.content != before:
             now = perf_counter_ns()
@@ -344,16 +340,18 @@ class Attempt(Sink):
             elif self._listener is not None:
                 self._listener.answer_began()
             self._since = now
+        elif decoder.growing:
+            self._heard = perf_counter_ns()
         if self.committed:
             self._way.write(out)
-        elif self._gathers:
-            self._parts.append(out)
-        elif decoder.content or decoder.finished:
+        elif not self._gathers and (decoder.content or decoder.finished):
             self._commit(out)
-        elif self._size > MAX_HELD:
-            self._fail(Failure(Kind.GARBLED, "the engine sent much and said nothing"))
         elif out:
-            self._parts.append(out)
+            self._held.add(out)
+            if not self._gathers and self._held.size > self._sizes.event:
+                self._fail(self._sizes.held_too_large())
+        if decoder.enough:
+            self._leave()
 
     def on_end(self) -> None:
         if self._over:
@@ -372,6 +370,12 @@ class Attempt(Sink):
             self.crash = error
         self._end()
 
+    def _leave(self) -> None:
+        """End a complete answer whose engine goes on; closing the connection tells it to stop."""
+        if self._connection is not None:
+            self._connection.close()
+        self.on_end()
+
     def on_lost(self, failure: Failure) -> None:
         decoder = self._decoder
         if decoder is not None and decoder.finished and not self._over:
@@ -384,11 +388,21 @@ class Attempt(Sink):
     # relaying the answer
 
     def _collect(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > (MAX_REPLY if self._status == 200 else MAX_ERROR):
-            self._fail(Failure(Kind.GARBLED, "the engine's answer is too large"))
-        else:
-            self._parts.append(data)
+        held = self._held
+        if self._unlabelled:
+            data = held.take() + data
+            streams = sse.is_stream(data)
+            self._unlabelled = streams is None
+            if streams:
+                self._watch()
+                self.on_body(data)
+                return
+        held.add(data)
+        if self._status != 200:
+            if held.size > MAX_ERROR:
+                self._fail(self._engine.failure(self._status, self._reply_headers, held.take()))
+        elif held.size > self._most:
+            self._fail(self._sizes.reply_too_large())
 
     def _commit(self, out: bytes) -> None:
         """Send the head and everything held back, because the first content has arrived."""
@@ -397,16 +411,14 @@ class Attempt(Sink):
         self._enter(Phase.STREAM, now)
         self.committed = True
         exchange.has_content()
-        headers = exchange.surface.stream_headers if self._streams else _content_type(self._reply_headers)
+        headers = exchange.surface.stream_headers if self._streams else content_type(self._reply_headers)
         exchange.start([*headers, *self._headers])
-        self._parts.append(out)
-        self._way.write(b"".join(self._parts))
-        self._parts = []
+        self._way.write(self._held.take() + out)
 
     def _finish(self, decoder: StreamDecoder, out: bytes) -> None:
         self.usage = decoder.usage
         if self._gathers:
-            self._parts.append(out)
+            self._held.add(out)
             return
         if not self.committed:
             self._commit(b"")
@@ -418,7 +430,7 @@ class Attempt(Sink):
     def _answer(self) -> None:
         """Convert an answer that has arrived completely and send it to the client, or set `failure`."""
         self._exchange.timeline.mark(FINISH)
-        body = b"".join(self._parts)
+        body = self._held.take()
         if self._status != 200:
             found: Reply | Failure = self._engine.failure(self._status, self._reply_headers, body)
         else:
@@ -437,7 +449,7 @@ class Attempt(Sink):
         request = self._exchange.request
         if self._decoder is not None:
             try:
-                body = gathered.whole(request.operation, body)
+                body = gathered.whole(request, body, time())
             except (ValueError, LookupError, TypeError) as error:
                 return Failure(Kind.GARBLED, "the engine's stream makes no whole answer", detail=str(error))
         return self._engine.reply(request, self._model, self._reply_headers, body)
@@ -474,15 +486,3 @@ class Attempt(Sink):
         if connection is not None:
             connection.wake(None, 0)
             self._upstream.give_back(connection, self._way.loop.time())
-
-
-def _content_type(headers: Headers) -> Headers:
-    """Return the content type header of an engine's answer, in a list that is empty if there is none."""
-    return [header for header in headers if header[0] == b"content-type"][:1]
-
-
-def _is_stream(headers: Headers, types: tuple[bytes, ...]) -> bool:
-    for name, value in headers:
-        if name == b"content-type":
-            return value.startswith(types)
-    return False

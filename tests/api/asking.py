@@ -80,7 +80,9 @@ ASKED = {
     "infill": Asked(("/infill",), {"input_prefix": "a", "input_suffix": "b"}, {"content": "x", "stop": True}),
     "responses": Asked(("/v1/responses",), {"input": "hi"}, {"object": "response", "output": [{}]}),
     "messages": Asked(
-        ("/v1/messages",), {"messages": [{}], "max_tokens": 5}, {"type": "message", "content": []}
+        ("/v1/messages",),
+        {"messages": [{}], "max_tokens": 5},
+        {"type": "message", "content": [], "stop_reason": "end_turn"},
     ),
     "images": Asked(("/v1/images/generations",), {"prompt": "a cat"}, {"data": [{"b64_json": "aGk="}]}),
 }

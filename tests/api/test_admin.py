@@ -332,3 +332,28 @@ async def test_the_reference_describes_them(tmp_path: Path) -> None:
         paths = (await served.get("/openapi.json")).json()["paths"]
         assert "get" in paths["/gateway/backends"]
         assert "post" in paths["/gateway/backends/{name}/{action}"]
+
+
+# --- actions of more than one request
+
+PAUSE, RELEASE = "/pause_generation", "/release_memory_occupation"
+
+
+async def sleep(folder: Path, *rules: Rule) -> tuple[Answer, list[str]]:
+    """Put an SGLang to sleep; return the answer, and the paths that were asked."""
+    async with FakeEngine(rules=rules) as engine:
+        text = config(engine.url).replace("orchard", "sglang")
+        async with serving(folder, text) as served:
+            answer = await served.post("/gateway/backends/a/sleep", {})
+        asked = [exchange.path for exchange in engine.journal.exchanges if exchange.method == "POST"]
+        return answer, asked
+
+
+async def test_an_action_of_two_requests_answers_as_the_last_one(tmp_path: Path) -> None:
+    answer, asked = await sleep(tmp_path, rule(PAUSE, {"status": "ok"}), rule(RELEASE, {"done": True}))
+    assert (answer.status, answer.json(), asked) == (200, {"done": True}, [PAUSE, RELEASE])
+
+
+async def test_an_action_ends_where_its_first_request_is_refused(tmp_path: Path) -> None:
+    answer, asked = await sleep(tmp_path, rule(PAUSE, {"message": "not now"}, status=400), rule(RELEASE, {}))
+    assert answer.status == 400 and "not now" in answer.error["message"] and asked == [PAUSE]

@@ -49,7 +49,7 @@ def test_the_end_of_a_stream(data: bytes, out: bytes, finished: bool) -> None:
 def test_a_piece_that_is_too_long() -> None:
     lines = Lines(limit=5)
     assert lines.feed(b"abc\nabcdef") == b"abc;"
-    assert lines.failure is not None and lines.failure.kind is Kind.GARBLED
+    assert lines.failure is not None and lines.failure.kind is Kind.LIMIT
     assert lines.failure.message == "a line in the engine's stream is longer than 5 bytes"
     assert lines.feed(b"\nend\n") + lines.close() == b""
     assert not lines.finished

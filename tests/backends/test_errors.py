@@ -418,3 +418,36 @@ def test_recorded_answers_of_llamacpp(name: str, kind: Kind, words: str) -> None
     failure = read(int(head.split()[1]), body)
     assert failure.kind is kind
     assert words in failure.message
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("see https://host:8000/docs?k=1 for it", "see … for it"),
+        ("there is no /models/llama/8b here", "there is no … here"),
+        ("File '/usr/lib/python3/x.py', line 3", "File '…', line 3"),
+        (r"cannot open C:\models\a.bin now", "cannot open … now"),
+        ("Incorrect API key provided: sk-proj-****abcd.", "Incorrect API key provided: …."),
+        ("Bearer abcdefgh12345 is not valid", "… is not valid"),
+        ("POST /v1/chat/completions takes 'messages'", "POST /v1/chat/completions takes 'messages'"),
+        ("call /wakeup first, and/or wait", "call /wakeup first, and/or wait"),
+        ("the type must be image/png", "the type must be image/png"),
+    ],
+)
+def test_no_address_path_or_key_reaches_a_client(said: str, shown: str) -> None:
+    failure = read(400, {"error": {"message": said}})
+    assert (failure.kind, failure.message, failure.detail) == (Kind.REJECTED, shown, said)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ({"type": "invalid_request_error", "message": "no such tool"}, Kind.REJECTED),
+        ({"code": "invalid_prompt", "message": "the prompt is empty"}, Kind.REJECTED),
+        ({"type": "invalid_request_error", "message": "exceeds the model context length"}, Kind.CONTEXT),
+        ({"type": "invalid_request_error", "message": "x", "code": 503}, Kind.OVERLOADED),
+        ({"type": "server_error", "message": "exceeds the model context length"}, Kind.FAILED),
+    ],
+)
+def test_an_error_in_a_stream_may_be_about_the_request(error: dict[str, object], kind: Kind) -> None:
+    assert read(500, {"error": error}).kind is kind

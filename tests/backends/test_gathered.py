@@ -1,13 +1,22 @@
 """Assembling a stream: the result is what the engine would have answered without a stream."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backends.base import Operation
-from backends.dialect.gathered import completion, whole
+from backends.base import Operation, Request
+from backends.dialect import gathered
+from backends.dialect.gathered import completion
+
+NOW = 1795266600.5
+"""When the answers of these tests are complete, in seconds since 1970."""
+
+
+def whole(operation: Operation, stream: bytes) -> bytes:
+    return gathered.whole(Request(operation, b"{}", "m", stream=True), stream, NOW)
 
 
 def stream(*events: Any) -> bytes:
@@ -124,7 +133,8 @@ def test_a_response_stands_in_its_last_event() -> None:
         json.loads(recorded("responses")),
     )
     assert made["output"][0]["content"][0]["text"] == told["output"][0]["content"][0]["text"] != ""
-    assert set(told) - set(made) <= {"completed_at"}
+    assert set(told) == set(made)
+    assert made["completed_at"] == 1795266600
     assert (made["object"], made["status"], made["model"]) == ("response", "completed", "demo")
 
 
@@ -195,3 +205,95 @@ def test_an_infill_is_its_pieces_in_the_last_one() -> None:
 def test_a_stream_of_something_else_is_refused(operation: Operation) -> None:
     with pytest.raises(ValueError):
         whole(operation, b'data: {"type":"ping"}\n\n')
+
+
+def call(index: int = 0, **more: Any) -> dict[str, Any]:
+    return chunk({"tool_calls": [{"index": index, **more}]})
+
+
+def calls_of(*events: Any) -> Any:
+    return chat(*events, chunk({}, "tool_calls"))["choices"][0]["message"]["tool_calls"]
+
+
+@pytest.mark.parametrize("empty", ["", None])
+def test_what_is_empty_in_a_later_piece_erases_nothing(empty: str | None) -> None:
+    later: dict[str, Any] = {"id": empty, "type": empty, "function": {"name": empty, "arguments": '{"a":1}'}}
+    first = call(id="call_1", type="function", function={"name": "calc", "arguments": ""})
+    assert calls_of(first, call(**later)) == [
+        {"id": "call_1", "type": "function", "function": {"name": "calc", "arguments": '{"a":1}'}}
+    ]
+
+
+def test_calls_with_other_ids_at_one_index_are_other_calls() -> None:
+    told = calls_of(
+        call(id="a", function={"name": "f", "arguments": '{"x"'}),
+        call(function={"arguments": ":1}"}),
+        call(id="b", function={"name": "g", "arguments": '{"y"'}),
+        call(function={"arguments": ":2}"}),
+    )
+    assert [(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in told] == [
+        ("a", "f", '{"x":1}'),
+        ("b", "g", '{"y":2}'),
+    ]
+
+
+def test_a_call_whose_pieces_repeat_their_id_or_change_it_is_one_call() -> None:
+    for later in ("a", "another of each piece"):
+        (told,) = calls_of(
+            call(id="a", function={"name": "f", "arguments": "{"}),
+            call(id=later, function={"arguments": "}"}),
+        )
+        assert told["function"] == {"name": "f", "arguments": "{}"}
+
+
+def test_sound_is_joined() -> None:
+    told = chat(
+        chunk({"role": "assistant", "audio": {"id": "a1", "data": "QQQQ"}}),
+        chunk({"audio": {"data": "RRQ=", "transcript": "hel"}}),
+        chunk({"audio": {"data": "QUI=", "transcript": "lo", "expires_at": 5}}),
+        chunk({}, "stop"),
+    )
+    audio = told["choices"][0]["message"]["audio"]
+    assert (audio["id"], audio["transcript"], audio["expires_at"]) == ("a1", "hello", 5)
+    pieces = [base64.b64decode(piece) for piece in ("QQQQ", "RRQ=", "QUI=")]
+    assert base64.b64decode(audio["data"], validate=True) == b"".join(pieces)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "read"),
+    [
+        ('{"a": 1', {"a": 1}),
+        ('{"a": "b"', {"a": "b"}),
+        ('{"a": "b", "c": "half', {"a": "b"}),
+        ('{"a": "b", "c"', {"a": "b"}),
+        ('{"a": "b", "c":', {"a": "b"}),
+        ('{"a": ["x", "y', {"a": ["x"]}),
+        ('{"a": {"b": [1, 2], "c": tr', {"a": {"b": [1, 2]}}),
+        ('{"a": "br}ace, \\" quote", "b', {"a": 'br}ace, " quote'}),
+        ("{", {}),
+        ('{"', {}),
+        ('{"a": 1}', {"a": 1}),
+        ("nonsense", {}),
+    ],
+)
+def test_of_arguments_that_were_cut_what_can_be_read_is_kept(pieces: str, read: Any) -> None:
+    events = [
+        {"type": "message_start", "message": {"id": "m", "content": []}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "tool_use", "name": "f", "input": {}}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": pieces}},
+        {"type": "message_delta", "delta": {"stop_reason": "max_tokens"}},
+        {"type": "message_stop"},
+    ]  # fmt: skip
+    data = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+    told = json.loads(whole(Operation.MESSAGES, data))
+    assert (told["content"][0]["input"], told["stop_reason"]) == (read, "max_tokens")
+
+
+def test_a_response_that_is_not_completed_has_no_time_of_completion() -> None:
+    last = {"type": "response.incomplete", "response": {"object": "response", "status": "incomplete"}}
+    assert "completed_at" not in json.loads(whole(Operation.RESPONSES, stream(last)))
+    told = {"object": "response", "status": "completed", "completed_at": 5}
+    assert (
+        json.loads(whole(Operation.RESPONSES, stream({"type": "response.completed", "response": told})))
+        == told
+    )

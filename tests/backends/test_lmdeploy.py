@@ -25,7 +25,8 @@ from backends.base import (
     Signal,
     Status,
 )
-from backends.engines.lmdeploy import FLAGS, LMDeploy, LMDeployLaunch
+from backends.engines.lmdeploy.engine import LMDeploy
+from backends.engines.lmdeploy.launch import FLAGS, LMDeployLaunch
 from gateway.config.schema import validate
 
 ENGINE = LMDeploy()
@@ -179,7 +180,8 @@ def test_what_it_does_not_offer() -> None:
         (401, "Unauthorized.", Kind.REFUSED),
         (499, "The request was cancelled.", Kind.FAILED),
         (503, "Engine is sleeping; call POST /wakeup before inference (e.g. tags=weights).", Kind.LOADING),
-        (503, "The inference engine is unavailable.", Kind.OVERLOADED),
+        (503, "The inference engine is unavailable.", Kind.FAILED),
+        (409, "The request conflicts with another one.", Kind.FAILED),
         (500, "An internal server error occurred.", Kind.FAILED),
     ],
 )

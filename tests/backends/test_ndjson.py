@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.framing import limit as limits
 from backends.framing import ndjson
 
 
-def read(pieces: Iterable[bytes], limit: int = ndjson.LIMIT) -> tuple[list[bytes], bool]:
+def read(pieces: Iterable[bytes], limit: int = limits.EVENT) -> tuple[list[bytes], bool]:
     """Return the lines in the pieces, and whether one was too long."""
     framer = ndjson.Framer(limit)
     lines = [line for piece in pieces for line in framer.feed(piece)]
@@ -112,7 +113,7 @@ def test_nothing_is_held_beyond_the_limit() -> None:
     assert framer.too_long
     assert framer.close() == []
     held = [getattr(framer, name) for name in dir(framer)]
-    assert sum(len(value) for value in held if isinstance(value, list)) == 0
+    assert sum(len(value) for value in held if isinstance(value, bytearray)) == 0
 
 
 def test_a_long_stream_of_short_lines_never_adds_up() -> None:

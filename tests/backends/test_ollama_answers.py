@@ -17,7 +17,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from backends.base import Failure, Kind, Operation, Reply, Request, Usage
 from backends.dialect import gathered
 from backends.engines.ollama.engine import Ollama
-from backends.framing import ndjson
+from backends.framing import limit as limits
 
 AT = "2026-08-21T10:00:00.123456789Z"
 CREATED = 1787306400
@@ -223,7 +223,7 @@ def test_a_whole_answer_to_a_wish_for_a_stream_becomes_one() -> None:
         (Operation.CHAT, b"<html>", Kind.GARBLED),
         (Operation.CHAT, b"[" * 100_000, Kind.GARBLED),
         (Operation.CHAT, b"{}", Kind.GARBLED),
-        (Operation.CHAT, json.dumps(says("half")).encode(), Kind.GARBLED),
+        (Operation.CHAT, json.dumps(says("half")).encode(), Kind.FAILED),
         (Operation.CHAT, json.dumps(line(True, response="a")).encode(), Kind.GARBLED),
         (Operation.COMPLETIONS, json.dumps(ends()).encode(), Kind.GARBLED),
         (Operation.EMBEDDINGS, b'{"embeddings":[]}', Kind.GARBLED),
@@ -429,9 +429,9 @@ def test_a_line_that_is_not_valid(bad: bytes) -> None:
 
 def test_a_line_without_end() -> None:
     decoder = Ollama().decoder(request(stream=True), "m")
-    for _ in range(ndjson.LIMIT // (1 << 20) + 1):
+    for _ in range(limits.EVENT // (1 << 20) + 1):
         decoder.feed(b"x" * (1 << 20))
-    assert decoder.failure is not None and decoder.failure.kind is Kind.GARBLED
+    assert decoder.failure is not None and decoder.failure.kind is Kind.LIMIT
 
 
 def test_after_its_end_a_stream_says_nothing() -> None:

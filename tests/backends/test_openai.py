@@ -5,6 +5,7 @@ import json
 import pytest
 
 from backends.base import Call, Failure, Health, Kind, ModelCard, Operation, Reply, Request, Usage
+from backends.dialect import reasons
 from backends.engines.openai import OpenAI
 
 ENGINE = OpenAI()
@@ -59,7 +60,7 @@ def test_public_names_of_any_characters(name: str) -> None:
 
 def test_text_that_imitates_the_protocol_changes_nothing() -> None:
     text = '"model":"private","error":{"message":"x"},"usage":{"prompt_tokens":9}'
-    said = {"choices": [{"message": {"content": text}}], "model": "private"}
+    said = {"choices": [{"message": {"content": text}, "finish_reason": "stop"}], "model": "private"}
     reply = accepted(json.dumps(said, separators=(",", ":")).encode())
     assert json.loads(reply.body) == said | {"model": "public"}
     assert reply.usage is None
@@ -158,9 +159,53 @@ def test_an_answer_the_engine_broke_off_is_a_failure() -> None:
     assert failure.kind is Kind.FAILED
 
 
-@pytest.mark.parametrize("reason", [b"null", b'"length"', b'"abort"', b'"tool_calls"', b'"content_filter"'])
+@pytest.mark.parametrize("reason", [b'"length"', b'"function_call"', b'"tool_calls"', b'"content_filter"'])
 def test_other_ways_to_finish_are_answers(reason: bytes) -> None:
-    accepted(CHAT.replace(b'"stop"', reason))
+    said = CHAT.replace(b'"stop"', reason)
+    assert accepted(said, model="private").body is said
+
+
+@pytest.mark.parametrize("reason", [b"null", b'""', b'"null"', b'"abort"', b'"cancelled"', b'"who knows"'])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_without_a_known_end_was_broken_off(reason: bytes, stream: bool) -> None:
+    failure = ENGINE.reply(
+        Request(Operation.CHAT, b"{}", "m", stream=stream), "m", (), CHAT.replace(b'"stop"', reason)
+    )
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.message) == (Kind.FAILED, reasons.BROKE_OFF)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("eos", "stop"),
+        ("EOS_TOKEN", "stop"),
+        ("Stop", "stop"),
+        ("repetition", "length"),
+        ("MAX_TOKENS", "length"),
+        ("tool_use", "tool_calls"),
+        ("safety", "content_filter"),
+    ],
+)
+def test_other_words_become_one_of_the_five(said: str, told: str) -> None:
+    told_of = accepted(CHAT.replace(b'"stop"', json.dumps(said).encode()), model="private")
+    assert json.loads(told_of.body) == json.loads(CHAT.replace(b'"stop"', json.dumps(told).encode()))
+
+
+def test_an_answer_with_fewer_choices_than_were_asked_for_is_not_what_the_engine_can() -> None:
+    two = Request(Operation.CHAT, b"{}", "m", choices=2)
+    failure = ENGINE.reply(two, "m", (), CHAT)
+    assert isinstance(failure, Failure) and (failure.kind, failure.param) == (Kind.UNSUPPORTED, "n")
+    for prompt, enough in ((["a", "b"], False), ([["a"]], True), ([1, 2], True), ("a", True)):
+        body = json.dumps({"model": "m", "prompt": prompt}).encode()
+        found = ENGINE.reply(Request(Operation.COMPLETIONS, body, "m"), "m", (), CHAT)
+        assert isinstance(found, Reply) is enough, prompt
+
+
+@pytest.mark.parametrize("operation", [Operation.CHAT, Operation.COMPLETIONS, Operation.RERANK])
+def test_a_byte_that_is_not_utf8_is_no_json_wherever_it_is(operation: Operation) -> None:
+    failure = answer(b'{"results":[1],' + CHAT[1:-1] + b',"x":"\xff"}', operation)
+    assert isinstance(failure, Failure) and failure.kind is Kind.GARBLED
 
 
 def test_other_statuses_are_failures() -> None:

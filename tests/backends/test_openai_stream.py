@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from backends.base import Kind, Operation, Request, Usage
 from backends.dialect.stream import EventStream
 from backends.engines.openai import OpenAI
-from backends.framing import sse
 from tests.looped import looped
 
 DONE = b"data: [DONE]\n\n"
+LIMIT = 1 << 20
+"""The most bytes of one event in these tests."""
 
 
 class Seen(NamedTuple):
@@ -45,6 +46,7 @@ def watch(
     pieces: Iterable[bytes], wanted: str = "m", ask: bool = True, kind: type[EventStream] = EventStream
 ) -> Seen:
     stream = kind(OpenAI(), Request(Operation.CHAT, b"", wanted, stream=True, include_usage=ask))
+    stream.bound(LIMIT)
     out = b""
     for piece in pieces:
         out += stream.feed(piece)
@@ -276,8 +278,11 @@ def oracle(text: bytes, wanted: str, ask: bool) -> tuple[list[Any], Usage | None
             usage = COUNTED
         if not ask and value.get("usage") == COUNTS:
             del value["usage"]
-            if not value["choices"]:
+            if not value["choices"] and "timings" not in value:
                 continue
+        for choice in value.get("choices") or ():
+            if choice.get("finish_reason") == "":
+                choice["finish_reason"] = None
         out.append(value | ({"model": wanted} if "model" in value else {}))
     return [*out, "[DONE]"], usage
 
@@ -371,7 +376,41 @@ FAILED: dict[str, tuple[tuple[dict[str, Any], ...], bytes, Kind]] = {
     "a bad escape": (SAID, event(say("x")).replace(b'"x"', b'"\\x"'), Kind.GARBLED),
     "an escaped quote at the end": (SAID, event(say("x")).replace(b'"x"', b'"x\\"'), Kind.GARBLED),
     "a raw control character": (SAID, event(say("x")).replace(b'"x"', b'"\x01"'), Kind.GARBLED),
-    "an event without end": (SAID, b"data: " + b"x" * (sse.LIMIT + 1), Kind.GARBLED),
+    "an event named error": (
+        SAID,
+        b'event: error\ndata: {"message":"m","code":503}\n\n' + DONE,
+        Kind.OVERLOADED,
+    ),
+    "an event named error, as text": (SAID, b"event: error\ndata: it broke\n\n" + DONE, Kind.FAILED),
+    "an event named error after the end": ((*SAID, STOP), b"event: error\ndata: {}\n\n" + DONE, Kind.FAILED),
+    "an event named error, first": ((), b'event: error\ndata: {"error":{"message":"m"}}\n\n', Kind.FAILED),
+    "a field named error": (SAID, b'error: {"message":"m","code":429}\n\n', Kind.OVERLOADED),
+    "aborted": (SAID, event(chunk({}, "abort")) + DONE, Kind.FAILED),
+    "cancelled": (SAID, event(chunk({}, "cancelled")) + DONE, Kind.FAILED),
+    "a reason nobody knows": (SAID, event(chunk({}, "because")) + DONE, Kind.FAILED),
+    "[DONE] in the middle of a choice": ((say("a"), say("b", index=1), STOP), DONE, Kind.GARBLED),
+    "more text after the reason": ((*SAID, STOP, say("more")), b"", Kind.RESET),
+    "more text after the reason, [DONE]": ((*SAID, STOP, say("more")), DONE, Kind.GARBLED),
+    "a call after the reason": ((*SAID, STOP, tool("x")), b"", Kind.RESET),
+    "half an escape": (SAID, event(say("x")).replace(b'"x"', b'"a\\u12"'), Kind.GARBLED),
+    "no hexadecimal escape": (SAID, event(say("x")).replace(b'"x"', b'"\\u00zz"'), Kind.GARBLED),
+    "the first half of a pair": (SAID, event(say("x")).replace(b'"x"', b'"\\ud83d"'), Kind.GARBLED),
+    "the first half, and no second": (
+        SAID,
+        event(say("x")).replace(b'"x"', b'"\\ud83d\\u0041"'),
+        Kind.GARBLED,
+    ),
+    "the second half of a pair": (SAID, event(say("x")).replace(b'"x"', b'"\\uDE00"'), Kind.GARBLED),
+    "not UTF-8 after a text like it": (SAID, event(say("x")).replace(b'"x"', b'"\xff"'), Kind.GARBLED),
+    "half a character": (SAID, event(say("x")).replace(b'"x"', b'"\xe6\x97"'), Kind.GARBLED),
+    "a surrogate in UTF-8": (SAID, event(say("x")).replace(b'"x"', b'"\xed\xa0\xbd"'), Kind.GARBLED),
+    "an overlong character": (SAID, event(say("x")).replace(b'"x"', b'"\xc0\xaf"'), Kind.GARBLED),
+    "not UTF-8 in a member nobody reads": (
+        SAID,
+        event(say("x", note="?")).replace(b"?", b"\xff"),
+        Kind.GARBLED,
+    ),
+    "an event without end": (SAID, b"data: " + b"x" * (LIMIT + 1), Kind.LIMIT),
 }
 
 
@@ -387,6 +426,129 @@ def test_a_broken_stream_is_a_failure_and_keeps_what_came_before(
     assert watch([text], kind=DecodeAll) == seen
     if len(text) < 10_000:
         assert watch(bytewise(text)) == seen
+
+
+def ended(events: Iterable[bytes], body: bytes = b"", choices: int = 1, kind: str = "chat") -> Kind | None:
+    """Return the failure of a stream that was asked for so many choices."""
+    stream = EventStream(OpenAI(), Request(Operation(kind), body, "m", stream=True, choices=choices))
+    for piece in events:
+        stream.feed(piece)
+    if stream.failure is None:
+        stream.close()
+    assert stream.finished == (stream.failure is None)
+    return None if stream.failure is None else stream.failure.kind
+
+
+@pytest.mark.parametrize("done", [[DONE], []], ids=["[DONE]", "the end"])
+def test_a_stream_has_the_choices_that_were_asked_for(done: list[bytes]) -> None:
+    one = [event(say("a")), event(STOP)]
+    two = [*one, event(say("b", index=1)), event(chunk({}, "stop", index=1))]
+    missing = Kind.UNSUPPORTED if done else Kind.RESET
+    assert ended([*one, *done]) is None
+    assert ended([*one, *done], choices=2) is missing
+    assert ended([*two, *done], choices=2) is None
+    assert ended([*two, *done], choices=3) is missing
+
+
+@pytest.mark.parametrize(
+    ("body", "choices", "wanted"),
+    [
+        (b'{"prompt":"a"}', 1, 1),
+        (b'{"prompt":["a"]}', 1, 1),
+        (b'{"prompt":["a","b"]}', 1, 2),
+        (b'{"prompt":[ "a", "b" ]}', 2, 4),
+        (b'{"prompt":[[1,2],[3]]}', 1, 2),
+        (b'{"prompt":[1,2,3]}', 1, 1),
+        (b'{"prompt":"[a,b]"}', 2, 2),
+        (b'{"prompt":["' + b"a" * (1 << 20) + b'","b"]}', 1, 1),
+    ],
+    ids=str,
+)
+def test_each_prompt_has_its_choices(body: bytes, choices: int, wanted: int) -> None:
+    pieces = [
+        event(text("a", "stop") | {"choices": [{"text": "a", "index": i, "finish_reason": "stop"}]})
+        for i in range(wanted)
+    ]
+    assert ended([*pieces, DONE], body, choices, "completions") is None
+    assert wanted == 1 or ended([*pieces[1:], DONE], body, choices, "completions") is Kind.UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [("eos_token", "stop"), ("MAX_TOKENS", "length"), ("repetition", "length"), ("tool_use", "tool_calls")],
+)
+@pytest.mark.parametrize("wanted", [MODEL, "public"])
+def test_a_finish_reason_is_one_of_the_five(said: str, told: str, wanted: str) -> None:
+    out, *facts = watch([stream(*HI, chunk({"content": "!"}, said, logprobs=[1.50, 1e2]))], wanted)
+    assert facts == [3, None, True, None]
+    *_, last, _ = sent(out)
+    assert last == chunk({"content": "!"}, told, logprobs=[1.50, 1e2], model=wanted)
+
+
+def test_a_reason_that_is_null_as_text_ends_nothing() -> None:
+    open_ended = [chunk({"content": t}, "null") for t in "abc"]
+    out, *facts = watch([stream(*open_ended, STOP)])
+    assert facts == [3, None, True, None]
+    assert [value["choices"][0]["finish_reason"] for value in sent(out)[:-1]] == [
+        None,
+        None,
+        None,
+        "stop",
+    ]
+    assert watch([stream(*open_ended)]).failure is Kind.GARBLED
+    for way in (EventStream, DecodeAll):
+        assert watch(by_event(stream(*open_ended, STOP)), "public", kind=way) == watch(
+            [stream(*open_ended, STOP)], "public"
+        )
+
+
+SPEAKING: dict[str, Any] = {
+    "text": {"content": "a"},
+    "parts": {"content": [{"type": "text", "text": "a"}]},
+    "reasoning details": {"content": "", "reasoning_details": [{"type": "reasoning.text", "text": "step"}]},
+    "thinking of somebody": {"thinking_blocks": [{"thinking": "hm"}]},
+    "images": {"images": [{"image_url": {"url": "data:image/png;base64,AA"}}]},
+    "sound": {"audio": {"data": "QQ=="}},
+    "a transcript": {"audio": {"transcript": "hi"}},
+    "annotations": {"annotations": [{"type": "url_citation"}]},
+    "a refusal": {"refusal": "no"},
+    "a call": {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": ""}}]},
+    "a call of another shape": {"tool_calls": {"name": "f"}},
+    "an old call": {"function_call": {"name": "f"}},
+}
+SILENT: dict[str, Any] = {
+    "a role": {"role": "assistant"},
+    "a role and empty text": {"role": "assistant", "content": ""},
+    "nulls": {"content": None, "reasoning": None, "tool_calls": None, "audio": None},
+    "empty lists": {"tool_calls": [], "annotations": [], "images": [], "reasoning_details": []},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("delta", SPEAKING.values(), ids=SPEAKING.keys())
+def test_whatever_a_client_could_use_is_content(delta: Any) -> None:
+    assert watch([stream(ROLE, chunk(delta), STOP)]).content == 1
+
+
+@pytest.mark.parametrize("delta", SILENT.values(), ids=SILENT.keys())
+def test_what_only_makes_room_for_content_is_silence(delta: Any) -> None:
+    assert watch([stream(chunk(delta), STOP)]).content == 0
+
+
+def test_progress_and_tokens_are_content_too() -> None:
+    assert watch([stream(chunk({}, prompt_progress={"total": 90, "processed": 8}), STOP)]).content == 1
+    for more in ({"token_ids": [5]}, {"logprobs": {"content": [{"token": ""}]}}):
+        value = chunk({"content": ""})
+        value["choices"][0] |= more
+        assert watch([stream(value, STOP)]).content == 1
+    assert watch([stream(chunk({"content": ""}, prompt_token_ids=[1] * 9), STOP)]).content == 0
+
+
+def test_of_a_usage_event_the_rest_is_told_to_who_did_not_ask() -> None:
+    timed = USAGE | {"timings": {"predicted_per_second": 35.4}, "note": None}
+    told = sent(watch([stream(*HI, STOP, timed)], MODEL, ask=False).out)[-2]
+    assert told == {name: value for name, value in timed.items() if name != "usage"}
+    assert sent(watch([stream(*HI, STOP, USAGE | {"note": None})], MODEL, ask=False).out)[-2] == STOP
 
 
 def test_after_a_failure_nothing_more_is_said() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from backends.base import Failure, Kind, Operation, Reply, Request, Usage
-from backends.dialect.passed import DECODERS, LONGEST_EVENT, OPERATIONS, Events, Pieces
+from backends.dialect.passed import DECODERS, OPERATIONS, Events, Pieces
 from backends.engines.openai import OpenAI
+from backends.framing import limit as limits
 
 RECORDINGS = Path(__file__).parent.parent / "recordings" / "llamacpp"
 ENGINE = OpenAI()
@@ -61,6 +62,7 @@ WHOLE: dict[Operation, tuple[dict[str, Any], Usage | None]] = {
         {
             "type": "message",
             "content": [],
+            "stop_reason": "end_turn",
             "usage": {"input_tokens": 1, "cache_read_input_tokens": 28, "output_tokens": 4},
         },
         Usage(29, 4, 28),
@@ -121,6 +123,40 @@ def test_a_transcription_may_be_text(kind: bytes) -> None:
     assert (reply.body, reply.content_type) == (b"1\n00:00 --> 00:01\nhi", kind)
     assert isinstance(answer(Operation.TRANSCRIPTIONS, b"<html>", b"text/html"), Failure)
     assert isinstance(answer(Operation.RERANK, b"hi", kind), Failure)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "told"),
+    [
+        (b"text/html; charset=utf-8", b" hello world", b"text/plain; charset=utf-8"),
+        (b"application/octet-stream", b"hello", b"text/plain; charset=utf-8"),
+        (b"text/plain", b'"Hello," she said', b"text/plain"),
+        (b"application/json", b'"hello"', b"application/json"),
+        (b"text/html", b'"hello"', b"text/plain; charset=utf-8"),
+    ],
+)
+@pytest.mark.parametrize("operation", [Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS])
+def test_a_transcription_passes_whatever_it_is_called(
+    operation: Operation, kind: bytes, body: bytes, told: bytes
+) -> None:
+    reply = accepted(operation, body, kind)
+    assert (reply.body, reply.content_type) == (body, told)
+    streamed = answer(operation, body, kind, stream=True)
+    assert isinstance(streamed, Reply)
+    text = json.loads(body) if body == b'"hello"' else body.decode()
+    events = [json.loads(line[6:]) for line in streamed.body.splitlines() if line]
+    assert events == [
+        {"type": "transcript.text.delta", "delta": text},
+        {"type": "transcript.text.done", "text": text},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [(b"text/html", b"\n<html>"), (b"application/json", b'"cut'), (b"application/json", b"5")],
+)
+def test_a_page_or_half_a_text_is_no_transcription(kind: bytes, body: bytes) -> None:
+    assert isinstance(answer(Operation.TRANSCRIPTIONS, body, kind), Failure)
 
 
 def test_a_transcription_that_was_to_be_a_stream_becomes_one() -> None:
@@ -279,6 +315,11 @@ ERRORS = {
         b'data: {"type":"response.failed","response":{"error":{"code":"429","message":"m"}}}\n\n',
         Kind.OVERLOADED,
     ),
+    "by its name alone": (b'event: error\ndata: {"message":"m","code":429}\n\n', Kind.OVERLOADED),
+    "by its name, as text": (b"event: error\ndata: it broke\n\n", Kind.FAILED),
+    "by its name, without data": (b"event: error\n\n", Kind.FAILED),
+    "a field": (b'error: {"message":"m","code":503}\n\n', Kind.OVERLOADED),
+    "not UTF-8": (b'data: {"type":"x","y":"\xff"}\n\n', Kind.GARBLED),
     "no JSON": (b"data: {\n\n", Kind.GARBLED),
     "a list": (b"data: []\n\n", Kind.GARBLED),
 }
@@ -299,6 +340,7 @@ def test_an_error_ends_the_stream_and_is_not_passed_on(name: str, error: str) ->
 def test_comments_and_pings_are_no_content() -> None:
     ping = b'event: ping\ndata: {"type":"ping"}\n\n'
     start = (
+        b'data: {"type":"message_start","message":{"content":[]}}\n\n'
         b'event: content_block_start\ndata: {"type":"content_block_start","content_block":{"text":""}}\n\n'
     )
     empty = b'data: {"type":"content_block_delta","delta":{"type":"text_delta","text":""}}\n\n'
@@ -316,9 +358,9 @@ def test_an_event_without_end_is_refused() -> None:
     events = ENGINE.decoder(request(Operation.RESPONSES, stream=True), "private")
     piece = b"x" * (1 << 20)
     events.feed(b"data: ")
-    for _ in range(LONGEST_EVENT >> 20):
+    for _ in range(limits.EVENT >> 20):
         events.feed(piece)
-    assert events.failure is not None and events.failure.kind is Kind.GARBLED
+    assert events.failure is not None and events.failure.kind is Kind.LIMIT
     assert events.feed(b"\n\ndata: 1\n\n") == b""
 
 
@@ -326,9 +368,12 @@ def test_an_event_without_end_is_refused() -> None:
     "said", ["null", "5", '"many"', "[]", "{}", '{"input_tokens":"3"}', '{"input_tokens":-1}']
 )
 def test_usage_is_read_and_never_spoils_a_stream(said: str) -> None:
-    last = b'data: {"type":"message_stop","usage":%b}\n\n' % said.encode()
-    sent, events = played(Operation.MESSAGES, last)
-    assert (sent, events.finished) == (last, True)
+    data = (
+        b'data: {"type":"message_start"}\n\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\n'
+        b'data: {"type":"message_stop","usage":%b}\n\n' % said.encode()
+    )
+    sent, events = played(Operation.MESSAGES, data)
+    assert (sent, events.finished) == (data, True)
     assert events.usage in (None, Usage())
 
 
@@ -336,3 +381,99 @@ def test_every_operation_is_read_somewhere() -> None:
     ours = {Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS}
     assert set(Operation) == ours | OPERATIONS
     assert set(DECODERS) <= OPERATIONS
+
+
+STOPPED = b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\n'
+OVER = b'data: {"type":"message_stop"}\n\n'
+
+
+@pytest.mark.parametrize("reason", ["null", '""', '"null"', "5"])
+def test_a_message_without_a_reason_to_stop_was_broken_off(reason: str) -> None:
+    """One rule for whole messages and for streams."""
+    told = STOPPED.replace(b'"end_turn"', reason.encode())
+    _, events = played(Operation.MESSAGES, told + OVER)
+    assert events.failure is not None and events.failure.kind is Kind.FAILED and not events.finished
+    whole = answer(Operation.MESSAGES, b'{"content":[{"text":"half"}],"stop_reason":%b}' % reason.encode())
+    assert reason == "5" or (isinstance(whole, Failure) and whole.kind is Kind.FAILED)
+    assert played(Operation.MESSAGES, STOPPED + OVER)[1].finished
+
+
+def test_a_message_that_has_no_beginning_gets_one() -> None:
+    """llama.cpp leaves it out where the model opens with a part of a character."""
+    data = recorded("messages_stream")
+    beginless = data[data.index(b"\n\n") + 2 :]
+    sent, events = played(Operation.MESSAGES, b'event: ping\ndata: {"type":"ping"}\n\n' + beginless, 100)
+    assert events.finished
+    ping, first, rest = sent.split(b"\n\n", 2)
+    assert ping.startswith(b"event: ping") and rest == beginless
+    name, line = first.split(b"\n")
+    begun = json.loads(line.removeprefix(b"data: "))
+    message = begun["message"]
+    assert (name, begun["type"], message.pop("id")[:4]) == (b"event: message_start", "message_start", "msg-")
+    assert message == {
+        "type": "message",
+        "role": "assistant",
+        "content": [],
+        "model": "public",
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {"input_tokens": 0, "output_tokens": 0},
+    }
+
+
+SPEAKING = [
+    {"type": "response.output_text.delta", "delta": "a"},
+    {"type": "response.refusal.delta", "delta": "no"},
+    {"type": "response.output_item.added", "item": {"type": "function_call", "name": "f", "arguments": ""}},
+    {"type": "response.web_search_call.searching", "item_id": "w"},
+    {"type": "response.image_generation_call.in_progress", "item_id": "i"},
+    {"type": "response.image_generation_call.partial_image", "partial_image_b64": "AA"},
+    {"type": "response.output_text.done", "text": "a"},
+    {"type": "response.a_new_kind", "what": 1},
+    {
+        "type": "content_block_start",
+        "content_block": {"type": "tool_use", "id": "t", "name": "f", "input": {}},
+    },
+    {"type": "content_block_start", "content_block": {"type": "redacted_thinking", "data": "x"}},
+    {"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "hm"}},
+    {"type": "content_block_delta", "delta": {"type": "a_new_delta", "what": [1]}},
+    {"type": "image_generation.partial_image", "b64_json": "A"},
+    {"type": "speech.audio.delta", "audio": "AA"},
+    {"content": "a"},
+    {"content": "", "prompt_progress": {"total": 5}},
+    {"choices": [{"delta": {"content": "a"}}]},
+]
+SILENT = [
+    {"type": "ping"},
+    {"type": "response.created", "response": {"instructions": "x" * 1000}},
+    {"type": "response.in_progress", "response": {}},
+    {"type": "response.output_item.added", "item": {"type": "message", "status": "in_progress", "content": []}},
+    {"type": "response.content_part.added", "part": {"type": "output_text", "text": "", "annotations": []}},
+    {"type": "response.output_text.delta", "delta": ""},
+    {"type": "message_start", "message": {"content": []}},
+    {"type": "content_block_start", "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "delta": {"type": "text_delta", "text": ""}},
+    {"type": "content_block_stop", "index": 0},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+    {"content": "", "stop": False},
+    {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("event", SPEAKING, ids=lambda event: str(event.get("type", event))[:50])
+def test_whatever_a_client_could_use_is_content(event: dict[str, Any]) -> None:
+    events = ENGINE.decoder(request(Operation.RESPONSES, stream=True), "private")
+    events.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+    assert events.content == 1
+
+
+@pytest.mark.parametrize("event", SILENT, ids=lambda event: str(event.get("type", event))[:50])
+def test_what_only_makes_room_for_content_is_silence(event: dict[str, Any]) -> None:
+    events = ENGINE.decoder(request(Operation.RESPONSES, stream=True), "private")
+    events.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+    assert events.content == 0 and events.failure is None
+
+
+def test_what_is_said_once_more_is_counted_once() -> None:
+    _, events = played(Operation.RESPONSES, recorded("responses_stream"))
+    assert events.content == recorded("responses_stream").count(b"event: response.output_text.delta")

@@ -27,8 +27,11 @@ from backends.base import (
     Status,
     Usage,
 )
-from backends.engines.sglang.engine import FLAGS, SGLang, SGLangLaunch
+from backends.engines.sglang.engine import SGLang
+from backends.engines.sglang.launch import FLAGS, SGLangLaunch
 from gateway.config.schema import validate
+from tests.backends.recorded import played, recorded, refusal
+from tests.backends.recorded import request as recorded_request
 
 ENGINE = SGLang()
 
@@ -159,11 +162,6 @@ def test_scores_are_asked_for_in_its_form(text_1: object) -> None:
     call = asked(Operation.SCORE, text_1=text_1, text_2=["a", "b"], label_token_ids=[9])
     assert call.path == "/v1/score"
     assert json.loads(call.body) == {"model": "m", "query": "q", "items": ["a", "b"], "label_token_ids": [9]}
-
-
-def test_its_own_form_of_scores_passes() -> None:
-    body = {"query": "q", "items": "a"}
-    assert json.loads(asked(Operation.SCORE, **body).body) == {"model": "m", **body}
 
 
 @pytest.mark.parametrize("text_1", [["q", "r"], []])
@@ -343,14 +341,20 @@ def test_a_load_that_cannot_be_is_suspect() -> None:
          {"lora_name": "a", "lora_path": "/a", "pinned": True}),
         (Action.LOAD_LORA, {"name": "a", "path": "/a"}, "/load_lora_adapter", {"lora_name": "a", "lora_path": "/a"}),
         (Action.UNLOAD_LORA, {"name": "a"}, "/unload_lora_adapter", {"lora_name": "a"}),
-        (Action.SLEEP, {}, "/release_memory_occupation", {}),
-        (Action.WAKE, {"tags": ["weights"]}, "/resume_memory_occupation", {"tags": ["weights"]}),
     ],
 )  # fmt: skip
 def test_actions(action: Action, given: dict[str, object], path: str, body: object) -> None:
     assert action in ENGINE.actions
     call = ENGINE.action(action, given)
     assert (call.method, call.path, json.loads(call.body)) == ("POST", path, body)
+    assert call.then is None
+
+
+def test_it_is_paused_as_long_as_it_sleeps() -> None:
+    sleep, wake = ENGINE.action(Action.SLEEP, {}), ENGINE.action(Action.WAKE, {"tags": ["weights"]})
+    assert sleep == Call("/pause_generation", b"{}", then=Call("/release_memory_occupation", b"{}"))
+    resume = b'{"tags":["weights"]}'
+    assert wake == Call("/resume_memory_occupation", resume, then=Call("/continue_generation", b"{}"))
 
 
 @pytest.mark.parametrize(
@@ -369,3 +373,149 @@ def test_actions(action: Action, given: dict[str, object], path: str, body: obje
 )
 def test_why_it_died(line: str, reason: str | None) -> None:
     assert ENGINE.crash_reason(["Received sigquit from a child process.", line]) == reason
+
+
+# --- what was tried on its server
+
+
+def heard(operation: Operation, **body: Any) -> dict[str, Any]:
+    """Return the body of the engine's request, without what is in each of them."""
+    found: dict[str, Any] = json.loads(asked(operation, **body).body)
+    assert found.pop("model") == "m"
+    return found
+
+
+def refused(operation: Operation, **body: Any) -> tuple[Kind, str | None]:
+    with pytest.raises(RequestError) as error:
+        asked(operation, **body)
+    return error.value.failure.kind, error.value.failure.param
+
+
+@pytest.mark.parametrize(
+    "operation", [Operation.CHAT, Operation.EMBEDDINGS, Operation.RERANK, Operation.RESPONSES]
+)
+def test_nulls_are_not_sent(operation: Operation) -> None:
+    assert heard(operation, n=None, tools=None, encoding_format=None, input="a") == {"input": "a"}
+
+
+def test_what_has_no_nulls_keeps_its_bytes() -> None:
+    body = b'{"model": "public",  "input": "a"}'
+    call = ENGINE.call(Request(Operation.EMBEDDINGS, body, "public"), "public")
+    assert call.body is body
+
+
+ASSISTANT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "The"}]
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ({"min_new_tokens": 3}, {"min_tokens": 3}),
+        ({"include_stop_str_in_output": True}, {"no_stop_trim": True}),
+        ({"stop": ["", "a"]}, {"stop": ["a"]}),
+        ({"stop": ""}, {}),
+        ({"seed": 1 << 63}, {"seed": 0}),
+        ({"seed": -1}, {"seed": -1}),
+        ({"messages": ASSISTANT}, {"messages": ASSISTANT, "continue_final_message": True}),
+        (
+            {"messages": ASSISTANT, "continue_final_message": False},
+            {"messages": ASSISTANT, "continue_final_message": False},
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "a"}}], "tool_choice": "required"},
+            {
+                "tools": [{"type": "function", "function": {"name": "a", "strict": True}}],
+                "tool_choice": "required",
+            },
+        ),
+    ],
+)
+def test_a_chat_in_its_own_words(sent: dict[str, Any], kept: dict[str, Any]) -> None:
+    assert heard(Operation.CHAT, **{"messages": [], **sent}) == {"messages": [], **kept}
+
+
+@pytest.mark.parametrize(
+    ("operation", "sent"),
+    [
+        (Operation.CHAT, {"functions": [1]}),
+        (Operation.COMPLETIONS, {"suffix": "a"}),
+        (Operation.COMPLETIONS, {"best_of": 2}),
+        (Operation.TOKENIZE, {"return_token_strs": True}),
+    ],
+)
+def test_what_it_would_ignore_is_refused_by_name(operation: Operation, sent: dict[str, Any]) -> None:
+    assert refused(operation, prompt="a", **sent) == (Kind.UNSUPPORTED, next(iter(sent)))
+
+
+def test_an_adapter_is_not_asked_for_where_the_bare_model_would_answer() -> None:
+    body = b'{"model":"public","input":"a"}'
+    with pytest.raises(RequestError) as error:
+        ENGINE.call(Request(Operation.RESPONSES, body, "public"), "demo:sql")
+    assert error.value.failure.kind is Kind.UNSUPPORTED
+    assert ENGINE.call(Request(Operation.RESPONSES, body, "public"), "demo").path == "/v1/responses"
+
+
+def test_messages_are_not_offered_because_an_abort_looks_like_an_end() -> None:
+    assert Operation.MESSAGES not in ENGINE.operations
+
+
+def test_what_is_wrong_with_a_body_is_told_without_the_servers_files() -> None:
+    failure = refusal(ENGINE, "null_n")
+    assert (failure.kind, failure.param) == (Kind.REJECTED, "n")
+    assert failure.message == "n: Input should be a valid integer"
+    failure = refusal(ENGINE, "wrong_type")
+    assert failure.kind is Kind.REJECTED and "/usr/" not in failure.message and "File" not in failure.message
+
+
+def test_an_adapter_that_was_never_loaded_is_a_missing_model() -> None:
+    assert refusal(ENGINE, "lora_missing").kind is Kind.MISSING
+    words = b'{"message":"LoRA adapter \'x\' was requested, but LoRA is not enabled. Add it."}'
+    assert ENGINE.failure(400, (), words).kind is Kind.MISSING
+
+
+def test_an_adapter_that_cannot_be_loaded_is_told_why() -> None:
+    failure = ENGINE.failure(400, (), b'{"success":false,"error_message":"it has another rank"}')
+    assert (failure.kind, failure.message) == (Kind.REJECTED, "it has another rank")
+
+
+def test_the_schedulers_status_stands_in_its_words() -> None:
+    failure = refusal(ENGINE, "queue_full_responses")
+    assert (failure.kind, failure.status) == (Kind.OVERLOADED, 503)
+    failed = b'{"error":{"message":"500: it broke","type":"invalid_request_error","code":400}}'
+    assert ENGINE.failure(400, (), failed).kind is Kind.FAILED
+
+
+@pytest.mark.parametrize("size", [1, 100, 1 << 20])
+def test_a_response_that_is_refused_in_its_stream(size: int) -> None:
+    response = recorded_request(Operation.RESPONSES, input="a", stream=True)
+    _, decoder = played(ENGINE, response, "responses_overflow_stream", size)
+    assert decoder.failure is not None and decoder.failure.kind is Kind.CONTEXT
+    assert "context length" in decoder.failure.message
+    _, decoder = played(ENGINE, response, "responses_error_first_stream", size)
+    assert decoder.failure is not None and decoder.failure.kind is Kind.FAILED
+
+
+@pytest.mark.parametrize("size", [1, 100, 1 << 20])
+def test_only_the_first_tool_call_where_the_client_wants_one(size: int) -> None:
+    one = recorded_request(Operation.CHAT, messages=[], parallel_tool_calls=False, stream=True)
+    out, decoder = played(ENGINE, one, "tools_two_stream", size)
+    assert decoder.finished and b'"get_port"' in out and b'"weather"' not in out
+    both = recorded_request(Operation.CHAT, messages=[], parallel_tool_calls=True, stream=True)
+    assert b'"weather"' in played(ENGINE, both, "tools_two_stream", size)[0]
+    whole = recorded_request(Operation.CHAT, messages=[], parallel_tool_calls=False)
+    reply = ENGINE.reply(whole, "m", (), recorded("sglang", "tools_parallel_false").answer)
+    assert isinstance(reply, Reply)
+    (call,) = json.loads(reply.body)["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "get_port"
+
+
+def test_no_hit_yet_is_no_missing_signal() -> None:
+    page = b'sglang:prompt_tokens_total{model_name="m"} 0.0\n'
+    reading = ENGINE.signals_of([None, page])[Signal.PREFIX_HITS]
+    assert (reading.status, reading.value) == (Status.OK, 0.0)
+    assert ENGINE.signals_of([None, b""])[Signal.PREFIX_HITS].status is Status.MISSING
+
+
+def test_health_is_asked_again_only_where_the_first_answer_may_be_out_of_date() -> None:
+    assert ENGINE.health_again(503) == Call("/health", method="GET")
+    assert ENGINE.health_again(200) is ENGINE.health_again(404) is None

@@ -1,16 +1,18 @@
 """The SSE framer: every way of writing events, cut at every byte, compared with reading the whole text at once."""
 
 import re
+import tracemalloc
 from collections.abc import Iterable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.framing import sse
+from backends.framing import limit as limits
+from backends.framing import ndjson, sse
 
 
-def read(pieces: Iterable[bytes], limit: int = sse.LIMIT) -> tuple[list[bytes], bool]:
+def read(pieces: Iterable[bytes], limit: int = limits.EVENT) -> tuple[list[bytes], bool]:
     """Return the events in the pieces, and whether one was too long."""
     framer = sse.Framer(limit)
     events = [event for piece in pieces for event in framer.feed(piece)]
@@ -165,7 +167,7 @@ def test_nothing_is_held_beyond_the_limit() -> None:
     assert framer.too_long
     assert framer.close() == []
     held = [getattr(framer, name) for name in dir(framer)]
-    assert sum(len(value) for value in held if isinstance(value, bytes | list)) == 0
+    assert sum(len(value) for value in held if isinstance(value, bytes | bytearray | list)) == 0
 
 
 def test_a_long_stream_of_short_events_never_adds_up() -> None:
@@ -178,3 +180,106 @@ def test_a_long_stream_of_short_events_never_adds_up() -> None:
 
 def test_encode_is_the_inverse() -> None:
     assert read([sse.encode(b'{"a": 1}')]) == ([b'{"a": 1}'], False)
+
+
+ERRORS = {
+    "an event named error": (b'event: error\ndata: {"m":1}\n\n', b'{"m":1}'),
+    "the name after the data": (b"data: a\ndata: b\nevent: error\n\n", b"a\nb"),
+    "without a space": (b"event:error\ndata:a\n\n", b"a"),
+    "without data": (b"event: error\n\n", b""),
+    "a field": (b'error: {"m":1}\n\n', b'{"m":1}'),
+    "CRLF": (b"event: error\r\ndata: a\r\n\r\n", b"a"),
+    "no blank line at the end": (b"event: error\ndata: a", b"a"),
+}
+
+
+@pytest.mark.parametrize(("text", "error"), ERRORS.values(), ids=ERRORS.keys())
+def test_an_error_by_its_frame_is_told_apart_and_nothing_is_read_after_it(text: bytes, error: bytes) -> None:
+    after = b"data: after\n\n" if text.endswith(b"\n") else b""
+    for pieces in cuts(b"data: before\n\n" + text + after):
+        framer = sse.Framer()
+        events = [event for piece in pieces for event in framer.feed(piece)] + framer.close()
+        assert (events, framer.error) == ([b"before"], error), pieces
+        assert framer.feed(b"data: late\n\n") == []
+    block = text.replace(b"\r\n", b"\n").strip(b"\n")
+    assert sse.error_of(block) == error
+
+
+@pytest.mark.parametrize(
+    "block", [b"event: message\ndata: a", b'data: {"error":1}', b"event: errors\ndata: a", b": error: x"]
+)
+def test_other_events_are_no_errors(block: bytes) -> None:
+    framer = sse.Framer()
+    framer.feed(block + b"\n\n")
+    assert framer.error is None and sse.error_of(block) is None
+
+
+@pytest.mark.parametrize("kind", [sse.Framer, sse.Blocks])
+def test_an_event_grows_until_it_ends_and_a_comment_never_does(kind: type[sse.Framer | sse.Blocks]) -> None:
+    framer = kind()
+    seen = []
+    for piece in (b"data: a", b"b\n", b"\n", b": pi", b"ng", b"\n\n", b"data: c\n\n", b"da", b"ta: d\n\n"):
+        framer.feed(piece)
+        seen.append(framer.growing)
+    assert seen == [True, True, False, False, False, False, False, True, False]
+
+
+@pytest.mark.parametrize("size", [2, 1024])
+@pytest.mark.parametrize("kind", [sse.Framer, sse.Blocks, ndjson.Framer])
+def test_an_event_in_many_pieces_costs_its_bytes(
+    kind: type[sse.Framer | sse.Blocks | ndjson.Framer], size: int
+) -> None:
+    """A megabyte in pieces of two bytes: copying what is held for each would move hundreds of gigabytes."""
+    framer, piece = kind(), b"x" * size
+    framer.feed(b"data: ")
+    tracemalloc.start()
+    try:
+        for _ in range((1 << 20) // size):
+            framer.feed(piece)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 3 << 20
+    [event] = framer.feed(b"\n\n")
+    assert len(event) >= 1 << 20
+
+
+def test_an_event_of_many_lines_takes_as_much_memory_as_it_has_bytes() -> None:
+    framer = sse.Framer()
+    lines = b"data: xy\n" * 10_000
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            framer.feed(lines)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1 << 20
+    assert framer.feed(b"\n") == [b"\n".join([b"xy"] * 200_000)]
+
+
+@pytest.mark.parametrize(
+    ("text", "streams"),
+    [
+        (b'data: {"a":1}\n\n', True),
+        (b"event: x\ndata: y\n\n", True),
+        (b": ping\n\n", True),
+        (b"id: 1\n", True),
+        (b"\r\n\ndata:x", True),
+        (b"\xef\xbb\xbfdata: x", True),
+        (b"error: x", True),
+        (b'{"choices":[]}', False),
+        (b"<html>", False),
+        (b"dates: a list", False),
+        (b"hello", False),
+        (b"\n" * 100, False),
+        (b"", None),
+        (b"dat", None),
+        (b"\xef\xbb", None),
+        (b"\n\n", None),
+    ],
+)
+def test_a_stream_is_recognised_by_its_first_bytes(text: bytes, streams: bool | None) -> None:
+    assert sse.is_stream(text) is streams
+    if streams is not None:
+        assert all(sse.is_stream(text[:place]) in (None, streams) for place in range(len(text)))

@@ -33,6 +33,8 @@ def test_the_smallest_file_gets_every_default(tmp_path: Path) -> None:
         "body": 10 * 2**20,
         "headers": 32 * 2**10,
         "header_count": 100,
+        "reply": 256 * 2**20,
+        "event": 32 * 2**20,
         "connections": 10000,
     }
     assert found.server.timeouts.model_dump() == {

@@ -2,7 +2,8 @@
 
 Rules:
 - An engine is proven on the real thing where that runs here: in every test run (`Proof.HERE`), or by
-  `make test-engines` (`Proof.ENGINES`), beside recordings, which every test run replays. The others are replayed only.
+  `make test-engines` (`Proof.ENGINES`), beside recordings, which every test run replays. Of an engine that needs a GPU
+  its server runs, and a script is the model behind it (`Proof.SERVERS`). The others are replayed only.
 - `instead` is a check the engine cannot satisfy: what the client sees in its place, which is tested, and why.
 - What only a recording can show although the engine is real (`replayed`) says why, too.
 """
@@ -23,6 +24,7 @@ class Proof(enum.Enum):
 
     HERE = "the real engine, in every run"
     ENGINES = "the real engine, by `make test-engines`; its recordings otherwise"
+    SERVERS = "the real server with a scripted model, by `make test-engines`; its recordings otherwise"
     RECORDINGS = "recordings"
 
 
@@ -131,6 +133,7 @@ ENGINES: dict[str, Row] = {
         replayed={"chat_tools": TOY_TOOLS, "chat_tools_stream": TOY_TOOLS, "rerank": TOY_RERANKER},
     ),
     "lmdeploy": Row(
+        Proof.SERVERS,
         instead={
             "embeddings": Instead(not_supported, "its embeddings are a stub"),
             "embeddings_list": Instead(not_supported, "its embeddings are a stub"),
@@ -181,9 +184,16 @@ ENGINES: dict[str, Row] = {
         },
     ),
     "sglang": Row(
+        Proof.SERVERS,
         instead={
             "model_missing": Instead(any_name, "it does not look at the name of the model"),
             "health_down": Silent("it says 503 whenever it is not ready; one that is gone does not listen"),
+        },
+        replayed={
+            "embeddings": "SGLang serves a model either for text or for vectors",
+            "embeddings_list": "SGLang serves a model either for text or for vectors",
+            "rerank": "SGLang serves a model either for text or for vectors",
+            "score": "SGLang serves a model either for text or for vectors",
         },
     ),
     "tensorrt-llm": Row(

@@ -16,6 +16,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "engines.md"
 TRIED = {
     Proof.HERE: "the real engine, in every test run",
     Proof.ENGINES: "the real engine, by `make test-engines`",
+    Proof.SERVERS: "the real server with a scripted model, by `make test-engines`",
     Proof.RECORDINGS: "replies written from its source",
 }
 

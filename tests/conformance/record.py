@@ -20,7 +20,15 @@ LEFT_OUT = re.compile(rb"(?i)^(content-length|transfer-encoding|connection|keep-
 """Headers of the framing, and those that say nothing."""
 LEFT = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{}"
 """What stands for an answer that nobody waited for."""
-PROBES = (("/metrics", "metrics"), ("health", "health"), ("/models", "models"))
+PROBES = (
+    ("/metrics", "metrics"),
+    ("health", "health"),
+    ("/ready", "health"),
+    ("/models", "models"),
+    ("/loads", "loads"),
+    ("/is_sleeping", "is_sleeping"),
+)
+"""Parts of the paths that are asked by GET, and the names of their recordings."""
 
 
 def write(folder: Path, name: str, exchanges: Sequence[Exchange]) -> None:

@@ -17,11 +17,15 @@ from backends.base import Health
 from tests.conformance.stage import Check
 from tests.conformance.tap import Tap, tapping
 from tests.engines import triton
-from tests.engines.install import HOME, python
+from tests.engines.install import HOME, ROOT, python
+from tests.engines.scripted import model
 from tests.serving import serving
 
 HUB = HOME / "hub"
 """An empty cache of the hub: what an engine finds there does not depend on who runs the tests."""
+SCRIPTED = ROOT / "tests" / "engines" / "scripted"
+"""The servers whose model is a script."""
+SCRIPTED_MODEL = HOME / "scripted" / "demo"
 START = 600.0
 """Seconds until an engine that does not get ready counts as broken."""
 
@@ -59,6 +63,28 @@ LAUNCHES = {
       args: {{model: models/demo.gguf}}
       command: [{python("ray-serve")}]
 """,
+    "lmdeploy": f"""
+    launch:
+      model: {SCRIPTED_MODEL}
+      command: [{python("lmdeploy")}, {SCRIPTED / "lmdeploy_server.py"}, serve, api_server]
+      max_model_len: 2048
+      max_num_seqs: 8
+      tool_parser: qwen3
+      extra_args: [--logprobs-mode, raw_logprobs, --enable-abort-handling]
+      env: {{HF_HUB_OFFLINE: "1", HF_HUB_CACHE: {HUB}}}
+""",
+    "sglang": f"""
+    launch:
+      model: {SCRIPTED_MODEL}
+      command: [{python("sglang")}, {SCRIPTED / "sglang_server.py"}, serve]
+      max_model_len: 2048
+      max_num_seqs: 2
+      max_queue: 4
+      tool_parser: qwen25
+      lora_loading: true
+      extra_args: [--device, cpu, --skip-server-warmup, --max-lora-rank, "8", --lora-target-modules, q_proj]
+      env: {{HF_HUB_OFFLINE: "1", HF_HUB_CACHE: {HUB}}}
+""",
 }
 ENGINES = (*LAUNCHES, "triton")
 
@@ -76,6 +102,7 @@ class Hosts:
 
     async def __aenter__(self) -> Hosts:
         HUB.mkdir(parents=True, exist_ok=True)
+        model.make(ROOT / "models" / "demo", SCRIPTED_MODEL)
         return self
 
     async def __aexit__(self, *error: object) -> None:

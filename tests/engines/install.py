@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.engines import triton
+from tests.engines.scripted import requirements
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / ".engines"
@@ -34,9 +35,12 @@ class Installation:
 
 INSTALLATIONS = {
     "llama-cpp-python": Installation((("llama-cpp-python[server]==0.3.36",),)),
+    # Their servers alone: what they need for a GPU is neither installed nor asked for.
+    "lmdeploy": Installation(((TORCH,), ("--no-deps", *requirements.LMDEPLOY))),
     "ray-serve": Installation(
         (("ray[serve]==2.60.0", f"xllamacpp=={importlib.metadata.version('xllamacpp')}"),)
     ),
+    "sglang": Installation(((TORCH,), ("--no-deps", *requirements.SGLANG))),
     "transformers": Installation(((TORCH,), ("transformers[serving]==5.23.0",))),
     "triton": Installation((triton.REQUIREMENTS,)),
     # They are built for CUDA and cannot be imported beside torch's CPU build.

@@ -106,12 +106,12 @@ ENGINES = (
         "an error event `upstream_timeout_stream`, and the cut",
         UPSTREAM,
     ),
-    fault("U28", "drips", "an error event at `timeouts.total`; less than a token wins no time", UPSTREAM),
+    fault("U28", "drips", "an error event at `timeouts.total`; a part of an event wins time", UPSTREAM),
     fault("U29", "sends comments only", "as U26 or U27: comments are no progress", UPSTREAM),
     fault(
         "U30", "streams without end", "an error event, and the cut", STREAMS + "an_answer_without_end_is_cut"
     ),
-    fault("U31", "sends an event that is too large", "502 `upstream_protocol_error`, or the event", UPSTREAM),
+    fault("U31", "sends an event that is too large", "502 `answer_too_large`, or the event", UPSTREAM),
     fault("U32", "cuts its stream at any byte", "the same as uncut", UPSTREAM),
     fault("U33", "ends lines in other ways", "the usual form", UPSTREAM),
     fault("U34", "sends comments, ids and other fields", "the events alone", UPSTREAM),

@@ -7,6 +7,7 @@ import json
 from tests.faults.support import FAULTY
 from tests.faults.upstream_rows import (
     CUT_GARBLED,
+    CUT_TOO_LARGE,
     FAILED,
     FINE,
     FIRST_TOKEN,
@@ -16,6 +17,7 @@ from tests.faults.upstream_rows import (
     NO_TOKEN,
     OVERLOADED,
     SILENT,
+    TOO_LARGE,
     Cut,
     Fine,
     answered,
@@ -53,9 +55,9 @@ STREAMS = (
     ),
     stream(
         "U28",
-        "drips bytes of one event past the idle limit",
-        at("event 3", "drip", every=0.03),
-        SILENT,
+        "drips bytes of its events past the idle limit",
+        at("event 3", "drip", every=0.004),
+        FINE,
         clocks=IDLE,
     ),
     stream(
@@ -66,8 +68,8 @@ STREAMS = (
         clocks=FIRST_TOKEN,
     ),
     stream("U29", "sends comments after a token", at("event 3", "comments", every=0.02), SILENT, clocks=IDLE),
-    stream("U31", "sends an event too large, first", at("event 0", "event", size=2 << 20), GARBLED),
-    stream("U31", "sends an event too large, later", at("event 3", "event", size=2 << 20), CUT_GARBLED),
+    stream("U31", "sends an event too large, first", at("event 0", "event", size=2 << 20), TOO_LARGE),
+    stream("U31", "sends an event too large, later", at("event 3", "event", size=2 << 20), CUT_TOO_LARGE),
     both("U32", "sends byte after byte", {"http": {"split": 1}}, FINE),
     both(
         "U32",

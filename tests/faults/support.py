@@ -28,6 +28,7 @@ FAULTY = "faulty one two three"
 HEALTHY = "healthy one two three"
 
 CONFIG = """
+server: {{listen: "127.0.0.1:0", limits: {{event: 1MiB}}}}
 defaults:
   timeouts: {{queue: 10s, connect: 5s, send: 10s, first_byte: 10s, first_token: 10s, idle: 10s, total: 30s}}
   breaker: {{failures: 2, pause: 30s}}

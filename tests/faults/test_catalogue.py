@@ -55,7 +55,7 @@ def test_the_tests_of_a_row_exist() -> None:
 
 
 def test_the_words_of_a_row_are_the_gateways() -> None:
-    words, phases = source(), (ROOT / "backends" / "base.py").read_text()
+    words, phases = source(), (ROOT / "backends" / "failure.py").read_text()
     with looped(sum(count for _, _, count, _ in GROUPS)) as loop:
         for row in FAULTS:
             with loop.case(row.id):

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from gateway.wire import relay
 from tests.faults.support import CONFIG, FAULTY, HEALTHY, asked, stage, text_of
 
 BEATING = CONFIG.replace("  pair: {{", "  pair: {{heartbeat: 20ms, ")
@@ -72,13 +71,12 @@ async def test_a_stream_without_its_last_chunk_is_whole_and_noted(
         assert at.attempts(result="ok") == 2
 
 
-async def test_an_answer_without_end_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay, "MAX_STREAM", 300_000)
-    async with stage(tmp_path) as at:
+async def test_an_answer_without_end_is_cut(tmp_path: Path) -> None:
+    async with stage(tmp_path, config=CONFIG.replace("event: 1MiB", "reply: 300000B")) as at:
         at.misbehave(endless=True)
         answer = await at.ask("alone", stream=True)
         assert (answer.status, answer.whole) == (200, False)
-        assert answer.events[-1]["error"]["code"] == "upstream_protocol_error"
+        assert answer.events[-1]["error"]["code"] == "answer_too_large"
         assert "[DONE]" not in answer.events
         assert len(answer.body) < 600_000
         await at.faulty.closed(1)

@@ -104,6 +104,8 @@ def whole(row: str, what: str, behaviour: dict[str, Any], expected: Expected, **
     return Case(row, what, behaviour, expected, None, **more)
 
 
+TOO_LARGE = Refused(502, "answer_too_large", "limit", elsewhere=False, counts=False)
+CUT_TOO_LARGE = Cut("answer_too_large", "limit", counts=False)
 RESET = Refused(502, "upstream_reset", "reset")
 GARBLED = Refused(502, "upstream_protocol_error", "garbled")
 FAILED = Refused(502, "upstream_error", "failed")

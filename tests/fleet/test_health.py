@@ -38,3 +38,16 @@ async def test_a_backend_cannot_list_without_end(tmp_path: Path) -> None:
 async def test_the_config_names_the_models_and_the_engine_adds_what_it_knows(tmp_path: Path) -> None:
     found = await _offered(tmp_path, _listing("a", "b"), more=", models: [a, c]")
     assert found == {"a": 4096, "c": None}
+
+
+async def test_a_second_probe_may_find_an_engine_well(tmp_path: Path) -> None:
+    busy = Rule(match=Match(path="/ready"), reply=Reply(status=503))
+    well = Rule(match=Match(path="/health"), reply=Reply(status=200))
+    for rules, expected in (
+        ((busy, well), 200),
+        ((busy, Rule(match=Match(path="/health"), reply=Reply(status=503))), 503),
+    ):
+        async with FakeEngine(Script(rules=rules)) as engine:
+            config = f'backends: {{a: {{engine: sglang, url: "{engine.url}"}}}}'
+            async with serving(tmp_path, config, patient=False) as served:
+                assert (await served.get("/readyz")).status == expected

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from backends.base import Failure, Operation, ReadFailure, Reply, Request, Usage
+from backends.dialect import reasons
 from backends.dialect.chunks import DONE, fresh_id
 from backends.dialect.decoder import FramedDecoder
 from backends.dialect.errors import garbled
@@ -98,8 +99,11 @@ def reply_of(request: Request, body: bytes, failure: ReadFailure) -> Reply | Fai
     if line.error:
         return failure(500, (), body)
     said = line.response if request.operation is Operation.COMPLETIONS else line.message
-    if not line.done or said is None:
+    if said is None:
         return garbled("the engine's reply has no result in it", body)
+    if not line.done:
+        # So ends what Ollama breaks off, an answer that repeats a token for instance.
+        return reasons.broke_off(line.done_reason)
     usage = _usage(line)
     whole = _encode(_completion(request, line) | {"usage": _counts(usage)})
     return Reply(stream_of(request, whole) if request.stream else whole, usage)

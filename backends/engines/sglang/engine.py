@@ -4,25 +4,29 @@ Facts are those of SGLang 0.5.23.
 
 Rules:
 - The probe is `/ready`, which answers 503 while the server starts, warms up, is paused or shuts down; `/health` would
-  compute a token each time. A server too old for `/ready` counts as ready if it answers at all.
+  compute a token each time. After somebody's `/health` has failed `/ready` says 503 until `/health` succeeds, so it is
+  asked then. A server too old for `/ready` counts as ready if it answers at all.
 - The server does not check the model's name, except that `model:adapter` selects a LoRA adapter. So adapters are listed
   under that name: asked for by the adapter's name alone, the model without the adapter would answer.
-- Reranking, scoring and detokenizing have forms of their own, which are translated; see `forms.py`.
+  In the Responses API the model without the adapter answers in any case.
+- Requests are edited in `asked.py`. Reranking, scoring and detokenizing have forms of their own, which `forms.py`
+  translates; `answers.py` reads answers and errors.
 - The finish reason `abort` means that the server dropped the request: a failure.
+- A Message that the server dropped ends like a whole one, with `end_turn`. Nothing tells them apart, so the adapter
+  does not offer Messages.
+- The server refuses nothing while it sleeps, so it is paused before, which aborts what is in progress.
 - Load is read from `/v1/loads`, which needs no flag, and from the metrics page, which needs `--enable-metrics`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, ClassVar
 
 import msgspec
-from pydantic import Field
 
 from backends.base import (
     Action,
@@ -30,8 +34,6 @@ from backends.base import (
     Failure,
     Headers,
     Health,
-    Kind,
-    Launch,
     LaunchOptions,
     ModelCard,
     Operation,
@@ -41,104 +43,19 @@ from backends.base import (
     Signal,
     Signals,
     Status,
+    StreamDecoder,
 )
 from backends.dialect.openai import OpenAICompatible
-from backends.engines.sglang.forms import EDITS, REPLIES
+from backends.engines.sglang import answers, asked
+from backends.engines.sglang.forms import REPLIES
+from backends.engines.sglang.launch import SGLangLaunch
 from backends.facts import logs
 from backends.facts.actions import checked_arguments
-from backends.facts.launching import Count, GpuServerLaunch, LoraName, Plain, Text, arguments, program
 from backends.facts.signals import Metric, Table, from_metrics, reading
 
-COMMAND = ("sglang", "serve")
-INSTALL = "install it with `pip install sglang`"
-
-
-class SGLangLaunch(GpuServerLaunch):
-    """How to start SGLang's server."""
-
-    pipeline_parallel: Count | None = Field(
-        None, description="Groups of GPUs that each hold a part of the model's layers. Left out, one."
-    )
-    data_parallel: Count | None = Field(
-        None, description="Copies of the model behind one server, each on GPUs of its own. Left out, one."
-    )
-    max_queue: Count | None = Field(
-        None, description="Requests that may wait in SGLang; more are refused with 503. Left out, any number."
-    )
-    chunked_prefill: bool | None = Field(
-        None, description="With `false`, long prompts are computed in one piece. Left out, `true`."
-    )
-    speculative: dict[Text, Plain] = Field(
-        {},
-        description="Speculative decoding, as SGLang's `--speculative-...` arguments have it: `{algorithm: EAGLE3, "
-        "draft_model_path: org/draft, num_steps: 3, eagle_topk: 1, num_draft_tokens: 4}`.",
-    )
-    lora: dict[LoraName, Text] = Field(
-        {},
-        description="LoRA adapters: their names, and their folders or hub names. Clients ask for one as "
-        "`model:adapter`.",
-    )
-    lora_loading: bool = Field(
-        False,
-        description="Whether adapters may be loaded and unloaded while it runs (`load_lora`, `unload_lora`). Without "
-        "adapters in `lora` it needs `--lora-target-modules` in `extra_args` and `max_lora_rank`.",
-    )
-    max_loras: Count | None = Field(None, description="Adapters that may be used in one step. Left out, 8.")
-    max_lora_rank: Count | None = Field(
-        None, description="The largest rank of an adapter. Left out, that of those in `lora`."
-    )
-    sleep_mode: bool = Field(
-        False,
-        description="Whether it can be put to sleep, which frees its GPU memory, and woken (`sleep`, `wake`).",
-    )
-    embeddings: bool = Field(False, description="Whether a text model serves embeddings, and nothing else.")
-
-    def served_names(self) -> tuple[str, ...]:
-        """Return the model's public name, and `name:adapter` for each adapter."""
-        name = self.public_name
-        return (name, *(f"{name}:{adapter}" for adapter in self.lora))
-
-    def launch(self, host: str, port: int) -> Launch:
-        argv = [*program(self.command or COMMAND, INSTALL)]
-        self.check_paths(*self.lora.values())
-        argv += ["--model-path", self.model, "--served-model-name", self.public_name]
-        argv += ["--host", host, "--port", str(port), "--log-level-http", "warning"]
-        argv += ["--enable-metrics", "--enable-cache-report"]
-        argv += arguments(self, FLAGS)
-        if self.prefix_caching is False:
-            argv.append("--disable-radix-cache")
-        if self.chunked_prefill is False:
-            argv += ["--chunked-prefill-size", "-1"]
-        for name, value in self.speculative.items():
-            argv += [f"--speculative-{name.replace('_', '-')}", str(value)]
-        return self.process([*argv, *self.extra_args])
-
-
-FLAGS: Mapping[str, str | tuple[str, str]] = {
-    "tensor_parallel": "--tp-size",
-    "pipeline_parallel": "--pp-size",
-    "data_parallel": "--dp-size",
-    "gpu_memory": "--mem-fraction-static",
-    "max_model_len": "--context-length",
-    "max_num_seqs": "--max-running-requests",
-    "max_batched_tokens": "--max-prefill-tokens",
-    "max_queue": "--max-queued-requests",
-    "dtype": "--dtype",
-    "quantization": "--quantization",
-    "kv_cache_dtype": "--kv-cache-dtype",
-    "reasoning_parser": "--reasoning-parser",
-    "tool_parser": "--tool-call-parser",
-    "chat_template": "--chat-template",
-    "trust_remote_code": "--trust-remote-code",
-    "sleep_mode": "--enable-memory-saver",
-    "embeddings": "--is-embedding",
-    "lora_loading": "--enable-lora",
-    "lora": "--lora-paths=",
-    "max_loras": "--max-loras-per-batch",
-    "max_lora_rank": "--max-lora-rank",
-}
-
 LOADS = "/v1/loads"
+_COUNTED = b"prompt_tokens_total{"
+"""A counter that is on the metrics page once a request was computed."""
 
 
 def _both(name: str, **more: Any) -> tuple[Metric, ...]:
@@ -196,10 +113,11 @@ class SGLang(OpenAICompatible):
     """SGLang's server."""
 
     name: ClassVar[str] = "sglang"
-    checked: ClassVar[str] = "SGLang 0.5.23 (source)"
+    checked: ClassVar[str] = "SGLang 0.5.23 (its server with a scripted model: run, recordings)"
     launch_options: ClassVar[type[LaunchOptions] | None] = SGLangLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(Operation) - {
         Operation.INFILL,
+        Operation.MESSAGES,
         Operation.TRANSLATIONS,
         Operation.SPEECH,
         Operation.IMAGES,
@@ -207,29 +125,27 @@ class SGLang(OpenAICompatible):
     actions: ClassVar[frozenset[Action]] = frozenset(
         {Action.LOAD_LORA, Action.UNLOAD_LORA, Action.SLEEP, Action.WAKE}
     )
-    broken: ClassVar[frozenset[str]] = frozenset({"error", "abort"})
 
     def call(self, request: Request, model: str) -> Call:
-        edit = EDITS.get(request.operation)
-        if edit is not None:
-            request = msgspec.structs.replace(request, body=edit(request.body))
-        return super().call(request, model)
+        return super().call(asked.edited(request, model), model)
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
         translate = REPLIES.get(request.operation)
-        if translate is not None:
-            # A body of another form is interpreted as it is.
-            with contextlib.suppress(ValueError, RecursionError):
+        # A body of another form is interpreted as it is.
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            if translate is not None:
                 body = translate(request, body)
+            elif request.operation is Operation.CHAT and asked.wanted(request).one_call:
+                body = answers.first_call(body)
         return super().reply(request, model, headers, body)
 
+    def decoder(self, request: Request, model: str) -> StreamDecoder:
+        if request.operation is Operation.CHAT and asked.wanted(request).one_call:
+            return answers.FirstCall(self, request)
+        return super().decoder(request, model)
+
     def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
-        failure = super().failure(status, headers, body)
-        for pattern, kind in _KINDS:
-            if pattern.search(failure.detail):
-                message = failure.detail if kind is Kind.REJECTED else _MESSAGES[kind]
-                return dataclasses.replace(failure, kind=kind, message=message)
-        return failure
+        return answers.failure(self, status, headers, body)
 
     def health(self) -> Call:
         return Call("/ready", method="GET")
@@ -238,6 +154,9 @@ class SGLang(OpenAICompatible):
         if status == 503:
             return Health.LOADING
         return Health.READY if status < 500 else Health.DOWN
+
+    def health_again(self, status: int) -> Call | None:
+        return Call("/health", method="GET") if status == 503 else None
 
     def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
         try:
@@ -265,13 +184,17 @@ class SGLang(OpenAICompatible):
                 )
                 for signal in TABLE
             }
+        elif found[Signal.PREFIX_HITS].status is Status.MISSING and _COUNTED in page:
+            # The counter of hits is not on the page before the first one.
+            found[Signal.PREFIX_HITS] = reading(Signal.PREFIX_HITS, 0.0, "cached_tokens_total")
         return {**found, **_from_loads(loads)}
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
         """Return the request for an action; see `Engine.action`.
 
         `load_lora` takes `name`, `path`, and `pinned` to keep the adapter on the GPU; `unload_lora` takes `name`.
-        `sleep` and `wake` take `tags`, a list of `weights` and `kv_cache`, to release or restore only one of them.
+        An adapter that was unloaded is loaded again by the next request for it. `sleep` and `wake` take `tags`, a list
+        of `weights` and `kv_cache`, to release or restore only one of them; `sleep` aborts what is in progress.
         """
         match action:
             case Action.LOAD_LORA:
@@ -284,10 +207,12 @@ class SGLang(OpenAICompatible):
                 return Call("/unload_lora_adapter", msgspec.json.encode({"lora_name": given["name"]}))
             case Action.SLEEP:
                 given = checked_arguments(action, arguments, {}, {"tags": list})
-                return Call("/release_memory_occupation", msgspec.json.encode(given))
+                release = Call("/release_memory_occupation", msgspec.json.encode(given))
+                return Call("/pause_generation", b"{}", then=release)
             case Action.WAKE:
                 given = checked_arguments(action, arguments, {}, {"tags": list})
-                return Call("/resume_memory_occupation", msgspec.json.encode(given))
+                then = Call("/continue_generation", b"{}")
+                return Call("/resume_memory_occupation", msgspec.json.encode(given), then=then)
         return super().action(action, arguments)
 
     def log_level(self, line: str) -> int:
@@ -295,18 +220,6 @@ class SGLang(OpenAICompatible):
 
     def crash_reason(self, log: Sequence[str]) -> str | None:
         return logs.crash_reason(log, _CRASHES)
-
-
-# SGLang 0.5.23 sends these with status 400, 400 and 503.
-_KINDS = (
-    (re.compile(r"requested LoRA adapters are not loaded"), Kind.MISSING),
-    (re.compile(r"add `--is-embedding` when launching"), Kind.UNSUPPORTED),
-    (re.compile(r"Using priority is disabled for this server"), Kind.REJECTED),
-)
-_MESSAGES = {
-    Kind.MISSING: "the engine does not have this LoRA adapter",
-    Kind.UNSUPPORTED: "the engine does not offer this operation",
-}
 
 
 def _from_loads(body: bytes | None) -> Signals:

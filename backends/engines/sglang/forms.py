@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from backends.base import Failure, Kind, Operation, Request, RequestError
-from backends.dialect import rewrite
+from backends.dialect.edits import Members
 
 
 class _Ranked(msgspec.Struct):
@@ -40,33 +40,25 @@ _text = msgspec.json.Decoder(_Text)
 _list = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def _score_asked(body: bytes) -> bytes:
-    """Return a score request in SGLang's form, one text against others; one that is in that form already passes.
+def score(members: Members) -> Members:
+    """Return a score request in SGLang's form, one text against others.
 
     Raise RequestError if each text has a partner of its own, which SGLang cannot score in one request.
     """
-    members = rewrite.members(body)
     if "text_1" not in members or "text_2" not in members:
-        return body
+        return members
     query, items = members.pop("text_1"), members.pop("text_2")
     if query.startswith(b"["):
         texts = _list.decode(query)
         if len(texts) != 1:
             raise RequestError(Failure(Kind.UNSUPPORTED, "the engine scores one text_1 at a time"))
         query = bytes(texts[0])
-    return rewrite.joined({**members, "query": query, "items": items})
+    return {**members, "query": query, "items": items}
 
 
-def _detokenize_asked(body: bytes) -> bytes:
+def detokenize(members: Members) -> Members:
     """Return a detokenize request for all tokens, as in vLLM: by default SGLang leaves out special ones."""
-    members = rewrite.members(body)
-    return rewrite.joined({"skip_special_tokens": b"false", **members})
-
-
-EDITS: Mapping[Operation, Callable[[bytes], bytes]] = {
-    Operation.SCORE: _score_asked,
-    Operation.DETOKENIZE: _detokenize_asked,
-}
+    return {"skip_special_tokens": b"false", **members}
 
 
 def _ranking_of(request: Request, body: bytes) -> bytes:

@@ -5,23 +5,25 @@ Facts are those of LMDeploy 0.18.
 Rules:
 - The server listens only once the model is loaded. After it has released its memory, `/health` says `sleeping` with
   status 200; that counts as loading, because every request is refused until the server is woken.
-- Errors are flat objects. Status 499 means that the server dropped the request.
+- Errors are flat objects. Status 499 means that the server dropped the request, 409 that it mixed up two; a 503 of an
+  engine that has stopped is a failure, no overload.
 - The finish reasons `abort` and `parse_error` (a tool call that the parser could not read) are failures.
+- Requests are edited in `asked.py`, and everything but several prompts is asked for as a stream; `answers.py` reads it.
 - Embeddings are only a stub; there is no detokenizer, and the tokenizer takes texts only, no messages.
-- LoRA adapters are given at the start and work only with the `pytorch` backend.
+- With `--max-concurrent-requests` the server holds back every request beyond that number, health probes too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 import msgspec
-from pydantic import Field, model_validator
 
 from backends.base import (
     Action,
@@ -30,7 +32,6 @@ from backends.base import (
     Headers,
     Health,
     Kind,
-    Launch,
     LaunchOptions,
     Operation,
     Reading,
@@ -40,95 +41,15 @@ from backends.base import (
     Signal,
     Signals,
     Status,
+    StreamDecoder,
 )
 from backends.dialect import rewrite
 from backends.dialect.openai import OpenAICompatible
+from backends.engines.lmdeploy import answers, asked
+from backends.engines.lmdeploy.launch import LMDeployLaunch
 from backends.facts import logs
 from backends.facts.actions import checked_arguments
-from backends.facts.launching import Count, GpuServerLaunch, LoraName, Plain, Text, arguments, program
 from backends.facts.signals import Metric, Table, from_metrics, reading
-from backends.facts.units import Share
-
-COMMAND = ("lmdeploy", "serve", "api_server")
-INSTALL = "install it with `pip install lmdeploy`"
-
-
-class LMDeployLaunch(GpuServerLaunch):
-    """How to start LMDeploy's server."""
-
-    backend: Literal["turbomind", "pytorch"] | None = Field(
-        None,
-        description="LMDeploy's engine. Left out, `turbomind` where it knows the model, and `pytorch` for LoRA.",
-    )
-    data_parallel: Count | None = Field(
-        None, description="Copies of the model behind one server, with `turbomind` only. Left out, one."
-    )
-    gpu_memory: Share | None = Field(
-        None,
-        description="How much of the GPU memory that the model leaves free the KV cache takes. Left out, `80%`.",
-    )
-    chat_template: Text | None = Field(
-        None,
-        description="The chat template, if it is not the model's own: the path of an LMDeploy template (JSON), or the "
-        "name of a built-in one.",
-    )
-    quantization: Literal["hf", "awq", "gptq", "compressed-tensors", "fp8", "mxfp4"] | None = Field(
-        None, description="How the weights are quantized. Left out, as the model says."
-    )
-    kv_cache_dtype: Literal["none", "int4", "int8", "fp8", "fp8_e5m2", "turbo_quant"] | None = Field(
-        None, description="The type of the KV cache. Left out, that of the model."
-    )
-    speculative: dict[Text, Plain] = Field(
-        {},
-        description="Speculative decoding, as LMDeploy's `--speculative-...` arguments have it: `{algorithm: eagle3, "
-        "draft_model: org/draft, num_draft_tokens: 3}`.",
-    )
-    lora: dict[LoraName, Text] = Field(
-        {}, description="LoRA adapters: the model name under which clients ask for one, and its folder."
-    )
-
-    @model_validator(mode="after")
-    def _fits_its_backend(self) -> LMDeployLaunch:
-        if self.lora and self.backend == "turbomind":
-            raise ValueError("'lora' needs 'backend: pytorch'")
-        if (self.data_parallel or 1) > 1 and (self.lora or self.backend == "pytorch"):
-            raise ValueError("'data_parallel' needs 'backend: turbomind'")
-        return self
-
-    def served_names(self) -> tuple[str, ...]:
-        """Return the model's public name and those of its adapters."""
-        return (self.public_name, *self.lora)
-
-    def launch(self, host: str, port: int) -> Launch:
-        argv = [*program(self.command or COMMAND, INSTALL)]
-        self.check_paths(*self.lora.values())
-        argv += [self.model, "--model-name", self.public_name]
-        argv += ["--server-name", host, "--server-port", str(port)]
-        backend = self.backend or ("pytorch" if self.lora else None)
-        argv += ["--backend", backend] if backend is not None else []
-        argv += arguments(self, FLAGS)
-        for name, value in self.speculative.items():
-            argv += [f"--speculative-{name.replace('_', '-')}", str(value)]
-        return self.process([*argv, *self.extra_args])
-
-
-FLAGS: Mapping[str, str | tuple[str, str]] = {
-    "tensor_parallel": "--tp",
-    "data_parallel": "--dp",
-    "gpu_memory": "--cache-max-entry-count",
-    "max_model_len": "--session-len",
-    "max_num_seqs": "--max-batch-size",
-    "max_batched_tokens": "--max-prefill-token-num",
-    "dtype": "--dtype",
-    "quantization": "--model-format",
-    "kv_cache_dtype": "--quant-policy",
-    "prefix_caching": "--enable-prefix-caching",
-    "reasoning_parser": "--reasoning-parser",
-    "tool_parser": "--tool-call-parser",
-    "chat_template": "--chat-template",
-    "trust_remote_code": "--trust-remote-code",
-    "lora": "--adapters=",
-}
 
 TABLE: Table = {
     Signal.RUNNING: (Metric("lmdeploy:num_requests_running", "since 0.9"),),
@@ -162,29 +83,41 @@ class LMDeploy(OpenAICompatible):
     """LMDeploy's server."""
 
     name: ClassVar[str] = "lmdeploy"
-    checked: ClassVar[str] = "LMDeploy 0.18.0 (source)"
+    checked: ClassVar[str] = "LMDeploy 0.18.0 (its server with a scripted model: run, recordings)"
     launch_options: ClassVar[type[LaunchOptions] | None] = LMDeployLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {Operation.CHAT, Operation.COMPLETIONS, Operation.TOKENIZE, Operation.RESPONSES, Operation.MESSAGES}
     )
     actions: ClassVar[frozenset[Action]] = frozenset({Action.SLEEP, Action.WAKE})
     paths: ClassVar[Mapping[Operation, str]] = {Operation.TOKENIZE: "/v1/encode"}
-    broken: ClassVar[frozenset[str]] = frozenset({"error", "abort", "parse_error"})
 
     def call(self, request: Request, model: str) -> Call:
         if request.operation is Operation.TOKENIZE:
             request = msgspec.structs.replace(request, body=_encode_asked(request.body))
+        elif request.operation in asked.OPERATIONS:
+            call = super().call(request, model)
+            return msgspec.structs.replace(call, body=asked.body(request, model))
         return super().call(request, model)
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
         if request.operation is Operation.TOKENIZE:
             body = _tokens_of(body)
+        elif request.operation is Operation.COMPLETIONS:
+            with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+                body = answers.cut(body, asked.wanted(request))
         return super().reply(request, model, headers, body)
+
+    def decoder(self, request: Request, model: str) -> StreamDecoder:
+        return answers.decoder(self, request, super().decoder(request, model))
 
     def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
         failure = super().failure(status, headers, body)
         if failure.status == 499:
             return dataclasses.replace(failure, kind=Kind.FAILED, message="the engine dropped the request")
+        if failure.status == 409 or (failure.status == 503 and failure.detail.startswith(_STOPPED)):
+            return dataclasses.replace(
+                failure, kind=Kind.FAILED, message="the engine reported an internal error"
+            )
         if failure.status == 503 and failure.detail.startswith("Engine is sleeping"):
             return dataclasses.replace(failure, kind=Kind.LOADING, message="the engine is asleep")
         return failure
@@ -234,6 +167,9 @@ class LMDeploy(OpenAICompatible):
 
     def crash_reason(self, log: Sequence[str]) -> str | None:
         return logs.crash_reason(log, _CRASHES)
+
+
+_STOPPED = "The inference engine is unavailable"
 
 
 def _encode_asked(body: bytes) -> bytes:

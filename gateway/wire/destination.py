@@ -1,0 +1,32 @@
+"""Where an attempt is sent to, as far as the relay has to know it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from backends.base import Engine
+from gateway.telemetry.cells import TargetMetrics
+from gateway.wire.clocks import Clocks
+from gateway.wire.upstream import Upstream
+
+
+class TargetBackend(Protocol):
+    """The backend that an attempt is sent to."""
+
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def upstream(self) -> Upstream | None: ...
+
+
+class Destination(Protocol):
+    """The target of an attempt: a backend, its name for the model, its time limits and its metrics."""
+
+    @property
+    def backend(self) -> TargetBackend: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def clocks(self) -> Clocks: ...
+    @property
+    def metrics(self) -> TargetMetrics: ...
