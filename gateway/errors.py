@@ -98,6 +98,10 @@ ROWS: dict[Kind | Own, Row] = {
 }
 
 
+_FINAL = frozenset((Kind.TIMEOUT, Kind.LIMIT))
+"""Failures that a client's own retry would only meet again: it is not invited to one."""
+
+
 class GatewayError(Exception):
     """An error that is reported to the client.
 
@@ -152,7 +156,7 @@ class GatewayError(Exception):
             code=code,
             status=status,
             retry_after=failure.retry_after,
-            final=failure.kind is Kind.TIMEOUT or (final and ROWS[failure.kind].status >= 500),
+            final=failure.kind in _FINAL or (final and ROWS[failure.kind].status >= 500),
         )
 
     @classmethod

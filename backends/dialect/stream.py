@@ -43,12 +43,6 @@ _TEXT: Final = rb'(?:[^"\\\x00-\x1f\x80-\xff]++|' + _ESCAPE + rb"|" + _BEYOND_AS
 _is_text: Final = re.compile(_TEXT).fullmatch
 _find_text: Final = re.compile(rb'"(?:' + _TEXT_KEYS + rb')": ?"(' + _TEXT + rb')"').search
 
-_ENVELOPE: Final = frozenset(
-    {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"}
-)
-"""The members that every event has. An event with no others and no choices says nothing."""
-_NOTHING: Final = (b"null", b"{}", b"[]", b'""')
-
 
 class _Like:
     """The bytes around the text of a decoded event.
@@ -200,9 +194,10 @@ class EventStream(FramedDecoder):
         if counted is not None:
             self.usage = counted
             if self._strip_usage:
-                payload = rewrite.without(payload, "usage")
-                if not said.choices and _says_nothing(payload):
+                if not said.choices:
+                    # Clients that did not ask for it read `choices[0]` of every event.
                     return b""
+                payload = rewrite.without(payload, "usage")
                 event = sse.encode(payload)
         speaks = self._note(said)
         if self.over:
@@ -259,9 +254,3 @@ class EventStream(FramedDecoder):
                 like.public_head = public[: same.start(1)]
                 like.public_tail = public[same.end(1) :]
         self._like = like
-
-
-def _says_nothing(payload: bytes) -> bool:
-    """Return whether an event without choices has no member that an engine added."""
-    told = rewrite.members(payload)
-    return all(name in _ENVELOPE or raw in _NOTHING for name, raw in told.items())

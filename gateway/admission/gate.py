@@ -59,10 +59,10 @@ class Gate:
 
     def try_enter(self) -> bool:
         """Take a slot if one is free and nobody waits for it. Return whether it was taken."""
-        if self._held < self._slots and not self._queue:
-            self._held += 1
-            return True
-        return False
+        if not self.has_room:
+            return False
+        self._held += 1
+        return True
 
     def join(self, turn: asyncio.Future[Gate]) -> bool:
         """Let `turn` wait in the queue: it gets this gate as its result with the slot. Return False if it is full."""

@@ -6,9 +6,9 @@ Rules:
   backend fails too, the request itself is to blame: it is not tried a third time. If no other backend tries it, the
   backend's evidence (`gateway.fleet.evidence`) decides. While the backend is answering others, it gets the benefit of
   the doubt.
-- An overloaded or loading engine, an answer that the request's total time limit cut off, and a wait for the first token
-  while the backend answers others are no failures of the backend. What the engine finds wrong in the request is a
-  success.
+- An overloaded or loading engine, an answer that a limit of the gateway's own on its size or total time cut off, and a
+  wait for the first token while the backend answers others say nothing of the backend. What the engine finds wrong in
+  the request is a success.
 - Nothing here is used for a request that does not fail: its object is made on the first failure.
 """
 
@@ -27,7 +27,7 @@ from gateway.wire.clocks import SECOND
 
 log = logging.getLogger("gateway.dispatch")
 
-_NO_VERDICT = frozenset((Kind.OVERLOADED, Kind.LOADING))
+_NO_VERDICT = frozenset((Kind.OVERLOADED, Kind.LOADING, Kind.LIMIT))
 
 
 def fingerprint(exchange: Exchange) -> int:

@@ -36,7 +36,7 @@ class Candidates:
         """Return a lease on the backend to try now; None if there is none."""
         tried = self._tried
         for group in self._groups:
-            if self.spent >= self._attempts and not self._is_fresh(group):
+            if self._is_spent(group):
                 continue
             lease = pick(group.targets, group.balancer, now, tried, last_resort)
             if lease is not None:
@@ -58,8 +58,7 @@ class Candidates:
         """Return the gates to wait at: those of the first group that could serve if it had a free slot."""
         if self.waited_out is None:
             for group in self._groups:
-                spent = self.spent >= self._attempts and not self._is_fresh(group)
-                gates = [] if spent else full(group.targets, now, self._tried)
+                gates = [] if self._is_spent(group) else full(group.targets, now, self._tried)
                 if gates:
                     return gates
         return []
@@ -100,6 +99,10 @@ class Candidates:
         self.spent += 1
         self.model = group.model
         return lease
+
+    def _is_spent(self, group: Group) -> bool:
+        """Tell whether the attempts that the config allows are spent, and the group has had its turn."""
+        return self.spent >= self._attempts and not self._is_fresh(group)
 
     def _is_fresh(self, group: Group) -> bool:
         """Tell whether none of the group's targets was tried."""

@@ -265,7 +265,7 @@ class Backend:
         )
         self._metrics.breaker_changes.cell(self.name, State.OPEN).value += 1
 
-    def breaker_tries(self, breaker: Breaker) -> None:
+    def breaker_tries(self) -> None:
         """Log at debug level and count that a trial begins at its half-open breaker."""
         log.debug("backend '%s': a trial begins", self.name)
         self._metrics.breaker_changes.cell(self.name, State.HALF_OPEN).value += 1

@@ -73,7 +73,7 @@ class Lease:
         self._breaker: Breaker = backend.breaker
         self._trial = self._breaker.begin(now)
         if self._trial:
-            backend.breaker_tries(self._breaker)
+            backend.breaker_tries()
         if not backend.in_flight:
             backend.busy_period += 1
         backend.in_flight += 1

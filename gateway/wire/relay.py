@@ -334,12 +334,7 @@ class Attempt(Sink):
             self._fail(self._sizes.event_too_large() if failure.kind is Kind.LIMIT else failure, out)
             return
         if decoder.content != before:
-            now = perf_counter_ns()
-            if before:
-                self._token_gap.observe((now - self._since) / SECOND)
-            elif self._listener is not None:
-                self._listener.answer_began()
-            self._since = now
+            self._progressed(before == 0)
         elif decoder.growing:
             self._heard = perf_counter_ns()
         if self.committed:
@@ -352,6 +347,15 @@ class Attempt(Sink):
                 self._fail(self._sizes.held_too_large())
         if decoder.enough:
             self._leave()
+
+    def _progressed(self, first: bool) -> None:
+        """Take note that content has come: the first of the answer, or more of it."""
+        now = perf_counter_ns()
+        if not first:
+            self._token_gap.observe((now - self._since) / SECOND)
+        elif self._listener is not None:
+            self._listener.answer_began()
+        self._since = now
 
     def on_end(self) -> None:
         if self._over:

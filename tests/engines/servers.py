@@ -58,6 +58,17 @@ def user(text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": text}]
 
 
+def history(arguments: str) -> list[dict[str, Any]]:
+    """Return the messages of a chat in which the assistant has called a tool with these arguments."""
+    call = {"id": "c", "type": "function", "function": {"name": "get_port", "arguments": arguments}}
+    return [
+        *user("Which port?"),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "11434"},
+        *user(script(say="fine")),
+    ]
+
+
 def chat(**said: Any) -> dict[str, Any]:
     """Return a chat request to which the model says this."""
     return {"model": MODEL, "messages": user(script(**said)), "max_tokens": 200, "temperature": 0}

@@ -182,20 +182,10 @@ async def test_nulls_mean_nothing(served: Served, path: str) -> None:
     assert answer.status == 200 and b"a b" in answer.body, answer.body[:500]
 
 
-def history(arguments: str) -> list[dict[str, Any]]:
-    call = {"id": "c", "type": "function", "function": {"name": "get_port", "arguments": arguments}}
-    return [
-        *servers.user("Which port?"),
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "c", "content": "11434"},
-        *servers.user(servers.script(say="fine")),
-    ]
-
-
 async def test_a_call_without_arguments_is_history_like_any_other(served: Served) -> None:
-    asked = servers.chat() | {"messages": history("")}
+    asked = servers.chat() | {"messages": servers.history("")}
     assert servers.text_of(await served.post(CHAT, asked))[0] == "fine"
-    shapes.error(await served.post(CHAT, asked | {"messages": history('{"a')}), 400)
+    shapes.error(await served.post(CHAT, asked | {"messages": servers.history('{"a')}), 400)
     items = [
         {"type": "function_call", "call_id": "c", "name": "get_port", "arguments": ""},
         {"type": "function_call_output", "call_id": "c", "output": "11434"},

@@ -158,20 +158,10 @@ async def test_it_gets_nothing_while_it_sleeps(served: Served) -> None:
     assert servers.text_of(await served.post(CHAT, servers.chat(say="a"))) == ("a", "stop")
 
 
-def history(arguments: str) -> list[dict[str, Any]]:
-    call = {"id": "c", "type": "function", "function": {"name": "get_port", "arguments": arguments}}
-    return [
-        *servers.user("Which port?"),
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "c", "content": "11434"},
-        *servers.user(servers.script(say="fine")),
-    ]
-
-
 async def test_a_call_without_arguments_is_history_like_any_other(served: Served) -> None:
-    asked = servers.chat() | {"messages": history("")}
+    asked = servers.chat() | {"messages": servers.history("")}
     assert servers.text_of(await served.post(CHAT, asked))[0] == "fine"
-    shapes.error(await served.post(CHAT, asked | {"messages": history('{"a')}), 400)
+    shapes.error(await served.post(CHAT, asked | {"messages": servers.history('{"a')}), 400)
 
 
 async def test_a_conversation_that_ends_with_the_assistant_is_gone_on_with(served: Served) -> None:
