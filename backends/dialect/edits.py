@@ -195,7 +195,7 @@ def messages(members: Members) -> None:
     for raw, message in zip(found, read, strict=True):
         edited = _edited(message)
         changed = changed or bool(edited)
-        out.append(rewrite.joined({**rewrite.members(raw), **edited}) if edited else bytes(raw))
+        out.append(rewrite.joined({**rewrite.members(bytes(raw)), **edited}) if edited else bytes(raw))
     if changed:
         members["messages"] = b"[" + b",".join(out) + b"]"
 
