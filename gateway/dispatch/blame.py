@@ -8,7 +8,7 @@ Rules:
   the doubt.
 - An overloaded or loading engine, an answer that a limit of the gateway's own on its size or total time cut off, and a
   wait for the first token while the backend answers others say nothing of the backend. What the engine finds wrong in
-  the request is a success.
+  the request is a success; what its adapter refuses before anything is sent says nothing.
 - Nothing here is used for a request that does not fail: its object is made on the first failure.
 """
 
@@ -71,13 +71,15 @@ class Blame:
     def failed(self, lease: Lease, failure: Failure, sent_at: int, now: float) -> None:
         """Take the failure of an attempt whose lease is closed.
 
-        `sent_at` is when the request was sent, in nanoseconds of the timeline's clock; `now` is the loop's time.
+        `sent_at` is when the request was sent, in nanoseconds of the timeline's clock, 0 if it was not; `now` is the
+        loop's time.
         """
         backend, kind = lease.target.backend, failure.kind
         if kind in _NO_VERDICT:
             return
         if not ROWS[kind].counts:
-            lease.succeeded(now)
+            if sent_at:
+                lease.succeeded(now)
         elif kind is Kind.CONNECT or failure.phase is Phase.SEND:
             lease.failed(now)
         elif kind is Kind.TIMEOUT and not _is_engines_silence(failure, lease, sent_at, now):

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from backends.base import Call, Failure, Kind, Request, RequestError
+from backends.engines.openai import OpenAI
 from gateway.fake.engine import FakeEngine
 from tests.faults.clients import CHAT, chat, config, rest, until
 from tests.serving import Served, serving
@@ -111,6 +113,29 @@ async def test_different_requests_that_fail_alone_open_a_breaker(tmp_path: Path)
         for number in range(5):
             assert breakers(served) == [False]
             assert (await served.post(CHAT, chat(f"{POISON} {number}"))).status == 502
+        assert breakers(served) == [True]
+
+
+class Picky(OpenAI):
+    """An adapter that refuses requests for two choices, without asking its engine."""
+
+    def call(self, request: Request, model: str) -> Call:
+        if b'"n"' in request.body:
+            raise RequestError(Failure(Kind.UNSUPPORTED, "one choice only"))
+        return super().call(request, model)
+
+
+async def test_what_an_adapter_refuses_is_no_success_of_its_engine(tmp_path: Path) -> None:
+    async with gateway(tmp_path, 1, WAYS["500"]) as (served, _):
+        served.gateway.pool.backends["engine-0"].change_engine(Picky())
+        for number in range(5):
+            assert (await served.post(CHAT, chat() | {"n": 2})).status == 400
+            assert breakers(served) == [False]
+            assert (await served.post(CHAT, chat(f"{POISON} {number}"))).status == 502
+        assert breakers(served) == [True]
+        served.gateway.pool.backends["engine-0"].breaker.halve()
+        for _ in range(3):
+            assert (await served.post(CHAT, chat() | {"n": 2})).status == 400
         assert breakers(served) == [True]
 
 

@@ -118,3 +118,10 @@ def text_of(answer: Answer) -> tuple[str, str | None]:
 def untouched(served: Served) -> bool:
     """Return whether nothing was held against the backend."""
     return not served.gateway.pool.backends["engine"].breaker.open
+
+
+def forgive(served: Served) -> None:
+    """Forget the failures that a test has provoked, so that the next one finds the backend as at first."""
+    backend = served.gateway.pool.backends["engine"]
+    backend.breaker = backend.breaker.anew()
+    backend.evidence.clear()

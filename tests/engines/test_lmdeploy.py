@@ -116,6 +116,7 @@ async def test_an_aborted_answer_is_no_answer(served: Served, path: str, stream:
         assert not answer.whole and b"error" in answer.body
     else:
         shapes.error(answer, 502, "upstream_error")
+    servers.forgive(served)
 
 
 async def test_several_prompts_are_streamed_each_under_its_own_index(served: Served) -> None:
