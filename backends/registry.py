@@ -2,7 +2,7 @@
 
 Rules:
 - A row is a name and the location of a class; a class is imported when it is first asked for.
-- Engines of other packages join through the entry-point group `llm_gateway.engines`; a built-in name wins.
+- Engines of other packages join through the entry-point group `llm_serving_gateway.engines`; a built-in name wins.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import importlib.metadata
 
 from backends.base import Engine, EngineOptions, LaunchOptions
 
-ENTRY_POINTS = "llm_gateway.engines"
+ENTRY_POINTS = "llm_serving_gateway.engines"
 
 ENGINES: dict[str, str] = {
     "llama-cpp-python": "backends.engines.llama_cpp_python:LlamaCppPython",

@@ -157,7 +157,7 @@ def _build() -> str:
 
 
 def _version(options: argparse.Namespace) -> int:
-    print(f"gateway {importlib.metadata.version('llm-gateway')} ({_build()})")
+    print(f"gateway {importlib.metadata.version('llm-serving-gateway')} ({_build()})")
     return 0
 
 

@@ -36,7 +36,7 @@ from gateway.wire.downstream import Receive, Scope, Send, way_back_of
 
 log = logging.getLogger("gateway.app")
 
-VERSION = importlib.metadata.version("llm-gateway")
+VERSION = importlib.metadata.version("llm-serving-gateway")
 
 
 class Gateway:

@@ -189,6 +189,19 @@ def test_nothing_names_a_registry_or_one_machine() -> None:
     assert found == []
 
 
+def test_extras_are_those_of_this_distribution() -> None:
+    """Nobody is told to install another gateway, or an extra that does not exist."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {
+        (match["name"], match["extra"])
+        for _, text in text_files()
+        for match in re.finditer(
+            r"pip install '(?P<name>[\w.-]*gateway[\w.-]*)\\?\[(?P<extra>\w+)\\?\]'", text
+        )
+    }
+    assert named == {(project["name"], extra) for extra in project["optional-dependencies"]}
+
+
 def test_changelog_starts_with_this_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     headings = re.findall(

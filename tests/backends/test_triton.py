@@ -462,7 +462,9 @@ def test_a_tokenizer_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OptionsError, match="cannot read"):
         engine(tokenizer=str(tmp_path))
     monkeypatch.setattr("backends.engines.triton.engine.Prompter", None)
-    with pytest.raises(OptionsError, match=r"jinja2 is not installed: pip install 'llm-gateway\[triton\]'"):
+    with pytest.raises(
+        OptionsError, match=r"jinja2 is not installed: pip install 'llm-serving-gateway\[triton\]'"
+    ):
         engine(tokenizer=str(DEMO))
 
 

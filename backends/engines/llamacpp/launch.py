@@ -37,8 +37,8 @@ class LlamaCppLaunch(GgufLaunch):
 
     runtime: Text = Field(
         BUILT_IN,
-        description="`xllamacpp` (pip install 'llm-gateway[llamacpp]'), or the path or name of a `llama-server` "
-        "program of 2026 or later.",
+        description="`xllamacpp` (pip install 'llm-serving-gateway[llamacpp]'), or the path or name of a "
+        "`llama-server` program of 2026 or later.",
     )
     context: int | None = Field(
         None,
@@ -111,7 +111,7 @@ class LlamaCppLaunch(GgufLaunch):
         """Return the command line of `runner.py`, which `extra_args` follow."""
         if importlib.util.find_spec("xllamacpp") is None:
             raise LaunchError(
-                "the Python package xllamacpp is not installed: pip install 'llm-gateway[llamacpp]', "
+                "the Python package xllamacpp is not installed: pip install 'llm-serving-gateway[llamacpp]', "
                 "or name a llama-server program with 'runtime'"
             )
         argv = [sys.executable, "-P", str(RUNNER), f"--model={self.model}", f"--name={self.public_name}"]

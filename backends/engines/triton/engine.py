@@ -52,7 +52,7 @@ try:
 except ImportError:
     Prompter = None  # type: ignore[assignment, misc]
 
-NO_JINJA = "the Python package jinja2 is not installed: pip install 'llm-gateway[triton]'"
+NO_JINJA = "the Python package jinja2 is not installed: pip install 'llm-serving-gateway[triton]'"
 
 
 class TritonOptions(EngineOptions):
@@ -73,7 +73,7 @@ class TritonOptions(EngineOptions):
         None,
         description="A folder with the model's `tokenizer_config.json`, its chat template in there or in "
         "`chat_template.jinja`, and its `tokenizer.json`. Without it there is no chat, only completions. Needs "
-        "`pip install 'llm-gateway[triton]'`.",
+        "`pip install 'llm-serving-gateway[triton]'`.",
     )
     max_tokens: int = Field(
         1024,
