@@ -2,7 +2,9 @@
 
 Rules:
 - Keys are known by their SHA-256 only and looked up by it: neither the config nor the timing of an answer reveals one.
-- A key is read from `Authorization: Bearer …` alone and never repeated in an error, a log or a metric.
+- A key comes as `Authorization: Bearer …`, or in `x-api-key` (Anthropic's SDKs) or `api-key` (Azure's clients).
+  The first of these that holds one decides; no other is tried.
+- A key is never repeated in an error, a log or a metric.
 - No keys configured means open; the config only allows that on loopback or with `auth: none`.
 """
 
@@ -12,6 +14,7 @@ import fnmatch
 import hashlib
 import re
 from collections.abc import Mapping
+from typing import Final
 
 from gateway.config.schema import Config
 from gateway.errors import GatewayError, Own
@@ -46,6 +49,11 @@ class Caller:
 
 ANYONE = Caller("anyone")
 
+KEY_HEADERS: Final = (b"x-api-key", b"api-key")
+"""The headers that hold a key and nothing else."""
+CREDENTIALS: Final = frozenset({b"authorization", *KEY_HEADERS})
+"""The headers that say who asks. A request has none of them twice."""
+
 
 class Keys:
     """The keys of one config."""
@@ -59,12 +67,12 @@ class Keys:
         self.open = config.server.auth == "none" or not self._callers
         self._loopback = config.server.listen.loopback
 
-    def identify(self, authorization: bytes | None) -> Caller:
-        """Return the caller behind an `Authorization` header. Raises GatewayError where there is none."""
-        return ANYONE if self.open else self._holder(authorization)
+    def identify(self, headers: Mapping[bytes, bytes]) -> Caller:
+        """Return the caller behind the headers of a request. Raises GatewayError where there is none."""
+        return ANYONE if self.open else self._holder(headers)
 
-    def operator(self, authorization: bytes | None) -> Caller:
-        """Return the operator behind an `Authorization` header: a caller who may see and manage the engines.
+    def operator(self, headers: Mapping[bytes, bytes]) -> Caller:
+        """Return the operator behind the headers of a request: a caller who may see and manage the engines.
 
         With keys configured that is the holder of one with `admin: true`, also under `auth: none`; without any,
         everybody on this machine. Raises GatewayError for others.
@@ -74,21 +82,31 @@ class Keys:
         if not self._callers:
             message = "the gateway listens beyond this machine and has no keys: add one with 'admin: true'"
             raise GatewayError(Own.FORBIDDEN, message, code="admin_required")
-        caller = self._holder(authorization)
+        caller = self._holder(headers)
         if not caller.admin:
             raise GatewayError(Own.FORBIDDEN, "this key may not manage engines", code="admin_required")
         return caller
 
-    def _holder(self, authorization: bytes | None) -> Caller:
-        scheme, _, token = (authorization or b"").partition(b" ")
-        if not token.strip() and scheme.lower() in (b"", b"bearer"):
-            raise GatewayError(
-                Own.UNAUTHENTICATED,
-                "no API key given: send the header 'Authorization: Bearer <key>'",
-                code="missing_api_key",
-            )
-        if scheme.lower() == b"bearer":
-            caller = self._callers.get(hashlib.sha256(token.strip()).digest())
-            if caller is not None:
-                return caller
-        raise GatewayError(Own.UNAUTHENTICATED, "the API key is not valid")
+    def _holder(self, headers: Mapping[bytes, bytes]) -> Caller:
+        token = _presented(headers)
+        if not token:
+            message = "no API key given: send the header 'Authorization: Bearer <key>' or 'x-api-key: <key>'"
+            raise GatewayError(Own.UNAUTHENTICATED, message, code="missing_api_key")
+        caller = self._callers.get(hashlib.sha256(token).digest())
+        if caller is None:
+            raise GatewayError(Own.UNAUTHENTICATED, "the API key is not valid")
+        return caller
+
+
+def _presented(headers: Mapping[bytes, bytes]) -> bytes:
+    """Return the key that a request presents, empty if there is none."""
+    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+    token = token.strip()
+    if token and scheme.lower() == b"bearer":
+        return token
+    for name in KEY_HEADERS:
+        key = headers.get(name, b"").strip()
+        if key:
+            return key
+    # Another scheme, or a key without one: no key of the gateway's, but not nothing either.
+    return b"" if scheme.lower() in (b"", b"bearer") else scheme + b" " + token

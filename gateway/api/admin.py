@@ -25,7 +25,8 @@ from backends.base import Action, Call, Kind
 from backends.framing.ndjson import Framer
 from backends.surfaces.openai import OpenAI
 from backends.surfaces.surface import ErrorFacts
-from gateway.api.endpoint import Core, one_authorization
+from gateway.api.endpoint import Core, headers_of
+from gateway.api.endpoints import SECURITY
 from gateway.api.schemas import ErrorBody
 from gateway.auth import ANYONE, Caller
 from gateway.errors import GatewayError, Own
@@ -53,7 +54,7 @@ _ERROR = {"content": {"application/json": {"schema": {"$ref": f"#/components/sch
 _ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys(
     (400, 401, 403, 404, 413, 415, 502, 503, 504), _ERROR
 )
-_KEY: dict[str, Any] = {"security": [{"key": []}, {}]}
+_KEY: dict[str, Any] = {"security": SECURITY}
 _TAKES = {**_KEY, "requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}}
 _object = msgspec.json.Decoder(dict[str, Any])
 
@@ -97,9 +98,9 @@ class Admin:
 
     def let_in(self, scope: Scope) -> Caller:
         """Return the operator who sent a request. Raises GatewayError if the sender is not an operator."""
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers = headers_of(scope)
         _refuse_other_sites(headers)
-        caller = self.core.snapshot.keys.operator(one_authorization(scope, headers))
+        caller = self.core.snapshot.keys.operator(headers)
         if caller is ANYONE and not _is_local(headers.get(b"host", b"").decode("latin-1")):
             # DNS rebinding: another site's name that resolves to this machine has passed every check before this one.
             message = "without a key, name the gateway by its address or as 'localhost'"

@@ -9,9 +9,9 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import itertools
-import secrets
+from binascii import hexlify
 from collections.abc import Awaitable, Callable, Mapping
+from os import urandom
 from time import perf_counter_ns
 from typing import Final
 
@@ -21,7 +21,7 @@ from backends.base import Headers, Operation
 from backends.dialect.openai import FORMS
 from backends.surfaces.openai import OPENAI, surface_of
 from backends.surfaces.surface import Surface
-from gateway.auth import Caller
+from gateway.auth import CREDENTIALS, Caller
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.errors import GatewayError, Own
 from gateway.request import Exchange, FinishedSink, Register, WayBack
@@ -59,14 +59,12 @@ class Core:
         self.draining: bool = False
         self.register: Register = Register()
         self.sink: FinishedSink = dispatcher.accounting
-        self._prefix: bytes = secrets.token_hex(5).encode()
-        self._numbers = itertools.count()
 
     def request_id(self, wanted: bytes | None) -> bytes:
-        """Return the id that the client sent if it is short and of safe characters, else a new unique one."""
+        """Return the id that the client sent if it is short and of safe characters, else a new random one."""
         if wanted is not None and 0 < len(wanted) <= 128 and _ID_CHARACTERS.issuperset(wanted):
             return wanted
-        return b"req-%b%08x" % (self._prefix, next(self._numbers))
+        return b"req-" + hexlify(urandom(12))
 
     def uncounted(self, way: WayBack, headers: Mapping[bytes, bytes], surface: Surface = OPENAI) -> Exchange:
         """Return a request that is answered like any other but counted in no metric."""
@@ -136,7 +134,7 @@ class Endpoint:
             admission = known
         else:
             headers = exchange.headers
-            caller = snapshot.keys.identify(headers.get(b"authorization"))
+            caller = snapshot.keys.identify(headers)
             self._surface.check(self._operation, headers.get(b"content-type", _usual(self._operation)))
             if headers.get(b"content-encoding", b"identity").lower() != b"identity":
                 raise GatewayError(Own.MEDIA_TYPE, "a compressed body is not accepted")
@@ -176,7 +174,7 @@ class Endpoint:
         exchange = self.open(way, headers, perf_counter_ns())
         exchange.task = asyncio.current_task()
         try:
-            one_authorization(scope, headers)
+            headers_of(scope)
             self.admit(exchange)
             exchange.timeline.mark(RECEIVE)
             body = await way.body(self._core.snapshot.config.server.limits.body)
@@ -215,10 +213,13 @@ def _trace(headers: Mapping[bytes, bytes]) -> bytes:
     return lines
 
 
-def one_authorization(scope: Scope, headers: Mapping[bytes, bytes]) -> bytes | None:
-    """Return the request's `Authorization` header, None if it has none. Raises GatewayError if it has several."""
-    found = headers.get(b"authorization")
-    repeated = found is not None and len(headers) != len(scope["headers"])
-    if repeated and sum(name == b"authorization" for name, _ in scope["headers"]) > 1:
-        raise GatewayError(Own.INVALID, "more than one Authorization header", code="invalid_http")
-    return found
+def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """Return the headers of a request that came through ASGI. Raises GatewayError if it says twice who asks."""
+    pairs = scope["headers"]
+    headers: dict[bytes, bytes] = dict(pairs)
+    if len(headers) != len(pairs):
+        for name in CREDENTIALS:
+            if name in headers and sum(each == name for each, _ in pairs) > 1:
+                message = f"more than one {name.decode().title()} header"
+                raise GatewayError(Own.INVALID, message, code="invalid_http")
+    return headers

@@ -19,6 +19,9 @@ FORM = "multipart/form-data"
 JSON = "application/json"
 EVENTS = "text/event-stream"
 
+SECURITY: list[dict[str, list[str]]] = [{"key": []}, {"x-api-key": []}, {}]
+"""How a request says who asks, in OpenAPI's words; the last one is a gateway without keys."""
+
 
 class Hot(NamedTuple):
     """One operation as the client sees it."""
@@ -179,7 +182,7 @@ def described(references: Any, errors: dict[str, Any]) -> dict[str, Any]:
                     "tags": ["inference"],
                     "summary": endpoint.title + (f" (as {endpoint.paths[0]})" if number else ""),
                     "operationId": name,
-                    "security": [{"key": []}, {}],
+                    "security": SECURITY,
                     "requestBody": {
                         "required": True,
                         "content": content((endpoint.takes,), endpoint.request),

@@ -23,7 +23,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from gateway.api import schemas
-from gateway.api.endpoint import Core, one_authorization
+from gateway.api.endpoint import Core, headers_of
 from gateway.api.endpoints import SHAPES, described
 from gateway.api.swagger import add_docs
 from gateway.auth import Caller
@@ -67,8 +67,7 @@ def _models(app: FastAPI, core: Core) -> None:
     created = int(time.time())
 
     def caller(request: Request) -> Caller:
-        headers = dict(request.scope["headers"])
-        return core.snapshot.keys.identify(one_authorization(request.scope, headers))
+        return core.snapshot.keys.identify(headers_of(request.scope))
 
     def info(entry: Listed) -> schemas.ModelInfo:
         return schemas.ModelInfo(
@@ -167,7 +166,10 @@ def _described(app: FastAPI) -> dict[str, Any]:
     )
     page = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     page.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
-    page["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    page["components"]["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer"},
+        "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    }
     error = {"application/json": {"schema": references[schemas.ErrorBody, "validation"]}}
     errors = {str(status): {"description": "Error", "content": error} for status in _STATUSES}
     page["paths"] = described(references, errors) | page["paths"]

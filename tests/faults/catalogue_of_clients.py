@@ -278,8 +278,9 @@ REQUESTS = (
     ),
     fault(
         "C33",
-        "odd `Authorization`",
-        "401 `invalid_api_key` or `missing_api_key`; two are a 400",
+        "odd `Authorization`, `x-api-key` or `api-key`",
+        "401 `invalid_api_key` or `missing_api_key`; one of them twice is a 400",
+        "api/test_keys.py::test_the_first_header_with_a_key_decides",
         WIRE + "no_key",
         WIRE + "two_keys_in_one_request_are_refused",
         WIRE + "keys_that_begin_alike_are_different",
