@@ -22,5 +22,8 @@ class Dispatcher(Shared):
         journey.begin()
 
     def ready(self) -> bool:
-        """Tell whether some backend is known to be ready."""
-        return any(backend.health is Health.READY for backend in self.pool.backends.values())
+        """Tell whether some backend is known to be ready, and has a location."""
+        return any(
+            backend.health is Health.READY and backend.upstream is not None
+            for backend in self.pool.backends.values()
+        )

@@ -5,6 +5,8 @@ Rules:
 - Probes come quickly while a backend is coming up and seldom once it is ready. A little chance keeps the probes of many
   backends apart.
 - A change of state is one log line.
+- Whatever an adapter raises, the probes go on. A backend whose probes fail so counts as down, like one that does not
+  answer: nobody knows how it is.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ NAME = re.compile(MODEL_NAME)
 """What the name of a model an engine lists must look like to be offered, as in the config."""
 MOST_MODELS = 1000
 """Models of one backend that are offered at most."""
+AGAIN = 1.0
+"""Seconds between probes of a ready backend whose last probe failed."""
 DOWN_AFTER = 3
 """Failed probes in a row until a ready backend counts as down: one lost probe is no outage."""
 
@@ -50,6 +54,8 @@ class Watch:
         self._on_models = on_models
         self._rng = rng
         self._failed = 0
+        self._bugs: set[type[Exception]] = set()
+        """The kinds of exceptions that an adapter has raised; the first of each kind is logged."""
         self._named = backend.models
         """The models the config names; the engine only adds what it knows of them."""
 
@@ -73,7 +79,7 @@ class Watch:
             if upstream is not None:
                 await self.probe(upstream)
             if self._backend.health is Health.READY:
-                wait = STEADY * self._rng.uniform(0.8, 1.2)
+                wait = AGAIN if self._failed else STEADY * self._rng.uniform(0.8, 1.2)
                 pause = QUICK
             else:
                 wait = pause
@@ -88,6 +94,24 @@ class Watch:
 
     async def probe(self, upstream: Upstream) -> None:
         """Ask the engine once for its health, and for its models if it is ready, and note what it says."""
+        try:
+            await self._probe(upstream)
+        except Exception as error:  # noqa: BLE001 (an adapter may come from elsewhere)
+            self._tell_bug("its health probe", error)
+            if upstream is self._backend.upstream:
+                self._note(Health.DOWN, f"its health probe failed, which is a bug ({type(error).__name__})")
+
+    def _tell_bug(self, what: str, error: Exception) -> None:
+        if type(error) not in self._bugs:
+            self._bugs.add(type(error))
+            log.error("backend '%s': %s failed, which is a bug", self._backend.name, what, exc_info=error)
+
+    def lost(self) -> None:
+        """Take the backend to be down, because nobody watches it for a while."""
+        if self._backend.note(Health.DOWN, "its health probes failed, which is a bug"):
+            self._pool.announce()
+
+    async def _probe(self, upstream: Upstream) -> None:
         backend = self._backend
         answer = await self._ask_health(upstream)
         if upstream is not backend.upstream:
@@ -101,16 +125,22 @@ class Watch:
                 # A launched engine may not even listen before it has loaded.
                 health = Health.LOADING
         else:
-            health = backend.engine.health_of(*answer)
+            health = Health(backend.engine.health_of(*answer))
             reason = f"its health check answered {answer[0]}"
+        if health is Health.READY and not await self._ask_models(upstream):
+            return
+        self._note(health, reason)
+
+    def _note(self, health: Health, reason: str) -> None:
+        """Note the result of a probe."""
+        backend = self._backend
         if health is Health.READY:
             self._failed = 0
-            if not await self._ask_models(upstream):
-                return
         elif backend.health is Health.READY:
             self._failed += 1
             if self._failed < DOWN_AFTER:
                 return
+            self._failed = 0
         if backend.note(health, reason):
             self._tell(health, reason)
             self._pool.announce()
@@ -150,6 +180,9 @@ class Watch:
             return tuple(card for card in cards[:MOST_MODELS] if NAME.fullmatch(card.id))
         except ValueError as error:
             log.warning("backend '%s': %s", self._backend.name, error)
+            return ()
+        except Exception as error:  # noqa: BLE001 (as above)
+            self._tell_bug("models_of of its adapter", error)
             return ()
 
     def _tell(self, health: Health, reason: str) -> None:

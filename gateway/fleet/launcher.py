@@ -7,13 +7,13 @@ Rules:
 - An engine sees a short list of the gateway's environment variables and those of its `launch.env`, no others.
 - An engine that can be given a key by environment gets a new one with each start, so that nobody else on this machine
   may use its port. The key is in no command line and no log.
+- A command that cannot be made or started, for whatever reason, is tried again like an engine that died.
 - Whether a running engine is ready is found out by `gateway.fleet.health`; this module only knows processes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import dataclasses
 import enum
@@ -30,6 +30,7 @@ from random import Random
 from typing import NamedTuple
 
 from backends.base import Launch, LaunchError
+from gateway.fleet.output import Output
 
 log = logging.getLogger("gateway.fleet")
 
@@ -39,10 +40,6 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 """Seconds between an engine's end and its next start: the first time, and at most."""
 STEADY = 60.0
 """Seconds an engine must have run for its next end to count as the first."""
-TAIL = 200
-"""How many of the last lines of an engine's output are kept, to tell why it died."""
-LINE_LIMIT = 2000
-"""Characters of one line of an engine's output."""
 LAST_WORDS_LIMIT = 300
 """Characters of its last line that are shown as the reason of its end, where nothing else tells one."""
 LAST_WORDS = 1.0
@@ -55,10 +52,6 @@ ENVIRONMENT = re.compile(
     r"|SSL_CERT_FILE|SSL_CERT_DIR|(CUDA|NVIDIA|NCCL|HIP|HSA|ROCR|GGML|OMP|HF|XDG)_\w+"
 )
 """Names of the gateway's own environment variables that an engine sees. Any other needs a line in `launch.env`."""
-
-_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_LINE_END = re.compile(rb"[\r\n]+")
 
 
 class ProcessState(enum.StrEnum):
@@ -114,35 +107,6 @@ class End(NamedTuple):
     level: int = logging.ERROR
 
 
-class Lines:
-    """A splitter of an engine's output into lines for the log: printable, and of bounded length."""
-
-    def __init__(self) -> None:
-        """Start with an empty line."""
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[str]:
-        """Return the lines that are complete with these bytes, without blank ones."""
-        *whole, rest = _LINE_END.split(self._rest + data)
-        # A character has at most four bytes. What exceeds the longest line is dropped as it comes.
-        self._rest = rest[: 4 * LINE_LIMIT + 4]
-        return [self._printable(line) for line in whole if line.strip()]
-
-    def close(self) -> list[str]:
-        """Return the last line, if it did not end with a line feed."""
-        return self.feed(b"\n")
-
-    @staticmethod
-    def _printable(line: bytes) -> str:
-        text = (
-            _COLOUR.sub("", line[: 4 * LINE_LIMIT + 4].decode(errors="replace"))
-            .replace("\t", "    ")
-            .rstrip()
-        )
-        text = text if len(text) <= LINE_LIMIT else text[: LINE_LIMIT - 1] + "…"
-        return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-
-
 def _always_info(line: str) -> int:
     """Log every line of an engine as information."""
     return logging.INFO
@@ -182,12 +146,9 @@ class Process:
         self._name = name
         self._command = command
         self._on_state = on_state
-        self._crash_reason = crash_reason
+        self._output = Output(name, log_level, crash_reason)
         self._rng = rng
-        self._log_level = log_level
         self._new_key = new_key
-        self._log = logging.getLogger(f"gateway.backend.{name}")
-        self._tail: collections.deque[str] = collections.deque(maxlen=TAIL)
         self._started = False
         self._control: socket.socket | None = None
         self._killed: str | None = None
@@ -264,17 +225,21 @@ class Process:
             launch = self._with_key(self._command(HOST, port))
         except (LaunchError, OSError, ValueError) as error:
             return self._cannot_start(str(error))
+        except Exception as error:  # noqa: BLE001 (an adapter may come from elsewhere)
+            return self._bug("its command line could not be made", error)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._control, self._killed = ours, None
-        self._tail.clear()
+        self._output.begin(self.key)
         try:
             with theirs:
                 try:
                     warden = await self._spawn(launch, theirs)
                 except (OSError, ValueError) as error:
                     return self._cannot_start(str(error))
-            reading = asyncio.create_task(self._read(warden.stdout))
+                except Exception as error:  # noqa: BLE001 (as above)
+                    return self._bug("its command line could not be used", error)
+            reading = asyncio.create_task(self._output.drain(warden.stdout))
             try:
                 status = await self._watch(warden, launch, port, ours)
             finally:
@@ -345,21 +310,6 @@ class Process:
             async with asyncio.timeout(LAST_WORDS):
                 await reading
 
-    async def _read(self, output: asyncio.StreamReader | None) -> None:
-        """Write the engine's output to the log, line by line."""
-        assert output is not None
-        lines = Lines()
-        while data := await output.read(65536):
-            self._note(lines.feed(data))
-        self._note(lines.close())
-
-    def _note(self, lines: list[str]) -> None:
-        for line in lines:
-            if self.key is not None:
-                line = line.replace(self.key, "[key]")  # noqa: PLW2901 (engines like to print their settings)
-            self._tail.append(line)
-            self._log.log(self._log_level(line), "%s", line)
-
     def _let_go(self) -> None:
         """Close our half of the socket pair, which tells the warden to end the engine."""
         if self._control is not None:
@@ -376,12 +326,19 @@ class Process:
         self.last_error = reason
         return End(f"cannot start: {reason}", logging.DEBUG if known else logging.ERROR)
 
+    def _bug(self, what: str, error: Exception) -> End:
+        """Return the end of a start that an exception of the adapter has prevented."""
+        reason = f"{what}, which is a bug of its adapter ({type(error).__name__}: {error})"
+        if reason != self.last_error:
+            log.error("backend '%s': %s", self._name, reason, exc_info=error)
+        return self._cannot_start(reason)
+
     def _ended(self, status: int) -> End:
         if self._stopping or self._renewing:
             return End("stopped", logging.DEBUG)
         by_force = status in (128 + signal.SIGKILL, -signal.SIGKILL)
         # A killed process had no time to say why; the end of its log is about something else.
-        known = None if by_force else self._crash_reason(self._tail)
+        known = None if by_force else self._output.crash_reason()
         reason = self._killed or known or self._guess(status)
         self.last_error = f"{reason} ({exit_words(status)})"
         return End(f"stopped: {self.last_error}")
@@ -389,6 +346,6 @@ class Process:
     def _guess(self, status: int) -> str:
         if status in (128 + signal.SIGKILL, -signal.SIGKILL):
             return "something killed it, as the system does when memory runs out"
-        if self._tail:
-            return f"its last words were: {self._tail[-1][:LAST_WORDS_LIMIT]}"
+        if self._output.tail:
+            return f"its last words were: {self._output.tail[-1][:LAST_WORDS_LIMIT]}"
         return "it gave no reason"

@@ -162,7 +162,7 @@ class Member:
         """Work for the backend until it was retired and its requests have finished, or until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
-                working = [group.create_task(self._keep("health probes", self.watch.run))]
+                working = [group.create_task(self._keep("health probes", self._watch))]
                 if self.poll is not None:
                     working.append(group.create_task(self._keep("signals", self.poll.run)))
                 engine = None
@@ -201,6 +201,13 @@ class Member:
             for status in Status:
                 self._shared.metrics.signal_status.forget(self.backend.name, signal, status)
 
+    async def _watch(self) -> None:
+        try:
+            await self.watch.run()
+        except Exception:
+            self.watch.lost()
+            raise
+
     async def _supervise(self) -> None:
         assert self.supervisor is not None
         if self._predecessor is not None:
@@ -210,11 +217,15 @@ class Member:
 
     async def _keep(self, what: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run until it ends by itself or is cancelled; where it fails, log that and run it again after a while."""
+        loop = asyncio.get_running_loop()
         pause = FIRST_PAUSE
         while True:
+            began = loop.time()
             try:
                 return await run()
             except Exception:
+                if loop.time() - began > LONGEST_PAUSE:
+                    pause = FIRST_PAUSE
                 log.exception(
                     "backend '%s': its %s failed, which is a bug; next start in %g s",
                     self.backend.name,

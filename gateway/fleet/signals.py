@@ -228,9 +228,12 @@ class Poll:
                 lost.append(f"{call.method} {call.path} answered {answer[0]}")
             bodies.append(None if isinstance(answer, Failure) or answer[0] != 200 else answer[1])
         engine = self._backend.engine
+        # A page can hold anything, and an adapter may come from elsewhere: its bug must not end the task.
         try:
             return engine.signals_of(bodies), "; ".join(lost) or None
         except Exception:
-            # A page can hold anything, and an adapter may come from elsewhere: its bug must not end the task.
             log.debug("backend '%s': cannot read its signals", self._backend.name, exc_info=True)
-            return engine.signals_of([None] * len(bodies)), "its answer cannot be read"
+        told: Signals = {}
+        with contextlib.suppress(Exception):
+            told = engine.signals_of([None] * len(bodies))
+        return told, "its answer cannot be read"

@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 
 from backends.base import Launch, LaunchError
 from gateway.fleet import launcher
-from gateway.fleet.launcher import Lines, Process, ProcessState, child_environment, exit_words, restart_delay
+from gateway.fleet.launcher import Process, ProcessState, child_environment, exit_words, restart_delay
+from gateway.fleet.output import LINE_LIMIT, Lines
 
 SERVE = """
 import http.server, sys
@@ -162,7 +163,7 @@ def test_lines_are_fit_for_a_log() -> None:
         "10%",
         "20%",
     ]
-    assert lines.feed(b"rest") == [] and lines.close() == ["rest"] and lines.close() == []
+    assert lines.feed(b"rest") == [] and lines.feed(b"\n") == ["rest"] and lines.feed(b"\n") == []
 
 
 def test_an_endless_line_costs_little() -> None:
@@ -170,14 +171,14 @@ def test_an_endless_line_costs_little() -> None:
     for _ in range(100):
         assert lines.feed(b"x" * 65536) == []
     (line,) = lines.feed(b"end\nnext")
-    assert len(line) == launcher.LINE_LIMIT and line.endswith("x…") and lines.close() == ["next"]
+    assert len(line) == LINE_LIMIT and line.endswith("x…") and lines.feed(b"\n") == ["next"]
 
 
 @given(st.lists(st.binary(max_size=30)))
 def test_lines_do_not_depend_on_how_the_bytes_come(pieces: list[bytes]) -> None:
     one, many = Lines(), Lines()
-    whole = one.feed(b"".join(pieces)) + one.close()
-    assert [line for piece in pieces for line in many.feed(piece)] + many.close() == whole
+    whole = one.feed(b"".join(pieces)) + one.feed(b"\n")
+    assert [line for piece in pieces for line in many.feed(piece)] + many.feed(b"\n") == whole
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
