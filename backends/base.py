@@ -86,6 +86,13 @@ class Call(msgspec.Struct, frozen=True, gc=False):
 
     `path` starts with a slash and is relative to the backend's base URL. `content_type` applies only to a body. `then`
     is sent once this one has succeeded, and its answer is the one that counts; only an operator's action has it.
+
+    `whole` says that the engine is asked for a whole answer although the client wants a stream, because its own stream
+    of such an answer cannot be used. `Engine.call` then leaves `stream` out of the body, and `Engine.reply` gets the
+    answer with the client's request, whose `stream` is true: its `Reply.body` is the events of the client's stream,
+    `[DONE]` included. `OpenAICompatible.reply` writes them (`dialect.unstreamed`), so an engine that speaks OpenAI's
+    API has nothing else to do. The time limits are those of a whole answer, `answer` and `total`: such an engine says
+    nothing until it has finished. Of a request without `stream` it means nothing.
     """
 
     path: str
@@ -94,6 +101,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     headers: Headers = ()
     content_type: bytes = b"application/json"
     then: Call | None = None
+    whole: bool = False
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):

@@ -1,9 +1,12 @@
-"""Turn a whole answer into a stream, for engines that answer a stream request with plain JSON.
+"""Turn a whole answer into a stream, for engines that answer a stream request with plain JSON, asked to or not.
+
+An engine is asked to where `Call.whole` says so.
 
 Rules:
 - Pure: the bytes of an OpenAI completion in, the bytes of its SSE events out, `[DONE]` included.
 - Every choice has its finish reason, which whoever calls has looked at.
-- Each choice becomes one event with everything in it; members the gateway does not know are kept unchanged.
+- Each choice becomes two events: everything in it, and its finish reason. Members the gateway does not know are kept
+  unchanged.
 """
 
 from __future__ import annotations
@@ -59,12 +62,11 @@ def _event(chunk: dict[str, Any]) -> bytes:
 
 def _choices(answer: _Answer, chat: bool) -> Iterator[dict[str, Any]]:
     for place, choice in enumerate(answer.choices):
-        yield {
-            "index": place if choice.index is None else choice.index,
-            **({"delta": _delta(choice.message or {})} if chat else {"text": choice.text}),
-            "logprobs": choice.logprobs,
-            "finish_reason": choice.finish_reason,
-        }
+        index = place if choice.index is None else choice.index
+        said = {"delta": _delta(choice.message or {})} if chat else {"text": choice.text}
+        yield {"index": index, **said, "logprobs": choice.logprobs, "finish_reason": None}
+        nothing: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+        yield {"index": index, **nothing, "logprobs": None, "finish_reason": choice.finish_reason}
 
 
 def _delta(message: Members) -> dict[str, Any]:

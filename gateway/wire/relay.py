@@ -101,6 +101,7 @@ class Attempt(Sink):
         "_unlabelled",
         "_upstream",
         "_way",
+        "_whole",
         "committed",
         "complete",
         "crash",
@@ -128,6 +129,8 @@ class Attempt(Sink):
         self._listener: Listener | None = listener
         self._headers: Headers = headers
         self._streams: bool = request.stream
+        self._whole: bool = False
+        """Whether the engine was asked for a whole answer, whose time limits apply then, whatever the client wants."""
         self._gathers: bool = not (request.stream or request.operation is Operation.SPEECH)
         """Whether a stream from the engine is assembled into one JSON answer, because the client did not ask for a
         stream. Never for speech, whose audio may be streamed in any case."""
@@ -167,6 +170,7 @@ class Attempt(Sink):
             except RequestError as error:
                 self._fail(error.failure)
                 return True
+            self._whole = call.whole
             lines = exchange.trace
             if self._engine.request_ids:
                 lines = b"x-request-id: %b\r\n%b" % (exchange.id, lines)
@@ -251,7 +255,12 @@ class Attempt(Sink):
         self._since = now
         connection = self._connection
         if connection is not None:
-            connection.wake(self, self._clocks.due(phase, now, self._streams, self._exchange.deadline))
+            connection.wake(self, self._clocks.due(phase, now, self._is_paced, self._exchange.deadline))
+
+    @property
+    def _is_paced(self) -> bool:
+        """Tell whether the limits of a stream apply to the engine's answer."""
+        return self._streams and not self._whole
 
     def ring(self) -> None:
         """Fail the attempt if the limit of its phase has passed, else set the timer again."""
@@ -261,7 +270,7 @@ class Attempt(Sink):
             # The client does not read, so the engine is not to blame. The client's connection has a limit for this.
             self._since = now
         since = max(self._since, self._heard)
-        due = self._clocks.due(self._phase, since, self._streams, deadline)
+        due = self._clocks.due(self._phase, since, self._is_paced, deadline)
         if now < due:
             if connection is not None:
                 connection.wake(self, due)
@@ -290,7 +299,11 @@ class Attempt(Sink):
 
     def _watch(self) -> None:
         """Begin to decode the answer as a stream."""
-        self._exchange.timeline.mark(FIRST_TOKEN)
+        now = self._exchange.timeline.mark(FIRST_TOKEN)
+        if self._whole:
+            # It streams although it was not asked to.
+            self._whole = False
+            self._enter(Phase.FIRST_TOKEN, now)
         request = self._exchange.request
         if self._gathers:
             request = msgspec.structs.replace(request, stream=True, include_usage=True)

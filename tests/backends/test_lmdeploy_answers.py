@@ -101,8 +101,11 @@ def test_whole_completions_of_several_prompts() -> None:
     *events, _ = payloads(reply.body)
     assert [(choice["index"], choice["text"]) for event in events for choice in event["choices"]] == [
         (0, "first a"),
+        (0, ""),
         (1, "second b c"),
+        (1, ""),
     ]
+    assert ENGINE.call(streamed, "demo").whole and b'"stream"' not in ENGINE.call(streamed, "demo").body
 
 
 def test_what_its_engine_finds_too_long_is_so() -> None:

@@ -212,8 +212,8 @@ def test_a_whole_answer_to_a_wish_for_a_stream_becomes_one() -> None:
     answer = json.dumps(line(True, response="", done_reason="load")).encode()
     reply = Ollama().reply(request(Operation.COMPLETIONS, True, True), "m", (), answer)
     assert isinstance(reply, Reply)
-    first, last = events(reply.body)
-    assert first["choices"] == [{"index": 0, "text": "", "logprobs": None, "finish_reason": "stop"}]
+    _, ended, last = events(reply.body)
+    assert ended["choices"] == [{"index": 0, "text": "", "logprobs": None, "finish_reason": "stop"}]
     assert last["usage"]["total_tokens"] == 0
 
 

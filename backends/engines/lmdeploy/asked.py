@@ -92,15 +92,18 @@ def wanted(request: Request) -> Wanted:
     return Wanted(tuple(filter(None, stops)), int(said.n or 1), bool(said.logprobs), one_call)
 
 
-def body(request: Request, model: str) -> bytes:
-    """Return the body of a request as LMDeploy is asked. Raise RequestError for what it cannot do."""
+def body(request: Request, model: str) -> tuple[bytes, bool]:
+    """Return the body of a request as LMDeploy is asked, and whether it is asked for a whole answer.
+
+    Raise RequestError for what it cannot do.
+    """
     members = edits.without_nulls(rewrite.members(request.body))
     members["model"] = msgspec.json.encode(model)
     members["stream"] = b"true"
     edit = _EDITS.get(request.operation)
     if edit is not None:
         edit(members)
-    return rewrite.joined(members)
+    return rewrite.joined(members), "stream" not in members
 
 
 def _sampling(members: Members) -> None:

@@ -96,7 +96,8 @@ class LMDeploy(OpenAICompatible):
             request = msgspec.structs.replace(request, body=_encode_asked(request.body))
         elif request.operation in asked.OPERATIONS:
             call = super().call(request, model)
-            return msgspec.structs.replace(call, body=asked.body(request, model))
+            body, whole = asked.body(request, model)
+            return msgspec.structs.replace(call, body=body, whole=whole)
         return super().call(request, model)
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
