@@ -5,13 +5,17 @@ Rules:
   keeps its bytes; what cannot be read is left for the engine to refuse.
 - A member that an engine would ignore without a word is refused by name, unless it asks for nothing.
 - A content that would be lost without a word is refused as the client's mistake.
+- A tool call of an earlier turn whose arguments are no JSON object, as a token limit cuts them off, is sent with what
+  can be read of them: an engine that refused it would refuse every later turn of the conversation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
+import pydantic_core
 
 from backends.base import Failure, Kind, RequestError
 from backends.dialect import rewrite
@@ -22,15 +26,17 @@ _IDLE = (b"null", b"false", b"0", b"0.0", b'""', b"[]", b"{}")
 """Values that ask for nothing."""
 _PICTURES = ("image_url", "image", "input_image", "video_url", "video", "audio_url", "input_audio", "audio")
 """Parts of a content that only some models read; they pass as they are."""
+_SHORTEST_CALL = len('[{"function":{"arguments":""}}]')
 
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
 _any = msgspec.json.Decoder()
 _strings = msgspec.json.Decoder(str | list[str])
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class _Function(msgspec.Struct):
     name: str | None = None
-    arguments: msgspec.Raw = msgspec.Raw()
+    arguments: Any = None
 
 
 class _Call(msgspec.Struct):
@@ -181,7 +187,7 @@ def _name(tool: _Named, flat: bool) -> str | None:
 
 
 def messages(members: Members) -> None:
-    """Put the messages of a chat right: `developer` becomes `system`, texts in parts one text, `""` no arguments.
+    """Put the messages of a chat right: `developer` becomes `system`, texts in parts one text, arguments an object.
 
     Raise RequestError for what engines leave out of the prompt without a word.
     """
@@ -225,10 +231,9 @@ def _edited(message: _Message) -> Mapping[str, bytes]:
         raise rejected("messages", "a content is a text or a list of parts, not an object")
     if bytes(message.function_call) not in (b"", b"null"):
         raise unsupported("function_call", "the engine knows tool calls only")
-    if b'""' in bytes(message.tool_calls):
-        calls = _with_arguments(bytes(message.tool_calls))
-        if calls is not None:
-            edited["tool_calls"] = calls
+    calls = _with_arguments(bytes(message.tool_calls))
+    if calls is not None:
+        edited["tool_calls"] = calls
     return edited
 
 
@@ -248,18 +253,45 @@ def _joined(content: bytes) -> bytes | None:
     return msgspec.json.encode("".join(texts))
 
 
+def arguments_object(text: str) -> bytes:
+    """Return the arguments of a tool call as a JSON object: its own bytes if they are one, else what can be read.
+
+    Nothing is `{}`. Of an object that was cut off the beginning is kept, a text that was cut off included. What is no
+    object at all becomes the only member, `arguments`, of one.
+    """
+    if not text or text.isspace():
+        return b"{}"
+    try:
+        _object.decode(text)
+    except (ValueError, RecursionError):
+        try:
+            said = pydantic_core.from_json(text, allow_partial="trailing-strings")
+        except (ValueError, RecursionError):
+            said = None
+        return msgspec.json.encode(said if isinstance(said, dict) else {"arguments": text})
+    return text.encode()
+
+
 def _with_arguments(raw: bytes) -> bytes | None:
-    """Return tool calls in which empty arguments are `{}`; None where none are."""
+    """Return tool calls whose arguments are the text of a JSON object; None where they are so already."""
+    if len(raw) < _SHORTEST_CALL:
+        return None
     try:
         calls = _calls.decode(raw)
-        if not any(call.function and bytes(call.function.arguments) == b'""' for call in calls):
+        wrong: dict[int, str] = {}
+        for place, call in enumerate(calls):
+            text = call.function.arguments if call.function else None
+            if isinstance(text, str):
+                right = arguments_object(text).decode()
+                if right != text:
+                    wrong[place] = right
+        if not wrong:
             return None
         said = _any.decode(raw)
     except (ValueError, RecursionError):
         return None
-    for call in said:
-        if call.get("function") and call["function"].get("arguments") == "":
-            call["function"]["arguments"] = "{}"
+    for place, right in wrong.items():
+        said[place]["function"]["arguments"] = right
     return msgspec.json.encode(said)
 
 

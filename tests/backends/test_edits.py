@@ -162,13 +162,14 @@ def test_a_content_that_would_be_lost_is_refused(content: object) -> None:
     assert (error.value.failure.kind, error.value.failure.param) == (Kind.REJECTED, "messages")
 
 
-def test_no_arguments_are_an_empty_object() -> None:
+def test_arguments_are_an_object() -> None:
     def call(arguments: object) -> dict[str, object]:
         return {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
 
     said = {"role": "assistant", "content": "", "tool_calls": [call(""), call('{"a":1}')]}
     assert messages(said)[0]["tool_calls"] == [call("{}"), call('{"a":1}')]
-    assert messages({**said, "tool_calls": [call('{"a')]})[0]["tool_calls"] == [call('{"a')]
+    assert messages({**said, "tool_calls": [call('{"a":"b')]})[0]["tool_calls"] == [call('{"a":"b"}')]
+    assert messages({**said, "tool_calls": [call("x")]})[0]["tool_calls"] == [call('{"arguments":"x"}')]
 
 
 @pytest.mark.parametrize("raw", [b"7", b'"a"', b"[7]", b'[{"role":7,"content":[7]}]', b"[" * 5000])

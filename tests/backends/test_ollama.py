@@ -203,10 +203,41 @@ def test_what_v1_would_ignore_is_refused(operation: Operation, body: dict[str, A
 
 
 @pytest.mark.parametrize(
-    "body", [{"n": 1}, {"logit_bias": {}}, {"tool_choice": "auto"}, {"tool_choice": "none"}]
+    "body", [{"n": 1}, {"logit_bias": {}}, {"tool_choice": "auto"}, {"reasoning_effort": "low"}]
 )
 def test_what_v1_ignores_without_harm_passes(body: dict[str, Any]) -> None:
     assert json.loads(over_v1(**body).body) == {"model": "qwen3:0.6b", "messages": HELLO, **body}
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+def test_v1_gets_no_tools_where_none_may_be_called() -> None:
+    asked = json.loads(over_v1(tools=[TOOL], tool_choice="none").body)
+    assert "tools" not in asked
+    assert json.loads(over_v1(tools=[TOOL], tool_choice="auto").body)["tools"] == [TOOL]
+
+
+def test_v1_gets_one_prompt_as_a_text_and_what_its_templates_know() -> None:
+    assert json.loads(over_v1(Operation.COMPLETIONS, prompt=["Hello"]).body)["prompt"] == "Hello"
+    cut = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1'}}
+    developer = {"role": "developer", "content": "Be brief."}
+    asked = json.loads(over_v1(messages=[developer, {"role": "assistant", "tool_calls": [cut]}]).body)
+    assert asked["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert asked["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"a":1}'
+
+
+@pytest.mark.parametrize(
+    ("asked", "effort"),
+    [
+        ({"reasoning_effort": ""}, None),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "none"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, "medium"),
+        ({"think": "high"}, "high"),
+    ],
+)
+def test_v1_is_told_how_much_to_think(asked: dict[str, Any], effort: str | None) -> None:
+    assert json.loads(over_v1(**asked).body).get("reasoning_effort") == effort
 
 
 def test_a_stream_that_breaks_off_at_v1_is_no_answer() -> None:

@@ -112,6 +112,8 @@ def test_usage_is_what_ollama_counted() -> None:
     answer = says("Hi") | {"done": True, "prompt_eval_cached_count": 4, **COUNTS}
     reply = Ollama().reply(request(), "m", (), json.dumps(answer).encode())
     assert isinstance(reply, Reply) and reply.usage == Usage(11, 7, 4)
+    told = whole(request(), says("Hi") | {"done": True, **COUNTS})["usage"]
+    assert told == {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
     odd = says("Hi") | {"done": True, "prompt_eval_count": "many", "eval_count": -1}
     reply = Ollama().reply(request(), "m", (), json.dumps(odd).encode())
     assert isinstance(reply, Reply) and reply.usage == Usage(0, 0, 0)
@@ -330,7 +332,9 @@ def test_thoughts_of_a_completion() -> None:
 def test_log_probabilities_in_a_stream() -> None:
     told = [{"token": "ab", "logprob": -1}]
     chunks, decoder = streamed(request(stream=True), {**says(""), "logprobs": told}, ends())
-    assert chunks[0]["choices"][0]["logprobs"]["content"][0]["token"] == "ab"
+    role, first = chunks[0]["choices"][0], chunks[1]["choices"][0]
+    assert (role["delta"], role["logprobs"]) == ({"role": "assistant", "content": ""}, None)
+    assert "role" not in first["delta"] and first["logprobs"]["content"][0]["token"] == "ab"
     assert (deltas(chunks)[0]["content"], decoder.content) == ("", 0)
     asked = request(Operation.COMPLETIONS, stream=True)
     one = line(response="ab", logprobs=told)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backends.base import Action, Call
-from backends.engines.ollama.engine import Ollama
+from backends.engines.ollama.engine import Ollama, OllamaOptions
 from backends.engines.ollama.models import from_modelfile
 
 ENGINE = Ollama()
@@ -39,6 +39,15 @@ def test_every_action_has_its_call() -> None:
     unloaded = {"model": "a", "keep_alive": 0, "stream": False}
     assert act(Action.UNLOAD, model="a") == ("POST", "/api/generate", unloaded)
     assert {*ENGINE.actions} == {*Action} - {Action.LOAD_LORA, Action.UNLOAD_LORA, Action.SLEEP, Action.WAKE}
+
+
+def test_a_model_is_loaded_as_the_backends_requests_want_it() -> None:
+    engine = Ollama(OllamaOptions(context=4096, keep_alive=600.0))
+    body = json.loads(engine.action(Action.LOAD, {"model": "a"}).body)
+    expected = {"model": "a", "stream": False, "options": {"num_ctx": 4096}, "keep_alive": 600}
+    assert body == expected
+    body = json.loads(engine.action(Action.LOAD, {"model": "a", "context": 8192, "keep_alive": "1m"}).body)
+    assert (body["options"], body["keep_alive"]) == ({"num_ctx": 8192}, "1m")
 
 
 @pytest.mark.parametrize("keep_alive", [-1, 0, 1.5, "10m", "1h30m", "-1s"])

@@ -263,6 +263,37 @@ def test_a_call_s_id_used_again_means_the_last_call_before_it() -> None:
     assert [message.get("tool_name") for message in found] == [None, "a", None, "b"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sent_on"),
+    [
+        ('{"city": "Par', {"city": "Par"}),
+        ('{"city": "Paris", "da', {"city": "Paris"}),
+        ("[1]", {"arguments": "[1]"}),
+        ("the port, please", {"arguments": "the port, please"}),
+        (" ", {}),
+    ],
+)
+def test_of_arguments_that_were_cut_off_what_can_be_read_is_sent(arguments: str, sent_on: object) -> None:
+    (message,) = chat(messages=of_call(arguments))["messages"]
+    assert message["tool_calls"][0]["function"]["arguments"] == sent_on
+
+
+@pytest.mark.parametrize(
+    ("asked", "think"),
+    [
+        ({"reasoning_effort": "ultra"}, "max"),
+        ({"reasoning_effort": ""}, None),
+        ({"reasoning": {"effort": "minimal"}}, "low"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, False),
+        ({"chat_template_kwargs": {"enable_thinking": True, "other": 1}}, True),
+        ({"chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": "low"}, "low"),
+        ({"reasoning_effort": "low", "think": False}, False),
+    ],
+)
+def test_how_much_a_model_thinks_is_said_in_several_ways(asked: dict[str, Any], think: object) -> None:
+    assert chat(**asked).get("think") == think
+
+
 def test_arguments_keep_their_own_spelling() -> None:
     arguments = '{"big": 12345678901234567890123, "small": 1e-7}'
     asked = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
@@ -351,16 +382,9 @@ def of_image(url: str) -> list[dict[str, Any]]:
 
 
 WRONG: dict[str, tuple[Operation, dict[str, Any], str]] = {
-    "arguments": (
-        Operation.CHAT,
-        {"messages": of_call("[1]")},
-        "messages[0].tool_calls[0].function.arguments",
-    ),
-    "arguments that are no JSON": (
-        Operation.CHAT,
-        {"messages": of_call('{"a":')},
-        "messages[0].tool_calls[0].function.arguments",
-    ),
+    "no text to embed": (Operation.EMBEDDINGS, {"input": 5}, "input"),
+    "texts and others": (Operation.EMBEDDINGS, {"input": ["a", None]}, "input"),
+    "no prompt": (Operation.COMPLETIONS, {"prompt": {"a": 1}}, "prompt"),
     "image without base64": (
         Operation.CHAT,
         {"messages": of_image("data:image/png,abc")},
@@ -383,7 +407,7 @@ WRONG: dict[str, tuple[Operation, dict[str, Any], str]] = {
     ),
     "tool": (Operation.CHAT, {"messages": HELLO, "tools": [{"type": "function"}]}, "tools"),
     "nothing to embed": (Operation.EMBEDDINGS, {"input": ""}, "input"),
-    "no text to embed": (Operation.EMBEDDINGS, {"input": []}, "input"),
+    "an empty list": (Operation.EMBEDDINGS, {"input": []}, "input"),
     "encoding": (Operation.EMBEDDINGS, {"input": "a", "encoding_format": "hex"}, "encoding_format"),
 }
 

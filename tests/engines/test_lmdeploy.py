@@ -186,7 +186,8 @@ async def test_nulls_mean_nothing(served: Served, path: str) -> None:
 async def test_a_call_without_arguments_is_history_like_any_other(served: Served) -> None:
     asked = servers.chat() | {"messages": servers.history("")}
     assert servers.text_of(await served.post(CHAT, asked))[0] == "fine"
-    shapes.error(await served.post(CHAT, asked | {"messages": servers.history('{"a')}), 400)
+    cut_off = asked | {"messages": servers.history('{"a')}
+    assert servers.text_of(await served.post(CHAT, cut_off))[0] == "fine"
     items = [
         {"type": "function_call", "call_id": "c", "name": "get_port", "arguments": ""},
         {"type": "function_call_output", "call_id": "c", "output": "11434"},

@@ -161,7 +161,8 @@ async def test_it_gets_nothing_while_it_sleeps(served: Served) -> None:
 async def test_a_call_without_arguments_is_history_like_any_other(served: Served) -> None:
     asked = servers.chat() | {"messages": servers.history("")}
     assert servers.text_of(await served.post(CHAT, asked))[0] == "fine"
-    shapes.error(await served.post(CHAT, asked | {"messages": servers.history('{"a')}), 400)
+    cut_off = asked | {"messages": servers.history('{"a')}
+    assert servers.text_of(await served.post(CHAT, cut_off))[0] == "fine"
 
 
 async def test_a_conversation_that_ends_with_the_assistant_is_gone_on_with(served: Served) -> None:

@@ -5,6 +5,7 @@ Facts: ollama/ollama v0.33.0-rc2, `api/types.go` and `server/routes.go`.
 Rules:
 - A stream is complete with the line that says `done`. An `error` line, or a stream without a `done` line, is a failure.
 - Each line costs one decode and one encode; the members that all events share are encoded once.
+- Usage says what Ollama said: it tells of cached tokens only in newer versions.
 - `thinking` becomes `reasoning_content`. The arguments of a tool call, an object in Ollama, become JSON text.
 - An answer with tool calls has the finish reason `tool_calls`, unless it was cut off for its length.
 """
@@ -105,7 +106,7 @@ def reply_of(request: Request, body: bytes, failure: ReadFailure) -> Reply | Fai
         # So ends what Ollama breaks off, an answer that repeats a token for instance.
         return reasons.broke_off(line.done_reason)
     usage = _usage(line)
-    whole = _encode(_completion(request, line) | {"usage": _counts(usage)})
+    whole = _encode(_completion(request, line) | {"usage": _counts(usage, line)})
     return Reply(stream_of(request, whole) if request.stream else whole, usage)
 
 
@@ -203,6 +204,10 @@ class LineStream(FramedDecoder):
         text, calls = said.content, said.tool_calls
         if not (text or said.thinking or calls or line.logprobs):
             return b""
+        before = b""
+        if line.logprobs and not self._head:
+            # Clients that add up a stream's choices would count log probabilities beside the role twice.
+            before = self._chunk(line, b'"delta":{' + _ROLE + b',"content":""}', b"null")
         members = [] if self._head else [_ROLE]
         if said.thinking:
             members.append(b'"reasoning_content":' + _encode(said.thinking))
@@ -212,7 +217,7 @@ class LineStream(FramedDecoder):
             members.append(b'"tool_calls":' + _encode(self._numbered(calls)))
         self.content += bool(text or said.thinking or calls)
         logprobs = _encode(_chat_logprobs(line.logprobs)) if line.logprobs else b"null"
-        return self._chunk(line, b'"delta":{' + b",".join(members) + b"}", logprobs)
+        return before + self._chunk(line, b'"delta":{' + b",".join(members) + b"}", logprobs)
 
     def _text(self, line: _Line) -> bytes:
         """Return the event for a line of a completion; empty if it adds nothing."""
@@ -244,7 +249,7 @@ class LineStream(FramedDecoder):
             said = b'"delta":{}' if self._head else b'"delta":{' + _ROLE + b"}"
         out = self._chunk(line, said, b"null", _encode(_reason(line, self._called > 0)))
         if self._include_usage:
-            counts = _encode(_counts(self.usage))
+            counts = _encode(_counts(self.usage, line))
             out += sse.encode(self._begin(line) + b'"choices":[],"usage":' + counts + b"}")
         return out + DONE
 
@@ -304,9 +309,12 @@ def _usage(line: _Line) -> Usage:
     return Usage(count(line.prompt_eval_count), count(line.eval_count), count(line.prompt_eval_cached_count))
 
 
-def _counts(usage: Usage) -> Members:
-    """Return the `usage` of an answer, cached tokens included."""
-    return {**openai_usage(usage), "prompt_tokens_details": {"cached_tokens": usage.cached}}
+def _counts(usage: Usage, line: _Line) -> Members:
+    """Return the `usage` of an answer; with the cached tokens, where Ollama tells of them."""
+    counts = openai_usage(usage)
+    if line.prompt_eval_cached_count is not None:
+        counts["prompt_tokens_details"] = {"cached_tokens": usage.cached}
+    return counts
 
 
 def _chat_logprobs(tokens: Sequence[_Token]) -> Members:

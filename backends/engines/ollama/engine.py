@@ -7,9 +7,9 @@ ollama/ollama v0.33.0-rc2, `server/routes.go`, `server/sched.go`, `openai/openai
 Rules:
 - This file knows the server. `requests.py`, `messages.py` and `answers.py` translate; actions on models are in
   `models.py`.
-- `/v1` is sent `max_tokens` instead of `max_completion_tokens`, which it would ignore. Other members that it ignores
-  although the answer depends on them (`n`, `logit_bias`, a forced `tool_choice`, `echo`, `best_of`) are refused.
-  `top_k`, `min_p` and Ollama's own members have no effect there.
+- `/v1` is sent `max_tokens` instead of `max_completion_tokens`, and no tools with `tool_choice: none`: it would ignore
+  these. Other members that it ignores although the answer depends on them (`n`, `logit_bias`, a forced `tool_choice`,
+  `echo`, `best_of`) are refused. `top_k`, `min_p` and Ollama's own members have no effect there.
 - A model that is not in memory is loaded while its first request waits, so Ollama is never "loading": it is up or down.
 """
 
@@ -45,12 +45,11 @@ from backends.base import (
     Status,
     StreamDecoder,
 )
-from backends.dialect import rewrite
 from backends.dialect.errors import read_failure
 from backends.dialect.openai import OpenAICompatible
 from backends.engines.ollama.answers import LineStream, reply_of
 from backends.engines.ollama.models import ACTIONS, call_for
-from backends.engines.ollama.requests import Defaults, native_body, refuse_what_is_ignored
+from backends.engines.ollama.requests import Defaults, edited_body, native_body
 from backends.facts.launching import ProcessLaunch, Text, program
 from backends.facts.signals import reading
 from backends.facts.units import Duration, Size, Wait
@@ -240,10 +239,7 @@ class Ollama(OpenAICompatible):
     def call(self, request: Request, model: str) -> Call:
         if self._native:
             return Call(PATHS[request.operation], native_body(request, model, self._defaults))
-        if _IGNORED.search(request.body):
-            refuse_what_is_ignored(request)
-        if b'"max_completion_tokens"' in request.body:
-            request = msgspec.structs.replace(request, body=_with_max_tokens(request.body))
+        request = msgspec.structs.replace(request, body=edited_body(request))
         return super().call(request, model)
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
@@ -291,7 +287,7 @@ class Ollama(OpenAICompatible):
         return {Signal.MODELS: reading(Signal.MODELS, float(len(names)), "/api/ps", names)}
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
-        return call_for(action, arguments)
+        return call_for(action, arguments, self._defaults)
 
     def log_level(self, line: str) -> int:
         if line.startswith("[GIN]"):
@@ -307,7 +303,6 @@ class Ollama(OpenAICompatible):
         return next((line[7:].strip() for line in reversed(log) if line.startswith("Error: ")), None)
 
 
-_IGNORED = re.compile(rb'"(?:n|logit_bias|tool_choice|echo|best_of)"')
 _LEVEL = re.compile(r"\blevel=([A-Z]+)")
 _LEVELS = {
     "ERROR": logging.ERROR,
@@ -351,12 +346,3 @@ def _names(body: bytes) -> tuple[str, ...]:
         return tuple(model.name for model in _models.decode(body).models)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not a list of models: {error}") from error
-
-
-def _with_max_tokens(body: bytes) -> bytes:
-    """Return the body with `max_completion_tokens` renamed to the member that `/v1` reads."""
-    members = rewrite.members(body)
-    wanted = members.pop("max_completion_tokens", None)
-    if wanted not in (None, b"null"):
-        members["max_tokens"] = wanted
-    return rewrite.joined(members)

@@ -4,6 +4,7 @@ Rules:
 - A message stays one message. Its texts are joined by line feeds; its images are listed beside them in order.
 - Images must be in the request, as base64. An image given by URL is refused: the gateway downloads nothing.
 - A tool's result names the tool: by `name`, or else by the last earlier call with the same id.
+- Ollama reads the arguments of a call as an object. Of arguments that are none, what can be read is sent.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 
 from backends.base import Failure, Kind, RequestError
+from backends.dialect.edits import arguments_object
 
 Members = dict[str, Any]
 
@@ -63,9 +65,6 @@ class Message(msgspec.Struct):
     reasoning: Any = None
 
 
-_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
 def refusal(param: str, why: str, kind: Kind = Kind.UNSUPPORTED) -> RequestError:
     """Return the error for a member that Ollama cannot honour; `why` continues "Ollama cannot do this: "."""
     message = f"Ollama cannot do this: {why}" if kind is Kind.UNSUPPORTED else why
@@ -90,9 +89,7 @@ def _native(message: Message, where: str, names: dict[str | None, str]) -> Membe
     if isinstance(thoughts, str) and thoughts:
         native["thinking"] = thoughts
     if message.tool_calls:
-        native["tool_calls"] = [
-            _call(call, f"{where}.tool_calls[{place}]") for place, call in enumerate(message.tool_calls)
-        ]
+        native["tool_calls"] = [_call(call) for call in message.tool_calls]
         names.update((call.id, call.function.name) for call in message.tool_calls)
     if native["role"] == "tool":
         name = message.name or names.get(message.tool_call_id)
@@ -127,22 +124,9 @@ def _images(parts: Sequence[Part], where: str) -> Iterator[str]:
         yield url[head.end() :]
 
 
-def _call(call: ToolCall, where: str) -> Members:
+def _call(call: ToolCall) -> Members:
     """Return a tool call for Ollama."""
-    native: Members = {
-        "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments, where)}
-    }
+    said = call.function.arguments
+    arguments = msgspec.Raw(arguments_object(said)) if isinstance(said, str) else said or {}
+    native: Members = {"function": {"name": call.function.name, "arguments": arguments}}
     return native if call.id is None else {"id": call.id, **native}
-
-
-def _arguments(text: str | Members | None, where: str) -> Any:
-    """Return a call's arguments as an object. Raise RequestError if their text is not a JSON object."""
-    if not isinstance(text, str) or not text.strip():
-        return text if isinstance(text, dict) else {}
-    try:
-        _object.decode(text)
-    except (ValueError, RecursionError):
-        raise refusal(
-            f"{where}.function.arguments", "the arguments of a tool call are not a JSON object", Kind.REJECTED
-        ) from None
-    return msgspec.Raw(text.encode())

@@ -3,6 +3,8 @@
 Facts: ollama/ollama v0.33.0-rc2, `server/routes.go`, `server/create.go`, `docs/modelfile.md`.
 
 Rules:
+- `load` takes the backend's `context` and `keep_alive` where it is given none: with another context the first request
+  would load the model again.
 - An argument that is missing, unknown or of the wrong type is refused here, in one line that names it.
 - Since v0.5.5 Ollama's server accepts no Modelfile, only its parts. A Modelfile is parsed here. A reference in it to a
   file on disk is refused, because only digests can be sent: upload the file to `/api/blobs/DIGEST` first.
@@ -17,6 +19,7 @@ from typing import Any
 import msgspec
 
 from backends.base import Action, Call
+from backends.engines.ollama.requests import Defaults
 from backends.facts.actions import checked_arguments
 from backends.facts.units import MODEL_NAME
 
@@ -65,8 +68,11 @@ class _Create(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, re
     modelfile: str | None = None
 
 
-def call_for(action: Action, given: Mapping[str, Any]) -> Call:
-    """Return the request that carries out an action. Raise ValueError for a missing, unknown or wrong argument."""
+def call_for(action: Action, given: Mapping[str, Any], defaults: Defaults) -> Call:
+    """Return the request that carries out an action; `defaults` are the backend's settings for its requests.
+
+    Raise ValueError for a missing, unknown or wrong argument.
+    """
     match action:
         case Action.LIST:
             checked_arguments(action, given, {})
@@ -87,7 +93,7 @@ def call_for(action: Action, given: Mapping[str, Any]) -> Call:
         case Action.DELETE:
             return _call("/api/delete", checked_arguments(action, given, {"model": str}), method="DELETE")
         case Action.LOAD:
-            return _call("/api/generate", _loaded(given), stream=False)
+            return _call("/api/generate", _loaded(given, defaults), stream=False)
         case Action.UNLOAD:
             there = checked_arguments(action, given, {"model": str})
             return _call("/api/generate", {**there, "keep_alive": 0}, stream=False)
@@ -104,19 +110,19 @@ def _call(path: str, body: Members, method: str = "POST", stream: bool | None = 
     return Call(path, msgspec.json.encode(body), method)
 
 
-def _loaded(given: Mapping[str, Any]) -> Members:
+def _loaded(given: Mapping[str, Any], defaults: Defaults) -> Members:
     """Return the body of a request without a prompt, which loads the model.
 
     `keep_alive` is in seconds or a text such as `10m`; -1 means forever.
     """
     rest = {name: value for name, value in given.items() if name != "keep_alive"}
     there = checked_arguments(Action.LOAD, rest, {"model": str}, {"context": int})
-    context = there.pop("context", None)
+    context = there.pop("context", defaults.context)
     if context is not None:
         there["options"] = {"num_ctx": context}
     keep_alive = given.get("keep_alive")
     if keep_alive is None:
-        return there
+        return there if defaults.keep_alive is None else {**there, "keep_alive": defaults.keep_alive}
     if not (
         type(keep_alive) in (int, float) or (isinstance(keep_alive, str) and _GO_TIME.fullmatch(keep_alive))
     ):

@@ -1,4 +1,4 @@
-"""Translate OpenAI's requests to Ollama's own: `/api/chat`, `/api/generate` and `/api/embed`.
+"""Translate OpenAI's requests to Ollama's own: `/api/chat`, `/api/generate` and `/api/embed`; or edit them for `/v1`.
 
 Facts: ollama/ollama v0.33.0-rc2, `api/types.go` and `server/routes.go`; types of its Python client 0.6.3.
 
@@ -8,6 +8,8 @@ Rules:
   tokens instead of text, several prompts at once.
 - Members without effect on the answer are dropped: `user`, `metadata`, `store`, `service_tier`, `parallel_tool_calls`,
   `prompt_cache_key`, a tool's `strict`, and unknown ones.
+- How much a model thinks is said by `think` (Ollama's), `reasoning_effort`, `reasoning.effort` or
+  `chat_template_kwargs.enable_thinking`; the first of these counts.
 - Ollama's own members are honoured where a client sends them: `options`, `keep_alive`, `think`, `truncate`, `shift`,
   and `raw` for completions. They win over OpenAI's members, which win over the backend's defaults.
 - The prompt of a completion goes to the model unchanged, as in other engines, not through the chat template. With a
@@ -22,6 +24,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from backends.base import Failure, Kind, Operation, Request, RequestError
+from backends.dialect import edits, rewrite
 from backends.engines.ollama.messages import Members, Message, native_messages, refusal
 
 OPTIONS = {
@@ -48,6 +51,7 @@ EFFORTS: dict[str, bool | str] = {
     "medium": "medium",
     "high": "high",
     "xhigh": "max",
+    "ultra": "max",
     "max": "max",
 }
 """Values of `reasoning_effort`, and of `think`. Ollama's own `/v1` translates them in the same way."""
@@ -80,6 +84,14 @@ class _Format(msgspec.Struct):
     json_schema: _Schema | None = None
 
 
+class _Reasoning(msgspec.Struct):
+    effort: str | None = None
+
+
+class _Template(msgspec.Struct):
+    enable_thinking: bool | None = None
+
+
 class _Native(msgspec.Struct):
     """Ollama's own members that any of the three requests may have."""
 
@@ -108,6 +120,8 @@ class _Sampled(_Native):
     stop: str | list[str] | None = None
     response_format: _Format | None = None
     reasoning_effort: str | None = None
+    reasoning: _Reasoning | None = None
+    chat_template_kwargs: _Template | None = None
     think: bool | str | None = None
     shift: bool | None = None
     n: int | None = None
@@ -162,12 +176,40 @@ def native_body(request: Request, model: str, defaults: Defaults) -> bytes:
     return msgspec.json.encode({"model": model, **body, "stream": request.stream})
 
 
-def refuse_what_is_ignored(request: Request) -> None:
-    """Raise RequestError for what Ollama's `/v1` would silently ignore although the answer depends on it."""
+def edited_body(request: Request) -> bytes:
+    """Return a chat or a completion as Ollama's `/v1` understands it.
+
+    Raise RequestError for what it would silently ignore although the answer depends on it.
+    """
+    if request.operation not in (Operation.CHAT, Operation.COMPLETIONS):
+        return request.body
+    before = rewrite.members(request.body)
+    members = before.copy()
+    asked: _Sampled
     if request.operation is Operation.CHAT:
-        _refuse_chat(_decoded(_chat, request.body))
-    elif request.operation is Operation.COMPLETIONS:
-        _refuse_completion(_decoded(_completion, request.body))
+        chat = asked = _decoded(_chat, request.body)
+        _refuse_chat(chat)
+        edits.messages(members)
+        if chat.tool_choice == "none":
+            # It is not heard: the model would call a tool all the same.
+            members.pop("tools", None)
+    else:
+        asked = _decoded(_completion, request.body)
+        _refuse_completion(asked)
+        edits.prompts(members, tokens=False)
+    limit = members.pop("max_completion_tokens", b"null")
+    if limit != b"null":
+        members["max_tokens"] = limit
+    if not asked.reasoning_effort:
+        members.pop("reasoning_effort", None)
+        effort = _think(asked)
+        if effort is not None:
+            members["reasoning_effort"] = msgspec.json.encode(_SPOKEN.get(effort, effort))
+    return request.body if members == before else rewrite.joined(members)
+
+
+_SPOKEN: dict[bool | str, str] = {False: "none", True: "medium"}
+"""The `reasoning_effort` for a `think` that names none. A model that thinks does so at a medium effort by default."""
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
@@ -210,10 +252,8 @@ def _generate_body(asked: _Completion, defaults: Defaults) -> Members:
 
 def _embed_body(asked: _Embedding, defaults: Defaults) -> Members:
     """Return the members for `/api/embed`."""
-    texts = [asked.input] if isinstance(asked.input, str) else asked.input
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise refusal("input", "it embeds texts, not tokens")
-    if not texts or texts == [""]:
+    _only_texts("input", asked.input, "it embeds texts, not tokens")
+    if asked.input in ("", [], [""]):
         raise refusal("input", "the input is empty", Kind.REJECTED)
     if asked.encoding_format not in (None, "float", "base64"):
         raise refusal("encoding_format", "'encoding_format' is neither 'float' nor 'base64'", Kind.REJECTED)
@@ -277,13 +317,26 @@ def _format(asked: _Format | None) -> Any:
 
 
 def _think(asked: _Sampled) -> bool | str | None:
-    """Return the `think` for a request: its own, or one for its `reasoning_effort`."""
-    if asked.think is not None or asked.reasoning_effort is None:
+    """Return the `think` for a request: its own, or what its other members for this mean; None for the model's way."""
+    if asked.think is not None:
         return asked.think
-    if asked.reasoning_effort not in EFFORTS:
-        known = ", ".join(EFFORTS)
-        raise refusal("reasoning_effort", f"'reasoning_effort' is none of {known}", Kind.REJECTED)
-    return EFFORTS[asked.reasoning_effort]
+    effort = asked.reasoning_effort or (asked.reasoning.effort if asked.reasoning else None)
+    if effort:
+        if effort not in EFFORTS:
+            known = ", ".join(EFFORTS)
+            raise refusal("reasoning_effort", f"'reasoning_effort' is none of {known}", Kind.REJECTED)
+        return EFFORTS[effort]
+    return asked.chat_template_kwargs.enable_thinking if asked.chat_template_kwargs else None
+
+
+def _only_texts(name: str, value: Any, why: str) -> None:
+    """Raise RequestError unless a member is a text or a list of texts. Tokens are refused with the reason `why`."""
+    items = value if isinstance(value, list) else [value]
+    if all(isinstance(item, str) for item in items):
+        return
+    if isinstance(value, list) and all(isinstance(item, int | list) for item in items):
+        raise refusal(name, why)
+    raise refusal(name, f"{name!r} is neither a text nor a list of texts", Kind.REJECTED)
 
 
 def _refuse_chat(asked: _Chat) -> None:
@@ -302,9 +355,9 @@ def _refuse_chat(asked: _Chat) -> None:
 
 def _refuse_completion(asked: _Completion) -> None:
     _refuse_sampled(asked)
-    prompts = asked.prompt if isinstance(asked.prompt, list) else [asked.prompt]
-    if len(prompts) != 1 or not isinstance(prompts[0], str):
-        raise refusal("prompt", "it takes one prompt for each request, as text")
+    _only_texts("prompt", asked.prompt, "it takes texts, not tokens")
+    if isinstance(asked.prompt, list) and len(asked.prompt) != 1:
+        raise refusal("prompt", "it takes one prompt for each request")
     if asked.echo:
         raise refusal("echo", "it does not repeat the prompt")
     if (asked.best_of or 1) > 1:
