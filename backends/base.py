@@ -93,6 +93,8 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     `[DONE]` included. `OpenAICompatible.reply` writes them (`dialect.unstreamed`), so an engine that speaks OpenAI's
     API has nothing else to do. The time limits are those of a whole answer, `answer` and `total`: such an engine says
     nothing until it has finished. Of a request without `stream` it means nothing.
+
+    `dropped` names what the client asked for and the engine is not sent, see `backends.dialect.dropped`.
     """
 
     path: str
@@ -102,6 +104,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     content_type: bytes = b"application/json"
     then: Call | None = None
     whole: bool = False
+    dropped: tuple[str, ...] = ()
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):

@@ -19,11 +19,10 @@ import pydantic_core
 
 from backends.base import Failure, Kind, RequestError
 from backends.dialect import rewrite
+from backends.dialect.dropped import IDLE
 
 Members = dict[str, bytes]
 
-_IDLE = (b"null", b"false", b"0", b"0.0", b'""', b"[]", b"{}")
-"""Values that ask for nothing."""
 _PICTURES = ("image_url", "image", "input_image", "video_url", "video", "audio_url", "input_audio", "audio")
 """Parts of a content that only some models read; they pass as they are."""
 _SHORTEST_CALL = len('[{"function":{"arguments":""}}]')
@@ -90,7 +89,7 @@ def refuse(members: Members, names: Iterable[str]) -> None:
         value = members.get(name)
         if value is None:
             continue
-        if value not in _IDLE:
+        if value not in IDLE:
             raise unsupported(name)
         del members[name]
 

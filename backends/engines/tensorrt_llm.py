@@ -39,6 +39,7 @@ from backends.base import (
     Signals,
 )
 from backends.dialect import rewrite
+from backends.dialect.dropped import dropped
 from backends.dialect.openai import OpenAICompatible
 from backends.facts import logs
 from backends.facts.launching import Count, GpuServerLaunch, Text, arguments, program
@@ -177,9 +178,11 @@ class TensorRTLLM(OpenAICompatible):
 
     def call(self, request: Request, model: str) -> Call:
         keys = KEYS.get(request.operation)
-        if keys is not None:
-            request = msgspec.structs.replace(request, body=_only(request, keys))
-        return super().call(request, model)
+        if keys is None:
+            return super().call(request, model)
+        members = rewrite.members(request.body)
+        kept = msgspec.structs.replace(request, body=_only(request, members, keys))
+        return msgspec.structs.replace(super().call(kept, model), dropped=dropped(members, keys))
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
         if body.strip() == b"null":
@@ -206,9 +209,8 @@ class TensorRTLLM(OpenAICompatible):
         return logs.crash_reason(log, _CRASHES)
 
 
-def _only(request: Request, keys: frozenset[str]) -> bytes:
+def _only(request: Request, members: Mapping[str, bytes], keys: frozenset[str]) -> bytes:
     """Return the body with only the keys the server knows. Raise RequestError for messages to tokenize."""
-    members = rewrite.members(request.body)
     if request.operation is Operation.TOKENIZE and "prompt" not in members:
         raise RequestError(Failure(Kind.UNSUPPORTED, "the engine tokenizes a prompt only, no messages"))
     kept = {name: value for name, value in members.items() if name in keys}

@@ -43,6 +43,7 @@ from backends.base import (
 )
 from backends.dialect import rewrite
 from backends.dialect.chunks import StopCutter
+from backends.dialect.dropped import dropped
 from backends.dialect.openai import PATHS, OpenAICompatible
 from backends.dialect.stream import EventStream
 from backends.facts import logs
@@ -180,6 +181,7 @@ class _Asked(msgspec.Struct):
 
 
 _asked = msgspec.json.Decoder(_Asked)
+_CHECKED = frozenset(_Asked.__struct_fields__)
 
 
 class Transformers(OpenAICompatible):
@@ -204,12 +206,13 @@ class Transformers(OpenAICompatible):
             return _nameless(call) if self.pinned and request.operation is Operation.RESPONSES else call
         wish = _wish(request)
         sent = rewrite.members(request.body)
+        left_out = dropped(sent, fields | GENERATION.keys() | _CHECKED)
         moved = {GENERATION[name]: sent[name] for name in GENERATION.keys() & sent.keys()}
         sent = {name: value for name, value in sent.items() if name in fields and value != b"null"}
         if moved:
             sent["generation_config"] = _generation(moved, wish)
         sent |= {"model": msgspec.json.encode(model), "stream": b"true"}
-        call = Call(PATHS[request.operation], rewrite.joined(sent))
+        call = Call(PATHS[request.operation], rewrite.joined(sent), dropped=left_out)
         return _nameless(call) if self.pinned else call
 
     def decoder(self, request: Request, model: str) -> StreamDecoder:

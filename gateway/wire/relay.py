@@ -171,6 +171,8 @@ class Attempt(Sink):
                 self._fail(error.failure)
                 return True
             self._whole = call.whole
+            if call.dropped:
+                self._headers = (*self._headers, (b"x-gateway-dropped", ", ".join(call.dropped).encode()))
             lines = exchange.trace
             if self._engine.request_ids:
                 lines = b"x-request-id: %b\r\n%b" % (exchange.id, lines)

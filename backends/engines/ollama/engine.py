@@ -238,7 +238,8 @@ class Ollama(OpenAICompatible):
 
     def call(self, request: Request, model: str) -> Call:
         if self._native:
-            return Call(PATHS[request.operation], native_body(request, model, self._defaults))
+            body, left_out = native_body(request, model, self._defaults)
+            return Call(PATHS[request.operation], body, dropped=left_out)
         request = msgspec.structs.replace(request, body=edited_body(request))
         return super().call(request, model)
 

@@ -6,8 +6,8 @@ Rules:
 - What Ollama cannot do is refused before anything is sent, as UNSUPPORTED, so that another backend may be asked: more
   than one choice, `logit_bias`, a `tool_choice` that forces a call, images by URL, audio, files, `echo`, `best_of`,
   tokens instead of text, several prompts at once.
-- Members without effect on the answer are dropped: `user`, `metadata`, `store`, `service_tier`, `parallel_tool_calls`,
-  `prompt_cache_key`, a tool's `strict`, and unknown ones.
+- Members that Ollama does not know are dropped, and those named that may have been meant to change the answer
+  (`backends.dialect.dropped`).
 - How much a model thinks is said by `think` (Ollama's), `reasoning_effort`, `reasoning.effort` or
   `chat_template_kwargs.enable_thinking`; the first of these counts.
 - Ollama's own members are honoured where a client sends them: `options`, `keep_alive`, `think`, `truncate`, `shift`,
@@ -25,6 +25,7 @@ import msgspec
 
 from backends.base import Failure, Kind, Operation, Request, RequestError
 from backends.dialect import edits, rewrite
+from backends.dialect.dropped import dropped
 from backends.engines.ollama.messages import Members, Message, native_messages, refusal
 
 OPTIONS = {
@@ -162,18 +163,24 @@ _completion = msgspec.json.Decoder(_Completion)
 _embedding = msgspec.json.Decoder(_Embedding)
 
 
-def native_body(request: Request, model: str, defaults: Defaults) -> bytes:
-    """Return the body for Ollama's own API. Raise RequestError for an invalid request, or one it cannot carry out."""
+def native_body(request: Request, model: str, defaults: Defaults) -> tuple[bytes, tuple[str, ...]]:
+    """Return the body for Ollama's own API, and the names of the members that have no place in it.
+
+    Raise RequestError for an invalid request, or one that Ollama cannot carry out.
+    """
     body: Members
+    asked: _Native
     if request.operation is Operation.CHAT:
-        body = _chat_body(_decoded(_chat, request.body), defaults)
+        asked = chat = _decoded(_chat, request.body)
+        body = _chat_body(chat, defaults) | {"stream": request.stream}
     elif request.operation is Operation.COMPLETIONS:
-        body = _generate_body(_decoded(_completion, request.body), defaults)
+        asked = completion = _decoded(_completion, request.body)
+        body = _generate_body(completion, defaults) | {"stream": request.stream}
     else:
-        return msgspec.json.encode(
-            {"model": model, **_embed_body(_decoded(_embedding, request.body), defaults)}
-        )
-    return msgspec.json.encode({"model": model, **body, "stream": request.stream})
+        asked = embedding = _decoded(_embedding, request.body)
+        body = _embed_body(embedding, defaults)
+    left_out = dropped(rewrite.members(request.body), asked.__struct_fields__)
+    return msgspec.json.encode({"model": model, **body}), left_out
 
 
 def edited_body(request: Request) -> bytes:
