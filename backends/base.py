@@ -153,10 +153,15 @@ class Health(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """A model as its engine lists it. `context` is the most tokens of prompt and answer together, if known."""
+    """A model as its engine lists it.
+
+    `context` is the most tokens of prompt and answer together, if known. `odd` says what could not be read of it; a
+    card without a name is only there to say that.
+    """
 
     id: str
     context: int | None = None
+    odd: str = ""
 
 
 class Signal(enum.StrEnum):
@@ -348,7 +353,10 @@ class Engine(ABC):
 
     @abstractmethod
     def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
-        """Return the models in the answer. Raise ValueError where it is not a list of models."""
+        """Return the models in the answer with status 200. Raise ValueError where it is not a list of models.
+
+        `backends.facts.cards` reads such lists.
+        """
 
     def signal_calls(self) -> tuple[Call, ...]:
         """Return the requests that read the engine's load, sent anew for each reading; none if it reports none."""

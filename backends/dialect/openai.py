@@ -31,6 +31,7 @@ from backends.dialect.shapes import check_text, is_error
 from backends.dialect.stream import EventStream
 from backends.dialect.unstreamed import stream_of
 from backends.dialect.usage import usage_of
+from backends.facts import cards
 
 PATHS = {
     Operation.CHAT: "/v1/chat/completions",
@@ -71,19 +72,7 @@ class _Answer(msgspec.Struct):
     error: Any = None
 
 
-class _Card(msgspec.Struct):
-    id: str
-    max_model_len: int | None = None
-    parent: Any = None
-    """The base model of a LoRA adapter, whose context length applies to the adapter."""
-
-
-class _Models(msgspec.Struct):
-    data: list[_Card]
-
-
 _answer = msgspec.json.Decoder(_Answer)
-_models = msgspec.json.Decoder(_Models)
 
 
 class OpenAICompatible(Engine):
@@ -141,12 +130,7 @@ class OpenAICompatible(Engine):
         return Health.READY if status < 500 else Health.DOWN
 
     def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
-        try:
-            cards = _models.decode(body).data
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"not a list of models: {error}") from error
-        known = {card.id: card.max_model_len for card in cards}
-        return tuple(ModelCard(card.id, card.max_model_len or known.get(str(card.parent))) for card in cards)
+        return cards.openai(body)
 
 
 def _version(headers: Headers) -> Headers:

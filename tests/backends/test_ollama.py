@@ -61,7 +61,7 @@ def test_models() -> None:
         ModelCard("llama3"),
     )
     assert ENGINE.models_of(b'{"models":[]}') == ()
-    for body in (b"", b"{}", b'{"models":{}}', b'{"models":[{}]}', b"[" * 100_000):
+    for body in (b"", b"{}", b'{"models":{}}', b"[" * 100_000):
         with pytest.raises(ValueError, match="not a list of models"):
             ENGINE.models_of(body)
 

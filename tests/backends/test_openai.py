@@ -236,14 +236,11 @@ def test_models_are_listed() -> None:
     [
         b"",
         b"null",
-        b"[]",
+        b"7",
         b"{}",
         b"<html>",
-        b'{"data":null}',
-        b'{"data":["a"]}',
-        b'{"data":[{}]}',
-        b'{"data":[{"id":5}]}',
-        b'{"data":[{"id":"\xff"}]}',
+        b'{"data":{}}',
+        b'{"data":"a"}',
         b'{"data":' + b"[" * 100_000,
     ],
 )

@@ -42,6 +42,7 @@ from backends.dialect import rewrite
 from backends.dialect.errors import garbled
 from backends.dialect.openai import OpenAICompatible
 from backends.engines.llamacpp.launch import LlamaCppLaunch
+from backends.facts import cards
 from backends.facts.signals import Metric, Table, from_metrics, reading, samples
 
 
@@ -52,19 +53,6 @@ class _Error(msgspec.Struct):
 
 class _Body(msgspec.Struct):
     error: _Error
-
-
-class _Meta(msgspec.Struct):
-    n_ctx: int | None = None
-
-
-class _Card(msgspec.Struct):
-    id: str
-    meta: _Meta | None = None
-
-
-class _Models(msgspec.Struct):
-    data: list[_Card]
 
 
 class _ToTokenize(msgspec.Struct):
@@ -106,7 +94,6 @@ _tokens = msgspec.json.Decoder(_Tokens)
 _text = msgspec.json.Decoder(_Text)
 _slots = msgspec.json.Decoder(list[_Slot])
 _adapters = msgspec.json.Decoder(list[_Adapter])
-_models = msgspec.json.Decoder(_Models)
 
 
 def _error(body: bytes) -> _Error:
@@ -187,13 +174,7 @@ class LlamaCpp(OpenAICompatible):
         return dataclasses.replace(failure, kind=kind, message=_MESSAGES[kind])
 
     def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
-        try:
-            return tuple(
-                ModelCard(card.id, card.meta.n_ctx if card.meta else None)
-                for card in _models.decode(body).data
-            )
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise ValueError(f"not a list of models: {error}") from error
+        return cards.openai(body, ("meta", "n_ctx"))
 
     def signal_calls(self) -> tuple[Call, ...]:
         return tuple(Call(path, method="GET") for path in ("/metrics", "/slots", "/lora-adapters"))

@@ -50,6 +50,7 @@ from backends.dialect.openai import OpenAICompatible
 from backends.engines.ollama.answers import LineStream, reply_of
 from backends.engines.ollama.models import ACTIONS, call_for
 from backends.engines.ollama.requests import Defaults, edited_body, native_body
+from backends.facts import cards
 from backends.facts.launching import ProcessLaunch, Text, program
 from backends.facts.signals import reading
 from backends.facts.units import Duration, Size, Wait
@@ -198,14 +199,6 @@ def _go_time(seconds: float | None) -> str | None:
     return None if seconds is None else f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
-class _Named(msgspec.Struct):
-    name: str
-
-
-class _Models(msgspec.Struct):
-    models: list[_Named]
-
-
 class _Words(msgspec.Struct):
     message: str = ""
 
@@ -214,7 +207,6 @@ class _Complaint(msgspec.Struct):
     error: str | _Words
 
 
-_models = msgspec.json.Decoder(_Models)
 _complaint = msgspec.json.Decoder(_Complaint)
 
 
@@ -273,16 +265,16 @@ class Ollama(OpenAICompatible):
 
     def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
         """Return the models on the server's disk. A model with the tag `latest` is listed under both of its names."""
-        names = _names(body)
-        short = [name.removesuffix(LATEST) for name in names if name.endswith(LATEST)]
-        return tuple(map(ModelCard, (*names, *short)))
+        listed = cards.named(body, "models", "name")
+        short = [ModelCard(card.id.removesuffix(LATEST)) for card in listed if card.id.endswith(LATEST)]
+        return (*listed, *short)
 
     def signal_calls(self) -> tuple[Call, ...]:
         return (Call("/api/ps", method="GET"),)
 
     def signals_of(self, answers: Sequence[bytes | None]) -> Signals:
         try:
-            names = _names(answers[0] or b"")
+            names = tuple(card.id for card in cards.named(answers[0] or b"", "models", "name") if card.id)
         except ValueError:
             return {Signal.MODELS: Reading(Status.MISSING, source="/api/ps gave no list of models")}
         return {Signal.MODELS: reading(Signal.MODELS, float(len(names)), "/api/ps", names)}
@@ -339,11 +331,3 @@ def _kind(status: int, said: str) -> Kind | None:
         # A missing model is reported in JSON; without JSON this version does not have the path.
         return Kind.UNSUPPORTED
     return None
-
-
-def _names(body: bytes) -> tuple[str, ...]:
-    """Return the names in a list of models. Raise ValueError if it is not one."""
-    try:
-        return tuple(model.name for model in _models.decode(body).models)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not a list of models: {error}") from error

@@ -49,7 +49,7 @@ from backends.dialect.openai import OpenAICompatible
 from backends.engines.sglang import answers, asked
 from backends.engines.sglang.forms import REPLIES
 from backends.engines.sglang.launch import SGLangLaunch
-from backends.facts import logs
+from backends.facts import cards, logs
 from backends.facts.actions import checked_arguments
 from backends.facts.signals import Metric, Table, from_metrics, reading
 
@@ -95,18 +95,7 @@ class _Loads(msgspec.Struct):
     loads: list[_Load]
 
 
-class _Card(msgspec.Struct):
-    id: str
-    max_model_len: int | None = None
-    parent: str | None = None
-
-
-class _Models(msgspec.Struct):
-    data: list[_Card]
-
-
 _loads = msgspec.json.Decoder(_Loads)
-_models = msgspec.json.Decoder(_Models)
 
 
 class SGLang(OpenAICompatible):
@@ -159,17 +148,7 @@ class SGLang(OpenAICompatible):
         return Call("/health", method="GET") if status == 503 else None
 
     def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
-        try:
-            cards = _models.decode(body).data
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"not a list of models: {error}") from error
-        known = {card.id: card.max_model_len for card in cards}
-        return tuple(
-            ModelCard(card.id, card.max_model_len)
-            if card.parent is None
-            else ModelCard(f"{card.parent}:{card.id}", card.max_model_len or known.get(card.parent))
-            for card in cards
-        )
+        return cards.openai(body, joined=":")
 
     def signal_calls(self) -> tuple[Call, ...]:
         return (Call(f"{LOADS}?include=core,lora", method="GET"), Call("/metrics", method="GET"))

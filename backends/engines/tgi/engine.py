@@ -51,7 +51,7 @@ from backends.engines.tgi.messages import (
     read_object,
     stops_of,
 )
-from backends.facts import logs
+from backends.facts import cards, logs
 from backends.facts.signals import Metric, Table, from_metrics
 
 
@@ -75,11 +75,6 @@ TABLE: Table = {
 """Neither metric is on the page before the first request."""
 
 
-class _Info(msgspec.Struct):
-    model_id: str
-    max_total_tokens: int | None = None
-
-
 class _Token(msgspec.Struct):
     id: int
     text: str = ""
@@ -89,7 +84,6 @@ class _Templated(msgspec.Struct):
     tokenize_response: list[_Token]
 
 
-_info = msgspec.json.Decoder(_Info)
 _tokens = msgspec.json.Decoder(list[_Token] | _Templated)
 _anything = msgspec.json.Decoder()
 
@@ -178,11 +172,11 @@ class TGI(OpenAICompatible):
         return Call("/info", method="GET")
 
     def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
-        try:
-            info = _info.decode(body)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"not what TGI tells of itself: {error}") from error
-        return (ModelCard(info.model_id, info.max_total_tokens),)
+        info = cards.Entry(body)
+        name = info.text("model_id")
+        if not name:
+            raise ValueError(f"not what TGI tells of itself: {info.odd or 'it has no model_id'}")
+        return (info.card(name, info.whole("max_total_tokens")),)
 
     def signal_calls(self) -> tuple[Call, ...]:
         return (Call("/metrics", method="GET"),)

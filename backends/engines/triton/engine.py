@@ -46,6 +46,7 @@ from backends.dialect.errors import readable
 from backends.engines.triton.server import TritonServer, model_and_settings, refused
 from backends.engines.triton.stream import TensorStream, Wanted
 from backends.engines.triton.tensors import PRESETS, Asked, Constant, Role
+from backends.facts import cards
 
 try:
     from backends.engines.triton.prompting import Prompter
@@ -108,13 +109,6 @@ class TritonOptions(EngineOptions):
     def engine(self) -> TritonServer:
         return TritonFrontend(self) if self.api == "openai" else Triton(self)
 
-
-class _State(msgspec.Struct):
-    name: str
-    state: str = ""
-
-
-_states = msgspec.json.Decoder(list[_State])
 
 # Messages that mean more than the status they come with. Triton 2.51 to 2.73, the vLLM backend included.
 _UNLOADED = "has no available versions"
@@ -185,8 +179,8 @@ class Triton(TritonServer):
             # A server that denies access to its list of models (403) is up nevertheless.
             return Health.READY if status < 500 else Health.DOWN
         try:
-            states = {card.state for card in _states.decode(body)}
-        except (ValueError, RecursionError):
+            states = {entry.text("state") for entry in cards.entries(body)}
+        except ValueError:
             return Health.DOWN
         return Health.LOADING if "LOADING" in states and "READY" not in states else Health.READY
 
@@ -194,10 +188,11 @@ class Triton(TritonServer):
         return Call("/v2/repository/index", b"{}")
 
     def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
-        try:
-            return tuple(ModelCard(card.name) for card in _states.decode(body) if card.state == "READY")
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"not a list of models: {error}") from error
+        return tuple(
+            entry.card(entry.text("name"))
+            for entry in cards.entries(body)
+            if entry.text("state") == "READY" or entry.odd
+        )
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
         """Return the request for an action; see `Engine.action`.
