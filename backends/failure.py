@@ -54,7 +54,9 @@ class Failure:
 
     `message` may be shown to a client (no addresses, no secrets); `detail` is for the operator's log. `status` is the
     engine's HTTP status, if it sent one; `retry_after` is how many seconds it asks to wait. `code` and `param` are the
-    engine's own OpenAI-style fields, if it sent them.
+    engine's own OpenAI-style fields, if it sent them. `unexplained` says that the engine gave no reason, but may give
+    one if it is asked otherwise. `engine_lives` says that the engine is well, as far as this failure tells: it counts
+    against its backend only where another one serves the same request.
     """
 
     kind: Kind
@@ -65,3 +67,5 @@ class Failure:
     code: str | None = None
     param: str | None = None
     detail: str = ""
+    unexplained: bool = False
+    engine_lives: bool = False

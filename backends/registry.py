@@ -27,7 +27,7 @@ ENGINES: dict[str, str] = {
     "tgi": "backends.engines.tgi.engine:TGI",
     "transformers": "backends.engines.transformers:Transformers",
     "triton": "backends.engines.triton.engine:Triton",
-    "vllm": "backends.engines.vllm:VLLM",
+    "vllm": "backends.engines.vllm.engine:VLLM",
 }
 
 

@@ -4,6 +4,8 @@ Rules:
 - An error is a value (`GatewayError`). Its kind selects a row of the table; no other code decides about a status.
 - Engines fail with the kinds of `backends.base.Kind`, the gateway itself with those of `Own`. Every kind has a row.
 - The client's dialect (`backends.surfaces`) formats an error; this module only decides its content.
+- Whatever an engine or its adapter says of a failure reaches the client through `GatewayError.of`, without the
+  addresses, paths and keys in it.
 - `ClientLeft` is not in the table, because nobody is left to receive an error: it only ends the request.
 """
 
@@ -13,6 +15,7 @@ import enum
 from dataclasses import dataclass
 
 from backends.base import Failure, Kind, Phase
+from backends.dialect.errors import public
 from backends.surfaces.openai import OPENAI
 from backends.surfaces.surface import ErrorFacts, InvalidRequest
 
@@ -142,13 +145,15 @@ class GatewayError(Exception):
         `where` names the model and the backend: it is told with errors that are not the client's. `final`: as above.
         """
         code, status = None, None
-        message = failure.message
+        message = public(failure.message)
         if ROWS[failure.kind].outcome != "client_error":
             message = f"{message} ({where})" if where else message
         if failure.kind is Kind.TIMEOUT and failure.phase is not None:
             code = f"upstream_timeout_{failure.phase}"
         elif failure.kind is Kind.REJECTED:
             code, status = failure.code, failure.status if failure.status in (413, 422) else 400
+        elif failure.kind is Kind.UNSUPPORTED:
+            code = failure.code
         return cls(
             failure.kind,
             message,

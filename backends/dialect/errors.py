@@ -1,8 +1,8 @@
-"""Interpret an engine's error answer, in any of the six shapes that engines use.
+"""Interpret an engine's error answer, in any of the seven shapes that engines use.
 
 Shapes (each seen in an engine's source or recordings): OpenAI's nested object; the same object, flat, with
 `object: error` (SGLang, LMDeploy, TensorRT-LLM); `error` as a string (Ollama, Triton, vLLM's 401); `error` with
-`error_type` (TGI); `detail` (FastAPI servers); anything else, read as text.
+`error_type` (TGI); `detail` (FastAPI servers); one of these in a list (Google's API); anything else, read as text.
 
 Rules:
 - No input raises an exception. A field of the wrong type counts as missing.
@@ -10,7 +10,7 @@ Rules:
   prompt in no other way.
 - An error in a stream that calls the request invalid is about the request, although its status is given as 500.
 - The text of a 5xx goes only to `detail`, for the log: it may contain paths, addresses or other users' data. Any other
-  text reaches the client without the addresses, paths and keys in it.
+  text may reach the client, who gets it without the addresses, paths and keys in it (`public`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ CONTEXT_MARKS = (
     "exceeds the model context length",  # LMDeploy 0.18, its engine
     "`inputs` tokens + `max_new_tokens` must be",  # TGI 3.3
     "`inputs` must have less than",  # TGI 3.3
+    "exceeds the context length",  # Ollama 0.12
+    "exceeds maximum context length",  # Ollama's embeddings, before 0.12
+    "exceeds the available context size",  # llama.cpp b11549, Ollama 0.34
+    "exceeded max context length",  # Ollama's cloud models
 )
 INVALID = frozenset({"invalid_request_error", "invalid_prompt"})
 """Types and codes of an error that is about the request: OpenAI's, Anthropic's, and the Responses API's."""
@@ -45,6 +49,8 @@ NO_ROUTE = frozenset(
 )
 """Messages of a 404 for an unknown path: the engine or its version lacks the operation. A missing model is reported in
 other words."""
+NO_ROUTE_CODES = frozenset({"unknown_url"})  # OpenAI, and this gateway
+_NO_ROUTE_BEGINS = ("Invalid URL", "Unknown request URL")  # OpenAI
 
 _MESSAGE_LIMIT = 500
 _WORDLESS = (b"", b"null", b"true", b"false", b"{}", b"[]")
@@ -61,6 +67,7 @@ _PRIVATE = re.compile(
 _WORD = re.compile(r"[A-Za-z][\w.\[\]-]{0,99}", re.ASCII)
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_items = msgspec.json.Decoder(list[msgspec.Raw])
 _string = msgspec.json.Decoder(str)
 
 
@@ -84,13 +91,15 @@ def read_failure(status: int, headers: Headers, body: bytes) -> Failure:
         status = 400
     kind = _kind(status, facts)
     said = readable(facts.message)
-    open_to_client = kind in _ABOUT_THE_REQUEST and said not in NO_ROUTE and not _INTERNAL.search(said)
+    # Who has to pay is told why, and so is whoever asks on their behalf.
+    told = kind in _ABOUT_THE_REQUEST or status == 402
+    open_to_client = told and not _is_no_route(facts) and not _INTERNAL.search(said)
     return Failure(
         kind,
-        (public(said) if open_to_client else "") or _PLAIN[kind],
+        (said if open_to_client else "") or _PLAIN[kind],
         status=status,
         retry_after=retry_after(headers),
-        code=_word(facts.code),
+        code=None if kind is Kind.UNSUPPORTED else _word(facts.code),
         param=_word(facts.param) if open_to_client else None,
         detail=said,
     )
@@ -119,13 +128,23 @@ def _kind(status: int, facts: _Facts) -> Kind:
         return Kind.MISSING
     if status in (400, 413, 422):
         return Kind.CONTEXT if any(mark in facts.message for mark in CONTEXT_MARKS) else Kind.REJECTED
-    if status == 404 and facts.message in NO_ROUTE:
+    if status == 404 and _is_no_route(facts):
         return Kind.UNSUPPORTED
     return _KINDS.get(status) or (Kind.FAILED if 500 <= status < 600 else Kind.GARBLED)
 
 
+def _is_no_route(facts: _Facts) -> bool:
+    """Return whether a 404 is about the path, not about the model."""
+    return (
+        facts.message in NO_ROUTE
+        or facts.code in NO_ROUTE_CODES
+        or facts.message.startswith(_NO_ROUTE_BEGINS)
+    )
+
+
 _KINDS = {
     401: Kind.REFUSED,
+    402: Kind.REFUSED,
     403: Kind.REFUSED,
     404: Kind.MISSING,
     405: Kind.UNSUPPORTED,
@@ -140,11 +159,15 @@ _KINDS = {
 }
 
 
+def message_of(body: bytes) -> str:
+    """Return the words of an error as they are, in any of the shapes; empty if there are none."""
+    return _facts(body).message
+
+
 def _facts(body: bytes) -> _Facts:
-    """Read the fields of an error in any of the six shapes."""
-    outer = _object(
-        body.removeprefix(b"data:")
-    )  # Triton sends an event of a stream, even though the status is an error
+    """Read the fields of an error in any of the shapes."""
+    # Triton sends an event of a stream, even though the status is an error.
+    outer = _object(_first(body.removeprefix(b"data:")))
     if outer is None:
         return _Facts("" if body in _WORDLESS else body[: 4 * _MESSAGE_LIMIT].decode(errors="replace"))
     error = outer.get("error", msgspec.Raw())
@@ -162,6 +185,16 @@ def _facts(body: bytes) -> _Facts:
         int(number) if re.fullmatch(r"[45][0-9][0-9]", number) else 0,
         text["param"],
     )
+
+
+def _first(body: bytes) -> bytes:
+    """Return the first item of a list, in which Google's API puts its errors; anything else as it is."""
+    if not body.lstrip().startswith(b"["):
+        return body
+    try:
+        return bytes(_items.decode(body)[0])
+    except (ValueError, RecursionError, LookupError):
+        return body
 
 
 def _object(raw: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:

@@ -58,6 +58,8 @@ _CONSEQUENCE = re.compile(
     r"|ConnectionResetError|died unexpectedly|ChildProcessError",
     re.IGNORECASE,
 )
+# What its resource tracker found, with the line of code that warns of it.
+_OF_PYTHON = re.compile(r"resource_tracker|^\s*(?:warnings\.warn|_warnings\.warn)\(")
 _LEVEL = re.compile(r"\b(CRITICAL|FATAL|ERROR|WARNING|WARN|INFO|DEBUG)\b|\[([EWIVDF])\]")
 _LEVELS = {
     "CRITICAL": logging.ERROR,
@@ -82,14 +84,30 @@ def level(line: str) -> int:
     return _LEVELS.get(found[1] or found[2], logging.INFO) if found else logging.INFO
 
 
-def crash_reason(log: Sequence[str], own: Crashes = ()) -> str | None:
-    """Return why the process died, from the last lines it printed; None if they do not say."""
-    for pattern, words in (*own, *SHARED):
+def crash_reason(log: Sequence[str], own: Crashes = (), last: Crashes = ()) -> str | None:
+    """Return why the process died, from the last lines it printed; None if they do not say.
+
+    `own` are the engine's patterns of reasons, `last` those of mere consequences, for where no reason is found.
+    """
+    known = _matched(log, (*own, *SHARED))
+    if known is not None:
+        return known
+    raised = [
+        found[1] for line in log if (found := _EXCEPTION.search(line)) and not _CONSEQUENCE.search(line)
+    ]
+    return readable(raised[-1]) if raised else _matched(log, last)
+
+
+def _matched(log: Sequence[str], crashes: Crashes) -> str | None:
+    """Return the reason of the first pattern that is found in a line."""
+    for pattern, words in crashes:
         for line in log:
             found = pattern.search(line)
             if found is not None:
                 return readable(words.format(*found.groups()))
-    raised = [
-        found[1] for line in log if (found := _EXCEPTION.search(line)) and not _CONSEQUENCE.search(line)
-    ]
-    return readable(raised[-1]) if raised else None
+    return None
+
+
+def says_something(line: str) -> bool:
+    """Return whether a last line may tell why a process died: not what Python prints of itself while it exits."""
+    return bool(line.strip()) and not _OF_PYTHON.search(line)

@@ -5,7 +5,7 @@ Rules:
 - A failure after that is kept until more is known. If another backend then begins to answer, it counts. If a second
   backend fails too, the request itself is to blame: it is not tried a third time. If no other backend tries it, the
   backend's evidence (`gateway.fleet.evidence`) decides. While the backend is answering others, it gets the benefit of
-  the doubt.
+  the doubt. So does one whose failure says that it is well (`Failure.engine_lives`).
 - An overloaded or loading engine, an answer that a limit of the gateway's own on its size or total time cut off, and a
   wait for the first token while the backend answers others say nothing of the backend. What the engine finds wrong in
   the request is a success; what its adapter refuses before anything is sent says nothing.
@@ -58,13 +58,15 @@ def report(exchange: Exchange, target: Target, failure: Failure, then: str) -> N
 class Blame:
     """The failures of one request so far."""
 
-    __slots__ = ("_accused", "_exchange", "_quarantine", "own")
+    __slots__ = ("_accused", "_accused_is_well", "_exchange", "_quarantine", "own")
 
     def __init__(self, exchange: Exchange, quarantine: Quarantine) -> None:
         self._exchange = exchange
         self._quarantine = quarantine
         self._accused: Lease | None = None
         """Where it failed first, until it is known what that says."""
+        self._accused_is_well: bool = False
+        """Whether that failure says that the engine is well."""
         self.own = False
         """Whether the request itself is to blame: it failed twice after an engine had read it."""
 
@@ -87,7 +89,7 @@ class Blame:
         else:
             if kind is Kind.RESET and not backend.in_flight:
                 self._suspect_death(lease, now)
-            self._accuse(lease, now)
+            self._accuse(lease, failure.engine_lives, now)
         if failure.phase is Phase.CONNECT:
             backend.refused()
 
@@ -101,22 +103,22 @@ class Blame:
     def close(self, now: float) -> None:
         """Leave the failure that nothing more will be known of to the backend's evidence."""
         accused, self._accused = self._accused, None
-        if accused is not None and not _is_answering(accused):
+        if accused is not None and not (self._accused_is_well or _is_answering(accused)):
             times = accused.target.backend.evidence.failed_here(fingerprint(self._exchange))
             accused.failed(now, times)
 
-    def _accuse(self, lease: Lease, now: float) -> None:
-        first, self._accused = self._accused, None
+    def _accuse(self, lease: Lease, is_well: bool, now: float) -> None:
+        first, first_is_well = self._accused, self._accused_is_well
+        self._accused, self._accused_is_well = lease, is_well
         if first is None:
-            self._accused = lease
             return
         self.own = True
         if first.target.backend is lease.target.backend:
-            self._accused = lease
             return
+        self._accused = None
         request = fingerprint(self._exchange)
-        for each in (first, lease):
-            if not _is_answering(each):
+        for each, lives in ((first, first_is_well), (lease, is_well)):
+            if not (lives or _is_answering(each)):
                 backend = each.target.backend
                 many = backend.breaker.settings.consecutive
                 each.failed(now, backend.evidence.failed_at_two(request, many))

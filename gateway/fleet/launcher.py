@@ -30,6 +30,7 @@ from random import Random
 from typing import NamedTuple
 
 from backends.base import Launch, LaunchError
+from backends.facts.logs import says_something
 from gateway.fleet.output import Output
 
 log = logging.getLogger("gateway.fleet")
@@ -346,6 +347,7 @@ class Process:
     def _guess(self, status: int) -> str:
         if status in (128 + signal.SIGKILL, -signal.SIGKILL):
             return "something killed it, as the system does when memory runs out"
-        if self._output.tail:
-            return f"its last words were: {self._output.tail[-1][:LAST_WORDS_LIMIT]}"
+        said = next((line for line in reversed(self._output.tail) if says_something(line)), None)
+        if said is not None:
+            return f"its last words were: {said[:LAST_WORDS_LIMIT]}"
         return "it gave no reason"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from backends.base import Failure, Headers, Kind
 from backends.dialect.errors import read_failure, readable, retry_after
+from gateway.errors import GatewayError
 
 RECORDINGS = Path(__file__).resolve().parent.parent / "recordings"
 
@@ -167,6 +168,15 @@ OVERFLOWS = {
     "LMDeploy": (
         400,
         {"object": "error", "message": "Prompt length must be smaller than the model context length"},
+    ),
+    "LMDeploy, its engine": (
+        400,
+        {"object": "error", "message": "The request exceeds the model context length."},
+    ),
+    "Ollama": (400, {"error": "the input length exceeds the context length"}),
+    "Ollama's cloud": (
+        400,
+        {"error": "prompt too long; exceeded max context length by 5404 tokens (ref: 0)"},
     ),
     "OpenAI": (
         400,
@@ -435,8 +445,43 @@ def test_recorded_answers_of_llamacpp(name: str, kind: Kind, words: str) -> None
     ],
 )
 def test_no_address_path_or_key_reaches_a_client(said: str, shown: str) -> None:
+    """Whoever has put the message together: the reader of errors, or an engine's adapter."""
     failure = read(400, {"error": {"message": said}})
-    assert (failure.kind, failure.message, failure.detail) == (Kind.REJECTED, shown, said)
+    assert (failure.kind, failure.message) == (Kind.REJECTED, said)
+    assert GatewayError.of(failure).message == shown
+    for kind in Kind:
+        told = GatewayError.of(Failure(kind, said), "model 'm' at backend '/a/b'").message
+        assert told.startswith(shown) and (told == shown or told.endswith("'/a/b')"))
+
+
+def test_who_has_to_pay_is_told_why() -> None:
+    failure = read(402, {"error": {"message": "Insufficient balance", "code": "insufficient_quota"}})
+    assert (failure.kind, failure.message) == (Kind.REFUSED, "Insufficient balance")
+
+
+def test_an_error_in_a_list_is_read() -> None:
+    failure = read(400, [{"error": {"code": 400, "message": "m n", "status": "INVALID_ARGUMENT"}}])
+    assert (failure.kind, failure.message) == (Kind.REJECTED, "m n")
+    for body in (b"[", b"[]", b"[1]", b"[" * 100_000):
+        assert read(400, body).kind is Kind.REJECTED
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "Invalid URL (POST /v1/score)", "type": "invalid_request_error", "code": None},
+        {"message": "Unknown request URL: POST /v1/x. Please check the URL for typos", "code": "unknown_url"},
+        {"message": "no such path", "code": "unknown_url"},
+        {"message": "Not Found", "type": "Not Found", "code": 404},
+    ],
+)
+def test_an_unknown_path_in_the_shape_of_openai_is_no_missing_model(error: dict[str, Any]) -> None:
+    failure = read(404, {"error": error})
+    assert (failure.kind, failure.message, failure.code) == (
+        Kind.UNSUPPORTED,
+        "the engine does not offer this operation",
+        None,
+    )
 
 
 @pytest.mark.parametrize(

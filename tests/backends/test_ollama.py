@@ -143,10 +143,8 @@ def test_words_about_the_request_reach_the_client_others_the_log() -> None:
     assert said.message == '"nomic" does not support chat'
     said = ENGINE.failure(500, (), FAILURES["memory"][1])
     assert (said.message, said.detail[:14]) == ("the engine reported an internal error", "model requires")
-    assert (
-        ENGINE.failure(400, (), FAILURES["context"][1]).message
-        == "the prompt is longer than the model's context"
-    )
+    told = ENGINE.failure(400, (), FAILURES["context"][1])
+    assert told.message == "the input length exceeds the context length"
     told = ENGINE.failure(400, (), FAILURES["context, by llama-server"][1])
     assert told.message.startswith("request (2622 tokens) exceeds")
 

@@ -21,11 +21,14 @@ from backends.base import (
     ModelCard,
     Operation,
     Request,
+    RequestError,
     Signal,
     Status,
 )
-from backends.engines.vllm import FLAGS, VLLM, VLLMLaunch
+from backends.engines.vllm.engine import VLLM
+from backends.engines.vllm.launch import FLAGS, VLLMLaunch
 from gateway.config.schema import validate
+from tests.backends.recorded import played, refusal, request
 
 ENGINE = VLLM()
 
@@ -92,12 +95,12 @@ def test_every_option_reaches_vllm(program: Programs, tmp_path: Path) -> None:
     assert " ".join(launched.argv[7:]) == (
         "--port 4321 --disable-uvicorn-access-log --enable-prompt-tokens-details --tensor-parallel-size 2 "
         "--pipeline-parallel-size 3 --data-parallel-size 4 --gpu-memory-utilization 0.85 --max-model-len 4096 "
-        "--max-num-seqs 64 --max-num-batched-tokens 2048 --max-num-queued-reqs 10 --dtype bfloat16 "
+        "--max-num-seqs 64 --max-num-batched-tokens 2048 --dtype bfloat16 "
         "--quantization fp8 --kv-cache-dtype fp8_e5m2 --no-enable-prefix-caching --enable-chunked-prefill "
         '--speculative-config {"method":"ngram","num_speculative_tokens":4} --reasoning-parser qwen3 '
         "--tool-call-parser hermes --chat-template /t.jinja --trust-remote-code --enable-sleep-mode "
-        f"--lora-modules sql={tmp_path} fr=org/fr --max-loras 3 --max-lora-rank 32 --enable-auto-tool-choice "
-        "--enable-lora --enforce-eager"
+        f"--lora-modules sql={tmp_path} fr=org/fr --max-loras 3 --max-lora-rank 32 --max-num-queued-reqs 266 "
+        "--enable-auto-tool-choice --enable-lora --enforce-eager"
     )
     assert launched.argv[2:5] == (str(tmp_path), "--served-model-name", "small")
     # The variables in `env` win.
@@ -156,6 +159,7 @@ def test_what_cannot_start(program: Programs, tmp_path: Path) -> None:
         {"model": "m", "lora": {"a": ""}},
         {"model": "m", "speculative": "ngram"},
         {"model": "m", "prefix_caching": "yes"},
+        {"model": "m", "max_queue": 8},
         {"model": "m", "tensor_paralel": 2},
     ],
 )
@@ -316,6 +320,218 @@ def test_failures(status: int, body: str, kind: Kind) -> None:
     assert ENGINE.failure(status, (), body.encode()).kind is kind
 
 
+DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+
+
+def test_a_500_is_about_its_request_unless_the_engine_says_that_it_is_dead() -> None:
+    for name in ("chat_structured_type", "chat_grammar_conflict", "chat_named_without_function"):
+        failure = refusal(ENGINE, name)
+        assert (failure.kind, failure.engine_lives) == (Kind.FAILED, True)
+    dead = ENGINE.failure(500, (), json.dumps({"error": {"message": DEAD, "code": 500}}).encode())
+    assert (dead.kind, dead.engine_lives) == (Kind.FAILED, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "param", "message"),
+    [
+        (
+            "chat_seed_big",
+            Kind.REJECTED,
+            "seed",
+            "seed: Input should be less than or equal to 9223372036854775807",
+        ),
+        (
+            "chat_tool_content_null",
+            Kind.REJECTED,
+            "messages.2.content",
+            "messages.2.content: Input should be a",
+        ),
+        (
+            "chat_history_arguments_object",
+            Kind.REJECTED,
+            "0.function",
+            "0.function: Input should be a valid s",
+        ),
+        (
+            "chat_name_null",
+            Kind.REJECTED,
+            "messages.0.name",
+            "messages.0.name: Input should be a valid string",
+        ),
+        ("messages_invalid", Kind.REJECTED, "max_tokens", "max_tokens: max_tokens must be positive"),
+        ("responses_background_null", Kind.REJECTED, "background", "background: Input should be a valid boo"),
+        (
+            "chat_max_huge",
+            Kind.REJECTED,
+            "max_tokens",
+            "max_tokens=100000 cannot be greater than max_model_len",
+        ),
+        (
+            "chat_tool_choice_alone",
+            Kind.REJECTED,
+            "tool_choice",
+            "When using `tool_choice`, `tools` must be set.",
+        ),
+        ("completions_exact", Kind.CONTEXT, "max_tokens", "the prompt leaves no room for an answer"),
+        ("embeddings_overflow", Kind.CONTEXT, "input_tokens", "This model's maximum context length is 2048"),
+        ("messages_overflow", Kind.CONTEXT, None, "This model's maximum context length is 2048"),
+        ("responses_overflow", Kind.CONTEXT, "input_tokens", "This model's maximum context length is 2048"),
+        ("chat_image", Kind.UNSUPPORTED, None, "the model reads text only"),
+        (
+            "embeddings_dimensions",
+            Kind.UNSUPPORTED,
+            None,
+            "'dimensions': the model's vectors have one length",
+        ),
+        ("completions_suffix_empty", Kind.UNSUPPORTED, "suffix", "'suffix': the model is not made for"),
+        (
+            "messages_thinking_refused",
+            Kind.UNSUPPORTED,
+            None,
+            "a budget for thinking needs a 'reasoning_parser'",
+        ),
+        (
+            "responses_previous_missing",
+            Kind.UNSUPPORTED,
+            "previous_response_id",
+            "the engine does not know the",
+        ),
+        ("messages_tool_not_object", Kind.FAILED, None, "the model called a tool with arguments that are no"),
+        ("chat_missing", Kind.UNSUPPORTED, None, "the engine does not offer this operation"),
+        ("model_missing", Kind.MISSING, None, "the engine does not have this model"),
+        ("overloaded_messages", Kind.OVERLOADED, None, "the engine is overloaded"),
+        ("overloaded_responses", Kind.OVERLOADED, None, "the engine is overloaded"),
+    ],
+)
+def test_what_its_errors_mean(name: str, kind: Kind, param: str | None, message: str) -> None:
+    failure = refusal(ENGINE, name)
+    assert (failure.kind, failure.param) == (kind, param)
+    assert failure.message.startswith(message), failure.message
+    assert "ChatCompletion" not in failure.message and "(parameter=" not in failure.message
+
+
+def test_a_response_that_it_does_not_know_is_no_missing_model() -> None:
+    failure = refusal(ENGINE, "responses_previous_missing")
+    assert (failure.code, failure.message) == (
+        "previous_response_not_found",
+        "the engine does not know the response that 'previous_response_id' names",
+    )
+
+
+def test_what_it_refuses_in_a_stream_of_messages() -> None:
+    """The words are cut off in the engine's own answer; the status is there."""
+    asking = request(Operation.MESSAGES, messages=[], stream=True)
+    _, decoder = played(ENGINE, asking, "messages_thinking_stream")
+    assert decoder.failure is not None
+    assert (decoder.failure.kind, decoder.failure.unexplained) == (Kind.REJECTED, True)
+    _, decoder = played(ENGINE, asking, "overloaded_messages_in_stream")
+    assert decoder.failure is not None
+    assert (decoder.failure.kind, decoder.failure.unexplained) == (Kind.OVERLOADED, False)
+
+
+@pytest.mark.parametrize("name", ["chat_logit_bias_stream", "overloaded_in_stream"])
+def test_what_it_refuses_in_a_stream_of_chat(name: str) -> None:
+    _, decoder = played(ENGINE, request(Operation.CHAT, messages=[], stream=True), name)
+    assert decoder.failure is not None
+    assert decoder.failure.kind is (Kind.OVERLOADED if "overloaded" in name else Kind.REJECTED)
+
+
+# --- requests
+
+
+def sent(operation: Operation, **body: Any) -> dict[str, Any]:
+    """Return the body that vLLM gets, without the model."""
+    found: dict[str, Any] = json.loads(ENGINE.call(request(operation, **body), "m").body)
+    assert found.pop("model") == "m"
+    return found
+
+
+def test_a_request_without_anything_special_passes_byte_by_byte() -> None:
+    body = b'{ "model":"m", "messages":[{"role":"user","content":"nothing"}],  "top_k": 3 }'
+    assert ENGINE.call(Request(Operation.CHAT, body, "m"), "m").body == body
+    body = b'{ "model":"m", "messages":[{"role":"user","content":null}],  "top_k": 3 }'
+    assert ENGINE.call(Request(Operation.CHAT, body, "m"), "m").body == body
+
+
+@pytest.mark.parametrize(
+    ("operation", "more"),
+    [
+        (Operation.CHAT, {"messages": [], "priority": None, "ignore_eos": None}),
+        (Operation.COMPLETIONS, {"prompt": "x", "n": None, "echo": None, "best_of": None}),
+        (Operation.EMBEDDINGS, {"input": "x", "encoding_format": None}),
+        (Operation.RERANK, {"query": "q", "documents": ["d"], "top_n": None}),
+        (Operation.SCORE, {"text_1": "q", "text_2": ["d"], "truncate_prompt_tokens": None}),
+        (Operation.TOKENIZE, {"prompt": "x", "add_special_tokens": None}),
+        (Operation.DETOKENIZE, {"tokens": [1], "anything": None}),
+        (
+            Operation.RESPONSES,
+            {"input": "x", "tools": None, "tool_choice": None, "service_tier": None, "background": None},
+        ),
+        (Operation.MESSAGES, {"messages": [], "max_tokens": 5, "system": None}),
+    ],
+)
+def test_a_null_is_not_sent(operation: Operation, more: dict[str, Any]) -> None:
+    assert sent(operation, **more) == {name: value for name, value in more.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("operation", "given", "kept"),
+    [
+        (Operation.CHAT, {"tools": [], "tool_choice": "auto"}, {}),
+        (Operation.CHAT, {"tools": None, "tool_choice": "none"}, {}),
+        (Operation.CHAT, {"tools": [], "tool_choice": "required"}, {"tool_choice": "required"}),
+        (Operation.CHAT, {"stop": ""}, {}),
+        (Operation.CHAT, {"stop": ["", "x"]}, {"stop": ["x"]}),
+        (Operation.COMPLETIONS, {"suffix": "", "stop": [""]}, {}),
+        (Operation.COMPLETIONS, {"best_of": 2, "n": 2}, {"n": 2}),
+        (Operation.COMPLETIONS, {"max_tokens": 0, "echo": True}, {"max_tokens": 0, "echo": True}),
+        (Operation.RESPONSES, {"background": False}, {}),
+        (Operation.EMBEDDINGS, {"encoding_format": "base64"}, {"encoding_format": "base64"}),
+    ],
+)
+def test_what_asks_for_nothing_is_not_sent(
+    operation: Operation, given: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    assert sent(operation, **given) == kept
+
+
+def test_a_name_of_null_is_left_out_of_a_message() -> None:
+    messages = [
+        {"role": "user", "content": "x", "name": None},
+        {"role": "user", "content": None, "name": "a"},
+    ]
+    assert sent(Operation.CHAT, messages=messages)["messages"] == [
+        {"role": "user", "content": "x"},
+        {"role": "user", "content": None, "name": "a"},
+    ]
+
+
+NAMED = {"type": "function", "function": {"name": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("operation", "given", "param", "kind"),
+    [
+        (Operation.CHAT, {"structured_outputs": "x"}, "structured_outputs", Kind.REJECTED),
+        (Operation.CHAT, {"max_tokens": 0}, "max_tokens", Kind.REJECTED),
+        (Operation.CHAT, {"max_completion_tokens": 0}, "max_completion_tokens", Kind.REJECTED),
+        (Operation.CHAT, {"functions": [{"name": "x"}]}, "functions", Kind.UNSUPPORTED),
+        (Operation.CHAT, {"tools": [{"type": "function"}], "tool_choice": NAMED}, "tools", Kind.REJECTED),
+        (Operation.COMPLETIONS, {"max_tokens": 0}, "max_tokens", Kind.REJECTED),
+        (Operation.COMPLETIONS, {"best_of": 2}, "best_of", Kind.UNSUPPORTED),
+        (Operation.COMPLETIONS, {"structured_outputs": 5}, "structured_outputs", Kind.REJECTED),
+        (Operation.EMBEDDINGS, {"encoding_format": "bytes_only"}, "encoding_format", Kind.UNSUPPORTED),
+        (Operation.RESPONSES, {"background": True}, "background", Kind.UNSUPPORTED),
+    ],
+)
+def test_what_it_would_fail_over_or_not_hear_is_refused(
+    operation: Operation, given: dict[str, Any], param: str, kind: Kind
+) -> None:
+    with pytest.raises(RequestError) as refused:
+        ENGINE.call(request(operation, **given), "m")
+    assert (refused.value.failure.kind, refused.value.failure.param) == (kind, param)
+
+
 ERROR = "(EngineCore pid=7) ERROR 11-21 10:00:00 [core.py:9] "
 
 
@@ -370,6 +586,15 @@ ERROR = "(EngineCore pid=7) ERROR 11-21 10:00:00 [core.py:9] "
             "KeyError: 'invalid tool call parser: hermess (chose from { hermes, llama3_json })'",
             "invalid tool call parser: hermess",
         ),
+        (
+            "Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down executor.",
+            "something killed one of its processes, as the system does when memory runs out",
+        ),
+        (
+            "Worker proc VllmWorker-1 died unexpectedly (exit code: 1), shutting down executor.",
+            "proc VllmWorker-1 died unexpectedly (exit code: 1), and did not say why",
+        ),
+        ("AsyncLLM: engine core exited unexpectedly", "engine core exited unexpectedly, and did not say why"),
     ],
 )
 def test_why_it_died(line: str, reason: str) -> None:

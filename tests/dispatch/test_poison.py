@@ -6,6 +6,7 @@ The engines of these tests answer each request but those with the word "poison" 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -32,7 +33,12 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @asynccontextmanager
 async def gateway(
-    folder: Path, engines: int, way: dict[str, Any], balance: str = "least_loaded", extra: str = ""
+    folder: Path,
+    engines: int,
+    way: dict[str, Any],
+    balance: str = "least_loaded",
+    extra: str = "",
+    kind: str = "openai",
 ) -> AsyncIterator[tuple[Served, list[FakeEngine]]]:
     """Yield a gateway with one model on so many engines, which fail a poisoned request in the given way."""
     async with AsyncExitStack() as stack:
@@ -41,7 +47,9 @@ async def gateway(
             rules = [{"match": {"contains": POISON}, **way}]
             engine = FakeEngine(models=["up"], rules=rules, defaults={"tokens": 6, "gap": 0.002})
             running.append(await stack.enter_async_context(engine))
-        text = config(*(engine.url for engine in running), model=f"balance: {balance}", extra=extra)
+        text = config(
+            *(engine.url for engine in running), model=f"balance: {balance}", extra=extra, kind=kind
+        )
         served = await stack.enter_async_context(serving(folder, text))
         yield served, running
         await rest(served)
@@ -137,6 +145,34 @@ async def test_what_an_adapter_refuses_is_no_success_of_its_engine(tmp_path: Pat
         for _ in range(3):
             assert (await served.post(CHAT, chat() | {"n": 2})).status == 400
         assert breakers(served) == [True]
+
+
+VLLM_500 = {"error": {"message": "Internal server error", "type": "InternalServerError", "code": 500}}
+VLLM_DEAD = {
+    "error": {"message": "EngineCore encountered an issue.", "type": "InternalServerError", "code": 500}
+}
+
+
+@pytest.mark.parametrize(("said", "opens"), [(VLLM_500, False), (VLLM_DEAD, True)], ids=["well", "dead"])
+@pytest.mark.parametrize("engines", [1, 2])
+async def test_what_an_engine_fails_though_it_is_well_opens_no_breaker(
+    engines: int, said: dict[str, Any], opens: bool, tmp_path: Path
+) -> None:
+    """Different requests, each failed everywhere: vLLM answers 500 to much that is wrong with a request."""
+    way = {"reply": {"status": 500, "body": json.dumps(said)}}
+    async with gateway(tmp_path, engines, way, kind="vllm") as (served, _):
+        for number in range(6):
+            assert (await served.post(CHAT, chat(f"{POISON} {number}"))).status >= 500
+        assert breakers(served) == [opens] * engines
+
+
+async def test_what_an_engine_fails_though_it_is_well_counts_where_another_one_can(tmp_path: Path) -> None:
+    way = {"reply": {"status": 500, "body": json.dumps(VLLM_500)}}
+    async with gateway(tmp_path, 2, way, "round_robin", kind="vllm") as (served, running):
+        running[1].set(models=["up"], rules=[])
+        while not breakers(served)[0]:
+            assert (await served.post(CHAT, chat(POISON))).status == 200
+        assert breakers(served) == [True, False]
 
 
 FALLBACK = """

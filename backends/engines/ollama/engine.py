@@ -45,7 +45,7 @@ from backends.base import (
     Status,
     StreamDecoder,
 )
-from backends.dialect.errors import read_failure
+from backends.dialect.errors import CONTEXT_MARKS, read_failure
 from backends.dialect.openai import OpenAICompatible
 from backends.engines.ollama.answers import LineStream, reply_of
 from backends.engines.ollama.models import ACTIONS, call_for
@@ -62,11 +62,6 @@ PATHS = {
 }
 LATEST = ":latest"
 """The tag of a model that was named without a tag; it may be omitted."""
-CONTEXT_MARKS = (
-    "exceeds the context length",  # v0.12
-    "exceeds maximum context length",  # embeddings, before v0.12
-    "exceeds the available context size",  # llama-server's: v0.34
-)
 
 
 class OllamaOptions(EngineOptions):
