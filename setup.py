@@ -48,6 +48,7 @@ COMPILED = [
     "gateway/wire/heartbeat.py",
     "gateway/wire/context.py",
     "gateway/wire/http1.py",
+    "gateway/wire/origins.py",
     "gateway/wire/relay.py",
     "gateway/wire/sizes.py",
     "gateway/wire/upstream.py",

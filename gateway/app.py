@@ -32,7 +32,7 @@ from gateway.routing import snapshot
 from gateway.routing.state import State
 from gateway.telemetry.accounting import Accounting
 from gateway.telemetry.metrics import Metrics
-from gateway.wire.downstream import Receive, Scope, Send, way_back_of
+from gateway.wire.downstream import Receive, Scope, Send, closing_early, way_back_of
 
 log = logging.getLogger("gateway.app")
 
@@ -75,7 +75,7 @@ class Gateway:
                     await self._refuse_method(scope, receive, send)
                 return
             wanted = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
-            send = _tagged(send, self.core.request_id(wanted))
+            send = _tagged(scope, send, self.core.request_id(wanted))
         await self._web(scope, receive, send)
 
     async def ready(self) -> list[str]:
@@ -147,12 +147,12 @@ def _decoded(path: bytes) -> str:
     return unquote(path.decode("ascii").replace("%2f", "%2F").replace("%2F", "%252F"))
 
 
-def _tagged(send: Send, request_id: bytes) -> Send:
-    """Return `send` wrapped so that it adds the request's id to the answer's headers."""
+def _tagged(scope: Scope, send: Send, request_id: bytes) -> Send:
+    """Return `send` wrapped so that it adds to the answer: the request's id, and whether the connection closes."""
 
     async def tagged(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            message["headers"] = [*message["headers"], (b"x-request-id", request_id), *closing_early(scope)]
         await send(message)
 
     return tagged

@@ -35,7 +35,8 @@ from gateway.fleet.peers import Peers
 from gateway.greeting import address, greeting
 from gateway.wire.context import ServerContext, ServerState
 from gateway.wire.door import Door
-from gateway.wire.server import Limits, protocol_with
+from gateway.wire.limits import Limits
+from gateway.wire.server import protocol_with
 from gateway.workers import Link, Master, Worker
 
 log = logging.getLogger("gateway.serve")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from gateway.wire.heads import Handler
-from gateway.wire.server import Limits, Returned
+from gateway.wire.limits import Limits
 
 
 class ServerState(Protocol):
@@ -21,6 +21,13 @@ class ServerState(Protocol):
     def connections(self) -> set[object]: ...
     @property
     def default_headers(self) -> list[tuple[bytes, bytes]]: ...
+
+
+class Returned(Protocol):
+    """The front door that a connection came through, which takes it back when it is idle."""
+
+    def take_back(self) -> None:
+        """Own an idle connection again; no bytes of a further request have been read."""
 
 
 class FullProtocol(Protocol):

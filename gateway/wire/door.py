@@ -28,7 +28,8 @@ from gateway.telemetry.timeline import RECEIVE
 from gateway.wire.context import ServerContext
 from gateway.wire.heads import Head, read_head
 from gateway.wire.http1 import CLOSE, LAST_CHUNK, chunk, has_left, head
-from gateway.wire.server import GLANCE
+from gateway.wire.limits import GLANCE
+from gateway.wire.linger import linger
 
 IDLE: Final = 0
 """No request is being read or answered."""
@@ -113,6 +114,11 @@ class Door(WayBack):
             self._wake(self.loop.time() + context.limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._part()
+        self.lost()
+
+    def _part(self) -> None:
+        """Give the connection up: it is closed, or somebody else closes it."""
         self._phase = GONE
         self._due = NEVER
         for timer in (self._timer, self._stall, self._glance):
@@ -121,7 +127,6 @@ class Door(WayBack):
         self._timer = self._stall = self._glance = None
         self._later = b""
         self._context.state.connections.discard(self)
-        self.lost()
 
     def eof_received(self) -> bool:
         """Close the transport: a client that half-closes its connection counts as one that left."""
@@ -326,9 +331,14 @@ class Door(WayBack):
         self._begin(later)
 
     def _close(self) -> None:
-        self._phase = GONE
-        self.transport.close()
-        self._expire()
+        if self._phase == READING or self._glance is not None:
+            # Something is unread, or still to come.
+            self._part()
+            linger(self.transport, self._context.state.connections)
+        else:
+            self._phase = GONE
+            self.transport.close()
+            self._expire()
 
     def _expire(self) -> None:
         """Start the time limit within which the client must read what was written, unless it is running."""

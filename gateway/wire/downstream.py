@@ -83,6 +83,8 @@ class UvicornWay(AsgiWayBack):
 
     def _write_head(self, status: int, headers: Headers, framing: bytes, body: bytes = b"") -> None:
         cycle = self._cycle
+        if _is_unasked(cycle):
+            cycle.keep_alive = False
         cycle.response_started = self.started = True
         end = b"\r\n" if cycle.keep_alive else CLOSE
         self._put(head(status, self._protocol.date_line(), headers, framing) + end + body)
@@ -118,7 +120,7 @@ class UvicornWay(AsgiWayBack):
         cycle.response_complete = True
         self._protocol.listener = None
         if not cycle.keep_alive:
-            self._protocol.transport.close()
+            self._protocol.finish()
         cycle.on_response()
 
     def release(self) -> None:
@@ -251,6 +253,20 @@ async def _whole_body(receive: Receive, limit: int) -> bytes:
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts) if len(parts) > 1 else parts[0]
+
+
+def _is_unasked(cycle: Any) -> bool:
+    """Tell whether a client waits for leave to send its body, which it may send or not once it has an answer."""
+    return bool(cycle.waiting_for_100_continue and cycle.more_body)
+
+
+def closing_early(scope: Scope) -> Headers:
+    """Return the header that closes the connection if an answer now would leave it unclear what the client sends next.
+
+    That is so where it expects `100 Continue` and gets another answer (RFC 9110, section 10.1.1).
+    """
+    cycle = scope.get(SCOPE_KEY)
+    return ((b"connection", b"close"),) if isinstance(cycle, Cycle) and _is_unasked(cycle.cycle) else ()
 
 
 def way_back_of(scope: Scope, receive: Receive, send: Send) -> AsgiWayBack:

@@ -15,7 +15,8 @@ from typing import Final, Protocol
 import httptools
 
 from gateway.request import Exchange, WayBack
-from gateway.wire.server import Limits
+from gateway.wire.limits import Limits
+from gateway.wire.origins import is_host
 
 
 class Handler(Protocol):
@@ -92,7 +93,7 @@ class HeadReader:
         length = headers.get(b"content-length", b"")
         if (
             self.odd
-            or b"host" not in headers
+            or not is_host(headers.get(b"host", b""))
             or not length.isdigit()
             or self.size > limits.headers
             or len(headers) > limits.header_count

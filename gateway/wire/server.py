@@ -5,7 +5,8 @@ Rules, all applied before any application code runs:
   which bytes that trickle in do not extend.
 - A request has exactly one `Host`, at most one of `Content-Length` and `Transfer-Encoding` and that only once, and no
   transfer coding but `chunked`. Trailers are read and dropped. Chunk extensions and unfinished lines are limited too.
-- A request that breaks a rule is answered with OpenAI's error format, and the connection is closed.
+- A request that breaks a rule is answered with OpenAI's error format, and the connection is closed so that a client
+  which still sends sees the answer. Behind other requests that comes in its turn, and no clock runs until then.
 - An `Upgrade` header is ignored; the request is served as it is.
 - The client must read what was written within a time limit, on a connection that is being closed too.
 - `listener` is set while an answer is written directly to the transport. It is told when the client's socket buffer is
@@ -15,44 +16,24 @@ Rules, all applied before any application code runs:
 from __future__ import annotations
 
 import asyncio
-import re
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.errors import GatewayError, Own
-from gateway.wire.http1 import STATUS_LINES, has_left
+from gateway.wire.checks import CHECKED, framing_fault, head_fault, header_fault, refusal, too_large
+from gateway.wire.context import Returned
+from gateway.wire.http1 import has_left
+from gateway.wire.limits import GLANCE, Limits
+from gateway.wire.linger import Ending, linger
 
 SCOPE_KEY = "gateway.cycle"
 """The key of a request's `Cycle` in its ASGI scope."""
 
-FRAMING = 256 << 10
-"""Most bytes besides head and body, such as chunk sizes and extensions. Each byte of the body allows eight more."""
-GLANCE = 1.0
-"""Seconds between checks whether a client is still connected while reading from it is paused."""
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a client may send and how slowly, in bytes and seconds."""
-
-    body: int = 10 << 20
-    headers: int = 32 << 10
-    header_count: int = 100
-    url: int = 8 << 10
-    connections: int = 10_000
-    header_seconds: float = 10.0
-    body_seconds: float = 60.0
-    write_seconds: float = 60.0
-
-
-class Returned(Protocol):
-    """The front door that a connection came through, which takes it back when it is idle."""
-
-    def take_back(self) -> None:
-        """Own an idle connection again; no bytes of a further request have been read."""
+SPARE = 64
+"""Connections beyond their limit that are closed so that their clients see why. More are closed at once."""
 
 
 class Listener(Protocol):
@@ -85,6 +66,8 @@ class GatewayProtocol(HttpToolsProtocol):
     """The front door that gets the connection back when it is idle."""
     refusal: GatewayError | None = None
     """The rule that the client broke, if the connection is being closed for that."""
+    _later: GatewayError | None = None
+    """The same, while requests before the one that broke it are being answered. Nothing more is read then."""
     _awaits: str = "headers"
     """The part of the current request that is being read: headers, body, or empty if none is."""
     _armed: str = ""
@@ -114,7 +97,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timers()
+        self._let_go()
         self._unset_keepalive_if_required()
         if self.listener is not None:
             self.listener.lost()
@@ -122,6 +105,8 @@ class GatewayProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._later is not None:
+            return
         self._unset_keepalive_if_required()
         try:
             self._feed(data)
@@ -129,6 +114,8 @@ class GatewayProtocol(HttpToolsProtocol):
             self.send_400_response("")
         if self._awaits:
             self._count(len(data))
+        if self.parser is None:
+            return
         if self.flow.read_paused and self._glance is None:
             self._glance = self.loop.call_later(GLANCE, self._look)
         if self._awaits != self._armed:
@@ -155,9 +142,18 @@ class GatewayProtocol(HttpToolsProtocol):
     # uvicorn's own callbacks
 
     def on_response_complete(self) -> None:
+        if self.parser is None:
+            return
+        is_last = not self.pipeline
         super().on_response_complete()
         if self.transport.is_closing():
             self._expire()
+        elif is_last and self._later is not None:
+            self._answer(self._later)
+        elif self._awaits:
+            self._unset_keepalive_if_required()
+            if self._awaits != self._armed:
+                self._arm()
         elif self.door is not None and self._is_idle():
             self._go_back(self.door)
 
@@ -180,36 +176,40 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         super().on_url(url)
         if len(self.url) > self.limits.url:
-            self._refuse(Own.URL_TOO_LONG, f"the URL is longer than {self.limits.url} bytes")
+            message = f"the URL is longer than {self.limits.url} bytes"
+            self._check(GatewayError(Own.URL_TOO_LONG, message))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > self.limits.headers or len(self.headers) >= self.limits.header_count:
-            self._refuse(
-                Own.HEADERS_TOO_LARGE,
-                f"more than {self.limits.header_count} headers or {self.limits.headers} bytes of them",
-            )
+            message = f"more than {self.limits.header_count} headers or {self.limits.headers} bytes of them"
+            self._check(GatewayError(Own.HEADERS_TOO_LARGE, message))
         if self._awaits == "body":
             return
         # The same as uvicorn's own method, without the cost of one more call per header.
         name = name.lower()
-        if name in _CHECKED:
-            self._check_header(name, value)
+        if name in CHECKED:
+            self._hosts += name == b"host"
+            self._lengths += name in (b"content-length", b"transfer-encoding")
+            self.expect_100_continue |= name == b"expect"
+            self._check(header_fault(name, value, self.limits))
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._awaits == "body":
             return
-        self._check_head()
+        self._check(head_fault(self.parser.get_http_version(), self._hosts, self._lengths))
         super().on_headers_complete()
         self.scope[SCOPE_KEY] = Cycle(self, self.cycle)  # type: ignore[literal-required]
+        if self._lengths:
+            self.cycle.transport = Ending(self.transport, self.finish)  # type: ignore[assignment]
         self._awaits = "body"
         self._read_bytes = 0
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
         if self._body_bytes > self.limits.body:
-            self._too_large()
+            self._check(too_large(self.limits))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -220,30 +220,55 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer a malformed request or one that broke a limit with `refusal`, and close the connection."""
-        error = self.refusal = self.refusal or GatewayError(
-            Own.INVALID, "the request is not valid HTTP/1.1", code="invalid_http"
-        )
+        error = self.refusal or GatewayError(Own.INVALID, "this is no valid HTTP/1.1", code="invalid_http")
+        is_behind = self._is_behind()
         part, self._awaits = self._awaits, ""
         if self.transport.is_closing():
             return
-        if self._unanswered(part):
-            body = error.body()
-            head = [STATUS_LINES[error.status], b"content-type: application/json\r\nconnection: close\r\n"]
-            head += [name + b": " + value + b"\r\n" for name, value in error.headers()]
-            self.transport.write(b"".join([*head, b"content-length: %d\r\n\r\n" % len(body), body]))
-            self.transport.close()
-            self._expire()
+        if is_behind:
+            if part == "body":
+                self.pipeline.popleft()
+            self._later, self.refusal = error, None
+            self._arm()
+            self.flow.pause_reading()
+            return
+        self.refusal = error
+        cycle = self.cycle
+        if part != "body" or not cycle.response_started:
+            self._answer(error)
+        elif cycle.response_complete:
+            self._linger()
         else:
             self.transport.abort()
 
-    def _unanswered(self, part: str) -> bool:
-        """Tell whether a refusal while reading `part` can be sent: not in the middle of or after another answer."""
-        cycle = self.cycle
-        if cycle is None:
-            return True
-        if cycle.response_complete:
-            return part != "body"
-        return not self.pipeline and not cycle.response_started
+    def _is_behind(self) -> bool:
+        """Tell whether the request that is being read, or would come next, is not the one whose answer is due."""
+        if self._awaits == "body":
+            return bool(self.pipeline)
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _answer(self, error: GatewayError) -> None:
+        """Write the refusal of a request, and close the connection."""
+        self.refusal = error
+        self.transport.write(refusal(error))
+        self._linger()
+
+    def finish(self) -> None:
+        """Close the connection after the answer that is due, of whose request's body something may still come."""
+        if self._awaits == "body" and not self.pipeline:
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """Close the connection after what was written, although the client may still be sending."""
+        transport, connections = self.transport, self.connections
+        is_crowded = len(connections) > self.limits.connections + SPARE
+        self.connection_lost(ConnectionAbortedError())
+        if is_crowded:
+            transport.close()
+            return
+        linger(transport, connections)  # type: ignore[arg-type]  # it may hold anything with a `shutdown`
 
     def _framing(self) -> bytes:
         """Return the header line that determines the length of the body; empty if there is none."""
@@ -282,57 +307,34 @@ class GatewayProtocol(HttpToolsProtocol):
         """Return the connection to the front door, because the next request may be a plain one."""
         self.door = None
         self._unset_keepalive_if_required()
-        self._stop_timers()
+        self._let_go()
         self.connections.discard(self)
         self.parser = None  # type: ignore[assignment]  # it refers to this object: avoid a reference cycle
         door.take_back()
 
-    def _stop_timers(self) -> None:
+    def _let_go(self) -> None:
+        """Stop every timer, and leave no circle of references."""
         for timer in (self._deadline, self._stall, self._glance):
             if timer is not None:
                 timer.cancel()
         self._deadline = self._stall = self._glance = None
+        if self.cycle is not None:
+            self.cycle.transport = self.transport
 
     # checks and deadlines
 
-    def _check_header(self, name: bytes, value: bytes) -> None:
-        if name == b"host":
-            self._hosts += 1
-        elif name == b"expect":
-            if value.lower() != b"100-continue":
-                self._refuse(Own.EXPECTATION, "only `Expect: 100-continue` is understood")
-            self.expect_100_continue = True
-        else:
-            self._lengths += 1
-            if name == b"content-length" and int(value) > self.limits.body:
-                self._too_large()
-            if name == b"transfer-encoding" and _CODED.fullmatch(value):
-                message = "no transfer coding but 'chunked' is understood"
-                self._refuse(Own.INVALID, message, code="unsupported_coding")
-
-    def _check_head(self) -> None:
-        if self._hosts != 1 and self.parser.get_http_version() != "1.0":
-            self._refuse(Own.INVALID, "a request needs exactly one Host header", code="invalid_host")
-        if self._lengths > 1:
-            self._refuse(Own.INVALID, "the length of the body is given twice", code="invalid_http")
-
-    def _too_large(self) -> None:
-        self._refuse(Own.TOO_LARGE, f"the request body is larger than {self.limits.body} bytes")
-
-    def _refuse(self, kind: Own, message: str, code: str | None = None) -> None:
-        self.refusal = GatewayError(kind, message, code=code)
-        raise self.refusal
+    def _check(self, error: GatewayError | None) -> None:
+        """Refuse the request, from within the parser, if there is an error."""
+        if error is not None:
+            self.refusal = error
+            raise error
 
     def _count(self, size: int) -> None:
-        """Count `size` bytes read, to limit what the parser skips (chunk extensions) or buffers (unfinished lines)."""
+        """Count `size` bytes that were read."""
         self._read_bytes += size
-        if self._awaits == "headers":
-            if self._read_bytes > self.limits.url + self.limits.headers + FRAMING:
-                self.refusal = GatewayError(Own.HEADERS_TOO_LARGE, "the request's head is too large")
-                self.send_400_response("")
-        elif self._read_bytes > FRAMING + 9 * self._body_bytes:
-            message = "there is too much between the chunks of the body"
-            self.refusal = GatewayError(Own.INVALID, message, code="invalid_http")
+        error = framing_fault(self._awaits, self._read_bytes, self._body_bytes, self.limits)
+        if error is not None:
+            self.refusal = error
             self.send_400_response("")
 
     def _look(self) -> None:
@@ -362,10 +364,10 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        self._armed = self._awaits
-        if self._awaits:
+        self._armed = "" if self._is_behind() else self._awaits
+        if self._armed:
             limits = self.limits
-            seconds = limits.header_seconds if self._awaits == "headers" else limits.body_seconds
+            seconds = limits.header_seconds if self._armed == "headers" else limits.body_seconds
             self._deadline = self.loop.call_later(seconds, self._too_slow)
 
     def _too_slow(self) -> None:
@@ -377,12 +379,6 @@ class GatewayProtocol(HttpToolsProtocol):
                 Own.SLOW_CLIENT, f"the request's {self._awaits} did not arrive in time"
             )
             self.send_400_response("")
-
-
-_CHECKED = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
-
-_CODED = re.compile(rb".*,[ \t]*chunked", re.IGNORECASE)
-"""Another coding before `chunked`. Requests whose last coding is not `chunked` are refused by the parser."""
 
 
 def protocol_with(limits: Limits) -> type[GatewayProtocol]:

@@ -166,8 +166,9 @@ REQUESTS = (
     fault(
         "C14",
         "a body that is too large, or longer than it says",
-        "413 `request_too_large`, 400 `invalid_http`",
+        "413 `request_too_large`, 400 `invalid_http`; it sees that while it still sends",
         DOOR + "refused",
+        "wire/test_lingering.py::test_http_client_sees_that_its_body_is_too_large",
         WIRE + "refused",
     ),
     fault(
@@ -207,11 +208,15 @@ REQUESTS = (
         "an answer each, in order, each judged alone",
         WIRE + "a_hundred_pipelined_requests_are_each_judged_alone",
         WIRE + "pipelined_streams_do_not_mix",
+        "wire/test_pipelining.py::test_a_bad_request_is_answered_behind_the_good_ones",
+        "wire/test_pipelining.py::test_a_bad_request_does_not_cut_the_stream_before_it",
+        "wire/test_pipelining.py::test_what_comes_late_behind_a_stream_does_not_cut_it",
     ),
     fault(
         "C20",
         "`Expect`",
-        "100, or 417 `unsupported_expectation`",
+        "100, or 417 `unsupported_expectation`; another answer closes the connection",
+        "wire/test_lingering.py::test_an_early_answer_to_who_waits_for_leave_closes",
         DOOR + "expect_continue_is_answered",
         DOOR + "refused",
     ),

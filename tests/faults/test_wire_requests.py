@@ -64,6 +64,28 @@ REFUSED = {
     "a target that is no UTF-8": (b"GET /v1/\xc0\xaf HTTP/1.1\r\nHost: x\r\n\r\n", 400, "invalid_http"),
     # C17
     "a host with a NUL": (b"GET / HTTP/1.1\r\nHost: a\x00b\r\n\r\n", 400, "invalid_http"),
+    **{
+        f"the host {host!r}": (b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n", 400, "invalid_host")
+        for host in (
+            b"",
+            b"gate way",
+            b":80",
+            b"a:b",
+            b"a/b",
+            b"u@a",
+            b"a,b",
+            b"[::1",
+            b"[]",
+            b"[g::1]",
+            b"\xe9.test",
+        )
+    },
+    "no host, asked for a hot path": (
+        HEAD.replace(b"Host: x", b"Host: x y") + b"Content-Length: 2\r\n\r\n{}",
+        400,
+        "invalid_host",
+    ),
+    "no host in HTTP/1.0": (b"GET / HTTP/1.0\r\nHost: x y\r\n\r\n", 400, "invalid_host"),
     # C18
     "chunked, then identity": (
         HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
@@ -93,7 +115,13 @@ REFUSED = {
     "an empty header name": (HEAD + b": x\r\n\r\n", 400, "invalid_http"),
     "a carriage return in a value": (HEAD + b"X: a\rb\r\n\r\n", 400, "invalid_http"),
     # C21
-    "HTTP/0.9": (b"GET /\r\n\r\n", 400, "invalid_host"),
+    "HTTP/0.9": (b"GET /\r\n\r\n", 400, "invalid_http"),
+    "HTTP/2.0": (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 400, "invalid_http"),
+    "HTTP/2.0 at a hot path": (
+        HEAD.replace(b"/1.1", b"/2.0") + b"Content-Length: 2\r\n\r\n{}",
+        400,
+        "invalid_http",
+    ),
     "HTTP/1.2": (b"GET / HTTP/1.2\r\nHost: x\r\n\r\n", 400, "invalid_http"),
     "HTTP/3.0": (b"GET / HTTP/3.0\r\nHost: x\r\n\r\n", 400, "invalid_http"),
     # C35

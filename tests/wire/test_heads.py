@@ -14,7 +14,8 @@ from gateway.fake.engine import FakeEngine
 from gateway.request import Exchange, WayBack
 from gateway.wire.door import Door
 from gateway.wire.heads import Head, read_head
-from gateway.wire.server import GatewayProtocol, Limits
+from gateway.wire.limits import Limits
+from gateway.wire.server import GatewayProtocol
 from tests.faults.clients import CHAT, chat, client, config, http, until
 from tests.serving import Served, serving
 

@@ -1,0 +1,73 @@
+"""What is wrong with a request's head or body, as the error that its client is told.
+
+Rules:
+- Pure functions. `gateway.wire.server` collects what they are asked about, and refuses the request.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from gateway.errors import GatewayError, Own
+from gateway.wire.http1 import STATUS_LINES
+from gateway.wire.limits import FRAMING, Limits
+from gateway.wire.origins import is_host
+
+CHECKED: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
+"""The headers that `header_fault` knows."""
+
+_CODED: Final = re.compile(rb".*,[ \t]*chunked", re.IGNORECASE)
+"""Another coding before `chunked`. Requests whose last coding is not `chunked` are refused by the parser."""
+
+
+def header_fault(name: bytes, value: bytes, limits: Limits) -> GatewayError | None:
+    """Return what is wrong with one header of `CHECKED`. The parser has seen that a length is a number."""
+    if name == b"host" and not is_host(value):
+        return GatewayError(Own.INVALID, "the Host header names no host", code="invalid_host")
+    if name == b"expect" and value.lower() != b"100-continue":
+        return GatewayError(Own.EXPECTATION, "only `Expect: 100-continue` is understood")
+    if name == b"content-length" and int(value) > limits.body:
+        return too_large(limits)
+    if name == b"transfer-encoding" and _CODED.fullmatch(value):
+        message = "no transfer coding but 'chunked' is understood"
+        return GatewayError(Own.INVALID, message, code="unsupported_coding")
+    return None
+
+
+def head_fault(version: str, hosts: int, lengths: int) -> GatewayError | None:
+    """Return what is wrong with a whole head: with its version, or the numbers of its hosts and its body's lengths."""
+    if version not in ("1.1", "1.0"):
+        return GatewayError(Own.INVALID, "only HTTP/1.1 and HTTP/1.0 are spoken here", code="invalid_http")
+    if hosts != 1 and (hosts or version != "1.0"):
+        return GatewayError(Own.INVALID, "a request needs exactly one Host header", code="invalid_host")
+    if lengths > 1:
+        return GatewayError(Own.INVALID, "the length of the body is given twice", code="invalid_http")
+    return None
+
+
+def too_large(limits: Limits) -> GatewayError:
+    """Return the error for a body beyond the limit."""
+    return GatewayError(Own.TOO_LARGE, f"the request body is larger than {limits.body} bytes")
+
+
+def framing_fault(part: str, read: int, body: int, limits: Limits) -> GatewayError | None:
+    """Return what is wrong with the bytes that the parser skips (chunk extensions) or buffers (unfinished lines).
+
+    `read` bytes of the `part`, headers or body, have come, of which `body` bytes belong to the body itself.
+    """
+    if part == "headers":
+        if read > limits.url + limits.headers + FRAMING:
+            return GatewayError(Own.HEADERS_TOO_LARGE, "the request's head is too large")
+    elif read > FRAMING + 9 * body:
+        message = "there is too much between the chunks of the body"
+        return GatewayError(Own.INVALID, message, code="invalid_http")
+    return None
+
+
+def refusal(error: GatewayError) -> bytes:
+    """Return the whole answer for a request that is refused before any application code knows it."""
+    body = error.body()
+    head = [STATUS_LINES[error.status], b"content-type: application/json\r\nconnection: close\r\n"]
+    head += [name + b": " + value + b"\r\n" for name, value in error.headers()]
+    return b"".join([*head, b"content-length: %d\r\n\r\n" % len(body), body])

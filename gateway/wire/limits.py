@@ -1,0 +1,29 @@
+"""What one client connection may send, how slowly, and how long it may take to read: the limits of the front doors.
+
+Rules:
+- Values only. `gateway.wire.door` and `gateway.wire.server` keep them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+FRAMING: Final = 256 << 10
+"""Most bytes besides head and body, such as chunk sizes and extensions. Each byte of the body allows eight more."""
+GLANCE: Final = 1.0
+"""Seconds between checks whether a client is still connected while reading from it is paused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may send and how slowly, in bytes and seconds."""
+
+    body: int = 10 << 20
+    headers: int = 32 << 10
+    header_count: int = 100
+    url: int = 8 << 10
+    connections: int = 10_000
+    header_seconds: float = 10.0
+    body_seconds: float = 60.0
+    write_seconds: float = 60.0
