@@ -10,8 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 
-IDLE = (b"null", b"false", b"0", b"0.0", b'""', b"[]", b"{}")
+_IDLE = (b"null", b"false", b"0", b"0.0", b'""', b"[]", b"{}")
 """Values that ask for nothing."""
+_USUAL: Mapping[str, tuple[bytes, ...]] = {
+    "n": (b"1", b"1.0"),
+    "best_of": (b"1", b"1.0"),
+    "parallel_tool_calls": (b"true",),
+    "modalities": (b'["text"]', b"[]"),
+    "verbosity": (b'"medium"',),
+    "top_k": (b"-1", b"0"),
+    "repetition_penalty": (b"1", b"1.0"),
+    "length_penalty": (b"1", b"1.0"),
+    "add_generation_prompt": (b"true",),
+    "skip_special_tokens": (b"true",),
+    "spaces_between_special_tokens": (b"true",),
+}
+"""Values that ask for what happens anyway, of members for which one of `_IDLE` may ask for something."""
 
 _WITHOUT_EFFECT = frozenset(
     (
@@ -31,11 +45,19 @@ _MOST = 16
 _LONGEST = 64
 
 
+def asks_for_nothing(name: str, value: bytes) -> bool:
+    """Return whether a member with this value asks for nothing that would not be without it."""
+    usual = _USUAL.get(name)
+    if usual is None:
+        return value in _IDLE
+    return value == b"null" or value.replace(b" ", b"") in usual
+
+
 def dropped(members: Mapping[str, bytes], kept: Container[str]) -> tuple[str, ...]:
     """Return the names of the members that are not `kept`; `members` are a request's, with the JSON of their values."""
     found: list[str] = []
     for name, value in members.items():
-        if name in kept or name in _WITHOUT_EFFECT or value in IDLE:
+        if name in kept or name in _WITHOUT_EFFECT or asks_for_nothing(name, value):
             continue
         if len(name) <= _LONGEST and name.isascii() and name.isidentifier() and len(found) < _MOST:
             found.append(name)

@@ -15,11 +15,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-import pydantic_core
 
 from backends.base import Failure, Kind, RequestError
-from backends.dialect import rewrite
-from backends.dialect.dropped import IDLE
+from backends.dialect import partial, rewrite
+from backends.dialect.dropped import asks_for_nothing
 
 Members = dict[str, bytes]
 
@@ -89,7 +88,7 @@ def refuse(members: Members, names: Iterable[str]) -> None:
         value = members.get(name)
         if value is None:
             continue
-        if value not in IDLE:
+        if not asks_for_nothing(name, value):
             raise unsupported(name)
         del members[name]
 
@@ -263,10 +262,7 @@ def arguments_object(text: str) -> bytes:
     try:
         _object.decode(text)
     except (ValueError, RecursionError):
-        try:
-            said = pydantic_core.from_json(text, allow_partial="trailing-strings")
-        except (ValueError, RecursionError):
-            said = None
+        said = partial.readable(text)
         return msgspec.json.encode(said if isinstance(said, dict) else {"arguments": text})
     return text.encode()
 
@@ -279,19 +275,21 @@ def _with_arguments(raw: bytes) -> bytes | None:
         calls = _calls.decode(raw)
         wrong: dict[int, str] = {}
         for place, call in enumerate(calls):
-            text = call.function.arguments if call.function else None
-            if isinstance(text, str):
-                right = arguments_object(text).decode()
-                if right != text:
+            said = call.function.arguments if call.function else None
+            if isinstance(said, dict):
+                wrong[place] = msgspec.json.encode(said).decode()
+            elif isinstance(said, str):
+                right = arguments_object(said).decode()
+                if right != said:
                     wrong[place] = right
         if not wrong:
             return None
-        said = _any.decode(raw)
+        changed = _any.decode(raw)
     except (ValueError, RecursionError):
         return None
     for place, right in wrong.items():
-        said[place]["function"]["arguments"] = right
-    return msgspec.json.encode(said)
+        changed[place]["function"]["arguments"] = right
+    return msgspec.json.encode(changed)
 
 
 def hold_to_schema(members: Members) -> None:

@@ -2,7 +2,8 @@
 
 Shapes (each seen in an engine's source or recordings): OpenAI's nested object; the same object, flat, with
 `object: error` (SGLang, LMDeploy, TensorRT-LLM); `error` as a string (Ollama, Triton, vLLM's 401); `error` with
-`error_type` (TGI); `detail` (FastAPI servers); one of these in a list (Google's API); anything else, read as text.
+`error_type` (TGI); `detail` (FastAPI servers), a text or a list of what is wrong with the body; one of these in a list
+(Google's API); anything else, read as text.
 
 Rules:
 - No input raises an exception. A field of the wrong type counts as missing.
@@ -36,6 +37,8 @@ CONTEXT_MARKS = (
     "exceeds maximum context length",  # Ollama's embeddings, before 0.12
     "exceeds the available context size",  # llama.cpp b11549, Ollama 0.34
     "exceeded max context length",  # Ollama's cloud models
+    "longer than the maximum model length",  # vLLM's engine, behind Triton
+    "exceeds maximum input length",  # TensorRT-LLM's executor, behind Triton
 )
 INVALID = frozenset({"invalid_request_error", "invalid_prompt"})
 """Types and codes of an error that is about the request: OpenAI's, Anthropic's, and the Responses API's."""
@@ -66,9 +69,18 @@ _PRIVATE = re.compile(
 )
 _WORD = re.compile(r"[A-Za-z][\w.\[\]-]{0,99}", re.ASCII)
 
+
+class _Complaint(msgspec.Struct):
+    """What FastAPI finds wrong in one place of a request; the path to it begins with `body`."""
+
+    loc: list[str | int]
+    msg: str
+
+
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _items = msgspec.json.Decoder(list[msgspec.Raw])
 _string = msgspec.json.Decoder(str)
+_complaints = msgspec.json.Decoder(list[_Complaint])
 
 
 class _Facts(msgspec.Struct):
@@ -173,17 +185,18 @@ def _facts(body: bytes) -> _Facts:
     error = outer.get("error", msgspec.Raw())
     inner = _object(error)
     said = outer if inner is None else inner
-    text = {name: _text(said.get(name, msgspec.Raw())) for name in ("message", "detail", "type", "param")}
+    text = {name: _text(said.get(name, msgspec.Raw())) for name in ("message", "type", "param")}
+    detail, place = _complaint(said.get("detail", msgspec.Raw()))
     code = _text(said.get("code", msgspec.Raw()))
     number = code or _text(
         said.get("http_status_code", msgspec.Raw())
     )  # `http_status_code`: TGI, in a stream
     return _Facts(
-        text["message"] or text["detail"] or _text(error),
+        text["message"] or detail or _text(error),
         text["type"],
         code,
         int(number) if re.fullmatch(r"[45][0-9][0-9]", number) else 0,
-        text["param"],
+        text["param"] or place,
     )
 
 
@@ -195,6 +208,16 @@ def _first(body: bytes) -> bytes:
         return bytes(_items.decode(body)[0])
     except (ValueError, RecursionError, LookupError):
         return body
+
+
+def _complaint(detail: msgspec.Raw) -> tuple[str, str]:
+    """Return FastAPI's first complaint and the member that it is about, or its words, which are about none."""
+    try:
+        first = _complaints.decode(detail)[0]
+    except (ValueError, IndexError, RecursionError):
+        return _text(detail), ""
+    path = [str(step) for step in first.loc[1:]]
+    return (f"{'.'.join(path)}: {first.msg}", path[0]) if path else (first.msg, "")
 
 
 def _object(raw: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from backends.base import Operation, Request
+from backends.dialect import partial
 from backends.framing import sse
 
 Members = dict[str, Any]
@@ -119,33 +119,7 @@ def _continue(block: Members, delta: Members) -> None:
 def _closed(block: Members) -> Members:
     """Return a finished block; the input of a tool arrives as pieces of JSON and is decoded here."""
     pieces = block.pop("partial_json", None)
-    return {**block, "input": _readable(pieces)} if pieces else block
-
-
-def _readable(text: str) -> Any:
-    """Return the value of JSON; where it was cut, with the members that are whole."""
-    open_brackets: list[str] = []
-    whole = 0
-    for found in _TOKEN.finditer(text):
-        token = found[0]
-        if token in "{[":
-            open_brackets.append("}" if token == "{" else "]")
-        elif token in "}]" and open_brackets:
-            open_brackets.pop()
-        elif token != ",":
-            continue
-        whole = found.start() if token == "," else found.end()
-    closing = "".join(reversed(open_brackets))
-    for attempt in (text + closing, text[:whole] + closing):
-        try:
-            return msgspec.json.decode(attempt)
-        except (ValueError, RecursionError):
-            continue
-    return {}
-
-
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[{}\[\],]', re.DOTALL)
-"""A string in JSON, the last one perhaps without its end; a bracket; a comma."""
+    return {**block, "input": partial.readable(pieces) or {}} if pieces else block
 
 
 _GATHERERS: Mapping[Operation, Callable[[Iterable[Members]], Members]] = {

@@ -170,6 +170,7 @@ def test_arguments_are_an_object() -> None:
     assert messages(said)[0]["tool_calls"] == [call("{}"), call('{"a":1}')]
     assert messages({**said, "tool_calls": [call('{"a":"b')]})[0]["tool_calls"] == [call('{"a":"b"}')]
     assert messages({**said, "tool_calls": [call("x")]})[0]["tool_calls"] == [call('{"arguments":"x"}')]
+    assert messages({**said, "tool_calls": [call({"a": 1})]})[0]["tool_calls"] == [call('{"a":1}')]
 
 
 @pytest.mark.parametrize("raw", [b"7", b'"a"', b"[7]", b'[{"role":7,"content":[7]}]', b"[" * 5000])

@@ -50,9 +50,26 @@ def test_param_and_code_are_kept_where_an_engine_has_them() -> None:
     assert read(400, SHAPES["nested, nulls"]) == Failure(Kind.REJECTED, "m n", status=400, detail="m n")
 
 
-def test_a_list_of_details_is_kept_as_its_json() -> None:
-    detail = [{"loc": ["body", "messages"], "msg": "field required"}]
-    assert json.loads(read(422, {"detail": detail}).message) == detail
+@pytest.mark.parametrize(
+    ("detail", "message", "param"),
+    [
+        ([{"loc": ["body", "messages"], "msg": "field required"}], "messages: field required", "messages"),
+        (
+            [
+                {"loc": ["body", "messages", 0, "content"], "msg": "a", "type": "x"},
+                {"loc": ["body"], "msg": "b"},
+            ],
+            "messages.0.content: a",
+            "messages",
+        ),
+        ([{"loc": ["body"], "msg": "not JSON"}], "not JSON", None),
+        ([], "the engine rejected the request", None),
+        (["a", "b"], '["a", "b"]', None),
+    ],
+)
+def test_of_a_list_of_complaints_the_first_is_told(detail: Any, message: str, param: str | None) -> None:
+    failure = read(422, {"detail": detail})
+    assert (failure.message, failure.param) == (message, param)
 
 
 KINDS = {

@@ -10,7 +10,8 @@ from backends import registry
 from backends.base import Engine
 from backends.engines.ollama.engine import Ollama, OllamaOptions
 from backends.engines.openai import OpenAI
-from backends.engines.triton.engine import Triton, TritonFrontend, TritonOptions
+from backends.engines.triton.engine import Triton, TritonOptions
+from backends.engines.triton.frontend import TritonFrontend
 
 Install = Callable[..., None]
 

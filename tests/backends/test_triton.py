@@ -29,7 +29,7 @@ from backends.base import (
     Usage,
 )
 from backends.dialect.chunks import Stamp
-from backends.engines.triton.engine import Triton, TritonFrontend, TritonOptions
+from backends.engines.triton.engine import Triton, TritonOptions
 
 RECORDINGS = Path(__file__).parent.parent / "recordings" / "triton"
 DEMO = Path(__file__).resolve().parents[2] / "models" / "demo"
@@ -466,43 +466,3 @@ def test_a_tokenizer_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.Mon
         OptionsError, match=r"jinja2 is not installed: pip install 'llm-serving-gateway\[triton\]'"
     ):
         engine(tokenizer=str(DEMO))
-
-
-# --- the OpenAI frontend
-
-FRONTEND = configured(api="openai", max_tokens=77).engine()
-
-
-def test_the_frontend_is_another_class() -> None:
-    assert isinstance(FRONTEND, TritonFrontend) and type(configured().engine()) is Triton
-    assert Operation.EMBEDDINGS in FRONTEND.operations and Operation.EMBEDDINGS not in CHAT.operations
-    assert FRONTEND.health() == Call("/health/ready", method="GET")
-    assert [FRONTEND.health_of(status, b"") for status in (200, 400, 500)] == [
-        Health.READY,
-        Health.LOADING,
-        Health.DOWN,
-    ]
-    assert FRONTEND.models().path == "/v1/models"
-    assert FRONTEND.models_of(b'{"data":[{"id":"a"}]}') == (ModelCard("a"),)
-    assert FRONTEND.action(Action.LOAD, {"model": "a b"}) == Call("/v1/models/a%20b/load")
-    with pytest.raises(ValueError, match="takes 'model' alone"):
-        FRONTEND.action(Action.LOAD, {"model": "a", "config": {}})
-
-
-def test_the_frontends_gaps() -> None:
-    body = json.loads(FRONTEND.call(chat(n=1, logit_bias={}), "up").body)
-    assert body == {"model": "up", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 77}
-    assert json.loads(FRONTEND.call(chat(max_completion_tokens=5), "up").body)["max_completion_tokens"] == 5
-    for param, value in (("n", 2), ("logit_bias", {"1": 1}), ("response_format", {"type": "json_object"})):
-        with pytest.raises(RequestError) as refused:
-            FRONTEND.call(chat(**{param: value}), "up")
-        assert refused.value.failure.kind is Kind.UNSUPPORTED and refused.value.failure.param == param
-    embedding = request(Operation.EMBEDDINGS, input="x")
-    assert json.loads(FRONTEND.call(embedding, "up").body) == {"model": "up", "input": "x"}
-
-
-def test_the_frontends_errors() -> None:
-    missing = FRONTEND.failure(400, (), b'{"detail":"Unknown model: x"}')
-    assert missing.kind is Kind.MISSING and "Unknown" not in missing.message
-    assert FRONTEND.failure(400, (), b'{"detail":"bad"}').kind is Kind.REJECTED
-    assert FRONTEND.failure(500, (), b'{"detail":"bad"}').kind is Kind.FAILED

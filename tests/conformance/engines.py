@@ -4,6 +4,7 @@ Rules:
 - An engine is proven on the real thing where that runs here: in every test run (`Proof.HERE`), or by
   `make test-engines` (`Proof.ENGINES`), beside recordings, which every test run replays. Of an engine that needs a GPU
   its server runs, and a script is the model behind it (`Proof.SERVERS`). The others are replayed only.
+- An engine with two ways to be spoken to has two rows; the second one's name is also that of its recordings.
 - `instead` is a check the engine cannot satisfy: what the client sees in its place, which is tested, and why.
 - What only a recording can show although the engine is real (`replayed`) says why, too.
 """
@@ -25,6 +26,7 @@ class Proof(enum.Enum):
     HERE = "the real engine, in every run"
     ENGINES = "the real engine, by `make test-engines`; its recordings otherwise"
     SERVERS = "the real server with a scripted model, by `make test-engines`; its recordings otherwise"
+    RECORDED = "replies recorded from the real server with a scripted model"
     RECORDINGS = "recordings"
 
 
@@ -46,6 +48,8 @@ class Row:
     """One engine."""
 
     proof: Proof = Proof.RECORDINGS
+    engine: str = ""
+    """The engine's name, where the row has another one."""
     upstream: str = "demo"
     """The engine's name for the model that clients call `public`."""
     backend: str = ""
@@ -80,6 +84,10 @@ def not_supported(answer: Answer) -> None:
 def rejected(answer: Answer) -> None:
     assert answer.status in (400, 422), answer.body[:500]
     assert answer.error["type"] == "invalid_request_error"
+
+
+def broken_off(answer: Answer) -> None:
+    shapes.error(answer, 502, "upstream_reset")
 
 
 def any_name(answer: Answer) -> None:
@@ -265,6 +273,27 @@ ENGINES: dict[str, Row] = {
         replayed={
             "chat_json": "the demo model behind Triton has no grammars; vLLM, whose tensors it has, does",
             "chat_json_schema": "the demo model behind Triton has no grammars; vLLM, whose tensors it has, does",
+        },
+    ),
+    "triton-openai": Row(
+        Proof.RECORDED,
+        engine="triton",
+        backend="options: {api: openai}",
+        instead={
+            "chat_n": Instead(not_supported, "it makes one choice for each request"),
+            "chat_reasoning": Instead(ignored, "it does not tell reasoning apart"),
+            "chat_reasoning_stream": Instead(answered, "it does not tell reasoning apart"),
+            "context_overflow_stream": Instead(broken_off, "it breaks the stream off without a word of why"),
+            "error_first_stream": Instead(broken_off, "it breaks the stream off without a word of why"),
+            "signals": Instead(nothing, "the vLLM backend tells nothing of its load since vLLM V1"),
+            "chat_json": Instead(not_supported, "it takes a format and does not keep to it"),
+            "chat_json_schema": Instead(not_supported, "it takes a format and does not keep to it"),
+            "embeddings_list": Instead(not_supported, "it takes one input at a time"),
+            "rerank": Instead(not_supported, "it has no reranker"),
+            "score": Instead(not_supported, "it has no scores for texts"),
+            "tokenize": Instead(not_supported, "its models keep their tokens to themselves"),
+            "health_loading": NO_TELLING,
+            "health_down": Silent("it lists its models as long as it listens"),
         },
     ),
     "vllm": Row(

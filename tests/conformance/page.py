@@ -17,6 +17,7 @@ TRIED = {
     Proof.HERE: "the real engine, in every test run",
     Proof.ENGINES: "the real engine, by `make test-engines`",
     Proof.SERVERS: "the real server with a scripted model, by `make test-engines`",
+    Proof.RECORDED: "replies recorded from the real server with a scripted model",
     Proof.RECORDINGS: "replies written from its source",
 }
 

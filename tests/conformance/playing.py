@@ -69,7 +69,9 @@ def _config(engine: str, url: str, queue: str, metrics_url: str = "") -> str:
     more = "".join(
         f", {part}" for part in (row.backend, metrics_url and f'metrics_url: "{metrics_url}"') if part
     )
-    return CONFIG.format(engine=engine, url=url, more=more, queue=queue, public=MODEL, upstream=row.upstream)
+    return CONFIG.format(
+        engine=row.engine or engine, url=url, more=more, queue=queue, public=MODEL, upstream=row.upstream
+    )
 
 
 def _stage(served: Served, watch: Watch) -> Stage:

@@ -1,7 +1,7 @@
-"""Triton Inference Server, attached to by URL: its generate protocol, or its OpenAI-compatible frontend.
+"""Triton Inference Server, attached to by URL: its generate protocol, and the options of both ways to speak to it.
 
-Facts are those of tritonserver 2.51 (run, with a Python backend), and of server 2.73, its OpenAI frontend, the vLLM
-backend and the TensorRT-LLM backend (source).
+Facts are those of tritonserver 2.51 (run, with a Python backend), and of server 2.73, the vLLM backend and the
+TensorRT-LLM backend (source). The OpenAI frontend is in `frontend.py`.
 
 Rules:
 - A model has tensors, not an API. Presets for the known backends, and options, say what each tensor means.
@@ -40,9 +40,9 @@ from backends.base import (
     StreamDecoder,
     Usage,
 )
-from backends.dialect import rewrite
 from backends.dialect.chunks import Chunks, Stamp, stamp
 from backends.dialect.errors import readable
+from backends.engines.triton.frontend import TritonFrontend
 from backends.engines.triton.server import TritonServer, model_and_settings, refused
 from backends.engines.triton.stream import TensorStream, Wanted
 from backends.engines.triton.tensors import PRESETS, Asked, Constant, Role
@@ -61,14 +61,16 @@ class TritonOptions(EngineOptions):
 
     api: Literal["generate", "openai"] = Field(
         "generate",
-        description="Triton's own generate protocol, or its OpenAI frontend (`openai_frontend/main.py`).",
+        description="Triton's own generate protocol, or its OpenAI frontend (`openai_frontend/main.py`). Where the "
+        "server's own port is open, `generate` is the better way in: the frontend computes every answer to its end "
+        "although the client has left.",
     )
     backend: Literal["vllm", "tensorrtllm", "llmapi", "custom"] = Field(
         "vllm",
         description="What runs the models, which determines the names of their tensors: the vLLM backend; the "
         "TensorRT-LLM backend's `ensemble` or `tensorrt_llm_bls`; its LLM API model; or models of your "
-        "own, with OpenAI's names for their settings. For `api: generate`, as all that follows but "
-        "`max_tokens`.",
+        "own, with OpenAI's names for their settings. With `api: openai` it says which load is reported. "
+        "All that follows but `max_tokens` is for `api: generate`.",
     )
     tokenizer: Path | None = Field(
         None,
@@ -107,11 +109,12 @@ class TritonOptions(EngineOptions):
         return self
 
     def engine(self) -> TritonServer:
-        return TritonFrontend(self) if self.api == "openai" else Triton(self)
+        if self.api == "openai":
+            return TritonFrontend(self.backend, self.max_tokens)
+        return Triton(self)
 
 
 # Messages that mean more than the status they come with. Triton 2.51 to 2.73, the vLLM backend included.
-_UNLOADED = "has no available versions"
 _BAD_INPUT = re.compile(r"^failed to parse the request JSON|Unable to parse ")
 _BROKEN = re.compile(
     r"missing required input|unexpected inference (?:in|out)put|Traceback \(most recent|Failed to process the request"
@@ -160,9 +163,8 @@ class Triton(TritonServer):
     def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
         failure = super().failure(status, headers, body)
         said = failure.detail
-        if status == 404 and _UNLOADED in said:
-            # The model is known, and loading, unloading or unloaded; the message does not say which.
-            return dataclasses.replace(failure, message="the engine has not loaded this model")
+        if failure.kind not in (Kind.FAILED, Kind.REJECTED, Kind.OVERLOADED):
+            return failure
         if status == 500 and _BAD_INPUT.search(said):
             return dataclasses.replace(failure, kind=Kind.REJECTED, message=readable(said))
         if status in (400, 503) and _BROKEN.search(said):
@@ -228,58 +230,6 @@ class Triton(TritonServer):
             return self._prompter.render(messages, asked.chat_template_kwargs or {})
         except ValueError as error:
             raise refused(Kind.REJECTED, readable(str(error)), "messages") from error
-
-
-class TritonFrontend(TritonServer):
-    """Triton's OpenAI frontend (2.73): OpenAI's API with gaps, and paths of its own for health and models."""
-
-    options_type: ClassVar[type[EngineOptions] | None] = TritonOptions
-    operations: ClassVar[frozenset[Operation]] = frozenset(
-        {Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS}
-    )
-
-    def __init__(self, options: TritonOptions) -> None:
-        super().__init__(options.backend, options.max_tokens)
-
-    def call(self, request: Request, model: str) -> Call:
-        call = super().call(request, model)
-        if request.operation is Operation.EMBEDDINGS:
-            return call
-        members = rewrite.members(call.body)
-        if not members.keys() & {"max_tokens", "max_completion_tokens"}:
-            members["max_tokens"] = b"%d" % self._max_tokens
-        if (members.pop("n", b"null")) not in (b"null", b"1"):
-            raise refused(Kind.UNSUPPORTED, "this engine gives one answer to a request", "n")
-        if (members.pop("logit_bias", b"null")) not in (b"null", b"{}"):
-            raise refused(Kind.UNSUPPORTED, "this engine does not offer 'logit_bias'", "logit_bias")
-        # The frontend would ignore the response format.
-        if self._read(request).schema is not None:
-            raise refused(Kind.UNSUPPORTED, "this engine does not offer 'response_format'", "response_format")
-        return msgspec.structs.replace(call, body=rewrite.joined(members))
-
-    def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
-        failure = super().failure(status, headers, body)
-        if status == 400 and failure.detail.startswith("Unknown model:"):
-            return dataclasses.replace(
-                failure, kind=Kind.MISSING, message="the engine does not have this model"
-            )
-        return failure
-
-    def health(self) -> Call:
-        return Call("/health/ready", method="GET")
-
-    def health_of(self, status: int, body: bytes) -> Health:
-        # The frontend answers 400 while a model loads; before that, it does not listen.
-        return {200: Health.READY, 400: Health.LOADING}.get(status, Health.DOWN)
-
-    def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
-        """Return the request for an action; see `Engine.action`. `load` and `unload` take `model`."""
-        if action is Action.LIST:
-            return self.models()
-        model, settings = model_and_settings(action, arguments)
-        if settings:
-            raise ValueError(f"{action} takes 'model' alone: {', '.join(settings)}")
-        return Call(f"/v1/models/{quote(model, safe='')}/{action}")
 
 
 def _text(content: Any) -> Any:

@@ -1,22 +1,29 @@
-"""What both ways to speak to Triton share: how load is read, and the arguments of actions on models.
+"""What both ways to speak to Triton share: what its errors mean, how load is read, and the arguments of actions.
 
-Facts are those of tritonserver 2.51 (run) and of server 2.73, the vLLM backend and the TensorRT-LLM backend (source).
+Facts are those of tritonserver 2.51 (run) and of server 2.73, the vLLM backend and the TensorRT-LLM backend (source),
+and of its OpenAI frontend (run with scripted models).
+
+Rules:
+- Whatever a backend says comes as an internal error of the server's, the client's own mistakes and a full queue too. So
+  the words decide, and clients get words of our own: around an engine's there may be a value of Python's.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
 
-from backends.base import Action, Call, Failure, Kind, Request, RequestError, Signal, Signals
-from backends.dialect.errors import readable
+from backends.base import Action, Call, Failure, Headers, Kind, Request, RequestError, Signal, Signals
+from backends.dialect.errors import CONTEXT_MARKS, public, readable
 from backends.dialect.openai import OpenAICompatible
 from backends.engines.triton import tensors
 from backends.facts import signals
 
-_CUSTOM = "vLLM backend, with REPORT_CUSTOM_METRICS in the model's config"
+_CUSTOM = "vLLM backend before vLLM V1, with REPORT_CUSTOM_METRICS in the model's config"
 _PENDING = signals.Metric("nv_inference_pending_request_count", "2.33 on: not yet handed to the model")
 
 
@@ -47,6 +54,29 @@ SIGNALS: Mapping[str, signals.Table] = {
 """What each backend publishes on Triton's metrics page."""
 
 
+_TOO_LONG = re.compile(
+    r"[^'\".:]*(?:longer than the maximum model length|exceeds maximum input length)[^'\".]*"
+)
+_MEANINGS: tuple[tuple[re.Pattern[str], Kind, str], ...] = (
+    # A 404 of the server itself, a 500 of its OpenAI frontend. The message does not say whether it is loading.
+    (re.compile(r"has no available versions"), Kind.MISSING, "the engine has not loaded this model"),
+    (re.compile(r"^Unknown (?:model|LoRA):"), Kind.MISSING, "the engine does not have this model"),
+    (re.compile(r"Exceeds maximum queue size"), Kind.OVERLOADED, "the engine is overloaded"),
+    # What the vLLM backend says when vLLM has refused the settings: it fails while it cleans up.
+    (
+        re.compile(r"'NoneType' object has no attribute 'lora_name'"),
+        Kind.REJECTED,
+        "the engine's model refuses one of the settings of this request",
+    ),
+    (
+        re.compile(r"does not support '\w+' request|do not support embedding requests"),
+        Kind.UNSUPPORTED,
+        "the engine's model does not do this operation",
+    ),
+)
+"""What words of an error mean, whatever the status; those of server 2.73 and of the backends behind it."""
+
+
 class TritonServer(OpenAICompatible):
     """A Triton server, by whichever protocol it is spoken to."""
 
@@ -58,6 +88,18 @@ class TritonServer(OpenAICompatible):
         """`backend` is a key of `SIGNALS`; `max_tokens` limits answers for clients that set no limit."""
         self._backend = backend
         self._max_tokens = max_tokens
+
+    def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
+        failure = super().failure(status, headers, body)
+        said = failure.detail
+        if failure.kind is Kind.FAILED and any(mark in said for mark in CONTEXT_MARKS):
+            words = _TOO_LONG.search(said)
+            message = public(words[0].strip()) if words else "the prompt is longer than the model's context"
+            return dataclasses.replace(failure, kind=Kind.CONTEXT, message=message)
+        for pattern, kind, message in _MEANINGS:
+            if pattern.search(said):
+                return dataclasses.replace(failure, kind=kind, message=message)
+        return failure
 
     def signal_calls(self) -> tuple[Call, ...]:
         """Return the metrics page, which is on a port of its own (8002 by default): the backend's `metrics_url`."""

@@ -1,0 +1,70 @@
+"""Read the answers of Triton's OpenAI frontend: it never says that a limit was reached, nor that a tool is called.
+
+Facts are those of the frontend of server 2.73, run with scripted models.
+
+Rules:
+- An answer of as many tokens as it was allowed has reached its limit; one that says its last word there looks the same.
+- In a stream the counts come after the finish reason, so the event with that is held back until they or the end have
+  come. The stream is not complete before.
+- Models that count no tokens end with `stop`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from backends.base import Engine, Request, Usage
+from backends.dialect.stream import EventStream
+from backends.framing import sse
+
+_decode = msgspec.json.Decoder()
+
+
+class LateReason(EventStream):
+    """Watches a stream of chunks of one choice, whose finish reason is known when its tokens were counted."""
+
+    __slots__ = ("_held", "_limit")
+
+    def __init__(self, engine: Engine, request: Request, limit: int) -> None:
+        """Make a decoder; `limit` is the most tokens of the answer."""
+        super().__init__(engine, request)
+        self._limit = limit
+        self._held = b""
+        """The event with the finish reason."""
+
+    def _decode(self, payload: bytes, event: bytes) -> bytes:
+        held = self._held
+        public = super()._decode(payload, event)
+        if self.failure is not None:
+            return b""
+        if held:
+            return self._release() + public
+        if self.finished:
+            self.finished = False
+            self._held = public
+            return b""
+        return public
+
+    def _on_done(self) -> bytes:
+        return self._release() + super()._on_done()
+
+    def _release(self) -> bytes:
+        """Return the event that was held back, if any, with the reason that is known now."""
+        held, self._held = self._held, b""
+        if not held:
+            return b""
+        self.finished = True
+        return sse.encode(with_reasons(held[6:-2], self.usage, self._limit))
+
+
+def with_reasons(body: bytes, usage: Usage | None, limit: int) -> bytes:
+    """Return an answer, or an event with finish reasons, that says why it ended. Raise ValueError if it is neither."""
+    answer: dict[str, Any] = _decode.decode(body)
+    full = usage is not None and usage.output >= limit
+    for choice in answer.get("choices") or ():
+        if choice.get("finish_reason") == "stop":
+            calls = (choice.get("message") or {}).get("tool_calls")
+            choice["finish_reason"] = "length" if full else "tool_calls" if calls else "stop"
+    return msgspec.json.encode(answer)
