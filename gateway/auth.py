@@ -10,40 +10,39 @@ Rules:
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
-import re
 from collections.abc import Mapping
 from typing import Final
 
 from gateway.config.schema import Config
 from gateway.errors import GatewayError, Own
+from gateway.globs import Globs
 
 
 class Caller:
     """The holder of a key."""
 
-    __slots__ = ("_known", "_pattern", "admin", "name")
+    __slots__ = ("_globs", "_known", "admin", "name")
 
     def __init__(self, name: str, models: tuple[str, ...] | None = None, admin: bool = False) -> None:
         """Create a caller. `models` are globs of model names; None allows all. `admin`: may see and manage engines."""
         self.name = name
         self.admin = admin
-        self._pattern = None if models is None else re.compile("|".join(map(fnmatch.translate, models)))
+        self._globs: Globs | None = None if models is None else Globs(models)
         self._known: dict[str, bool] = {}
 
     @property
     def limited(self) -> bool:
         """Whether the key is for some models only."""
-        return self._pattern is not None
+        return self._globs is not None
 
     def allows(self, model: str) -> bool:
         """Tell whether the caller may use this model. Ask for names from the config only: answers are cached."""
-        if self._pattern is None:
+        if self._globs is None:
             return True
         found = self._known.get(model)
         if found is None:
-            found = self._known[model] = self._pattern.fullmatch(model) is not None
+            found = self._known[model] = self._globs.fits(model)
         return found
 
 

@@ -3,8 +3,8 @@
 Rules:
 - The common case is one splice at a position that is certain. Where it is not (a second `"model"`, a key written with
   escapes), the body is rebuilt from its top-level members, whose bytes stay untouched.
-- The engine reads the model that the gateway chose: after an edit no second `model` remains that another parser might
-  prefer.
+- The engine reads what the gateway judged: after an edit no second `model`, nor another key by which the gateway
+  decides, remains that another parser might prefer. Of a repeated key the last counts.
 - Quotes inside a JSON string are escaped, so `"model"` before a colon is always a key.
 """
 
@@ -23,6 +23,8 @@ _ASK_USAGE = _OPTIONS_KEY + b':{"include_usage":true},'
 _SPACE = (b" ", b"\t", b"\r", b"\n")
 # A key can only be hidden by an escaped ASCII letter or underscore: U+0041 to U+007A.
 _DISGUISE = re.compile(rb"\\u00[4-7]")
+_DECIDING = (b'"stream"', _OPTIONS_KEY, b'"n"', b'"stream_format"')
+"""Keys besides the model by which the gateway decides what an answer must be."""
 _COUNTING = (Operation.CHAT, Operation.COMPLETIONS)
 """Operations whose streams report usage only if asked to."""
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -33,7 +35,7 @@ def request_body(request: Request, model: str) -> bytes:
     ask = request.stream and not request.include_usage and request.operation in _COUNTING
     body = request.body
     span = _model_span(body, request.model)
-    if span is None or (ask and _OPTIONS_KEY in body):
+    if span is None or (ask and _OPTIONS_KEY in body) or _repeats(body):
         return _rebuilt(body, model, ask)
     if model != request.model:
         body = body[: span[0]] + msgspec.json.encode(model) + body[span[1] :]
@@ -71,6 +73,15 @@ def _model_span(body: bytes, model: str) -> tuple[int, int] | None:
     start = _value(body, key)
     value = msgspec.json.encode(model)
     return (start, start + len(value)) if body.startswith(value, start) else None
+
+
+def _repeats(body: bytes) -> bool:
+    """Tell whether a key by which the gateway decides may stand in the body twice."""
+    for key in _DECIDING:
+        at = body.find(key)
+        if at >= 0 and body.rfind(key) != at:
+            return True
+    return False
 
 
 def _value(text: bytes, key: int) -> int:

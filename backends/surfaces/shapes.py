@@ -2,7 +2,8 @@
 
 Rules:
 - The structs are separate from `bodies.py`, which uses them: mypyc compiles that module and cannot compile structs.
-- A range is limited only if no engine could use the values beyond it, such as a billion answers or a negative limit.
+- A range is limited only if no engine could use the values beyond it, such as a billion answers.
+- What one engine needs and another does without is optional here.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
+import msgspec.inspect
 
 from backends.base import Operation
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
-"""Engines store these in 32 bits, and with a negative value some of them generate without end."""
+Count = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
+"""Engines store these in 32 bits. To llama.cpp -1 means no limit, and -2 until the context is full."""
+Token = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
+"""A token's number in the vocabulary."""
 Choices = Annotated[int, msgspec.Meta(ge=1, le=128)]
 """OpenAI's limit. Engines reserve memory for each choice before they check anything else."""
 Some = Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1)]
@@ -40,20 +44,19 @@ class Common(msgspec.Struct):
 
 
 class Chat(Common):
-    messages: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    messages: list[msgspec.Raw] | None = None
     max_completion_tokens: Count | None = None
     top_logprobs: int | None = None
     tools: list[msgspec.Raw] | None = None
 
 
 class Completion(Common):
-    prompt: msgspec.Raw = msgspec.Raw()
     best_of: Choices | None = None
 
 
 class Embedding(msgspec.Struct):
     model: str
-    input: msgspec.Raw = msgspec.Raw()
+    messages: Some | None = None
     dimensions: int | None = None
     encoding_format: str | None = None
     user: str | None = None
@@ -70,14 +73,13 @@ class Streamable(Whole):
 
 
 class Rerank(Whole, kw_only=True):
-    query: str
-    documents: Some
+    query: str | dict[str, msgspec.Raw]
+    documents: Some | dict[str, msgspec.Raw]
     top_n: Count | None = None
 
 
-class Score(Whole, kw_only=True):
-    text_1: msgspec.Raw
-    text_2: msgspec.Raw
+class Score(Whole):
+    """Two texts, or one of the other pairs of members in which engines take what is to be compared."""
 
 
 class Tokenize(Whole):
@@ -88,7 +90,7 @@ class Tokenize(Whole):
 
 
 class Detokenize(Whole, kw_only=True):
-    tokens: list[Count]
+    tokens: list[Token]
 
 
 class Infill(Streamable, kw_only=True):
@@ -98,7 +100,7 @@ class Infill(Streamable, kw_only=True):
 
 
 class Responses(Streamable, kw_only=True):
-    input: str | Some
+    input: str | Some | None = None
     max_output_tokens: Count | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -106,7 +108,7 @@ class Responses(Streamable, kw_only=True):
 
 class Messages(Streamable, kw_only=True):
     messages: Some
-    max_tokens: Count
+    max_tokens: Count | None = None
     temperature: float | None = None
     top_p: float | None = None
 
@@ -137,3 +139,23 @@ SHAPES: Mapping[Operation, type[msgspec.Struct]] = {
     Operation.SPEECH: Speech,
     Operation.IMAGES: Images,
 }
+
+KNOWN: Mapping[Operation, frozenset[str]] = {
+    operation: frozenset(shape.__struct_fields__) for operation, shape in SHAPES.items()
+}
+"""The members that the gateway knows."""
+
+
+def _is_whole(kind: msgspec.inspect.Type) -> bool:
+    options = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
+    return any(isinstance(option, msgspec.inspect.IntType) for option in options)
+
+
+def _whole(shape: type[msgspec.Struct]) -> frozenset[str]:
+    found = msgspec.inspect.type_info(shape)
+    assert isinstance(found, msgspec.inspect.StructType)
+    return frozenset(field.name for field in found.fields if _is_whole(field.type))
+
+
+WHOLE: Mapping[Operation, frozenset[str]] = {operation: _whole(shape) for operation, shape in SHAPES.items()}
+"""Those of them that are whole numbers."""

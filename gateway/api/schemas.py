@@ -62,7 +62,9 @@ class ChatCompletionRequest(_Sampling):
 
 
 class CompletionRequest(_Sampling):
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[str] | list[int] | list[list[int]] | None = Field(
+        None, description="Needed, unless the engine takes `prompt_embeds`."
+    )
     suffix: str | None = None
     echo: bool | None = None
     logprobs: int | None = None
@@ -70,7 +72,10 @@ class CompletionRequest(_Sampling):
 
 class EmbeddingRequest(_Open):
     model: str = Field(description="A model or alias of `GET /v1/models`.")
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | list[str] | list[int] | list[list[int]] | None = Field(
+        None, description="Either this or, for engines that take them, `messages`."
+    )
+    messages: list[ChatMessage] | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
     user: str | None = None
@@ -130,7 +135,10 @@ class _Request(_Open):
 
 
 class ResponsesRequest(_Request):
-    input: str | list[dict[str, Any]]
+    input: str | list[dict[str, Any]] | None = Field(
+        None, description="Needed, unless there is a `previous_response_id`, `prompt` or `conversation`."
+    )
+    previous_response_id: str | None = None
     stream: bool | None = Field(None, description="Answer with server-sent events.")
     instructions: str | None = None
     max_output_tokens: int | None = None
@@ -155,7 +163,7 @@ class ResponsesAnswer(_Open):
 
 class MessagesRequest(_Request):
     messages: list[dict[str, Any]]
-    max_tokens: int
+    max_tokens: int | None = Field(None, description="Most engines need it.")
     stream: bool | None = Field(None, description="Answer with server-sent events.")
     system: str | list[dict[str, Any]] | None = None
     temperature: float | None = None
@@ -174,8 +182,8 @@ class MessagesAnswer(_Open):
 
 
 class RerankRequest(_Request):
-    query: str
-    documents: list[str | dict[str, Any]]
+    query: str | dict[str, Any]
+    documents: list[str | dict[str, Any]] | dict[str, Any]
     top_n: int | None = Field(None, description="How many of the best to answer; all where it is left out.")
 
 
@@ -192,8 +200,10 @@ class RerankAnswer(_Open):
 
 
 class ScoreRequest(_Request):
-    text_1: str | list[str]
-    text_2: str | list[str]
+    text_1: str | list[str] | None = Field(
+        None, description="Needed, unless the engine takes `queries`, `data_1` or `query`."
+    )
+    text_2: str | list[str] | None = None
 
 
 class Scored(_Open):

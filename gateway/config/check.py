@@ -8,8 +8,8 @@ Rules:
 
 from __future__ import annotations
 
-import fnmatch
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
 from backends import registry
@@ -18,6 +18,7 @@ from gateway.config.explain import Names
 from gateway.config.problems import Problem, quote
 from gateway.config.schema import Config
 from gateway.config.yaml_source import Node, Source, Where
+from gateway.globs import beginning, compiled, is_wild
 
 _FROM_OUTSIDE = re.compile(r"\$\{(env\.[A-Za-z_][A-Za-z0-9_]*|file:[^{}]+)\}")
 
@@ -190,23 +191,35 @@ def _keys(config: Config, source: Source) -> Iterator[Problem]:
 
 def _globs(config: Config, source: Source, owners: dict[str, str], names: Names) -> Iterator[Problem]:
     """Yield a problem for each key permission that allows nothing; each distinct pattern is tried once."""
+    public = Public(owners)
     fits: dict[str, bool] = {}
     for name, key in config.keys.items() if owners else ():
         for index, glob in enumerate(key.models or ()):
             if glob not in fits:
-                fits[glob] = glob in owners or _matches(glob, owners)
+                fits[glob] = glob in owners or (is_wild(glob) and public.has_one_like(glob))
             if not fits[glob]:
                 where: Where = ("keys", name, "models", index)
                 shown = _written(source, where)
-                hint = "" if _WILD.search(glob) else names.suggest(shown, _public(source))
+                hint = "" if is_wild(glob) else names.suggest(shown, _public(source))
                 yield source.problem(where, f"no model is named {quote(shown)}{hint}")
 
 
-_WILD = re.compile(r"[*?]")
+class Public:
+    """The public names in order, searched within a bound on the work."""
 
+    def __init__(self, names: Iterable[str], comparisons: int = 500_000) -> None:
+        self._names = sorted(names)
+        self._left = comparisons
 
-def _matches(glob: str, names: Iterable[str]) -> bool:
-    if not _WILD.search(glob):
+    def has_one_like(self, glob: str) -> bool:
+        """Tell whether a name fits a pattern; True where that would be too much work to find out."""
+        begin = beginning(glob)
+        fits = compiled(glob).fullmatch
+        for index in range(bisect_left(self._names, begin), len(self._names)):
+            name = self._names[index]
+            self._left -= 1
+            if self._left < 0 or fits(name):
+                return True
+            if not name.startswith(begin):
+                return False
         return False
-    fits = re.compile(fnmatch.translate(glob)).match
-    return any(fits(name) for name in names)

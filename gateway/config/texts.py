@@ -12,10 +12,17 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, SecretStr, WithJsonSchema
 
-from backends.facts.units import MODEL_NAME, expected
+from backends.facts.units import expected
 
 NAME = r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}"
 """What a backend or a key may be called."""
+
+_UNSEEN = r"\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+"""Control characters, and others that are not seen or change the direction of what is written."""
+_INNER = rf"[^{_UNSEEN}*?]"
+_OUTER = rf"[^\s{_UNSEEN}*?]"
+PUBLIC_NAME = rf"{_OUTER}(?:{_INNER}{{0,254}}{_OUTER})?"
+"""What clients may call a model."""
 
 
 def _text(pattern: str, what: str) -> Any:
@@ -35,10 +42,11 @@ _NAME_CHECK, _NAME_SCHEMA = _text(
     "a name: up to 64 letters, digits, '.', '_' and '-', the first a letter or digit",
 )
 _MODEL_CHECK, _MODEL_SCHEMA = _text(
-    MODEL_NAME, "a model name: up to 256 letters, digits and any of . _ : / @ + -"
+    PUBLIC_NAME,
+    "a model name: up to 256 characters that can be seen, with spaces only between them, without * and ?",
 )
 _GLOB_CHECK, _GLOB_SCHEMA = _text(
-    r"[A-Za-z0-9._:/@+*?-]{1,256}", "a model name, in which * stands for any text and ? for any one character"
+    PUBLIC_NAME.replace("*?", ""), "a model name, in which * stands for any text and ? for any one character"
 )
 _LINE_CHECK, _LINE_SCHEMA = _text(r"[^\x00-\x1f\x7f]{1,256}", "up to 256 characters of text on one line")
 _HASH_CHECK, _HASH_SCHEMA = _text(

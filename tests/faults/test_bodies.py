@@ -49,7 +49,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
 NUMBERS = {
     "5 000 digits": ("max_tokens", "9" * 5000),
     "a fraction": ("n", "1.5"),
-    "a float of a whole number": ("n", "1e400"),
+    "beyond all floats": ("n", "1e400"),
     "true": ("seed", "true"),
     "text": ("top_p", '"1"'),
     "a list": ("temperature", "[1]"),
@@ -90,7 +90,7 @@ PASSES: dict[str, dict[str, Any]] = {
     },
     "nulls": {"stream": None, "max_tokens": None, "temperature": None, "stop": None, "user": None},
     "a large n": {"logit_bias": {str(number): 1 for number in range(5000)}},
-    "keys that differ by case": {"MODEL": "other", "Stream": True},
+    "keys that differ by more than case": {"models": ["other"], "Stream_": True, "Metadata": {"MODEL": "x"}},
     "roles nobody knows": {"tool_choice": "??", "tools": []},
 }
 

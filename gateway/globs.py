@@ -1,0 +1,65 @@
+"""Patterns of names, as keys have them: `*` stands for any text, `?` for any one character.
+
+Rules:
+- Every other character stands for itself, brackets too: names of models have them.
+- A name is matched in time linear in its length, and only against patterns that begin as it does.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable
+from typing import Final
+
+_WILD: Final = re.compile(r"[*?]")
+
+
+def is_wild(pattern: str) -> bool:
+    """Tell whether a pattern may fit more than one name."""
+    return _WILD.search(pattern) is not None
+
+
+def beginning(pattern: str) -> str:
+    """Return the text with which every name begins that a pattern fits."""
+    return _WILD.split(pattern, maxsplit=1)[0]
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Return a pattern as an expression for `fullmatch`.
+
+    It does not go back over a name again and again: fnmatch makes each `*` but the last take the shortest text only.
+    """
+    single = re.sub(r"\*[*?]*\*", lambda run: "?" * run[0].count("?") + "*", pattern)
+    return re.compile(fnmatch.translate(single.replace("[", "[[]")))
+
+
+class Globs:
+    """Some patterns, any of which a name may fit."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        distinct = dict.fromkeys(patterns)
+        self._names: frozenset[str] = frozenset(pattern for pattern in distinct if not is_wild(pattern))
+        self._wild: dict[str, list[re.Pattern[str]]] = {}
+        self._open: set[str] = set()
+        """The starts of patterns that are only that and a `*`."""
+        for pattern in distinct:
+            if pattern in self._names:
+                continue
+            if pattern == beginning(pattern) + "*":
+                self._open.add(pattern[:-1])
+            else:
+                self._wild.setdefault(beginning(pattern), []).append(compiled(pattern))
+        self._lengths: list[int] = sorted({len(text) for text in (*self._open, *self._wild)})
+
+    def fits(self, name: str) -> bool:
+        """Tell whether a name fits one of the patterns."""
+        if name in self._names:
+            return True
+        for length in self._lengths:
+            if length > len(name):
+                return False
+            begin = name[:length]
+            if begin in self._open or any(glob.fullmatch(name) for glob in self._wild.get(begin, ())):
+                return True
+        return False
