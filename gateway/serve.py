@@ -48,6 +48,9 @@ run several times per hundred requests for nothing."""
 BACKLOG = 4096
 """Connections that may wait in the kernel's queue to be accepted."""
 
+PARTING = 1.0
+"""Seconds that clients have, after the drain, to take the last bytes that were written to them."""
+
 
 class Connections(set[Any]):
     """The set of open client connections, which uvicorn's protocols add and remove themselves from."""
@@ -122,6 +125,7 @@ class Server(uvicorn.Server):
             task.cancel()
         await asyncio.gather(*late, *waits, return_exceptions=True)
         await self._gateway.core.register.empty()
+        await self._part()
         await self.lifespan.shutdown()
 
     async def _drained(self) -> None:
@@ -130,6 +134,14 @@ class Server(uvicorn.Server):
             await asyncio.wait(self.server_state.tasks)
         await self._gateway.core.register.empty()
         await self._connections.gone()
+
+    async def _part(self) -> None:
+        """Close what clients do not close themselves: one that does not read would keep the event loop open."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PARTING):
+                await self._connections.gone()
+        for connection in tuple(self._connections):
+            connection.transport.abort()
 
     async def run_on(self, listener: socket.socket) -> None:
         """Serve on a listening socket until `stop` is called, without installing signal handlers."""

@@ -4,17 +4,25 @@ Rules:
 - A connection to an address that is not loopback is refused, whoever opens it in this process.
 - Variables that would change what a client library or the gateway does are gone before a test is collected.
 - Property tests draw the same examples on every run, so a red test is red again.
-- pytest-timeout fails a test that takes too long and lets the others go on. It fires once for each test, and it cannot
-  interrupt C code. So a second clock, which nothing can delay, ends the process `GRACE` seconds later and prints where
-  every thread is. It covers the teardown of a test, what comes between two tests, and the end of the process.
+- Every test has a limit (`timeout` in pyproject.toml, or a mark). A coroutine is cancelled when `SHARE` of it is over,
+  and cleans up as after any failure. pytest-timeout stops the rest at the limit. It raises an exception wherever the
+  process is: in a callback, where the event loop logs it and runs on; or, but for us, in pytest, which ends everything.
+- pytest-timeout fires once for each test, and it cannot interrupt C code. So a last clock, which nothing can delay,
+  ends the process `GRACE` seconds later and prints where every thread is. It covers the teardown of a test, what comes
+  between two tests, and the end of the process.
 """
 
+import asyncio
 import faulthandler
+import functools
 import gc
+import inspect
 import ipaddress
 import os
+import signal
 import sys
 import time
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -43,6 +51,8 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+SHARE = 0.8
+"""The part of its limit after which a coroutine is cancelled: before pytest-timeout raises its exception."""
 GRACE = 60.0
 """Seconds that a test which ran into its time limit has to clean up before the process is ended."""
 CREDIT = 10.0
@@ -62,10 +72,25 @@ class Deadline:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Give the test its own limit, as pytest-timeout has it, and time to clean up."""
-        marker = item.get_closest_marker("timeout")
-        limit = float(marker.args[0]) if marker is not None else self._limit
+        limit = self._limit_of(item)
         if limit + GRACE != self._armed or time.monotonic() - self._since > CREDIT:
             self._arm(limit + GRACE)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        """Have a coroutine cancelled in time."""
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = cancelled_after(SHARE * self._limit_of(item), item.obj)
+
+    @pytest.hookimpl(tryfirst=True, wrapper=True)
+    def pytest_runtest_makereport(self) -> Iterator[None]:
+        """Stop pytest-timeout's clock while the report is made, which may take long after a failure."""
+        left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            return (yield)
+        finally:
+            if left:
+                signal.setitimer(signal.ITIMER_REAL, left)
 
     @pytest.hookimpl(trylast=True)
     def pytest_exception_interact(self) -> None:
@@ -76,9 +101,31 @@ class Deadline:
         """Give the end of the session and of the process, which waits for threads, one more limit."""
         self._arm(self._limit + GRACE)
 
+    def _limit_of(self, item: pytest.Item) -> float:
+        marker = item.get_closest_marker("timeout")
+        return float(marker.args[0]) if marker is not None else self._limit
+
     def _arm(self, seconds: float) -> None:
         self._armed, self._since = seconds, time.monotonic()
         faulthandler.dump_traceback_later(seconds, exit=True, file=self._terminal)
+
+
+def cancelled_after(
+    seconds: float, test: Callable[..., Coroutine[Any, Any, None]]
+) -> Callable[..., Coroutine[Any, Any, None]]:
+    """Return the test with a limit of its own, which fails it with TimeoutError."""
+
+    @functools.wraps(test)
+    async def limited(*args: Any, **kwargs: Any) -> None:
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                await test(*args, **kwargs)
+        except TimeoutError as error:
+            if limit.expired():
+                error.add_note(f"the test did not end within {seconds:g} s")
+            raise
+
+    return limited
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -4,11 +4,13 @@ Rules:
 - The tests of a file run in one process, one after the other, unless they are named below.
 - Only test ids are known here. (Marks are not: `xdist_group` of pytest-xdist 3.8 is without effect on pytest 9.2.)
 - The biggest groups begin first; what is left at the end is small.
+- A test that ended its process has failed, and is not run again.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from xdist.scheduler import LoadScopeScheduling
 
@@ -34,3 +36,14 @@ class Groups(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
+
+    def remove_node(self, node: Any) -> str | None:
+        """Take a process out. Return the test that ended it, if one did; the others of its groups go elsewhere."""
+        groups = self.assigned_work[node].values()
+        ended = next((test for group in groups for test, done in group.items() if not done), None)
+        for group in groups:
+            if ended in group:
+                # xdist hands out again what is not done, and would lose a process to this test each time.
+                group[ended] = True
+        super().remove_node(node)
+        return ended

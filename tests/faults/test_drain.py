@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway import serve
 from gateway.fake.engine import FakeEngine
-from tests.faults.clients import Client, chat, client, config, http, said, until
+from tests.faults.clients import Client, at_rest, chat, client, config, http, said, until
 from tests.serving import Answer, serving
 
 GATEWAY = Path(sys.executable).with_name("gateway")
@@ -100,6 +101,25 @@ async def test_what_takes_longer_is_told_and_cut(tmp_path: Path, caplog: pytest.
         assert served.metric("gateway_requests_queued") == 0
     told = [(record.name, record.getMessage()) for record in caplog.records if record.levelname == "WARNING"]
     assert told == [("gateway.serve", "requests that still run after 0.3 s get an error now: 3")]
+
+
+async def test_a_client_that_reads_nothing_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer fills the buffers and is never taken. An open connection would keep the event loop from closing."""
+    monkeypatch.setattr(serve, "PARTING", 0.1)
+    async with (
+        FakeEngine(models=["up"], defaults={"say": "x" * (8 << 20)}) as engine,
+        serving(tmp_path, config(engine.url, server="drain: 100ms")) as served,
+        client(served.port, receive_buffer=4096) as silent,
+    ):
+        await silent.send(http(chat()))
+        await engine.finished()
+        await until(lambda: at_rest(served), "the request is over for the gateway")
+        left = served.server.server_state.connections
+        assert len(left) == 1
+        served.server.on_signal()
+        await until(lambda: not left, "its connection is closed")
 
 
 # In a process of its own
