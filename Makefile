@@ -18,7 +18,7 @@ SHARED := -n $(JOBS) --max-worker-restart 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install compile pure run check test coverage test-engines schema lock dist clean format bench bench-peers soak chaos
+.PHONY: help install compile pure run check test coverage test-engines schema lock dist clean format bench bench-peers soak chaos strays
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,11 @@ STREAMS ?= 20000
 
 chaos: .venv/.runtime ## STREAMS (20000) of clients and engines at their worst: does it lie, miscount or keep anything
 	@$(BIN)/python -m bench.chaos --streams $(STREAMS) $(ARGS)
+
+REQUESTS ?= 100000
+
+strays: .venv/.runtime ## REQUESTS (100000) to an engine that writes answers nobody asked for: does anybody get one
+	@$(BIN)/python -m bench.strays --requests $(REQUESTS) $(ARGS)
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command "make lock" $(if $(KEEP),,--upgrade)

@@ -4,7 +4,7 @@ Rules:
 - A connection carries one exchange at a time and reports it to a `Sink` by plain calls in this order: `on_sent` if the
   request was not sent at once, one `on_head`, any number of `on_body` or `on_chunk`, then `on_end` or `on_lost` once.
 - `on_end` is called after the parser has returned from the read that ended the answer, so it may start the next
-  exchange. Bytes that follow an answer close the connection.
+  exchange. Bytes that follow an answer close the connection, and mark it as one of an engine that strays.
 - A read that is exactly one chunk of a chunked body bypasses the parser.
 - A connection has one timer for all its exchanges. It is set again only if it would fire too late, and re-armed if it
   fires too early, so most deadlines move without touching it.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from time import perf_counter_ns
@@ -25,6 +26,7 @@ import httptools
 from mypy_extensions import mypyc_attr
 
 from backends.base import Failure, Headers, Kind
+from gateway.wire.chunks import payload_of_one
 
 log = logging.getLogger("gateway.upstream")
 
@@ -36,14 +38,7 @@ NEVER: Final = 1 << 62
 """A time that is never reached, in nanoseconds."""
 EARLY: Final = 1_000_000
 """Nanoseconds by which a timer may fire too early, because the event loop's clock counts milliseconds."""
-CR: Final = 13
 LF: Final = 10
-HEX: Final = b"0123456789abcdefABCDEF"
-SIZES: Final = 4096
-"""Most entries of `_sizes`."""
-
-_sizes: dict[bytes, int] = {}
-"""A cache of parsed chunk sizes by their hexadecimal digits."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -96,8 +91,8 @@ class Connection:
         "_head",
         "_headers",
         "_interim",
-        "_loop",
         "_parser",
+        "_poll",
         "_sink",
         "_size",
         "_timer",
@@ -105,10 +100,12 @@ class Connection:
         "_transport",
         "answered",
         "idle_since",
+        "loop",
         "on_close",
         "paused",
         "reused",
         "status",
+        "strayed",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_close: Callable[[Connection], None]) -> None:
@@ -117,9 +114,13 @@ class Connection:
         self.answered: bool = False
         self.paused: bool = False
         self.idle_since: float = 0.0
+        """The loop time at which it was given back to its pool."""
+        self.strayed: bool = False
+        """Whether something came on it that was no part of an answer asked for."""
         self.status: int = 0
-        self._loop: asyncio.AbstractEventLoop = loop
+        self.loop: asyncio.AbstractEventLoop = loop
         self._transport: asyncio.Transport | None = None
+        self._poll: select.poll | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._sink: Sink | None = None
         self._headers: list[tuple[bytes, bytes]] = []
@@ -149,6 +150,18 @@ class Connection:
     def usable(self) -> bool:
         """Tell whether the connection is open and free for another exchange."""
         return self._transport is not None and not self._transport.is_closing() and self._sink is None
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether the connection has its file descriptor still."""
+        return self._transport is not None
+
+    def has_input(self) -> bool:
+        """Tell whether there is anything to read that the event loop has not reported yet, the end included.
+
+        Only for a connection that is `usable`: the descriptor of a closed one may be another's.
+        """
+        return self._poll is not None and bool(self._poll.poll(0))
 
     @property
     def flushed(self) -> bool:
@@ -189,7 +202,7 @@ class Connection:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_due = due
-        self._timer = self._loop.call_later(max(0.0, (due - perf_counter_ns()) / 1e9), self._ring)
+        self._timer = self.loop.call_later(max(0.0, (due - perf_counter_ns()) / 1e9), self._ring)
 
     def _ring(self) -> None:
         self._timer = None
@@ -209,6 +222,10 @@ class Connection:
         self._transport = cast(asyncio.Transport, transport)
         # `resume_writing` is then called when the whole request has been sent: the engine's own time begins there.
         self._transport.set_write_buffer_limits(0)
+        connection = transport.get_extra_info("socket")
+        if connection is not None:
+            self._poll = select.poll()
+            self._poll.register(connection.fileno(), select.POLLIN)
 
     def pause_writing(self) -> None:
         """Do nothing: `flushed` reads the transport's state instead."""
@@ -243,10 +260,10 @@ class Connection:
         sink, parser = self._sink, self._parser
         if sink is None or parser is None:
             # Bytes outside of any exchange. The next one must never take them for its answer.
-            self.close()
+            self._stray()
             return
         self.answered = True
-        if self._between_chunks and (start := _one_chunk(data)) > 0:
+        if self._between_chunks and (start := payload_of_one(data)) > 0:
             try:
                 sink.on_chunk(data, start, len(data) - 2)
             except Exception as error:  # a bug of an adapter: fail the answer, as the parser would
@@ -291,7 +308,7 @@ class Connection:
         self._eof_ends = False
         if self._complete:
             # A second answer to one request: the connection can no longer be trusted.
-            self.abort()
+            self._stray()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._complete:
@@ -344,36 +361,22 @@ class Connection:
         if not self._parser.should_keep_alive():
             self.abort()
 
+    def _stray(self) -> None:
+        """Close the connection, because something came on it that nobody asked for."""
+        if self._transport is not None and not self._transport.is_closing():
+            self.strayed = True
+            self._transport.abort()
+
     def _garbled(self, detail: str) -> None:
         if self._complete:
             # The fault is in bytes that follow the answer, which is itself sound.
-            self.abort()
+            self._stray()
             return
         sink = self._sink
         self.close()
         if sink is not None:
             message = "the engine's answer is not HTTP the gateway can read"
             sink.on_lost(Failure(Kind.GARBLED, message, detail=detail))
-
-
-def _one_chunk(data: bytes) -> int:
-    """Return the index of the payload if `data` is exactly one chunk of a chunked body and not the last one, else 0."""
-    line = data.find(b"\r\n", 0, 8)
-    if line < 1:
-        return 0
-    digits = data[:line]
-    size = _sizes.get(digits, -1)
-    if size < 0:
-        if digits.strip(HEX):
-            return 0
-        size = int(digits, 16)
-        if len(_sizes) >= SIZES:
-            _sizes.clear()
-        _sizes[digits] = size
-    start = line + 2
-    if size == 0 or start + size + 2 != len(data) or data[-1] != LF or data[-2] != CR:
-        return 0
-    return start
 
 
 _FRAMING = (b"content-length", b"transfer-encoding")

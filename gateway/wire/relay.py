@@ -177,7 +177,7 @@ class Attempt(Sink):
             if self._engine.request_ids:
                 lines = b"x-request-id: %b\r\n%b" % (exchange.id, lines)
             self._data = self._upstream.encode(call, lines)
-        connection = None if self._renewed else self._upstream.take(self._way.loop.time())
+        connection = None if self._renewed else self._upstream.take()
         if connection is None:
             return False
         self._send(connection)

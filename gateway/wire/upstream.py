@@ -2,7 +2,9 @@
 
 Rules:
 - A connection returns to the pool only after a complete exchange that left no bytes unread. In all other cases it is
-  closed, so that an answer can never reach another request.
+  closed, so that an answer can never reach another request. When it may be used again is decided in
+  `gateway.wire.idle`.
+- That the gateway has no file descriptor left is no fault of the engine. Idle connections are closed for a new one.
 - Redirects, cookies and proxies from the environment are not supported.
 - The host name is resolved for each new connection, within the limit for connecting. A TLS certificate must be valid
   for this name.
@@ -21,6 +23,7 @@ from urllib.parse import urlsplit
 
 from backends.base import Call, Failure, Kind, Phase
 from gateway.wire.connection import Connection
+from gateway.wire.idle import IdlePool, is_out_of_descriptors, make_room
 from gateway.wire.names import Resolver, system_look_up
 
 MAX_PATHS: Final = 256
@@ -63,9 +66,7 @@ class Upstream:
         self._port = parts.port or (443 if self._tls else 80)
         self._resolver = Resolver(self._host, self._port, system_look_up)
         self._prefix = parts.path.rstrip("/").encode()
-        self._keep_alive = keep_alive
-        self._max_idle = max_idle
-        self._idle: list[Connection] = []
+        self.pool = IdlePool(url, keep_alive, max_idle)
         self._open: set[Connection] = set()
         self._heads: dict[str, bytes] = {}
         self._common = b""
@@ -79,7 +80,7 @@ class Upstream:
     @property
     def idle(self) -> int:
         """Return the number of idle connections."""
-        return len(self._idle)
+        return self.pool.size
 
     def change_headers(self, headers: Mapping[str, str]) -> None:
         """Send these headers with every further request, instead of the ones set before."""
@@ -115,21 +116,15 @@ class Upstream:
         line = b"%b %b%b HTTP/1.1\r\n" % (call.method.encode(), self._prefix, call.path.encode())
         return line + self._common
 
-    def take(self, now: float) -> Connection | None:
-        """Return the idle connection that was used last, or None if none is recent enough at the loop time `now`."""
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.usable and now - connection.idle_since < self._keep_alive:
-                connection.reused = True
-                return connection
-            connection.close()
-        return None
+    def take(self) -> Connection | None:
+        """Return an idle connection, or None if there is none that may be used."""
+        return self.pool.take()
 
     async def connect(self, timeout: float) -> Connection:
         """Open a connection. Raises ConnectError, also if it takes longer than `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
-                connection = await self._connect(await self._resolver.addresses())
+                connection = await self._connect_at_last()
         except TimeoutError:
             raise _unreachable("the engine could not be reached in time") from None
         except ssl.SSLCertVerificationError as error:
@@ -138,12 +133,24 @@ class Upstream:
         except socket.gaierror as error:
             raise _unreachable("the engine's host name is not known", error.strerror or "") from None
         except (OSError, UnicodeError) as error:  # UnicodeError: the host name is invalid
+            if is_out_of_descriptors(error):
+                message = "the gateway has no file descriptor left for a connection"
+                raise ConnectError(Failure(Kind.OVERLOADED, message, phase=Phase.CONNECT)) from None
             raise _unreachable("the engine could not be reached", str(error)) from None
         if not connection.usable:
             failure = Failure(Kind.RESET, "the engine closed the connection", phase=Phase.CONNECT)
             raise ConnectError(failure)
         self._open.add(connection)
         return connection
+
+    async def _connect_at_last(self) -> Connection:
+        """Connect, again and again while there is no file descriptor left and idle connections can be closed."""
+        while True:
+            try:
+                return await self._connect(await self._resolver.addresses())
+            except OSError as error:
+                if not (is_out_of_descriptors(error) and await make_room()):
+                    raise
 
     async def _connect(self, addresses: list[str]) -> Connection:
         """Connect to the first address that accepts. Raises the error of the last address if none does."""
@@ -174,32 +181,25 @@ class Upstream:
 
     def give_back(self, connection: Connection, now: float) -> None:
         """Return a connection to the pool if it can be reused, else close it. `now` is the loop time."""
-        idle = self._idle
-        if connection.usable and connection.flushed and len(idle) < self._max_idle:
-            connection.idle_since = now
+        if connection.usable and connection.flushed:
             if connection.paused:
                 connection.resume()
-            idle.append(connection)
+            self.pool.put(connection, now)
         else:
             connection.close()
-        if idle and now - idle[0].idle_since >= self._keep_alive:
-            # `take` prefers recently used connections, so it would never reach the oldest one to close it.
-            idle[0].close()
 
     def _forget(self, connection: Connection) -> None:
         """Remove a connection that has been closed."""
         self._open.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
+        self.pool.forget(connection)
 
     def retire(self) -> None:
         """Close idle connections now and the others when their exchanges end, because the backend is no longer used."""
-        self._max_idle = 0
-        while self._idle:
-            self._idle.pop().close()
+        self.pool.most = 0
+        self.pool.clear()
 
     def close(self) -> None:
         """Close every connection at once. The requests that use one fail."""
         for connection in tuple(self._open):
             connection.abort()
-        self._idle.clear()
+        self.pool.clear()

@@ -182,8 +182,10 @@ ENGINES = (
     fault(
         "U49",
         "sends an answer nobody asked for",
-        "nothing: such a connection is closed",
+        "nothing: such a connection is closed, and for five minutes none to this engine is used twice",
         CONNECTIONS + "an_answer_nobody_asked_for_reaches_nobody",
+        "faults/test_strays.py::test_a_few_thousand_answers_reach_who_asked",
+        "faults/test_strays.py::test_no_connection_is_used_twice_to_an_engine_that_strayed",
         "faults/test_crosstalk.py::test_no_nonce_of_another_is_ever_seen",
     ),
     fault(

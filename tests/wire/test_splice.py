@@ -27,6 +27,9 @@ class Socket:
     def set_write_buffer_limits(self, high: int) -> None:
         """Do nothing."""
 
+    def get_extra_info(self, name: str) -> None:
+        """Know nothing: there is no socket."""
+
     def is_closing(self) -> bool:
         return self.closed
 
