@@ -4,8 +4,8 @@ Facts are those of TensorRT-LLM's main branch of autumn 2026 (`serve/openai_prot
 some of them: the tokenizer, the gauges of running and waiting requests, and the `--set` argument.
 
 Rules:
-- The server refuses requests with an unknown key, except for the Responses API. So only the keys of its protocol are
-  sent, also within `stream_options`; keys that other engines would ignore are left out.
+- The server refuses requests with an unknown key, except for the Responses API, and some keys as null. So only the keys
+  of its protocol are sent, also within `stream_options`, and no null.
 - Only one of `max_tokens` and `max_completion_tokens` may be sent; the newer one wins.
 - The server does not check the model's name. An adapter (`lora_request` in the body) is not a model of its own.
 - Errors are flat objects; those of request checks are a string under `error`. If the executor died, the answer is
@@ -38,8 +38,7 @@ from backends.base import (
     Signal,
     Signals,
 )
-from backends.dialect import rewrite
-from backends.dialect.dropped import dropped
+from backends.dialect import edits, known, rewrite
 from backends.dialect.openai import OpenAICompatible
 from backends.facts import logs
 from backends.facts.launching import Count, GpuServerLaunch, Text, arguments, program
@@ -180,9 +179,13 @@ class TensorRTLLM(OpenAICompatible):
         keys = KEYS.get(request.operation)
         if keys is None:
             return super().call(request, model)
-        members = rewrite.members(request.body)
-        kept = msgspec.structs.replace(request, body=_only(request, members, keys))
-        return msgspec.structs.replace(super().call(kept, model), dropped=dropped(members, keys))
+        sent = rewrite.members(request.body)
+        members = edits.without_nulls(sent)
+        told = known.only(members, keys)
+        _edit(request, members)
+        if members != sent:
+            request = msgspec.structs.replace(request, body=rewrite.joined(members))
+        return msgspec.structs.replace(super().call(request, model), dropped=told)
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
         if body.strip() == b"null":
@@ -209,19 +212,17 @@ class TensorRTLLM(OpenAICompatible):
         return logs.crash_reason(log, _CRASHES)
 
 
-def _only(request: Request, members: Mapping[str, bytes], keys: frozenset[str]) -> bytes:
-    """Return the body with only the keys the server knows. Raise RequestError for messages to tokenize."""
+def _edit(request: Request, members: dict[str, bytes]) -> None:
+    """Leave one limit, and the server's own stream options. Raise RequestError for messages to tokenize."""
     if request.operation is Operation.TOKENIZE and "prompt" not in members:
         raise RequestError(Failure(Kind.UNSUPPORTED, "the engine tokenizes a prompt only, no messages"))
-    kept = {name: value for name, value in members.items() if name in keys}
-    if "max_completion_tokens" in kept:
-        kept.pop("max_tokens", None)
-    if kept.get("stream_options", b"null").startswith(b"{"):
-        options = rewrite.members(kept["stream_options"])
-        known = {name: value for name, value in options.items() if name in STREAM_KEYS}
-        if known != options:
-            kept["stream_options"] = rewrite.joined(known)
-    return request.body if kept == members else rewrite.joined(kept)
+    if "max_completion_tokens" in members:
+        members.pop("max_tokens", None)
+    if members.get("stream_options", b"").startswith(b"{"):
+        options = rewrite.members(members["stream_options"])
+        members["stream_options"] = rewrite.joined(
+            {name: value for name, value in options.items() if name in STREAM_KEYS}
+        )
 
 
 _CRASHES: logs.Crashes = (

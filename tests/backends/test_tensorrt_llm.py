@@ -124,8 +124,8 @@ def test_a_body_of_known_keys_goes_out_as_it_came() -> None:
 
 def test_unknown_keys_are_left_out() -> None:
     foreign = {"metadata": {}, "store": True, "service_tier": "auto", "prediction": None, "made_up": 1}
-    known = {"model": "m", "messages": [{"role": "user", "content": "a"}], "min_p": 0.1, "lora_request": None}
-    assert sent({**foreign, **known}) == known
+    known = {"model": "m", "messages": [{"role": "user", "content": "a"}], "min_p": 0.1}
+    assert sent({**foreign, **known, "lora_request": None, "n": None}) == known
     completing = {"model": "m", "prompt": "a", "detokenize": True}
     assert sent({**completing, "messages": [], "store": 1}, Operation.COMPLETIONS) == completing
     embedding = {"model": "m", "input": "a", "dimensions": 8}
@@ -138,6 +138,17 @@ def test_of_two_limits_the_newer_counts() -> None:
         "max_completion_tokens": 9,
     }
     assert sent({"model": "m", "max_tokens": 5}) == {"model": "m", "max_tokens": 5}
+    assert sent({"model": "m", "max_tokens": 5, "max_completion_tokens": None}) == {
+        "model": "m",
+        "max_tokens": 5,
+    }
+
+
+@pytest.mark.parametrize("name", ["guided_json", "functions", "continue_final_message"])
+def test_without_which_the_answer_would_be_another_is_refused(name: str) -> None:
+    with pytest.raises(RequestError) as error:
+        sent({"model": "m", "messages": [], name: {"a": 1}})
+    assert (error.value.failure.kind, error.value.failure.param) == (Kind.UNSUPPORTED, name)
 
 
 def test_stream_options_are_its_own_only() -> None:
@@ -151,7 +162,7 @@ def test_stream_options_are_its_own_only() -> None:
     assert sent({"model": "m", "stream": True, "stream_options": {}}, usage=False)["stream_options"] == {
         "include_usage": True
     }
-    assert sent({"model": "m", "stream": True, "stream_options": None})["stream_options"] is None
+    assert "stream_options" not in sent({"model": "m", "stream": True, "stream_options": None})
     assert "stream_options" not in sent({"model": "m", "messages": []})
 
 

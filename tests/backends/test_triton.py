@@ -168,7 +168,21 @@ def test_a_model_of_ones_own() -> None:
 def test_parts_of_text_become_one() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     body = json.loads(CHAT.call(chat(messages=[{"role": "user", "content": parts}]), "m").body)
-    assert "<|im_start|>user\na\nb<|im_end|>" in body["text_input"]
+    assert "<|im_start|>user\nab<|im_end|>" in body["text_input"]
+
+
+def test_messages_are_what_a_template_knows() -> None:
+    body = json.loads(CHAT.call(chat(messages=[{"role": "developer", "content": "a"}]), "m").body)
+    assert "<|im_start|>system\na<|im_end|>" in body["text_input"]
+
+
+def test_what_no_tensor_takes_is_told() -> None:
+    own = engine(backend="custom", tensors={"seed": "", "temperature": ""})
+    call = own.call(request(seed=0, temperature=0, top_p=0.5, reasoning_effort="low", user="u"), "m")
+    assert call.dropped == ("reasoning_effort", "seed", "temperature")
+    assert json.loads(call.body) == {"text_input": "Hi", "max_tokens": 1024, "top_p": 0.5}
+    assert own.call(request(temperature=1, seed=None), "m").dropped == ()
+    assert engine(backend="tensorrtllm").call(request(min_p=0.1), "m").dropped == ("min_p",)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +190,7 @@ def test_parts_of_text_become_one() -> None:
     [
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"logprobs": True}, "logprobs"),
+        ({"min_tokens": 5}, "min_tokens"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
     ],
 )

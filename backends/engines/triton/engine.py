@@ -6,7 +6,7 @@ TensorRT-LLM backend (source). The OpenAI frontend is in `frontend.py`.
 Rules:
 - A model has tensors, not an API. Presets for the known backends, and options, say what each tensor means.
 - Every request uses `generate_stream`: Triton does not notice that a client of `generate` has left.
-- What a model with these tensors cannot do is refused before it is sent, never silently dropped.
+- What a model with these tensors cannot do is refused before it is sent, or the client is told that it was left out.
 - A stream has no `[DONE]`. It is complete when every choice has its finish reason or, for models that report none, when
   the transfer ends properly.
 - Readiness is read from the list of models, because the server's own readiness probe fails while any model loads.
@@ -40,12 +40,14 @@ from backends.base import (
     StreamDecoder,
     Usage,
 )
+from backends.dialect import edits, known, rewrite
 from backends.dialect.chunks import Chunks, Stamp, stamp
+from backends.dialect.dropped import dropped
 from backends.dialect.errors import readable
 from backends.engines.triton.frontend import TritonFrontend
 from backends.engines.triton.server import TritonServer, model_and_settings, refused
 from backends.engines.triton.stream import TensorStream, Wanted
-from backends.engines.triton.tensors import PRESETS, Asked, Constant, Role
+from backends.engines.triton.tensors import HEARD, PLAIN, PRESETS, Asked, Constant, Role, asked
 from backends.facts import cards
 
 try:
@@ -136,6 +138,8 @@ class Triton(TritonServer):
         super().__init__(options.backend, options.max_tokens)
         self._stamp = new_stamp
         self.tensors = PRESETS[options.backend].changed(options.tensors, options.inputs, options.whole_text)
+        self._known = HEARD - {role for role in PLAIN if self.tensors.name(role) is None}
+        """The members of a request that the models hear."""
         self._prompter = None
         if options.tokenizer is not None:
             if Prompter is None:
@@ -143,21 +147,21 @@ class Triton(TritonServer):
             self._prompter = Prompter(options.tokenizer)
 
     def call(self, request: Request, model: str) -> Call:
-        asked = self._read(request)
-        for param in asked.beyond(self.tensors):
+        wanted, told = self._read(request)
+        for param in wanted.beyond(self.tensors):
             raise refused(Kind.UNSUPPORTED, f"models behind this engine do not offer '{param}'", param)
-        settings = asked.settings(self._max_tokens)
-        body = self.tensors.body(self._prompt(asked, request.operation), settings)
-        return Call(f"/v2/models/{quote(model, safe='')}/generate_stream", body)
+        settings = wanted.settings(self._max_tokens)
+        body = self.tensors.body(self._prompt(wanted, request.operation), settings)
+        return Call(f"/v2/models/{quote(model, safe='')}/generate_stream", body, dropped=told)
 
     def decoder(self, request: Request, model: str) -> StreamDecoder:
-        asked = self._read(request)
-        limit = asked.limit or self._max_tokens
+        wanted, _ = self._read(request)
+        limit = wanted.limit or self._max_tokens
         return TensorStream(
-            Wanted(self.tensors, asked.stops, limit, request.include_usage),
+            Wanted(self.tensors, wanted.stops, limit, request.include_usage),
             Chunks(request, self._stamp(request.operation)),
             self.failure,
-            counting=lambda answers: self._counted(self._prompt(asked, request.operation), answers),
+            counting=lambda answers: self._counted(self._prompt(wanted, request.operation), answers),
         )
 
     def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
@@ -210,32 +214,38 @@ class Triton(TritonServer):
             msgspec.json.encode({"parameters": settings} if settings else {}),
         )
 
+    def _read(self, request: Request) -> tuple[Asked, tuple[str, ...]]:
+        """Return what a request asks for, and the names of members that are left out because no tensor takes them.
+
+        Raise RequestError where a member has the wrong type, or is one that nothing of the kind would hear.
+        """
+        members = edits.without_nulls(rewrite.members(request.body))
+        if request.operation is Operation.CHAT:
+            edits.messages(members)
+        told = (*known.only(members, HEARD), *dropped(members, self._known))
+        try:
+            return asked(rewrite.joined(members)), told
+        except (ValueError, RecursionError) as error:
+            raise refused(Kind.REJECTED, readable(str(error))) from error
+
     def _counted(self, prompt: str, answers: list[str]) -> Usage | None:
         """Count tokens with the model's own tokenizer, if there is one, for models that report no counts."""
         if self._prompter is None or (read := self._prompter.count(prompt, special=True)) is None:
             return None
         return Usage(read, sum(self._prompter.count(answer) or 0 for answer in answers))
 
-    def _prompt(self, asked: Asked, operation: Operation) -> str:
+    def _prompt(self, wanted: Asked, operation: Operation) -> str:
         """Return the text to complete. Raise RequestError where the model cannot be given one."""
         if operation is Operation.COMPLETIONS:
-            prompts = asked.prompt if isinstance(asked.prompt, list) else [asked.prompt]
+            prompts = wanted.prompt if isinstance(wanted.prompt, list) else [wanted.prompt]
             if len(prompts) == 1 and isinstance(prompts[0], str):
                 return prompts[0]
             raise refused(Kind.UNSUPPORTED, "this engine takes one prompt, as text", "prompt")
         if self._prompter is None:
             raise refused(Kind.UNSUPPORTED, "this backend has no chat template: set its option 'tokenizer'")
-        messages = [{**message, "content": _text(message.get("content"))} for message in asked.messages]
+        if any(isinstance(message.get("content"), list) for message in wanted.messages):
+            raise edits.unsupported("messages", "the engine takes only text")
         try:
-            return self._prompter.render(messages, asked.chat_template_kwargs or {})
+            return self._prompter.render(wanted.messages, wanted.chat_template_kwargs or {})
         except ValueError as error:
             raise refused(Kind.REJECTED, readable(str(error)), "messages") from error
-
-
-def _text(content: Any) -> Any:
-    """Return the content of a message as one text. Raise RequestError for images and other parts."""
-    if not isinstance(content, list):
-        return content
-    if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        raise refused(Kind.UNSUPPORTED, "this engine takes only text in messages", "messages")
-    return "\n".join(str(part.get("text", "")) for part in content)

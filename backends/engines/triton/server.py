@@ -17,10 +17,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from backends.base import Action, Call, Failure, Headers, Kind, Request, RequestError, Signal, Signals
-from backends.dialect.errors import CONTEXT_MARKS, public, readable
+from backends.base import Action, Call, Failure, Headers, Kind, RequestError, Signal, Signals
+from backends.dialect.errors import CONTEXT_MARKS
 from backends.dialect.openai import OpenAICompatible
-from backends.engines.triton import tensors
 from backends.facts import signals
 
 _CUSTOM = "vLLM backend before vLLM V1, with REPORT_CUSTOM_METRICS in the model's config"
@@ -94,7 +93,7 @@ class TritonServer(OpenAICompatible):
         said = failure.detail
         if failure.kind is Kind.FAILED and any(mark in said for mark in CONTEXT_MARKS):
             words = _TOO_LONG.search(said)
-            message = public(words[0].strip()) if words else "the prompt is longer than the model's context"
+            message = words[0].strip() if words else "the prompt is longer than the model's context"
             return dataclasses.replace(failure, kind=Kind.CONTEXT, message=message)
         for pattern, kind, message in _MEANINGS:
             if pattern.search(said):
@@ -107,13 +106,6 @@ class TritonServer(OpenAICompatible):
 
     def signals_of(self, answers: Sequence[bytes | None]) -> Signals:
         return signals.from_metrics(answers[0], SIGNALS[self._backend])
-
-    def _read(self, request: Request) -> tensors.Asked:
-        """Decode a request. Raise RequestError where a member has the wrong type."""
-        try:
-            return tensors.asked(request.body)
-        except (ValueError, RecursionError) as error:
-            raise refused(Kind.REJECTED, readable(str(error))) from error
 
 
 def model_and_settings(action: Action, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -182,7 +182,7 @@ class Asked(msgspec.Struct):
     def settings(self, max_tokens: int) -> dict[Role, Any]:
         """Return the settings by role. `max_tokens` is the limit for a client that sets none."""
         found: dict[Role, Any] = {"max_tokens": max_tokens if self.limit is None else self.limit}
-        found |= {role: value for role in _PLAIN if (value := getattr(self, role)) is not None}
+        found |= {role: value for role in PLAIN if (value := getattr(self, role)) is not None}
         if self.stops:
             found["stop"] = self.stops
         if self.n not in (None, 1):
@@ -211,7 +211,7 @@ class Asked(msgspec.Struct):
             yield "response_format"
 
 
-_PLAIN: tuple[Role, ...] = (
+PLAIN: tuple[Role, ...] = (
     "temperature",
     "top_p",
     "top_k",
@@ -221,6 +221,9 @@ _PLAIN: tuple[Role, ...] = (
     "frequency_penalty",
     "repetition_penalty",
 )
+"""Settings that are sent as they come."""
+HEARD = frozenset((*Asked.__struct_fields__, "model", "stream", "stream_options"))
+"""The members of a request that are read, of which those in `PLAIN` need a tensor of the model."""
 _asked = msgspec.json.Decoder(Asked)
 
 
