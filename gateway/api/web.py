@@ -103,7 +103,8 @@ def _operations(app: FastAPI, core: Core) -> None:
         if core.draining:
             raise GatewayError(Own.DRAINING, "the gateway is shutting down")
         if not core.dispatcher.ready():
-            raise GatewayError(Own.NO_BACKEND, "no backend is ready yet")
+            flaws = core.dispatcher.flaws()
+            raise GatewayError(Own.NO_BACKEND, "no backend is ready yet" + (f" ({flaws})" if flaws else ""))
         return schemas.Status(status="ready")
 
     @app.get("/metrics", tags=["operations"], response_class=Response)

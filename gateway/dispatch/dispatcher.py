@@ -7,7 +7,6 @@ Rules:
 
 from __future__ import annotations
 
-from backends.base import Health
 from gateway.dispatch.journey import Journey
 from gateway.dispatch.shared import Shared
 from gateway.request import Exchange
@@ -22,8 +21,10 @@ class Dispatcher(Shared):
         journey.begin()
 
     def ready(self) -> bool:
-        """Tell whether some backend is known to be ready, and has a location."""
-        return any(
-            backend.health is Health.READY and backend.upstream is not None
-            for backend in self.pool.backends.values()
-        )
+        """Tell whether some backend can take requests, as far as is known."""
+        return any(backend.ready for backend in self.pool.backends.values())
+
+    def flaws(self) -> str:
+        """Return what is wrong with the backends that are up and not ready, in one line; empty if nothing is."""
+        flawed = [backend for backend in self.pool.backends.values() if backend.flawed]
+        return "; ".join(f"backend '{backend.name}': {backend.listed.flaw}" for backend in flawed)

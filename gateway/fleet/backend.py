@@ -67,6 +67,20 @@ class Death:
         """Whether the engine was found to be gone afterwards."""
 
 
+class Listed:
+    """What is known of an engine's list of models, beside the models."""
+
+    __slots__ = ("at", "flaw", "targeted")
+
+    def __init__(self) -> None:
+        self.at: float | None = None
+        """The loop's time when the engine last gave a good one; None if it has not."""
+        self.flaw: str = ""
+        """What is wrong with it, in one line; empty if nothing is."""
+        self.targeted: bool = False
+        """Whether the config has models that name the backend as a target, whatever it tells."""
+
+
 class Backend:
     """One running engine, as far as the gateway can tell."""
 
@@ -90,6 +104,7 @@ class Backend:
         "label",
         "last_error",
         "launched",
+        "listed",
         "models",
         "name",
         "reason",
@@ -139,6 +154,7 @@ class Backend:
         """Why it is in this state."""
         self.models: tuple[ModelCard, ...] | None = None if models is None else tuple(map(ModelCard, models))
         """The models it serves; None where nobody has told yet."""
+        self.listed = Listed()
         self.woken = asyncio.Event()
         """Set when a probe should come at once."""
         self.in_flight = 0
@@ -163,6 +179,16 @@ class Backend:
     def usable(self) -> bool:
         """Whether it has a location and is ready, or not known to be anything else."""
         return self.upstream is not None and self.health in (Health.READY, None)
+
+    @property
+    def flawed(self) -> bool:
+        """Whether nobody can use it, because it does not tell its models and the config does not name them."""
+        return bool(self.listed.flaw) and not self.models and not self.listed.targeted
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can take requests: it is up, and it is known for what."""
+        return self.health is Health.READY and self.upstream is not None and not self.flawed
 
     @property
     def coming(self) -> bool:
@@ -240,7 +266,7 @@ class Backend:
         self.health, self.reason = health, reason
         if health is Health.DOWN:
             self.trouble(reason)
-        self._up.value = 1.0 if health is Health.READY else 0.0
+        self._up.value = 1.0 if health is Health.READY and not self.flawed else 0.0
         return news
 
     def refused(self) -> None:

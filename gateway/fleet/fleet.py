@@ -101,6 +101,9 @@ class Fleet:
             member.backend.breaker.settings = Settings(
                 wanted.failures, pause=wanted.pause, longest=wanted.longest
             )
+        targeted = {target for model in config.models.values() for target in model.targets}
+        for name, member in self._members.items():
+            member.backend.listed.targeted = name in targeted
         self._members = {name: self._members[name] for name in config.backends}
         self.pool.backends = {name: member.backend for name, member in self._members.items()}
         self.pool.announce()

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable
 from random import Random
 
-from backends.base import Failure, Health, Kind, ModelCard
-from backends.facts.units import MODEL_NAME
+from backends.base import Failure, Health, Kind
 from gateway.fleet.backend import Backend
+from gateway.fleet.listing import Listing
 from gateway.fleet.pool import Pool
 from gateway.wire.ask import ask
 from gateway.wire.upstream import Upstream
@@ -34,10 +33,6 @@ SLOW = 2.0
 """Seconds between probes of a backend that is not ready for long: the pause grows up to this."""
 STEADY = 10.0
 """Seconds between probes of a backend that is ready."""
-NAME = re.compile(MODEL_NAME)
-"""What the name of a model an engine lists must look like to be offered, as in the config."""
-MOST_MODELS = 1000
-"""Models of one backend that are offered at most."""
 AGAIN = 1.0
 """Seconds between probes of a ready backend whose last probe failed."""
 DOWN_AFTER = 3
@@ -56,18 +51,12 @@ class Watch:
         self._failed = 0
         self._bugs: set[type[Exception]] = set()
         """The kinds of exceptions that an adapter has raised; the first of each kind is logged."""
-        self._named = backend.models
-        """The models the config names; the engine only adds what it knows of them."""
+        self._listing = Listing(backend)
+        self._told_ready = False
 
     def name_models(self, names: tuple[str, ...] | None) -> None:
-        """Take the backend to serve the models of these names, as the config says; None: ask the engine.
-
-        What the engine said before stays until it is asked again, which is at once.
-        """
-        self._named = None if names is None else tuple(map(ModelCard, names))
-        if self._named is not None:
-            known = {card.id: card for card in self._backend.models or ()}
-            self._backend.models = tuple(known.get(card.id, card) for card in self._named)
+        """Take the backend to serve the models of these names, as the config says; None: ask the engine, at once."""
+        self._listing.name(names)
         self._backend.woken.set()
 
     async def run(self) -> None:
@@ -78,7 +67,7 @@ class Watch:
             upstream = self._backend.upstream
             if upstream is not None:
                 await self.probe(upstream)
-            if self._backend.health is Health.READY:
+            if self._backend.health is Health.READY and not self._backend.flawed:
                 wait = AGAIN if self._failed else STEADY * self._rng.uniform(0.8, 1.2)
                 pause = QUICK
             else:
@@ -141,8 +130,17 @@ class Watch:
             if self._failed < DOWN_AFTER:
                 return
             self._failed = 0
-        if backend.note(health, reason):
-            self._tell(health, reason)
+        news = backend.note(health, reason)
+        if health is Health.DOWN:
+            self._listing.distrust()
+        if news and health is Health.DOWN:
+            log.warning("backend '%s' is down: %s", backend.name, reason)
+        elif backend.ready and (news or not self._told_ready):
+            models = ", ".join(card.id for card in backend.models or ()) or "no models told"
+            log.info("backend '%s' is ready (%s)", backend.name, models)
+            news = True
+        self._told_ready = backend.ready
+        if news:
             self._pool.announce()
 
     async def _ask_health(self, upstream: Upstream) -> tuple[int, bytes] | Failure:
@@ -157,37 +155,11 @@ class Watch:
         return answer
 
     async def _ask_models(self, upstream: Upstream) -> bool:
-        """Ask the engine for its models and note them. Return False where it cannot be asked any more."""
+        """Ask the engine for its models and note them. Return False where it has gone meanwhile."""
         backend = self._backend
         answer = await ask(upstream, backend.engine.models(), TIMEOUT)
-        if upstream is not backend.upstream or (isinstance(answer, Failure) and self._named is None):
+        if upstream is not backend.upstream:
             return False
-        told = {card.id: card for card in self._read(answer)}
-        models = tuple(told.values())
-        if self._named is not None:
-            models = tuple(told.get(card.id, card) for card in self._named)
-        if models != backend.models:
-            backend.models = models
+        if self._listing.take(answer, upstream, asyncio.get_running_loop().time()):
             self._on_models()
         return True
-
-    def _read(self, answer: tuple[int, bytes] | Failure) -> tuple[ModelCard, ...]:
-        if isinstance(answer, Failure) or answer[0] != 200:
-            return ()
-        try:
-            cards = self._backend.engine.models_of(answer[1])
-            # Names become labels, header values and lines on the terminal: an engine may not make up just any.
-            return tuple(card for card in cards[:MOST_MODELS] if NAME.fullmatch(card.id))
-        except ValueError as error:
-            log.warning("backend '%s': %s", self._backend.name, error)
-            return ()
-        except Exception as error:  # noqa: BLE001 (as above)
-            self._tell_bug("models_of of its adapter", error)
-            return ()
-
-    def _tell(self, health: Health, reason: str) -> None:
-        if health is Health.READY:
-            models = ", ".join(card.id for card in self._backend.models or ()) or "no models told"
-            log.info("backend '%s' is ready (%s)", self._backend.name, models)
-        elif health is Health.DOWN:
-            log.warning("backend '%s' is down: %s", self._backend.name, reason)

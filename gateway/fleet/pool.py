@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from backends.base import Health
 from gateway.errors import GatewayError, Own
 from gateway.fleet.backend import Backend
 from gateway.fleet.lease import Target
@@ -22,6 +23,16 @@ class Pool:
         self.backends: dict[str, Backend] = {}
         """By name, in the order of the config; replaced as a whole when the config changes."""
         self._changed = asyncio.Event()
+
+    def untold(self) -> bool:
+        """Tell whether models may be missing that a backend has yet to tell.
+
+        So it is while none has told any, and while one that has not is coming up.
+        """
+        untold = [backend for backend in self.backends.values() if backend.models is None]
+        return len(untold) == len(self.backends) or any(
+            backend.health in (None, Health.LOADING) for backend in untold
+        )
 
     def announce(self) -> None:
         """Wake everybody who waits for a change: some backend has changed its state."""

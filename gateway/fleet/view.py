@@ -7,6 +7,7 @@ Rules:
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -18,6 +19,16 @@ from gateway.fleet.backend import Backend
 from gateway.fleet.breaker import State
 from gateway.fleet.launcher import Process
 from gateway.fleet.signals import Book
+
+
+class BackendState(enum.StrEnum):
+    """Whether a backend takes requests."""
+
+    READY = "ready"
+    FLAWED = "flawed"
+    """It is up, but does not tell its models, and the config does not name them: nobody can ask for one."""
+    LOADING = "loading"
+    DOWN = "down"
 
 
 class _View(BaseModel):
@@ -62,11 +73,16 @@ class BackendView(_View):
     engine: str
     url: str | None = Field(description="Where it answers; null while a launched engine does not run.")
     launched: LaunchedView | None = Field(description="Only for an engine that the gateway launches.")
-    state: Health = Field(description="`loading` also before the first check.")
-    reason: str = Field(description="Why it is not ready; empty if it is.")
+    state: BackendState = Field(
+        description="`loading` also before the first check; `flawed` if it is up and does not tell its models."
+    )
+    reason: str = Field(description="Why it is not ready, or what is wrong with its model list; else empty.")
     breaker: State
     in_flight: int = Field(description="The gateway's own requests there now.")
     models: tuple[ModelView, ...]
+    models_age: float | None = Field(
+        None, description="Seconds since the engine told its models; null where it has not."
+    )
     signals: dict[Signal, SignalView]
     last_error: ErrorView | None
     labels: dict[str, str]
@@ -80,7 +96,6 @@ def backend_view(
     settings: BackendConfig, backend: Backend, process: Process | None, book: Book, now: float, clock: float
 ) -> BackendView:
     """Return the view of one backend at `now`, the event loop's time; `clock` is the time of `book`."""
-    ready = backend.health is Health.READY
     error = backend.last_error
     engine = backend.engine
     return BackendView(
@@ -88,11 +103,12 @@ def backend_view(
         engine=engine.name,
         url=None if backend.upstream is None else backend.upstream.url,
         launched=_launched(settings, process),
-        state=backend.health or Health.LOADING,
-        reason="" if ready else backend.reason,
+        state=_state(backend),
+        reason=backend.listed.flaw if backend.health is Health.READY else backend.reason,
         breaker=backend.breaker.state(now),
         in_flight=backend.in_flight,
         models=tuple(ModelView(id=card.id, context=card.context) for card in backend.models or ()),
+        models_age=None if backend.listed.at is None else round(now - backend.listed.at, 1),
         signals={
             signal: SignalView(
                 status=shown.status,
@@ -108,6 +124,12 @@ def backend_view(
         actions=tuple(sorted(engine.actions)),
         checked=engine.checked,
     )
+
+
+def _state(backend: Backend) -> BackendState:
+    if backend.health is Health.READY and backend.flawed:
+        return BackendState.FLAWED
+    return BackendState(backend.health or Health.LOADING)
 
 
 def _launched(settings: BackendConfig, process: Process | None) -> LaunchedView | None:

@@ -9,7 +9,7 @@ Rules:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from backends.base import Kind, Operation
 from gateway.admission.gate import Gate
@@ -109,10 +109,19 @@ class Listed:
 class Catalog:
     """Every model name and alias that clients may ask for."""
 
-    def __init__(self, plans: Mapping[str, Plan], listed: Iterable[Listed]) -> None:
-        """Take the plan of every name and alias, and the lines of the model list in their order."""
+    def __init__(
+        self,
+        plans: Mapping[str, Plan],
+        listed: Iterable[Listed],
+        untold: Callable[[], bool] | None = None,
+    ) -> None:
+        """Take the plan of every name and alias, and the lines of the model list in their order.
+
+        `untold` tells whether a backend may have more models than it has told so far; None: all are known.
+        """
         self._plans = plans
         self._listed = tuple(listed)
+        self._untold = untold
 
     def resolve(self, name: str, caller: Caller) -> Plan:
         """Return the plan for a model name or alias. Raises GatewayError where the caller may use no such model."""
@@ -139,6 +148,9 @@ class Catalog:
         return [entry.name for entry in self._listed]
 
     def _unknown(self, name: str, caller: Caller) -> GatewayError:
+        if self._untold is not None and self._untold() and (not caller.limited or caller.allows(name)):
+            message = f"there is no model {_quoted(name)} so far; not all backends have told their models yet"
+            return GatewayError(Own.NO_BACKEND, message, param="model", retry_after=5)
         names = [entry.name for entry in self.listed(caller)]
         message = f"there is no model {_quoted(name)}" + (" for this API key" if caller.limited else "")
         close = difflib.get_close_matches(name[:256], names, n=1)
@@ -147,7 +159,7 @@ class Catalog:
         if names:
             message += f"; models here: {_shown(names)}"
         else:
-            message += ", nor another one" if caller.limited else "; no backend has told its models yet"
+            message += ", nor another one" if caller.limited else "; the backends have none"
         return GatewayError(Own.UNKNOWN_MODEL, message, param="model")
 
 

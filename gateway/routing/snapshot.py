@@ -37,7 +37,8 @@ def build(config: Config, state: State) -> Snapshot:
         plans.update(dict.fromkeys(group.names, plan))
     state.keep({group.model for group in groups})
     listed = [Listed(name, _context(group), group) for group in groups for name in group.names]
-    return Snapshot(config, Keys(config), Catalog(plans, listed))
+    untold = None if config.models else state.pool.untold
+    return Snapshot(config, Keys(config), Catalog(plans, listed, untold))
 
 
 def _configured(config: Config, state: State) -> list[Group]:

@@ -80,6 +80,7 @@ async def test_every_backend_is_listed_with_what_is_known_of_it(tmp_path: Path) 
     assert (waiting["status"], waiting["value"], waiting["age"]) == ("missing", None, None)
     assert a["signals"].keys() == {"kv_use", "loras"}
     del a["signals"]
+    assert a.pop("models_age") >= 0
     assert a == {
         "name": "a",
         "engine": "orchard",

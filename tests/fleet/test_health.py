@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gateway.fake.engine import FakeEngine
 from gateway.fake.script import Match, Reply, Rule, Script
-from gateway.fleet.health import MOST_MODELS
+from gateway.fleet.listing import MOST_MODELS
 from tests.serving import serving
 
 
