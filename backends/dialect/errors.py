@@ -42,6 +42,8 @@ CONTEXT_MARKS = (
 )
 INVALID = frozenset({"invalid_request_error", "invalid_prompt"})
 """Types and codes of an error that is about the request: OpenAI's, Anthropic's, and the Responses API's."""
+WORDLESS = "internal_error"
+"""The type of an error whose words say nothing of the reason: vLLM's, in a stream of Messages."""
 MISSING_CODES = frozenset({"model_not_found"})  # OpenAI with 404, llama-cpp-python with 400
 NO_ROUTE = frozenset(
     {
@@ -114,6 +116,7 @@ def read_failure(status: int, headers: Headers, body: bytes) -> Failure:
         code=None if kind is Kind.UNSUPPORTED else _word(facts.code),
         param=_word(facts.param) if open_to_client else None,
         detail=said,
+        unexplained=kind is Kind.FAILED and (not said or facts.type == WORDLESS),
     )
 
 

@@ -202,9 +202,8 @@ class Events(FramedDecoder):
             return b""
         if payload.strip() == b"[DONE]":
             if not self.finished:
-                self.fail(
-                    Failure(Kind.GARBLED, "the engine ended its stream without the event that completes it")
-                )
+                message = "the engine ended its stream without the event that completes it"
+                self.fail(Failure(Kind.GARBLED, message, unexplained=True))
                 return b""
             return piece + b"\n\n"
         try:

@@ -166,7 +166,8 @@ class EventStream(FramedDecoder):
         """Return what the client gets for `[DONE]`."""
         if not self.finished:
             if not self._ended:
-                self.fail(Failure(Kind.GARBLED, "the engine ended its stream without a finish reason"))
+                message = "the engine ended its stream without a finish reason"
+                self.fail(Failure(Kind.GARBLED, message, unexplained=True))
             elif self._begun <= self._ended:
                 self.fail(choices.too_few())
             else:

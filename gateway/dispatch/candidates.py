@@ -8,8 +8,10 @@ Rules:
 
 from __future__ import annotations
 
+from backends.base import Headers
 from gateway.admission.gate import Gate
 from gateway.errors import GatewayError
+from gateway.fleet.backend import Backend
 from gateway.fleet.lease import Lease, Target, full, pick
 from gateway.routing.catalog import Group
 
@@ -93,6 +95,18 @@ class Candidates:
         for target in [target for target in self._unreached if target.backend.coming]:
             self._unreached.remove(target)
             self._tried.remove(target)
+
+    def headers(self, backend: Backend, attempts: int) -> Headers:
+        """Return the headers that tell the client who answers: `attempts` with this one."""
+        return (
+            (b"x-gateway-backend", backend.label),
+            (b"x-gateway-model", self.model.encode()),
+            (b"x-gateway-attempts", b"%d" % attempts),
+        )
+
+    def place(self, backend: str) -> str:
+        """Return where an attempt was made, in words."""
+        return f"model {self.model!r} at backend {backend!r}"
 
     def _taken(self, lease: Lease, group: Group) -> Lease:
         self._tried.append(lease.target)

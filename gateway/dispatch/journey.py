@@ -6,6 +6,8 @@ Rules:
 - No task runs while an attempt is in progress: the attempt reports its end to `attempt_over`.
 - Attempts are made one after the other, within one deadline, only until the client has received content. Those after
   the second come out of a retry budget that all requests share.
+- A stream that ends before its first content and without a reason costs the engine one short question more
+  (`gateway.dispatch.inquiry`), before anything follows from it.
 - Where a request may go is decided in `gateway.dispatch.candidates`, what a failure says in `gateway.dispatch.blame`.
 - While it waits for a slot, a request holds no backend: it takes the first one that becomes free.
 - `_end` releases everything a request holds: its slots, its lease, its attempt and its share of the budget.
@@ -14,20 +16,20 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from time import perf_counter_ns
 from typing import Final
 
 from backends.base import Failure, Health, Kind
-from gateway.admission.gate import Gate, enter
+from gateway.admission.gate import Gate
 from gateway.dispatch.blame import Blame, fingerprint, report
 from gateway.dispatch.candidates import Candidates
+from gateway.dispatch.inquiry import reason
 from gateway.dispatch.retry import loading_pause, may_retry
 from gateway.dispatch.shared import Shared
 from gateway.errors import GatewayError, Own
 from gateway.fleet.lease import Lease, Target
 from gateway.request import Exchange
-from gateway.telemetry.timeline import LOAD, QUEUE, ROUTE
+from gateway.telemetry.timeline import LOAD, ROUTE
 from gateway.wire.clocks import SECOND
 from gateway.wire.heartbeat import Heartbeat
 from gateway.wire.relay import Attempt
@@ -160,7 +162,7 @@ class Journey:
                     if self._has_moved_away():
                         continue
                     attempt = self._new_attempt()
-                if not attempt.begin():
+                if attempt.unexplained or not attempt.begin():
                     return False
                 if self._attempt is attempt:
                     return True
@@ -173,7 +175,10 @@ class Journey:
         timeline = self._exchange.timeline
         while not self._go():
             attempt = self._attempt
-            if attempt is not None:
+            if attempt is not None and attempt.unexplained:
+                if not await self._explained(attempt):
+                    self._end(None)
+            elif attempt is not None:
                 await attempt.connect()
                 if self._attempt is attempt:
                     return
@@ -184,7 +189,8 @@ class Journey:
             elif not self._passed_gate():
                 gate = self._exchange.plan.gate
                 assert gate is not None
-                self._gate = await self._queue((gate,), self._loop.time() + self._exchange.plan.queue)
+                until = self._loop.time() + self._exchange.plan.queue
+                self._gate = await self._shared.queue(self._exchange, (gate,), min(self._deadline(), until))
             else:
                 gates = self._candidates.gates(self._loop.time())
                 if gates:
@@ -212,7 +218,7 @@ class Journey:
     async def _wait_for_slot(self, gates: list[Gate]) -> None:
         """Wait until one of the gates has a free slot, and lease a backend with it; or until that took too long."""
         try:
-            gate = await self._queue(gates, self._patience())
+            gate = await self._shared.queue(self._exchange, gates, self._patience())
         except GatewayError as error:
             self._candidates.waited_out = error
             return
@@ -228,21 +234,6 @@ class Journey:
         self._candidates.forget(self._lease.target)
         self._give_back_lease()
         return True
-
-    async def _queue(self, gates: Sequence[Gate], until: float) -> Gate:
-        """Wait for a slot of one of the gates until `until` (loop time), and take it; return its gate.
-
-        Raises:
-            GatewayError: The queues are full, or none is free in time.
-        """
-        exchange = self._exchange
-        exchange.timeline.mark(QUEUE)
-        queued = self._shared.metrics.queued.cell(exchange.plan.model)
-        queued.value += 1
-        try:
-            return await enter(gates, min(self._deadline(), until))
-        finally:
-            queued.value -= 1
 
     async def _load(self) -> None:
         """Wait while backends are loading, then lease one. Raises GatewayError if none can be used."""
@@ -280,11 +271,7 @@ class Journey:
         backend = target.backend
         exchange.attempts += 1
         exchange.backend = backend.name
-        headers = (
-            (b"x-gateway-backend", backend.label),
-            (b"x-gateway-model", self._candidates.model.encode()),
-            (b"x-gateway-attempts", b"%d" % exchange.attempts),
-        )
+        headers = self._candidates.headers(backend, exchange.attempts)
         attempt = self._attempt = Attempt(exchange, target, self, headers)
         return attempt
 
@@ -295,6 +282,18 @@ class Journey:
             attempt.renew()
             timeline.mark(ROUTE)
             return True
+        return attempt.unexplained or self._concluded(attempt)
+
+    async def _explained(self, attempt: Attempt) -> bool:
+        """Ask the engine of an attempt that is over for the reason, then go on as `_settle` does."""
+        assert self._lease is not None
+        left = self._deadline() - self._loop.time()
+        attempt.explain(await reason(self._exchange.request, self._lease.target, left))
+        return self._concluded(attempt)
+
+    def _concluded(self, attempt: Attempt) -> bool:
+        """Account for an attempt of which all is known; as `_settle`."""
+        timeline = self._exchange.timeline
         lease = self._lease
         assert lease is not None
         failure = attempt.failure
@@ -330,10 +329,8 @@ class Journey:
 
     def _error(self, failure: Failure) -> GatewayError:
         """Return what the client is told about the last failure. It need not repeat what was tried more than once."""
-        exchange = self._exchange
-        final = exchange.attempts > 1 or (self._blame is not None and self._blame.own)
-        where = f"model {self._candidates.model!r} at backend {exchange.backend!r}"
-        return GatewayError.of(failure, where, final)
+        final = self._exchange.attempts > 1 or (self._blame is not None and self._blame.own)
+        return GatewayError.of(failure, self._candidates.place(self._exchange.backend), final)
 
     def _give_back_lease(self) -> None:
         """Release the lease, and count the attempt if one was made."""

@@ -81,6 +81,7 @@ class Attempt(Sink):
         "_engine",
         "_events",
         "_exchange",
+        "_explained",
         "_gathers",
         "_headers",
         "_heard",
@@ -152,6 +153,8 @@ class Attempt(Sink):
         self._heard: int = 0
         """When bytes of an event came last that did not end it."""
         self._over: bool = False
+        self._explained: bool = False
+        """Whether the engine was asked for the reason of the failure."""
         self._renewed: bool = False
         self.failure: Failure | None = None
         self.usage: Usage | None = None
@@ -224,6 +227,22 @@ class Attempt(Sink):
         connection = self._connection
         return connection is not None and connection.reused and not connection.answered
 
+    @property
+    def unexplained(self) -> bool:
+        """Tell whether the engine ended a stream before its first content, and may be asked why."""
+        failure, decoder = self.failure, self._decoder
+        if failure is None or decoder is None or self._explained:
+            return False
+        if decoder.content or not self._streams or self.committed:
+            return False
+        return failure.unexplained or failure.kind is Kind.RESET
+
+    def explain(self, found: Failure | None) -> None:
+        """Take the reason that the engine gave when it was asked; None if it gave none."""
+        self._explained = True
+        if found is not None:
+            self.failure = found
+
     def renew(self) -> None:
         """Reset the attempt, so that the request is sent again on a new connection."""
         self.failure = self._connection = None
@@ -247,7 +266,8 @@ class Attempt(Sink):
     def drop(self) -> None:
         """Abandon the attempt without calling the listener. Closing the connection tells the engine to stop."""
         self._listener = None
-        self._let_go()
+        if not self._over:
+            self._let_go()
 
     # time limits
 
