@@ -17,10 +17,12 @@ from typing import Any
 from urllib.parse import unquote
 
 from fastapi import FastAPI
+from starlette.routing import Route
 
 from gateway.api.admin import Admin
 from gateway.api.endpoint import Core, Endpoint
 from gateway.api.endpoints import HOT
+from gateway.api.paths import Paths
 from gateway.api.web import web, wrong_method
 from gateway.config.schema import Config
 from gateway.dispatch.dispatcher import Dispatcher
@@ -61,6 +63,8 @@ class Gateway:
         self._web = web(self.core, VERSION, self._lifespan)
         self.admin = Admin(self.core, self._backends, self._changed)
         self.admin.add_to(self._web)
+        served = [route.path for route in self._web.routes if isinstance(route, Route)]
+        self._paths = Paths([*self.hot, *served])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection scope: a request for an engine directly, anything else through FastAPI."""
@@ -68,6 +72,9 @@ class Gateway:
             if b"%" in (scope.get("raw_path") or b""):
                 scope["path"] = _decoded(scope["raw_path"])
             endpoint = self.hot.get(scope["path"])
+            if endpoint is None:
+                scope["path"] = self._paths.meant(scope["path"])
+                endpoint = self.hot.get(scope["path"])
             if endpoint is not None:
                 if scope["method"] == "POST":
                     await endpoint(scope, receive, send)
@@ -75,6 +82,8 @@ class Gateway:
                     await self._refuse_method(scope, receive, send)
                 return
             wanted = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+            if scope["method"] == "HEAD":
+                scope = {**scope, "method": "GET"}
             send = _tagged(scope, send, self.core.request_id(wanted))
         await self._web(scope, receive, send)
 

@@ -26,7 +26,7 @@ def add_docs(app: FastAPI) -> None:
     """Add the page and its files to an application that was created without FastAPI's own page."""
     folder = Path(str(importlib.resources.files(PACKAGE)))
 
-    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/docs", include_in_schema=False)
     async def page() -> HTMLResponse:
         return get_swagger_ui_html(
             openapi_url="openapi.json",

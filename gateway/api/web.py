@@ -3,7 +3,8 @@
 Rules:
 - Every error of these endpoints has OpenAI's format too.
 - The endpoints that engines serve are described from the same table that routes them, so the page is always complete.
-- Health, metrics and the reference page hold no secrets and need no key; everything under `/v1` does.
+- Health, metrics, the reference and the page at `/` hold no secrets and need no key; everything under `/v1` does.
+- What answers GET answers HEAD: `gateway.app` passes it on as GET, and the server leaves the body out.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from starlette.exceptions import HTTPException
 from gateway.api import schemas
 from gateway.api.endpoint import Core, headers_of
 from gateway.api.endpoints import SHAPES, described
+from gateway.api.home import add_home
 from gateway.api.swagger import add_docs
 from gateway.auth import Caller
 from gateway.errors import GatewayError, Own
@@ -53,6 +55,7 @@ def web(
     _operations(app, core)
     _errors(app)
     add_docs(app)
+    add_home(app)
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -92,6 +95,8 @@ def _models(app: FastAPI, core: Core) -> None:
 
 
 def _operations(app: FastAPI, core: Core) -> None:
+    @app.get("/ping", include_in_schema=False)
+    @app.get("/health", include_in_schema=False)
     @app.get("/healthz", tags=["operations"])
     async def healthz() -> schemas.Status:
         """Report that the process is alive."""
@@ -125,8 +130,8 @@ def _errors(app: FastAPI) -> None:
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == 405:
-            allow = ((b"allow", (error.headers or {}).get("Allow", "GET").encode()),)
-            return answer(wrong_method(request.method, request.url.path, allow))
+            allow = (error.headers or {}).get("Allow", "GET").replace("GET", "GET, HEAD").encode()
+            return answer(wrong_method(request.method, request.url.path, ((b"allow", allow),)))
         if error.status_code == 404:
             return answer(
                 GatewayError(Own.UNKNOWN_URL, f"there is nothing at {request.url.path[:128]!r}; see /docs")

@@ -105,7 +105,7 @@ def test_json_option(gateway: Running) -> None:
     ("arguments", "status", "words"),
     [
         (("/v1/chat/completion", "--json", "{}"), 404, "/docs"),
-        (("/chat/completions", "--json", "{}"), 404, "/docs"),
+        (("/v1/chats", "--json", "{}"), 404, "/docs"),
         ((CHAT,), 405, "GET"),
         ((CHAT, "-X", "DELETE"), 405, "DELETE"),
         (("/v1/models", "--json", "{}"), 405, "POST"),
@@ -124,7 +124,7 @@ def test_what_is_typed_wrong(gateway: Running, arguments: tuple[str, ...], statu
     assert words in answer.error["message"]
     assert answer.headers["x-request-id"]
     if status == 405:
-        assert answer.headers["allow"] == ("GET" if path == "/v1/models" else "POST")
+        assert answer.headers["allow"] == ("GET, HEAD" if path == "/v1/models" else "POST")
 
 
 def test_a_large_body_waits_for_permission(gateway: Running, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def http(
 ) -> bytes:
     """Return the bytes of a request. `body` is JSON unless it is bytes or None; `headers` are whole lines."""
     data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-    lines = [f"{method} {path} HTTP/{version}", "Host: gateway.test", *headers]
+    lines = [f"{method} {path} HTTP/{version}", "Host: gateway.localhost", *headers]
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(data)}"]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + data
