@@ -332,6 +332,10 @@ class Engine(ABC):
     def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
         """Interpret an answer with any other status."""
 
+    def refusal(self, request: Request, status: int, headers: Headers, body: bytes) -> Reply | Failure:
+        """Interpret the answer with any other status to this request: a failure, unless the model's answer is in it."""
+        return self.failure(status, headers, body)
+
     @abstractmethod
     def health(self) -> Call:
         """Return the probe that tells whether the engine is ready, loading or down."""

@@ -5,6 +5,7 @@ Rules:
   becomes less specific; nothing else breaks.
 - An engine's own patterns are tried first, then those of what such engines have in common (torch, Hugging Face's hub,
   argparse), then the last exception that is not merely the consequence of another one.
+- Of several lines that match, the last one counts: what stands before it was a warning, or another attempt.
 - A reason is one line, without the prefix of its log line.
 """
 
@@ -99,9 +100,9 @@ def crash_reason(log: Sequence[str], own: Crashes = (), last: Crashes = ()) -> s
 
 
 def _matched(log: Sequence[str], crashes: Crashes) -> str | None:
-    """Return the reason of the first pattern that is found in a line."""
+    """Return the reason of the first pattern that is found in a line, in the last such line."""
     for pattern, words in crashes:
-        for line in log:
+        for line in reversed(log):
             found = pattern.search(line)
             if found is not None:
                 return readable(words.format(*found.groups()))

@@ -470,8 +470,10 @@ class Attempt(Sink):
         """Convert an answer that has arrived completely and send it to the client, or set `failure`."""
         self._exchange.timeline.mark(FINISH)
         body = self._held.take()
+        request = self._exchange.request
+        found: Reply | Failure
         if self._status != 200:
-            found: Reply | Failure = self._engine.failure(self._status, self._reply_headers, body)
+            found = self._engine.refusal(request, self._status, self._reply_headers, body)
         else:
             found = self._reply(body)
         if isinstance(found, Failure):

@@ -27,7 +27,7 @@ class Proof(enum.Enum):
     ENGINES = "the real engine, by `make test-engines`; its recordings otherwise"
     SERVERS = "the real server with a scripted model, by `make test-engines`; its recordings otherwise"
     RECORDED = "replies recorded from the real server with a scripted model"
-    RECORDINGS = "recordings"
+    RECORDINGS = "recordings, written from its source"
 
 
 class Instead(NamedTuple):
@@ -216,6 +216,7 @@ ENGINES: dict[str, Row] = {
         },
     ),
     "tgi": Row(
+        Proof.RECORDED,
         instead={
             "chat_n": Instead(not_supported, "it gives one answer to a request, whatever `n` says"),
             "chat_reasoning": Instead(ignored, "it does not tell reasoning apart"),

@@ -1,4 +1,4 @@
-"""A stream for the client of an answer that the engine gives as a whole: `Call.whole`."""
+"""Answers that engines give in another way than asked for: as a whole (`Call.whole`), or in an error."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.backends.recorded import recorded
 from tests.faults.support import Stage, stage
 from tests.serving import Answer
 
@@ -59,3 +60,23 @@ async def test_an_engine_that_streams_nevertheless_has_the_limits_of_a_stream(tm
         )
         answer = await _two_prompts(at)
         assert (answer.status, answer.error["code"]) == (504, "upstream_timeout_first_token")
+
+
+async def test_an_answer_in_an_error_counts_against_nobody(tmp_path: Path) -> None:
+    """TGI cannot read a call that its limit cut, and answers 422 with the text of it."""
+    tool = {
+        "type": "function",
+        "function": {"name": "get_port", "parameters": {"type": "object", "properties": {}}},
+    }
+    async with stage(tmp_path, engine="tgi") as at:
+        found = recorded("tgi", "tools_cut_in_arguments")
+        at.misbehave(reply={"status": 422, "body": found.answer.decode()})
+        for stream in (False, True) * 2:
+            answer = await at.ask("alone", stream=stream, max_tokens=26, tools=[tool])
+            assert answer.status == 200
+            choices = (
+                [choice for event in answer.events[:-1] for choice in event["choices"]] if stream else []
+            )
+            last = choices[-1] if stream else answer.json()["choices"][0]
+            assert last["finish_reason"] == "length"
+        assert at.attempts(result="ok") == 4 and not at.backend().breaker.open

@@ -17,11 +17,11 @@ from typing import Any, Final
 import msgspec
 
 from backends.base import Engine, Operation, Request, StreamDecoder
-from backends.dialect import reasons
-from backends.dialect.chunks import DONE, StopCutter, fresh_id
+from backends.dialect import cutting, reasons
+from backends.dialect.chunks import StopCutter, fresh_id
+from backends.dialect.cutting import CuttingStream
 from backends.dialect.passed import MessageEvents
 from backends.dialect.shapes import Event
-from backends.dialect.stream import EventStream
 from backends.engines.lmdeploy.asked import Wanted, wanted
 from backends.framing import sse
 
@@ -36,79 +36,31 @@ def decoder(engine: Engine, request: Request, plain: StreamDecoder) -> StreamDec
     match request.operation:
         case Operation.CHAT | Operation.COMPLETIONS:
             todo = wanted(request)
-            if todo.stops or todo.logprobs:
-                return Cutting(engine, request, todo)
-            return Completion(engine, request) if request.operation is Operation.COMPLETIONS else plain
+            needed = todo.stops or todo.logprobs or request.operation is Operation.COMPLETIONS
+            return Completion(engine, request, todo) if needed else plain
         case Operation.MESSAGES:
             return Message(engine, request, wanted(request))
     return plain
 
 
-class Completion(EventStream):
-    """Watches a stream of chunks, and gives completions an id of their own."""
+class Completion(CuttingStream):
+    """Watches a stream of chunks, gives completions an id of their own and reads the tokens of log probabilities."""
 
-    __slots__ = ("_id",)
+    __slots__ = ("_id", "_logprobs")
 
-    def __init__(self, engine: Engine, request: Request) -> None:
-        super().__init__(engine, request)
+    def __init__(self, engine: Engine, request: Request, todo: Wanted) -> None:
+        super().__init__(engine, request, todo.stops, looks=todo.logprobs)
         self._id = b'"id": "%b"' % fresh_id("cmpl").encode()
+        self._logprobs = todo.logprobs
 
     def _public(self, event: bytes, said: Event) -> bytes:
         return super()._public(event, said).replace(NO_ID[0], self._id, 1)
 
-
-class Cutting(Completion):
-    """Cuts the choices of a stream before their stop strings, and reads the tokens of log probabilities."""
-
-    __slots__ = ("_choices", "_cutters", "_logprobs", "_stops")
-
-    def __init__(self, engine: Engine, request: Request, todo: Wanted) -> None:
-        super().__init__(engine, request)
-        self._stops = todo.stops
-        self._choices = todo.choices
-        self._logprobs = todo.logprobs
-        self._cutters: dict[int, StopCutter] = {}
-
-    def _learn(self, event: bytes, public: bytes) -> None:
-        """Every event is looked into."""
-
-    def _decode(self, payload: bytes, event: bytes) -> bytes:
-        public = super()._decode(payload, event)
-        if not public or self.failure is not None:
-            return public
-        chunk: dict[str, Any] = _decode.decode(public[6:-2])
-        choices = [kept for choice in chunk.get("choices") or () if (kept := self._cut(choice)) is not None]
-        if chunk.get("choices") and not choices:
-            return b""
-        chunk["choices"] = choices
-        out = sse.encode(msgspec.json.encode(chunk))
-        if len(self._cutters) < self._choices or not all(cutter.hit for cutter in self._cutters.values()):
-            return out
-        self.finished = self.enough = True
-        self._stop()
-        return out + DONE
-
-    def _cut(self, choice: dict[str, Any]) -> dict[str, Any] | None:
-        """Return what a choice says before its stop string; None where that was found before."""
-        cutter = self._cutters.setdefault(choice.get("index") or 0, StopCutter(self._stops))
-        if cutter.hit:
-            return None
+    def _choice(self, choice: dict[str, Any]) -> dict[str, Any] | None:
         logprobs = choice.get("logprobs")
         if logprobs and self._logprobs:
             read_logprobs(logprobs)
-        holder = choice.get("delta", choice)
-        name = "text" if holder is choice else "content"
-        text = holder.get(name)
-        if isinstance(text, str) and text:
-            holder[name] = cutter.feed(text)
-        if cutter.hit:
-            choice["finish_reason"] = "stop"
-            self._ended.add(choice.get("index"))
-        elif choice.get("finish_reason"):
-            held = cutter.close()
-            if held:
-                holder[name] = (holder.get(name) or "") + held
-        return choice
+        return super()._choice(choice)
 
 
 class Message(MessageEvents):
@@ -183,10 +135,8 @@ def cut(body: bytes, todo: Wanted) -> bytes:
         return body
     answer = _decode.decode(body)
     for choice in answer["choices"]:
-        cutter = StopCutter(todo.stops)
-        text = cutter.feed(choice.get("text") or "")
-        choice["text"] = text + cutter.close()
-        if cutter.hit:
+        choice["text"], hit = cutting.cut(choice.get("text") or "", todo.stops)
+        if hit:
             choice["finish_reason"] = "stop"
     return msgspec.json.encode(answer)
 

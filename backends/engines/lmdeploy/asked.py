@@ -46,8 +46,6 @@ class Wanted(NamedTuple):
 
     stops: tuple[str, ...] = ()
     """Strings before which the text is cut."""
-    choices: int = 1
-    """How many answers there are."""
     logprobs: bool = False
     one_call: bool = False
     """Whether only the first tool call counts."""
@@ -59,7 +57,6 @@ _NOTHING = Wanted()
 class _Choices(msgspec.Struct):
     stop: str | list[str] | None = None
     stop_sequences: list[str] | None = None
-    n: int | float | None = None
     logprobs: bool | int | None = None
 
 
@@ -89,7 +86,7 @@ def wanted(request: Request) -> Wanted:
     given = said.stop_sequences if request.operation is Operation.MESSAGES else said.stop
     stops = [given] if isinstance(given, str) else given or []
     one_call = isinstance(tool_choice, _ToolChoice) and bool(tool_choice.disable_parallel_tool_use)
-    return Wanted(tuple(filter(None, stops)), int(said.n or 1), bool(said.logprobs), one_call)
+    return Wanted(tuple(filter(None, stops)), bool(said.logprobs), one_call)
 
 
 def body(request: Request, model: str) -> tuple[bytes, bool]:

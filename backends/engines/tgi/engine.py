@@ -1,33 +1,32 @@
 """Text Generation Inference: its server, attached to by URL or launched as a child process.
 
-Facts are those of TGI 3.3.7.
+Facts are those of TGI 3.3, tried on its own router with a scripted model.
 
 Rules:
-- Chat uses TGI's Messages API, which differs from OpenAI's in details that are corrected both ways: `stop` must be a
-  list, `response_format` has another form, ids are empty, and a stop string stays in the text. Completions use the
-  Messages API or TGI's native protocol.
-- Defaults that OpenAI's clients send and TGI interprets otherwise (`top_p: 1`, `presence_penalty: 0`) are left out;
-  what TGI would ignore (`n`, `logit_bias`) is refused.
+- Requests are edited in `asked.py`, which says by which protocol; `answers.py` and `native.py` read the answers.
 - Every failure in a stream comes with status 200, and in a chat stream always as 422: there only its wording tells what
   failed.
+- A format or a tool that TGI's grammars cannot hold an answer to is not supported, rather than the client's mistake.
 - The server listens only once the model is loaded; `/health` answers 503 once the model's process has died.
+- `/tokenize` adds special tokens whatever it is told, and repeats a character for each of its tokens in `token_strs`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import msgspec
-from pydantic import Field
 
 from backends.base import (
     Call,
-    EngineOptions,
     Failure,
     Headers,
     Health,
+    Kind,
     LaunchOptions,
     ModelCard,
     Operation,
@@ -37,36 +36,13 @@ from backends.base import (
     Signals,
     StreamDecoder,
 )
-from backends.dialect import rewrite
 from backends.dialect.chunks import Chunks, Stamp, stamp
 from backends.dialect.errors import garbled
 from backends.dialect.openai import OpenAICompatible
-from backends.engines.tgi import native
-from backends.engines.tgi.launch import CRASHES, TGILaunch
-from backends.engines.tgi.messages import (
-    MessagesStream,
-    as_tgi_expects,
-    corrected,
-    one_prompt,
-    read_object,
-    stops_of,
-)
+from backends.engines.tgi import answers, asked, native
+from backends.engines.tgi.launch import CRASHES, SAYING, TGILaunch
 from backends.facts import cards, logs
 from backends.facts.signals import Metric, Table, from_metrics
-
-
-class TGIOptions(EngineOptions):
-    """How to speak to TGI."""
-
-    api: Literal["messages", "native"] = Field(
-        "messages",
-        description="The API for completions: its OpenAI-compatible API, or its native protocol. Chat always uses the "
-        "former.",
-    )
-
-    def engine(self) -> TGI:
-        return TGI(self)
-
 
 TABLE: Table = {
     Signal.RUNNING: (Metric("tgi_batch_current_size", "all"),),
@@ -103,37 +79,28 @@ _TOLD = (
     (re.compile(r"^Incomplete generation|^Stream event serialization"), 424),
 )
 """The same by wording, for chat streams, where every error is 422. TGI 3.3."""
+_NO_GRAMMAR = re.compile(r"cannot compile regex from schema|grammar is not valid")
+"""What it says of a schema that its grammars do not know. TGI 3.3."""
 
 
 class TGI(OpenAICompatible):
     """TGI's server."""
 
     name: ClassVar[str] = "tgi"
-    checked: ClassVar[str] = "TGI 3.3.7 (source)"
+    checked: ClassVar[str] = "TGI 3.3 (its router with a scripted model: recordings)"
     launch_options: ClassVar[type[LaunchOptions] | None] = TGILaunch
-    options_type: ClassVar[type[EngineOptions] | None] = TGIOptions
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {Operation.CHAT, Operation.COMPLETIONS, Operation.TOKENIZE}
     )
 
-    def __init__(
-        self,
-        options: TGIOptions | None = None,
-        new_stamp: Callable[[Operation], Stamp] = stamp,
-    ) -> None:
+    def __init__(self, new_stamp: Callable[[Operation], Stamp] = stamp) -> None:
         """`new_stamp` makes the ids of answers."""
-        self._native_completions = options is not None and options.api == "native"
         self._stamp = new_stamp
 
     def call(self, request: Request, model: str) -> Call:
         if request.operation is Operation.TOKENIZE:
-            return _tokenizing(read_object(request.body))
-        call = super().call(request, model)
-        members = as_tgi_expects(rewrite.members(call.body))
-        if self._is_native(request):
-            asked = {name: _anything.decode(raw) for name, raw in members.items()}
-            return Call(native.PATH, native.body(one_prompt(asked), asked))
-        return msgspec.structs.replace(call, body=rewrite.joined(members))
+            return _tokenizing(_object(request.body))
+        return asked.call(request, model)
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
         if request.operation is Operation.TOKENIZE:
@@ -142,17 +109,32 @@ class TGI(OpenAICompatible):
             answer = _anything.decode(body)
             if isinstance(answer, dict) and "choices" in answer:
                 new_id = self._stamp(request.operation).id
-                body = msgspec.json.encode(corrected(answer, stops_of(request), new_id))
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                answer = answers.corrected(answer, asked.wanted(request), new_id, headers)
+                body = msgspec.json.encode(answer)
+        except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
             return garbled("the engine's reply is not the JSON object expected", body, error)
         return super().reply(request, model, headers, body)
 
+    def refusal(self, request: Request, status: int, headers: Headers, body: bytes) -> Reply | Failure:
+        todo = asked.wanted(request)
+        choice = answers.unread(body, todo) if todo.tools and status == 422 else None
+        if choice is None:
+            return self.failure(status, headers, body)
+        known_by = self._stamp(request.operation)
+        answer = {
+            "id": known_by.id,
+            "object": "chat.completion",
+            "created": known_by.created,
+            "model": request.model,
+            "choices": [choice],
+        }
+        return super().reply(request, request.model, headers, msgspec.json.encode(answer))
+
     def decoder(self, request: Request, model: str) -> StreamDecoder:
-        known_by, stops = self._stamp(request.operation), stops_of(request)
-        if self._is_native(request):
-            writer = Chunks(request, known_by)
-            return native.NativeStream(request, writer, stops, self.failure)
-        return MessagesStream(self, request, known_by, stops)
+        known_by, todo = self._stamp(request.operation), asked.wanted(request)
+        if request.operation is Operation.COMPLETIONS:
+            return native.NativeStream(request, Chunks(request, known_by), todo.stops, self.failure)
+        return answers.ChatStream(self, request, known_by, todo)
 
     def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
         failure = super().failure(status, headers, body)
@@ -160,7 +142,11 @@ class TGI(OpenAICompatible):
         if status == 500:
             told = _STATUS.get(_error_type(body), told)
             told = next((code for words, code in _TOLD if words.search(failure.detail)), told)
-        return failure if told == failure.status else super().failure(told, headers, body)
+        if told != failure.status:
+            failure = super().failure(told, headers, body)
+        if failure.kind is Kind.REJECTED and _NO_GRAMMAR.search(failure.detail or failure.message):
+            return dataclasses.replace(failure, kind=Kind.UNSUPPORTED)
+        return failure
 
     def health(self) -> Call:
         return Call("/health", method="GET")
@@ -185,14 +171,11 @@ class TGI(OpenAICompatible):
         return from_metrics(answers[0], TABLE)
 
     def log_level(self, line: str) -> int:
-        return logs.level(line)
+        found = logs.level(line)
+        return logging.DEBUG if found == logging.INFO and SAYING.search(line) else found
 
     def crash_reason(self, log: Sequence[str]) -> str | None:
         return logs.crash_reason(log, CRASHES)
-
-    def _is_native(self, request: Request) -> bool:
-        """Return whether a request goes by the native protocol."""
-        return self._native_completions and request.operation is Operation.COMPLETIONS
 
 
 def _tokenizing(asked: Mapping[str, Any]) -> Call:
@@ -213,15 +196,21 @@ def _tokenized(request: Request, body: bytes) -> Reply | Failure:
         return garbled("the engine's reply is not a list of tokens", body, error)
     tokens = found.tokenize_response if isinstance(found, _Templated) else found
     answer: dict[str, Any] = {"count": len(tokens), "tokens": [token.id for token in tokens]}
-    if read_object(request.body).get("return_token_strs"):
+    if _object(request.body).get("return_token_strs"):
         answer["token_strs"] = [token.text for token in tokens]
     return Reply(msgspec.json.encode(answer))
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """Decode a JSON object; return an empty one for any other JSON."""
+    found = _anything.decode(body)
+    return found if isinstance(found, dict) else {}
 
 
 def _error_type(body: bytes) -> str:
     """Return TGI's type of an error; empty if it has none."""
     try:
-        said = read_object(body).get("error_type")
+        said = _object(body).get("error_type")
     except (ValueError, RecursionError):
         return ""
     return said if isinstance(said, str) else ""

@@ -5,6 +5,10 @@ Facts are those of TGI 3.3.7's `text-generation-launcher`.
 Rules:
 - The server knows no model name and answers to any, so the public name exists only in the gateway.
 - Adapters and prefix caching are set by environment variables; everything else has a flag.
+- The router takes a port for its metrics at the start, which it gives up at once: it answers `/metrics` on its own
+  port. Port 0 stands for any that is free; 9000, its default, may be taken.
+- At INFO the router writes what models say while tools are in use, token by token, and what each request asked for.
+  Both are lowered, so that they do not come out in the gateway's log.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from pydantic import Field
 from backends.base import Launch
 from backends.facts import logs
 from backends.facts.launching import Count, LoraName, ServerLaunch, Text, arguments, program
-from backends.facts.units import Share
+from backends.facts.units import Share, Size
 
 COMMAND = ("text-generation-launcher",)
 INSTALL = "install Text Generation Inference, or run its container image and give its url"
@@ -35,7 +39,9 @@ class TGILaunch(ServerLaunch):
         description="Tokens one request may use, prompt and answer together. Left out, what fits.",
     )
     max_input_len: Count | None = Field(
-        None, description="Tokens of the longest prompt. Left out, one less than `max_model_len`."
+        None,
+        description="Tokens of the longest prompt. Left out, one less than `max_model_len`. An answer of more than "
+        "1024 tokens goes on only while prompt and answer together fit it, so a small value cuts long answers.",
     )
     max_num_seqs: Count | None = Field(
         None, description="Requests that are computed at the same time. Left out, what fits."
@@ -46,6 +52,9 @@ class TGILaunch(ServerLaunch):
     max_queue: Count | None = Field(
         None,
         description="Requests it accepts, running and waiting together; more are refused. Left out, 128.",
+    )
+    payload_limit: Size | None = Field(
+        None, description="The largest request it reads. Left out, 2 MB; a larger one is answered with 413."
     )
     dtype: Text | None = Field(
         None, description="The type of the weights: `float16` or `bfloat16`. Left out, as the model says."
@@ -76,6 +85,7 @@ class TGILaunch(ServerLaunch):
         argv = [*program(self.command or COMMAND, INSTALL), "--hostname", host, "--port", str(port)]
         # The sockets of the shards must differ between two servers on one machine.
         argv += ["--shard-uds-path", f"/tmp/text-generation-{port}"]  # noqa: S108
+        argv += ["--prometheus-port", "0"]
         adapters = ",".join(f"{name}={path}" for name, path in self.lora.items())
         env = {
             **({"LORA_ADAPTERS": adapters} if adapters else {}),
@@ -93,6 +103,7 @@ FLAGS: Mapping[str, str | tuple[str, str]] = {
     "max_num_seqs": "--max-batch-size",
     "max_batched_tokens": "--max-batch-prefill-tokens",
     "max_queue": "--max-concurrent-requests",
+    "payload_limit": "--payload-limit",
     "dtype": "--dtype",
     "quantization": "--quantize",
     "kv_cache_dtype": "--kv-cache-dtype",
@@ -100,6 +111,9 @@ FLAGS: Mapping[str, str | tuple[str, str]] = {
     "trust_remote_code": "--trust-remote-code",
 }
 
+
+SAYING = re.compile(r"text_generation_router::chat\b|GenerateParameters")
+"""What stands in the router's lines about what is asked and said."""
 
 CRASHES: logs.Crashes = (
     (re.compile(r"(Not enough memory to handle \d+ prefill tokens)"), "{0}: lower 'max_batched_tokens'"),

@@ -1,12 +1,11 @@
-"""TGI's native protocol: a completion becomes `inputs` and `parameters`, and the tokens become OpenAI's stream.
+"""TGI's native protocol, its stream: the tokens become OpenAI's events. `asked.py` writes its requests.
 
-Facts are those of TGI 3.3.7.
+Facts are those of TGI 3.3, tried on its own router with a scripted model.
 
 Rules:
-- A request is always for a stream (`/generate_stream`) and has one prompt.
 - A token marked as special is not text. The last token comes with the finish reason and the counts; without it the
   answer was cut off.
-- TGI leaves a stop string in the text; it is cut off here.
+- TGI leaves a stop string in the text; it is cut off here. Where it is inside a token TGI would go on, so it is left.
 """
 
 from __future__ import annotations
@@ -22,10 +21,8 @@ from backends.dialect.decoder import FramedDecoder
 from backends.dialect.errors import garbled
 from backends.framing import sse
 
-PATH = "/generate_stream"
-REASONS: Mapping[str, str] = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}
+_REASONS: Mapping[str, str] = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}
 """TGI's finish reasons, and OpenAI's."""
-_SAME = ("top_p", "top_k", "typical_p", "repetition_penalty", "frequency_penalty", "seed", "stop")
 
 
 class _Token(msgspec.Struct):
@@ -46,19 +43,6 @@ class _Step(msgspec.Struct):
 
 
 _step = msgspec.json.Decoder(_Step)
-
-
-def body(prompt: str, asked: Mapping[str, Any]) -> bytes:
-    """Return the body for a completion; `asked` are the members of OpenAI's request, as TGI expects them."""
-    parameters: dict[str, Any] = {name: asked[name] for name in _SAME if asked.get(name) is not None}
-    if asked.get("max_tokens") is not None:
-        parameters["max_new_tokens"] = asked["max_tokens"]
-    temperature = asked.get("temperature")
-    # Zero means greedy sampling to OpenAI and is an error to TGI.
-    parameters["do_sample"] = temperature != 0
-    if temperature:
-        parameters["temperature"] = temperature
-    return msgspec.json.encode({"inputs": prompt, "parameters": {**parameters, "details": True}})
 
 
 class NativeStream(FramedDecoder):
@@ -91,7 +75,11 @@ class NativeStream(FramedDecoder):
         if step.details is not None:
             out += self._cutter.close()
         self.content += bool(out)
-        return (self._chunks.text(0, out) if out else b"") + self._finish(step.details)
+        said = self._chunks.text(0, out) if out else b""
+        if step.details is None and self._cutter.hit:
+            self.finished = self.enough = True
+            return said + self._chunks.finish(0, "stop")
+        return said + self._finish(step.details)
 
     def _is_whole(self, piece: bytes) -> bool:
         try:
@@ -104,7 +92,8 @@ class NativeStream(FramedDecoder):
         if not self.finished:
             self.fail_incomplete()
             return b""
-        return (self._chunks.usage(self.usage) if self._include_usage else b"") + DONE
+        told = self._include_usage and self.usage is not None
+        return (self._chunks.usage(self.usage) if told else b"") + DONE
 
     def _finish(self, details: _Details | None) -> bytes:
         """Return the end of the answer, if this is its last token."""
@@ -112,4 +101,5 @@ class NativeStream(FramedDecoder):
             return b""
         self.finished = True
         self.usage = Usage(details.input_length, details.generated_tokens)
-        return self._chunks.finish(0, REASONS.get(details.finish_reason, "stop"))
+        reason = "stop" if self._cutter.hit else _REASONS.get(details.finish_reason, "stop")
+        return self._chunks.finish(0, reason)
