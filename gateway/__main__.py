@@ -27,10 +27,14 @@ from gateway.config.texts import NAME
 from gateway.console import backends, models
 from gateway.fake import command
 
+WORKER = "worker"
+"""The command of the processes that `serve --workers` starts. People are not told of it."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Return the exit status."""
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _worker_of(words[1:]) if words[:1] == [WORKER] else _parser().parse_args(words)
     status = 0
     try:
         status = options.run(options)
@@ -43,10 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+class _Version(argparse.Action):
+    """The option `--version`, which needs no command beside it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: object) -> None:
+        parser.exit(_version(namespace))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gateway", description="One OpenAI-compatible URL in front of every LLM engine."
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version, like the command")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     serve = commands.add_parser("serve", help="run the gateway with a config file")
@@ -55,13 +67,6 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=_count, default=1, metavar="N", help="processes to serve with (default: 1)"
     )
     serve.set_defaults(run=_serve, link=None)
-
-    # Started by `serve --workers`; not for people.
-    worker = commands.add_parser("worker")
-    worker.add_argument("file", type=Path)
-    worker.add_argument("--port", type=int, required=True)
-    worker.add_argument("--link", type=int, required=True)
-    worker.set_defaults(run=_serve)
 
     check = commands.add_parser("check", help="check a config file and show every problem with its place")
     check.add_argument("file", type=Path, help="the YAML config file")
@@ -89,6 +94,16 @@ def _parser() -> argparse.ArgumentParser:
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(run=_version)
     return parser
+
+
+def _worker_of(words: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a worker, which `gateway.workers` writes."""
+    parser = argparse.ArgumentParser(prog=f"gateway {WORKER}")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--link", type=int, required=True)
+    parser.set_defaults(run=_serve)
+    return parser.parse_args(words)
 
 
 def _count(text: str) -> int:

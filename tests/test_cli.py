@@ -168,8 +168,16 @@ def test_schema_is_the_one_in_the_repository() -> None:
 def test_version() -> None:
     build = "pure Python" if (relay.__file__ or "").endswith(".py") else "compiled"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    done = gateway("version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"gateway {project['version']} ({build})\n", "")
+    for words in (["version"], ["--version"]):
+        done = gateway(*words)
+        told = (done.returncode, done.stdout, done.stderr)
+        assert told == (0, f"gateway {project['version']} ({build})\n", "")
+
+
+def test_nobody_is_told_of_the_command_of_workers(here: Run) -> None:
+    told = [here("--help").stdout, here("surf").stderr, here().stderr]
+    assert all(told) and "serve" in told[0] and "serve" in told[1]
+    assert not any("worker" in text for text in told)
 
 
 @pytest.mark.parametrize("arguments", [(), ("key",), ("serve",), ("check",), ("surf",), ("serve", "--fast")])

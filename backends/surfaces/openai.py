@@ -30,7 +30,7 @@ class OpenAI(Surface):
         (b"cache-control", b"no-cache"),
         (b"x-accel-buffering", b"no"),
     )
-    heartbeat: ClassVar[bytes] = b": keep-alive\n\n"
+    heartbeat: ClassVar[bytes] = b": keep-alive\n"
 
     def check(self, operation: Operation, content_type: bytes) -> None:
         if operation in FORMS:

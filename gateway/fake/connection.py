@@ -4,6 +4,7 @@ Rules:
 - One answer at a time; pipelined requests wait for their turn.
 - Nothing is sent while the client's socket is full.
 - Reading never stops, so a client that leaves is seen in every phase.
+- An offer to upgrade, which Java's HTTP client makes with every request, is declined by answering as if it were absent.
 """
 
 from __future__ import annotations
@@ -63,10 +64,13 @@ class Connection(asyncio.Protocol):
         self._greeting = False
         self._early = b""
         self._pending: deque[Request] = deque()
+        self._method = ""
+        self._keeps = True
         self._url = b""
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
         self._size = 0
+        self._reads_body = False
         self._steps: Iterator[Step] | None = None
         self._due: Step | None = None
         self._timer: asyncio.Handle | None = None
@@ -114,15 +118,24 @@ class Connection(asyncio.Protocol):
     # Called by httptools
 
     def on_message_begin(self) -> None:
+        if self._reads_body:
+            return
         self._url, self._headers, self._body, self._size = b"", {}, [], 0
 
     def on_url(self, part: bytes) -> None:
-        self._url += part
+        if not self._reads_body:
+            self._url += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        if not self._reads_body:
+            self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
+        if self._reads_body:
+            return
+        self._reads_body = True
+        self._method = self._parser.get_method().decode("latin-1")
+        self._keeps = bool(self._parser.should_keep_alive())
         if self._headers.get("expect", "").lower() == "100-continue":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -133,15 +146,39 @@ class Connection(asyncio.Protocol):
         self._body.append(part)
 
     def on_message_complete(self) -> None:
-        method = self._parser.get_method().decode("latin-1")
+        if self._parser.should_upgrade() and self._framing():
+            return
+        self._reads_body = False
         path = self._url.decode("latin-1").partition("?")[0]
-        keep = bool(self._parser.should_keep_alive())
-        self._pending.append(Request(method, path, keep, self._headers, b"".join(self._body)))
+        self._pending.append(Request(self._method, path, self._keeps, self._headers, b"".join(self._body)))
+
+    def _framing(self) -> str:
+        """Return the header line that says how long the body is; empty if there is none."""
+        for name in ("transfer-encoding", "content-length"):
+            if name in self._headers:
+                return f"{name}: {self._headers[name]}"
+        return ""
+
+    def _parse(self, data: bytes) -> None:
+        """Parse `data`. Raises httptools.HttpParserError.
+
+        After an `Upgrade` header the parser leaves the rest to the new protocol. But it is the body or the next
+        request, so a new parser reads it; for a body it is given a head first, whose events are ignored.
+        """
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                self._parser = httptools.HttpRequestParser(self)
+                if self._reads_body:
+                    data = f"POST / HTTP/1.1\r\n{self._framing()}\r\n\r\n".encode("latin-1") + data
 
     def _feed(self, data: bytes) -> None:
         try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._parse(data)
+        except httptools.HttpParserError:
             self.transport.write(
                 b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
             )

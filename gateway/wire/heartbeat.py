@@ -6,6 +6,8 @@ Rules:
 - The headers are sent as soon as the request really waits: what is known at once, such as a full queue, is still told
   by its status. Then the client dialect's heartbeat is sent at each interval until the first content. It does not count
   as content, so another backend may still be tried.
+- A beat is a single line: go-openai and what is made of it end a stream after 300 lines without data, empty ones
+  included. One empty line ends them all, for readers that split at empty lines.
 """
 
 from __future__ import annotations
@@ -22,19 +24,22 @@ SOON: Final = 0.25
 class Heartbeat:
     """The heartbeat of one request, from its creation until `stop`."""
 
-    __slots__ = ("_beat_bytes", "_exchange", "_interval", "_timer")
+    __slots__ = ("_beat_bytes", "_beaten", "_exchange", "_interval", "_timer")
 
     def __init__(self, exchange: Exchange, interval: float) -> None:
         """Send the headers of a stream soon, and a heartbeat every `interval` seconds after that."""
         self._exchange: Exchange | None = exchange
         self._interval: float = interval
         self._beat_bytes: bytes = exchange.surface.heartbeat
+        self._beaten: bool = False
         self._timer: asyncio.TimerHandle = exchange.way.loop.call_later(min(SOON, interval), self._begin)
 
     def stop(self) -> None:
         """Stop the heartbeat. May be called more than once."""
-        self._exchange = None
+        exchange, self._exchange = self._exchange, None
         self._timer.cancel()
+        if exchange is not None and self._beaten:
+            exchange.way.write(b"\n")
 
     def _begin(self) -> None:
         exchange = self._exchange
@@ -46,4 +51,5 @@ class Heartbeat:
         exchange = self._exchange
         if exchange is not None:
             exchange.way.write(self._beat_bytes)
+            self._beaten = True
             self._timer = exchange.way.loop.call_later(self._interval, self._beat)

@@ -250,3 +250,31 @@ async def test_closed_when_idle() -> None:
         assert answer.json() == {"status": "ok"} and answer.end == "fin"
         async with connected(engine) as silent:
             assert (await silent.rest()).data == b""
+
+
+@pytest.mark.parametrize("framing", ["content-length", "transfer-encoding"])
+async def test_an_offer_to_upgrade_is_declined(framing: str) -> None:
+    """Java's HTTP client offers h2c with every request, a body or not. What follows is HTTP/1.1 still."""
+    body = json.dumps(chat()).encode()
+    offer = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAMAAABkAAQAAP"}
+    if framing == "transfer-encoding":
+        lines = ["POST /v1/chat/completions HTTP/1.1", "host: fake", f"{framing}: chunked"]
+        lines += [f"{name}: {value}" for name, value in offer.items()]
+        head = "\r\n".join([*lines, "", ""]).encode()
+        asked = head + b"%x\r\n%b\r\n9\r\n%b\r\n0\r\n\r\n" % (len(body) - 9, body[:-9], body[-9:])
+    else:
+        asked = request(body, headers=offer)
+    listed = request(None, "/v1/models", "GET", headers=offer)
+    for size in (1, 40, len(asked)):
+        async with FakeEngine(models=["m"]) as engine, connected(engine) as wire:
+            data = asked + listed + asked + request(None, "/health", "GET", headers={"connection": "close"})
+            for start in range(0, len(data), size):
+                wire.send(data[start : start + size])
+            await engine.finished(4)
+            assert [(e.method, e.path) for e in engine.requests] == [
+                ("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("POST", "/v1/chat/completions"),
+                ("GET", "/health"),
+            ]  # fmt: skip
+            assert [e.body for e in engine.requests] == [body, b"", body, b""]
+            assert all(e.headers.get("upgrade") == "h2c" for e in engine.requests[:3])
+            assert (await wire.rest()).data.count(b"HTTP/1.1 200") == 4

@@ -212,7 +212,7 @@ async def test_a_heartbeat_answers_at_once_and_beats_until_there_is_content(tmp_
         client(served.port) as caller,
     ):
         await caller.send(http(chat(stream=True), "Connection: close"))
-        await caller.until(b"\r\n\r\n", b": keep-alive\n\n")
+        await caller.until(b"\r\n\r\n", b": keep-alive\n\r\n")
         assert caller.received.startswith(b"HTTP/1.1 200")
         assert b"data:" not in caller.received
         # Content is still to come, so another engine may take over.
@@ -222,8 +222,10 @@ async def test_a_heartbeat_answers_at_once_and_beats_until_there_is_content(tmp_
         await busy.down()
         answer = Answer.read(await caller.rest())
         assert answer.whole
-        assert b": keep-alive\n\n" in answer.body
-        data = answer.body[answer.body.index(b"data:") :]
+        beats, data = answer.body.split(b"\n\n", 1)
+        assert set(beats.split(b"\n")) == {b": keep-alive"}, (
+            "one line each, and one empty line after the last"
+        )
         assert b": keep-alive" not in data
         assert b"taken" in data
         assert data.endswith(b"data: [DONE]\n\n")
