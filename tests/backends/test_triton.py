@@ -228,7 +228,13 @@ def test_harmless_members_are_no_wishes() -> None:
 
 
 def test_wrong_types_are_the_clients_mistake() -> None:
-    for more in ({"logit_bias": "many"}, {"stop": 5}, {"top_k": "x"}):
+    for more in (
+        {"max_tokens": 0},
+        {"max_completion_tokens": -7},
+        {"logit_bias": "many"},
+        {"stop": 5},
+        {"top_k": "x"},
+    ):
         with pytest.raises(RequestError) as refused:
             CHAT.call(chat(**more), "m")
         assert refused.value.failure.kind is Kind.REJECTED

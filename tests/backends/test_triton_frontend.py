@@ -149,6 +149,7 @@ def test_a_list_of_one_is_that_one() -> None:
     ("body", "name"),
     [
         ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -7}, "max_tokens"),
         ({"max_completion_tokens": 0}, "max_completion_tokens"),
         ({"top_p": 0}, "top_p"),
     ],
@@ -319,6 +320,41 @@ def test_a_stream_of_tool_calls_is_the_whole_answer(name: str, calls: list[tuple
     if calls is not None:
         assert [(call["function"]["name"], call["function"]["arguments"]) for call in found] == calls
     assert choices[-1]["finish_reason"] == ("tool_calls" if found else "stop")
+
+
+TRTLLM = TritonOptions(api="openai", backend="tensorrtllm").engine()
+
+
+def test_stop_strings_that_a_backend_leaves_in_the_text_are_cut() -> None:
+    asked = {"max_tokens": 10, "stop": [" front", " in"]}
+    reply = TRTLLM.reply(chat(**asked), "trt", (), replies.recorded(FOLDER, "trtllm_stop").answer)
+    assert isinstance(reply, Reply)
+    (choice,) = json.loads(reply.body)["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (
+        "This is one OpenAI compatible URL",
+        "stop",
+    )
+    decoder = TRTLLM.decoder(chat(stream=True, **asked), "trt")
+    told = events(decoder.feed(replies.recorded(FOLDER, "trtllm_stop_stream").answer))
+    assert decoder.enough and decoder.finished and decoder.failure is None
+    deltas = [choice for event in told for choice in event["choices"]]
+    assert (
+        "".join(choice["delta"].get("content") or "" for choice in deltas)
+        == "This is one OpenAI compatible URL"
+    )
+    assert [choice["finish_reason"] for choice in deltas if choice["finish_reason"]] == ["stop"]
+    # One in the last words of an answer that is as long as it may be ends it all the same.
+    decoder = TRTLLM.decoder(chat(stream=True, max_tokens=10, stop=" front"), "trt")
+    out = decoder.feed(replies.recorded(FOLDER, "trtllm_stop_stream").answer) + decoder.close()
+    (reason,) = [c["finish_reason"] for e in events(out) for c in e["choices"] if c["finish_reason"]]
+    assert reason == "stop" and decoder.usage == Usage(16, 10)
+    # Without one in it the text is whole, and its limit counts.
+    assert whole(chat(**asked), "trtllm_stop")["choices"][0]["finish_reason"] == "length"
+    decoder = TRTLLM.decoder(chat(stream=True, max_tokens=10, stop="front of"), "trt")
+    out = decoder.feed(replies.recorded(FOLDER, "trtllm_stop_stream").answer) + decoder.close()
+    deltas = [choice for event in events(out) for choice in event["choices"]]
+    assert "".join(choice["delta"].get("content") or "" for choice in deltas).endswith(" in front")
+    assert deltas[-1]["finish_reason"] == "length"
 
 
 # --- errors

@@ -284,7 +284,6 @@ ENGINES: dict[str, Row] = {
             "chat_n": Instead(not_supported, "it makes one choice for each request"),
             "chat_reasoning": Instead(ignored, "it does not tell reasoning apart"),
             "chat_reasoning_stream": Instead(answered, "it does not tell reasoning apart"),
-            "context_overflow_stream": Instead(broken_off, "it breaks the stream off without a word of why"),
             "error_first_stream": Instead(broken_off, "it breaks the stream off without a word of why"),
             "signals": Instead(nothing, "the vLLM backend tells nothing of its load since vLLM V1"),
             "chat_json": Instead(not_supported, "it takes a format and does not keep to it"),

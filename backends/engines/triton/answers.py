@@ -7,29 +7,31 @@ Rules:
 - In a stream the counts come after the finish reason, so the event with that is held back until they or the end have
   come. The stream is not complete before.
 - Models that count no tokens end with `stop`.
+- TensorRT-LLM's backends leave stop strings in the text, which is cut here. That ends it with `stop`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from backends.base import Engine, Request, Usage
-from backends.dialect.stream import EventStream
+from backends.dialect.cutting import CuttingStream, cut
 from backends.framing import sse
 
 _decode = msgspec.json.Decoder()
 
 
-class LateReason(EventStream):
+class LateReason(CuttingStream):
     """Watches a stream of chunks of one choice, whose finish reason is known when its tokens were counted."""
 
     __slots__ = ("_held", "_limit")
 
-    def __init__(self, engine: Engine, request: Request, limit: int) -> None:
-        """Make a decoder; `limit` is the most tokens of the answer."""
-        super().__init__(engine, request)
+    def __init__(self, engine: Engine, request: Request, limit: int, stops: Sequence[str]) -> None:
+        """Make a decoder; `limit` is the most tokens of the answer, `stops` are the strings that end it."""
+        super().__init__(engine, request, stops)
         self._limit = limit
         self._held = b""
         """The event with the finish reason."""
@@ -39,6 +41,8 @@ class LateReason(EventStream):
         public = super()._decode(payload, event)
         if self.failure is not None:
             return b""
+        if self.enough:
+            return public
         if held:
             return self._release() + public
         if self.finished:
@@ -56,15 +60,31 @@ class LateReason(EventStream):
         if not held:
             return b""
         self.finished = True
+        if any(cutter.hit for cutter in self._cutters.values()):
+            return held
         return sse.encode(with_reasons(held[6:-2], self.usage, self._limit))
 
 
-def with_reasons(body: bytes, usage: Usage | None, limit: int) -> bytes:
-    """Return an answer, or an event with finish reasons, that says why it ended. Raise ValueError if it is neither."""
+def with_reasons(body: bytes, usage: Usage | None, limit: int, stops: Sequence[str] = ()) -> bytes:
+    """Return an answer, or an event with finish reasons, that says why it ended. Raise ValueError if it is neither.
+
+    Its text is cut before `stops`.
+    """
     answer: dict[str, Any] = _decode.decode(body)
     full = usage is not None and usage.output >= limit
     for choice in answer.get("choices") or ():
         if choice.get("finish_reason") == "stop":
             calls = (choice.get("message") or {}).get("tool_calls")
             choice["finish_reason"] = "length" if full else "tool_calls" if calls else "stop"
+        if stops:
+            _cut(choice, stops)
     return msgspec.json.encode(answer)
+
+
+def _cut(choice: dict[str, Any], stops: Sequence[str]) -> None:
+    """Cut the text of a whole choice before its first stop string, which then is why it ended."""
+    holder = choice.get("message") or choice
+    name = "text" if holder is choice else "content"
+    holder[name], hit = cut(holder.get(name) or "", stops)
+    if hit:
+        choice["finish_reason"] = "stop"

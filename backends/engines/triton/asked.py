@@ -70,6 +70,11 @@ def limit(request: Request, default: int) -> int:
     return said.max_completion_tokens or said.max_tokens or default
 
 
+def stops(request: Request) -> list[str]:
+    """Return the stop strings of a request."""
+    return edits.stops(rewrite.members(request.body), "stop") if b'"stop"' in request.body else []
+
+
 def call(request: Request, model: str, default: int) -> Call:
     """Return what the frontend is asked; `default` is as in `limit`. Raise RequestError for what it cannot do."""
     members = edits.without_nulls(rewrite.members(request.body))
@@ -93,7 +98,7 @@ def call(request: Request, model: str, default: int) -> Call:
 def _limit(members: Members, default: int) -> None:
     """Set a limit where the client does not. The frontend's own is 16 tokens, also for null."""
     for name in _LIMITS:
-        if members.get(name) == b"0":
+        if members.get(name, b"").startswith((b"0", b"-")):
             raise edits.rejected(name, "the engine makes at least one token")
     if not members.keys() & set(_LIMITS):
         members["max_tokens"] = b"%d" % default

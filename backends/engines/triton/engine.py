@@ -150,6 +150,8 @@ class Triton(TritonServer):
         wanted, told = self._read(request)
         for param in wanted.beyond(self.tensors):
             raise refused(Kind.UNSUPPORTED, f"models behind this engine do not offer '{param}'", param)
+        if wanted.limit is not None and wanted.limit < 1:
+            raise edits.rejected("max_tokens", "the engine makes at least one token")
         settings = wanted.settings(self._max_tokens)
         body = self.tensors.body(self._prompt(wanted, request.operation), settings)
         return Call(f"/v2/models/{quote(model, safe='')}/generate_stream", body, dropped=told)

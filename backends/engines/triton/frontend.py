@@ -23,6 +23,7 @@ from backends.base import Action, Call, Failure, Headers, Kind, Operation, Reply
 from backends.dialect.usage import usage_of
 from backends.engines.triton import answers, asked
 from backends.engines.triton.server import TritonServer, model_and_settings
+from backends.engines.triton.tensors import PRESETS
 
 _CANNOT = re.compile(
     r"requires --tool-call-parser|is not currently supported|is no longer supported|only for the vLLM backend"
@@ -58,12 +59,18 @@ class TritonFrontend(TritonServer):
         """Return an answer with the reason why it ended; any other body as it is."""
         try:
             usage = usage_of(_counted.decode(body).usage)
-            return answers.with_reasons(body, usage, asked.limit(request, self._max_tokens))
+            return answers.with_reasons(
+                body, usage, asked.limit(request, self._max_tokens), self._stops(request)
+            )
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return body
 
     def decoder(self, request: Request, model: str) -> StreamDecoder:
-        return answers.LateReason(self, request, asked.limit(request, self._max_tokens))
+        return answers.LateReason(self, request, asked.limit(request, self._max_tokens), self._stops(request))
+
+    def _stops(self, request: Request) -> list[str]:
+        """Return the stop strings that the model's backend leaves in the text."""
+        return [] if PRESETS[self._backend].stops else asked.stops(request)
 
     def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
         failure = super().failure(status, headers, body)
