@@ -48,6 +48,8 @@ class Operation(enum.StrEnum):
     """OpenAI's Responses API, for engines that speak it themselves."""
     MESSAGES = "messages"
     """Anthropic's Messages API, for engines that speak it themselves."""
+    COUNT_TOKENS = "count_tokens"
+    """The tokens of a message's prompt (Anthropic's form), for engines that speak that API."""
     TRANSCRIPTIONS = "transcriptions"
     TRANSLATIONS = "translations"
     SPEECH = "speech"

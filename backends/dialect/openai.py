@@ -44,6 +44,7 @@ PATHS = {
     Operation.INFILL: "/infill",
     Operation.RESPONSES: "/v1/responses",
     Operation.MESSAGES: "/v1/messages",
+    Operation.COUNT_TOKENS: "/v1/messages/count_tokens",
     Operation.TRANSCRIPTIONS: "/v1/audio/transcriptions",
     Operation.TRANSLATIONS: "/v1/audio/translations",
     Operation.SPEECH: "/v1/audio/speech",
@@ -54,7 +55,8 @@ PATHS = {
 FORMS = frozenset({Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS})
 """Operations whose request is a form (`multipart/form-data`) instead of JSON."""
 
-
+ANTHROPIC = frozenset({Operation.MESSAGES, Operation.COUNT_TOKENS})
+"""Operations of Anthropic's API."""
 _VERSION = (b"anthropic-version", b"2023-06-01")
 """What Anthropic's API requires; some engines refuse a Message without it (LMDeploy 0.18)."""
 
@@ -87,7 +89,7 @@ class OpenAICompatible(Engine):
         path = self.paths.get(operation) or PATHS[operation]
         if operation in FORMS:
             return Call(path, rewrite.form(request, model), content_type=request.content_type)
-        headers = _version(request.headers) if operation is Operation.MESSAGES else ()
+        headers = _version(request.headers) if operation in ANTHROPIC else ()
         return Call(path, rewrite.request_body(request, model), headers=headers)
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:

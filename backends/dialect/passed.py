@@ -27,10 +27,10 @@ from backends.framing import sse
 
 
 class _Result(NamedTuple):
-    """The member of an answer that holds its result, how its JSON begins, and whether it may be empty."""
+    """The member of an answer that holds its result, how its JSON may begin, and whether it may be empty."""
 
     member: str
-    opening: bytes
+    opening: bytes | tuple[bytes, ...]
     empty: bool = False
 
 
@@ -42,6 +42,7 @@ _RESULTS: Mapping[Operation, _Result] = {
     Operation.INFILL: _Result("content", b'"', empty=True),
     Operation.RESPONSES: _Result("output", b"[", empty=True),
     Operation.MESSAGES: _Result("content", b"[", empty=True),
+    Operation.COUNT_TOKENS: _Result("input_tokens", tuple(b"%d" % digit for digit in range(10)), empty=True),
     Operation.TRANSCRIPTIONS: _Result("text", b'"', empty=True),
     Operation.TRANSLATIONS: _Result("text", b'"', empty=True),
     Operation.IMAGES: _Result("data", b"["),

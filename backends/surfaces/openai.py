@@ -93,6 +93,7 @@ OPENAI = OpenAI()
 SURFACES: dict[Operation, Surface] = {
     Operation.RESPONSES: Responses(),
     Operation.MESSAGES: Messages(),
+    Operation.COUNT_TOKENS: Messages(),
     Operation.SPEECH: Speech(),
 }
 """The client dialect of each operation that has its own. All others use plain OpenAI."""

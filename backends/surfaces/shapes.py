@@ -113,6 +113,10 @@ class Messages(Streamable, kw_only=True):
     top_p: float | None = None
 
 
+class CountTokens(Whole, kw_only=True):
+    messages: Some
+
+
 class Speech(Whole, kw_only=True):
     input: str
     response_format: str | None = None
@@ -136,6 +140,7 @@ SHAPES: Mapping[Operation, type[msgspec.Struct]] = {
     Operation.INFILL: Infill,
     Operation.RESPONSES: Responses,
     Operation.MESSAGES: Messages,
+    Operation.COUNT_TOKENS: CountTokens,
     Operation.SPEECH: Speech,
     Operation.IMAGES: Images,
 }

@@ -78,6 +78,13 @@ ENDPOINTS = (
         gives=(EVENTS,),
     ),
     Hot(
+        Operation.COUNT_TOKENS,
+        ("/v1/messages/count_tokens",),
+        "How many tokens the prompt of a message has, of engines that speak Anthropic's API",
+        schemas.CountTokensRequest,
+        schemas.CountTokensAnswer,
+    ),
+    Hot(
         Operation.RERANK,
         ("/v1/rerank", "/rerank", "/v2/rerank"),
         "Documents in the order of their relevance to a query",

@@ -181,6 +181,16 @@ class MessagesAnswer(_Open):
     usage: TokensUsed | None = None
 
 
+class CountTokensRequest(_Request):
+    messages: list[dict[str, Any]]
+    system: str | list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
+class CountTokensAnswer(_Open):
+    input_tokens: int = Field(description="Tokens of the prompt that these messages make.")
+
+
 class RerankRequest(_Request):
     query: str | dict[str, Any]
     documents: list[str | dict[str, Any]] | dict[str, Any]

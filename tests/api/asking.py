@@ -84,6 +84,9 @@ ASKED = {
         {"messages": [{}], "max_tokens": 5},
         {"type": "message", "content": [], "stop_reason": "end_turn"},
     ),
+    "count_tokens": Asked(
+        ("/v1/messages/count_tokens",), {"messages": [{}]}, {"input_tokens": 16, "context_management": {}}
+    ),
     "images": Asked(("/v1/images/generations",), {"prompt": "a cat"}, {"data": [{"b64_json": "aGk="}]}),
 }
 

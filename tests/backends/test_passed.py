@@ -67,6 +67,7 @@ WHOLE: dict[Operation, tuple[dict[str, Any], Usage | None]] = {
         },
         Usage(29, 4, 28),
     ),
+    Operation.COUNT_TOKENS: ({"input_tokens": 16, "context_management": {"original_input_tokens": 16}}, None),
     Operation.TRANSCRIPTIONS: ({"text": "", "usage": {"type": "duration", "seconds": 3}}, None),
     Operation.TRANSLATIONS: ({"text": "hello"}, None),
     Operation.IMAGES: ({"data": [{"b64_json": "aGk="}], "usage": {"input_tokens": 5, "output_tokens": 7}}, Usage(5, 7)),
@@ -97,8 +98,9 @@ def test_what_holds_no_result_is_garbled(operation: Operation, body: bytes) -> N
 @pytest.mark.parametrize("value", [None, 5, {}, False])
 def test_a_result_of_another_type_is_garbled(operation: Operation, value: Any) -> None:
     said = dict(WHOLE[operation][0])
-    name = next(n for n in ("results", "tokens", "prompt", "output", "content", "text", "data") if n in said)
-    failure = answer(operation, said | {name: value})
+    names = ("results", "tokens", "prompt", "output", "content", "text", "data", "input_tokens")
+    name = next(n for n in names if n in said)
+    failure = answer(operation, said | {name: "5" if name == "input_tokens" and value == 5 else value})
     assert isinstance(failure, Failure) and failure.kind is Kind.GARBLED
 
 

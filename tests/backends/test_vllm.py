@@ -20,6 +20,7 @@ from backends.base import (
     LaunchError,
     ModelCard,
     Operation,
+    Reply,
     Request,
     RequestError,
     Signal,
@@ -28,7 +29,7 @@ from backends.base import (
 from backends.engines.vllm.engine import VLLM
 from backends.engines.vllm.launch import FLAGS, VLLMLaunch
 from gateway.config.schema import validate
-from tests.backends.recorded import played, refusal, request
+from tests.backends.recorded import played, recorded, refusal, request
 
 ENGINE = VLLM()
 
@@ -434,6 +435,19 @@ def test_what_it_refuses_in_a_stream_of_chat(name: str) -> None:
     _, decoder = played(ENGINE, request(Operation.CHAT, messages=[], stream=True), name)
     assert decoder.failure is not None
     assert decoder.failure.kind is (Kind.OVERLOADED if "overloaded" in name else Kind.REJECTED)
+
+
+def test_the_tokens_of_a_message_are_counted() -> None:
+    asking = request(Operation.COUNT_TOKENS, messages=[{"role": "user", "content": "x"}], system=None)
+    call = ENGINE.call(asking, "demo")
+    assert (call.path, call.headers) == (
+        "/v1/messages/count_tokens",
+        ((b"anthropic-version", b"2023-06-01"),),
+    )
+    found = recorded("vllm", "count_tokens")
+    reply = ENGINE.reply(asking, "demo", (), found.answer)
+    assert isinstance(reply, Reply) and reply.body == found.answer
+    assert json.loads(reply.body)["input_tokens"] == 16
 
 
 # --- requests

@@ -86,7 +86,14 @@ class LMDeploy(OpenAICompatible):
     checked: ClassVar[str] = "LMDeploy 0.18.0 (its server with a scripted model: run, recordings)"
     launch_options: ClassVar[type[LaunchOptions] | None] = LMDeployLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(
-        {Operation.CHAT, Operation.COMPLETIONS, Operation.TOKENIZE, Operation.RESPONSES, Operation.MESSAGES}
+        {
+            Operation.CHAT,
+            Operation.COMPLETIONS,
+            Operation.TOKENIZE,
+            Operation.RESPONSES,
+            Operation.MESSAGES,
+            Operation.COUNT_TOKENS,
+        }
     )
     actions: ClassVar[frozenset[Action]] = frozenset({Action.SLEEP, Action.WAKE})
     paths: ClassVar[Mapping[Operation, str]] = {Operation.TOKENIZE: "/v1/encode"}
