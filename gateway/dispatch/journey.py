@@ -328,8 +328,8 @@ class Journey:
         return True
 
     def _error(self, failure: Failure) -> GatewayError:
-        """Return what the client is told about the last failure. It need not repeat what was tried more than once."""
-        final = self._exchange.attempts > 1 or (self._blame is not None and self._blame.own)
+        """Return what the client is told about the last failure. It need not repeat what two engines have failed."""
+        final = self._candidates.spent > 1 or (self._blame is not None and self._blame.own)
         return GatewayError.of(failure, self._candidates.place(self._exchange.backend), final)
 
     def _give_back_lease(self) -> None:

@@ -110,15 +110,24 @@ class Watch:
                 backend.refused()
             why = f" ({answer.detail})" if answer.detail else ""
             health, reason = Health.DOWN, f"{answer.message} at {upstream.url}{why}"
-            if backend.health is Health.LOADING:
-                # A launched engine may not even listen before it has loaded.
+            if backend.health is Health.LOADING and self._may_load_still(answer):
                 health = Health.LOADING
         else:
             health = Health(backend.engine.health_of(*answer))
             reason = f"its health check answered {answer[0]}"
+            if health is Health.LOADING and backend.health is Health.LOADING:
+                self._failed = 0
         if health is Health.READY and not await self._ask_models(upstream):
             return
         self._note(health, reason)
+
+    def _may_load_still(self, failure: Failure) -> bool:
+        """Tell whether a backend that does not answer while it is loading may still be so."""
+        if self._backend.launched or failure.kind is Kind.TIMEOUT:
+            # An engine may not even listen before it has loaded; the launcher knows whether its process lives.
+            return True
+        self._failed += 1
+        return self._failed < DOWN_AFTER
 
     def _note(self, health: Health, reason: str) -> None:
         """Note the result of a probe."""
@@ -129,9 +138,9 @@ class Watch:
             self._failed += 1
             if self._failed < DOWN_AFTER:
                 return
-            self._failed = 0
         news = backend.note(health, reason)
         if health is Health.DOWN:
+            self._failed = 0
             self._listing.distrust()
         if news and health is Health.DOWN:
             log.warning("backend '%s' is down: %s", backend.name, reason)

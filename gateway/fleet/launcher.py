@@ -41,6 +41,8 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 """Seconds between an engine's end and its next start: the first time, and at most."""
 STEADY = 60.0
 """Seconds an engine must have run for its next end to count as the first."""
+HOPE = 3
+"""Ends in a row after which an engine is still expected back soon."""
 LAST_WORDS_LIMIT = 300
 """Characters of its last line that are shown as the reason of its end, where nothing else tells one."""
 LAST_WORDS = 1.0
@@ -62,6 +64,8 @@ class ProcessState(enum.StrEnum):
     """Its command line is being made and started."""
     RUNNING = "running"
     """The process runs, ready or not."""
+    ENDED = "ended"
+    """The process has ended by itself; what it has left behind is being cleared away."""
     FAILED = "failed"
     """It could not be started or has ended; it will be started again after a while."""
     STOPPED = "stopped"
@@ -151,6 +155,10 @@ class Process:
         self._rng = rng
         self._new_key = new_key
         self._started = False
+        self._ran = False
+        """Whether there was a process at the last start."""
+        self._failures = 0
+        """Ends in a row, each of them soon after the start."""
         self._control: socket.socket | None = None
         self._killed: str | None = None
         self._renewing = False
@@ -167,24 +175,29 @@ class Process:
             raise RuntimeError(f"backend '{self._name}' does not run")
         return f"http://{HOST}:{self.port}"
 
+    @property
+    def coming(self) -> bool:
+        """Whether an engine that has ended is expected back soon: it ran, and has not ended again and again."""
+        if self.state is ProcessState.ENDED:
+            return not self._stopping and self._failures < HOPE
+        return self.state is ProcessState.FAILED and self._ran and self._failures <= HOPE
+
     async def run(self) -> None:
         """Keep the engine running until `stop` or until cancelled. When this returns, nothing of it runs any more."""
-        loop = asyncio.get_running_loop()
         self._finished.clear()
-        failures = 0
+        self._failures = 0
         try:
             while not self._stopping:
                 self._woken.clear()
-                began = loop.time()
                 end = await self._attempt()
                 if self._stopping:
                     break
                 if self._renewing:
                     self._renewing = self._started = False
-                    failures = 0
+                    self._failures = 0
                     continue
-                failures = 1 if loop.time() - began >= STEADY else failures + 1
-                delay = restart_delay(failures, self._rng)
+                self._failures += 1
+                delay = restart_delay(self._failures, self._rng)
                 log.log(end.level, "backend '%s' %s; next start in %.1f s", self._name, end.words, delay)
                 self._become(ProcessState.FAILED)
                 with contextlib.suppress(TimeoutError):
@@ -220,6 +233,7 @@ class Process:
 
     async def _attempt(self) -> End:
         """Start the engine and wait for its end."""
+        self._ran = False
         self._become(ProcessState.STARTING)
         port = free_port()
         try:
@@ -283,14 +297,21 @@ class Process:
         self, warden: asyncio.subprocess.Process, launch: Launch, port: int, control: socket.socket
     ) -> int:
         loop = asyncio.get_running_loop()
-        said = await loop.sock_recv(control, 32)
-        if said:
-            self.pid, self.port = int(said), port
-            self.start_deadline = loop.time() + launch.start_timeout
+        pid, _, more = (await loop.sock_recv(control, 32)).partition(b"\n")
+        if pid:
+            began = loop.time()
+            self.pid, self.port = int(pid), port
+            self.start_deadline = began + launch.start_timeout
             self.restarts += self._started
-            self._started = True
+            self._started = self._ran = True
             log.info("backend '%s' started: %s, process %d", self._name, self.url, self.pid)
             self._become(ProcessState.RUNNING)
+            if not more:
+                await loop.sock_recv(control, 32)
+            if loop.time() - began >= STEADY:
+                self._failures = 0
+            self.start_deadline = None
+            self._become(ProcessState.ENDED)
         return await warden.wait()
 
     async def _end(

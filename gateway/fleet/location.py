@@ -22,6 +22,8 @@ class Location:
     """Why it is not ready yet, or why it is gone; one line."""
     key: str | None = field(default=None, repr=False)
     """The bearer token that the engine asks of its clients; None if it asks for none."""
+    coming: bool = False
+    """Whether an engine that is gone is expected back soon."""
 
 
 OnLocation = Callable[[Location], None]

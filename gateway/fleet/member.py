@@ -25,7 +25,7 @@ from gateway.fleet.health import Watch
 from gateway.fleet.location import Location, OnLocation
 from gateway.fleet.pool import Pool
 from gateway.fleet.signals import Book, Poll
-from gateway.fleet.supervise import Supervisor
+from gateway.fleet.supervise import Supervisor, take_over
 from gateway.fleet.view import BackendView, backend_view
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.upstream import Upstream
@@ -146,9 +146,7 @@ class Member:
         """Note that another process has launched the engine, or lost it."""
         if self.settings.launch is None:
             return
-        self.backend.locate(location.url, location.key)
-        self.backend.note(Health.LOADING if location.url else Health.DOWN, location.reason)
-        self.backend.woken.set()
+        take_over(self.backend, location)
 
     def retire(self, patience: float | None) -> None:
         """Take no new requests, and end when those that run have finished; after `patience` seconds in any case."""

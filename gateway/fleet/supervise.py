@@ -2,6 +2,7 @@
 
 Rules:
 - The backend has connections only while the process runs; each start has its own port and thus its own connections.
+- From the moment its process has ended, an engine counts as starting; where it ends again and again, as down.
 - An engine that is not ready within its start timeout is stopped and started anew, like one that died.
 - When its launch options change, requests under way at the running engine get some time to finish before it is
   replaced. The new engine starts when the old one has ended: both may not fit into the machine.
@@ -21,6 +22,20 @@ from gateway.fleet.launcher import Process, ProcessState
 from gateway.fleet.location import Location, OnLocation
 from gateway.fleet.pool import Pool
 from gateway.telemetry.metrics import Metrics
+
+
+def take_over(backend: Backend, location: Location) -> None:
+    """Have a backend be where its engine is now, or wait for it.
+
+    An engine that has died and is expected back soon counts as loading from that moment on, so requests wait for it.
+    """
+    backend.locate(location.url, location.key)
+    loading = location.url is not None or location.coming
+    if location.url is None:
+        backend.start_slowly()
+        backend.trouble(location.reason)
+    backend.note(Health.LOADING if loading else Health.DOWN, location.reason)
+    backend.woken.set()
 
 
 class Supervisor:
@@ -106,12 +121,16 @@ class Supervisor:
             return
         running = state is ProcessState.RUNNING
         url = process.url if running else None
-        reason = "starting" if running else process.last_error or "its process ended"
-        backend.locate(url, process.key)
-        backend.note(Health.LOADING if running else Health.DOWN, reason)
+        if running:
+            reason = "starting"
+        elif state is ProcessState.ENDED:
+            reason = "its process has ended"
+        else:
+            reason = process.last_error or "its process has ended"
+        location = Location(backend.name, url, reason, process.key, process.coming)
         self._restarts.value = process.restarts
-        self._on_location(Location(backend.name, url, reason, process.key))
-        backend.woken.set()
+        take_over(backend, location)
+        self._on_location(location)
         self._pool.announce()
 
     async def _hurry(self) -> None:

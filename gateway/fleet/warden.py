@@ -7,7 +7,8 @@ Rules:
 - Ctrl-C in the terminal does nothing here. The gateway gets it as well, drains first, and then closes stdin.
 - When the engine ends, everything it forked is ended. The warden exits last, with the engine's exit status (128 + n
   for signal n).
-- Where stdin is a socket, the engine's process id is written to it as one line.
+- Where stdin is a socket, the engine's process id is written to it as one line, and `gone` as another one as soon as
+  that process has ended, before what it forked is cleared away.
 - Only the standard library, nothing of the gateway: it starts in milliseconds and holds little memory.
 """
 
@@ -206,14 +207,26 @@ def _nothing(number: int, frame: FrameType | None) -> None:
     """Do nothing: this signal only has to end the wait."""
 
 
+def tell(word: str) -> None:
+    """Write a line to the gateway."""
+    try:
+        os.write(0, f"{word}\n".encode())
+    except OSError:
+        pass  # a pipe, which can only be read; or nobody reads any more
+
+
 def watch(engine: Engine, bell: Bell, grace: float) -> int:
     """Wait until the engine and all it forked have ended.
 
     End them when told to stop, or when the engine itself has ended. Return its exit status.
     """
     deadline: float | None = None
+    told = False
     while True:
         engine.reap()
+        if engine.status is not None and not told:
+            told = True
+            tell("gone")
         if engine.gone:
             return engine.status or 0
         if deadline is None and (bell.told_to_stop or engine.status is not None):
@@ -235,10 +248,7 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"cannot run {arguments[3]}: {error.strerror}\n")
         return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_RUN
-    try:
-        os.write(0, f"{engine.pid}\n".encode())
-    except OSError:
-        pass  # a pipe: it can only be read
+    tell(str(engine.pid))
     return watch(engine, bell, float(arguments[1]))
 
 
