@@ -23,6 +23,7 @@ from backends.dialect import choices, reasons, rewrite
 from backends.dialect.chunks import DONE
 from backends.dialect.decoder import FramedDecoder
 from backends.dialect.errors import garbled
+from backends.dialect.extras import without_usage
 from backends.dialect.shapes import SILENT, Event, decode_event, is_error
 from backends.dialect.usage import usage_of
 from backends.framing import sse
@@ -195,10 +196,9 @@ class EventStream(FramedDecoder):
         if counted is not None:
             self.usage = counted
             if self._strip_usage:
-                if not said.choices:
-                    # Clients that did not ask for it read `choices[0]` of every event.
+                payload = rewrite.without(payload, "usage") if said.choices else without_usage(payload)
+                if not payload:
                     return b""
-                payload = rewrite.without(payload, "usage")
                 event = sse.encode(payload)
         speaks = self._note(said)
         if self.over:

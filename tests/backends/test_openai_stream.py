@@ -278,8 +278,10 @@ def oracle(text: bytes, wanted: str, ask: bool) -> tuple[list[Any], Usage | None
             usage = COUNTED
         if not ask and value.get("usage") == COUNTS:
             del value["usage"]
-            if not value["choices"]:
+            if not value["choices"] and "timings" not in value:
                 continue
+            nothing = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": None}
+            value["choices"] = value["choices"] or [nothing]
         for choice in value.get("choices") or ():
             if choice.get("finish_reason") == "":
                 choice["finish_reason"] = None
@@ -545,9 +547,27 @@ def test_progress_and_tokens_are_content_too() -> None:
 
 
 def test_who_did_not_ask_for_usage_gets_no_event_without_choices() -> None:
-    timed = USAGE | {"timings": {"predicted_per_second": 35.4}}
-    assert sent(watch([stream(*HI, STOP, timed)], MODEL, ask=False).out)[-2] == STOP
-    assert sent(watch([stream(*HI, STOP, timed)], MODEL, ask=True).out)[-2] == timed
+    empty = USAGE | {"timings": None, "kv_transfer_params": {}}
+    for counted in (USAGE, empty):
+        assert sent(watch([stream(*HI, STOP, counted)], MODEL, ask=False).out)[-2] == STOP
+        assert sent(watch([stream(*HI, STOP, counted)], MODEL, ask=True).out)[-2] == counted
+
+
+def test_what_an_engine_tells_beside_its_counts_is_kept() -> None:
+    timings = {"timings": {"predicted_per_second": 35.4}}
+    seen = watch([stream(*HI, STOP, USAGE | timings)], MODEL, ask=False)
+    last = sent(seen.out)[-2]
+    assert "usage" not in last and last["timings"] == timings["timings"]
+    assert last["choices"] == [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": None}]
+    assert seen.failure is None and seen.finished and seen.usage == COUNTED
+    assert sent(watch([stream(*HI, STOP, USAGE | timings)], MODEL, ask=True).out)[-2] == USAGE | timings
+    completion = {
+        "object": "text_completion",
+        "choices": [{"index": 0, "text": "a", "finish_reason": "stop"}],
+    }
+    counted = {"object": "text_completion", "choices": [], "usage": COUNTS, **timings}
+    last = sent(watch([stream(completion, counted)], MODEL, ask=False).out)[-2]
+    assert last["choices"] == [{"index": 0, "text": "", "logprobs": None, "finish_reason": None}]
 
 
 def test_after_a_failure_nothing_more_is_said() -> None:
