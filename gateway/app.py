@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import logging
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Iterable, MutableMapping
 from random import Random
 from typing import Any
 from urllib.parse import unquote
@@ -34,6 +34,7 @@ from gateway.routing import snapshot
 from gateway.routing.state import State
 from gateway.telemetry.accounting import Accounting
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.page import Pages
 from gateway.wire.downstream import Receive, Scope, Send, closing_early, way_back_of
 
 log = logging.getLogger("gateway.app")
@@ -58,7 +59,7 @@ class Gateway:
         self._state = State(self.pool, self.metrics, rng)
         self._budget = Budget()
         dispatcher = Dispatcher(self.pool, self.metrics, Accounting(self.metrics), self._budget)
-        self.core = Core(self._applied(config), dispatcher, self.metrics, self._page)
+        self.core = Core(self._applied(config), dispatcher, self.metrics, Pages(self._page))
         self.hot = {path: Endpoint(self.core, operation) for path, operation in HOT.items()}
         self._web = web(self.core, VERSION, self._lifespan)
         self.admin = Admin(self.core, self._backends, self._changed)
@@ -117,7 +118,7 @@ class Gateway:
         """Rebuild the snapshot, because a backend reported other models than before."""
         self.core.snapshot = snapshot.build(self.core.snapshot.config, self._state)
 
-    async def _page(self) -> bytes:
+    async def _page(self) -> Iterable[str]:
         return await self._peers.page(self.metrics)
 
     async def _backends(self) -> list[BackendView]:

@@ -63,12 +63,13 @@ class Served:
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of the metrics page's samples with this name and these labels; 0 where there is none."""
-        return sum(
-            sample.value
-            for family in self.gateway.metrics.collect()
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
+        wanted = {f"{label}={json.dumps(value, ensure_ascii=False)}" for label, value in labels.items()}
+        total = 0.0
+        for line in "".join(self.gateway.metrics.pieces()).splitlines():
+            sample, _, value = line.rpartition(" ")
+            if sample.startswith(name + "{") and wanted <= set(sample[len(name) + 1 : -1].split(",")):
+                total += float(value)
+        return total
 
 
 @dataclass

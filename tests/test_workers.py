@@ -43,7 +43,7 @@ def test_numbers_add_up_and_states_of_one_thing_do_not() -> None:
         cells.in_flight.value = number
         cells.duration.observe(number)
         dumps.append(metrics.dump())
-    page = Metrics("9").page_of(merge(dumps)).decode()
+    page = "".join(Metrics("9").pieces_of(merge(dumps)))
     assert 'gateway_backend_up{backend="b",engine="e"} 1.0' in page
     assert 'gateway_requests_in_flight{backend="b",model="m"} 3.0' in page
     assert 'gateway_request_duration_seconds_count{backend="b",model="m"} 2.0' in page

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from binascii import hexlify
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from os import urandom
 from time import perf_counter_ns
 from typing import Final
@@ -27,6 +27,7 @@ from gateway.errors import GatewayError, Own
 from gateway.request import Exchange, FinishedSink, Register, WayBack
 from gateway.routing.snapshot import Snapshot
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.page import Pages
 from gateway.telemetry.timeline import AUTH, RECEIVE, ROUTE
 from gateway.wire.downstream import Receive, Scope, Send, way_back_of
 
@@ -41,7 +42,7 @@ _ID_CHARACTERS: Final = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefgh
 class Core:
     """The parts of the gateway that all endpoints share.
 
-    `snapshot` is never changed, only replaced as a whole. `page` returns the metrics page; with several workers it
+    `snapshot` is never changed, only replaced as a whole. `pages` makes the metrics page; with several workers it
     shows the sums of all.
     """
 
@@ -50,12 +51,12 @@ class Core:
         snapshot: Snapshot,
         dispatcher: Dispatcher,
         metrics: Metrics,
-        page: Callable[[], Awaitable[bytes]],
+        pages: Pages,
     ) -> None:
         self.snapshot: Snapshot = snapshot
         self.dispatcher: Dispatcher = dispatcher
         self.metrics: Metrics = metrics
-        self.page: Callable[[], Awaitable[bytes]] = page
+        self.pages: Pages = pages
         self.draining: bool = False
         self.register: Register = Register()
         self.sink: FinishedSink = dispatcher.accounting

@@ -9,16 +9,17 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
@@ -115,7 +116,18 @@ def _operations(app: FastAPI, core: Core) -> None:
     @app.get("/metrics", tags=["operations"], response_class=Response)
     async def metrics() -> Response:
         """Show all metrics in Prometheus' text format."""
-        return Response(await core.page(), headers={"content-type": CONTENT_TYPE.decode()})
+        parts = await core.pages.page()
+        headers = {"content-type": CONTENT_TYPE.decode()}
+        if len(parts) == 1:
+            return Response(parts[0], headers=headers)
+        return StreamingResponse(_one_by_one(parts), headers=headers)
+
+
+async def _one_by_one(parts: tuple[bytes, ...]) -> AsyncIterator[bytes]:
+    """Yield parts of a page, so that the server sends one after the other."""
+    for part in parts:
+        yield part
+        await asyncio.sleep(0)
 
 
 def _errors(app: FastAPI) -> None:

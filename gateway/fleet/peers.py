@@ -8,6 +8,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Protocol
 
 from gateway.fleet.fleet import Fleet
@@ -22,8 +23,8 @@ class Peers(Protocol):
     def launches(self) -> bool:
         """Whether this process launches engines, and asks for their signals; else another one does."""
 
-    async def page(self, metrics: Metrics) -> bytes:
-        """Return the metrics page with the numbers of all processes."""
+    async def page(self, metrics: Metrics) -> Iterable[str]:
+        """Return the metrics page with the numbers of all processes, in pieces that are made one by one."""
 
     async def views(self, fleet: Fleet) -> list[BackendView]:
         """Return the backends as all processes see them."""
@@ -37,9 +38,9 @@ class Alone:
 
     launches = True
 
-    async def page(self, metrics: Metrics) -> bytes:
-        """Return the metrics page of this process."""
-        return metrics.page()
+    async def page(self, metrics: Metrics) -> Iterable[str]:
+        """Return the metrics page of this process, in pieces that are made one by one."""
+        return metrics.pieces()
 
     async def views(self, fleet: Fleet) -> list[BackendView]:
         """Return the backends as this process sees them."""

@@ -18,10 +18,16 @@ NONE: Final = "-"
 class Value:
     """One number: a counter or a gauge."""
 
-    __slots__ = ("value",)
+    __slots__ = ("_shown", "value")
 
     def __init__(self) -> None:
         self.value: float = 0.0
+        self._shown: bool = False
+
+    def is_shown(self, sparse: bool) -> bool:
+        """Tell whether the cell is exported: in a family that is `sparse`, once it was not zero at an export."""
+        self._shown = self._shown or not sparse or self.value != 0.0
+        return self._shown
 
     def plain(self) -> float | list[float]:
         """Return the number."""
@@ -43,6 +49,10 @@ class Histogram:
         """Count one observation."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
+
+    def is_shown(self, sparse: bool) -> bool:
+        """Tell whether the histogram is exported: in a family that is `sparse`, once something was observed."""
+        return not sparse or any(self.counts)
 
     def plain(self) -> float | list[float]:
         """Return the sum followed by the counts."""

@@ -18,12 +18,21 @@ Cell = TypeVar("Cell", Value, Histogram)
 
 
 class Family(Generic[Cell]):
-    """One metric name with its cells, each created when it is first looked up."""
+    """One metric name with its cells, each created when it is first looked up.
+
+    With `sparse`, cells that were never used are not exported: there is one for each model at each backend.
+    """
 
     def __init__(
-        self, kind: str, name: str, help: str, labels: tuple[str, ...], make: Callable[[], Cell]
+        self,
+        kind: str,
+        name: str,
+        help: str,
+        labels: tuple[str, ...],
+        make: Callable[[], Cell],
+        sparse: bool = False,
     ) -> None:
-        self.kind, self.name, self.help, self.labels = kind, name, help, labels
+        self.kind, self.name, self.help, self.labels, self.sparse = kind, name, help, labels, sparse
         self._make: Callable[[], Cell] = make
         self.cells: dict[tuple[str, ...], Cell] = {}
 
@@ -46,8 +55,12 @@ class Family(Generic[Cell]):
                 del self.cells[labels]
 
     def dump(self) -> Dump:
-        """Return all cells as plain values, for another process."""
-        return [(self.kind, self.name, labels, cell.plain()) for labels, cell in self.cells.items()]
+        """Return the cells that are exported as plain values, for another process."""
+        return [
+            (self.kind, self.name, labels, cell.plain())
+            for labels, cell in self.cells.items()
+            if cell.is_shown(self.sparse)
+        ]
 
     def take(self, labels: tuple[str, ...], value: float | list[float]) -> None:
         """Set a cell to a value from a dump."""
@@ -56,3 +69,6 @@ class Family(Generic[Cell]):
             cell.value = value
         elif isinstance(cell, Histogram) and isinstance(value, list):
             cell.sum, cell.counts = value[0], [int(count) for count in value[1:]]
+
+
+AnyFamily = Family[Value] | Family[Histogram]

@@ -1,23 +1,22 @@
 """Every metric of the gateway, and the only importer of prometheus_client.
 
 Rules:
-- A request updates plain numbers in cells that were looked up once. Prometheus' own objects are created at each scrape,
-  because updating one costs about a microsecond, twenty times as much as a cell, and a stream makes many updates.
+- A request updates plain numbers in cells that were looked up once: updating one of Prometheus' own objects costs about
+  a microsecond, twenty times as much, and a stream makes many updates. Those serve for the process' own numbers only.
 - Label values come from the config and from closed sets, never from a client's input.
 - A published metric keeps its name. docs/metrics.md lists all of them, and a test compares the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.registry import Collector
 
 from gateway.telemetry.cells import Histogram, TargetMetrics, Value
-from gateway.telemetry.families import Dump, Family
+from gateway.telemetry.families import AnyFamily, Dump, Family
+from gateway.telemetry.page import CELLS, pieces_of
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 _DURATION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
@@ -32,24 +31,8 @@ _LARGEST = frozenset({"gateway_backend_up", "gateway_build_info"})
 """Gauges that all worker processes set for the same thing. The largest is exported, since a sum would mean nothing."""
 
 
-def shown(family: Family[Value] | Family[Histogram]) -> Metric:
-    """Return a family as a metric of prometheus_client."""
-    if family.kind == "histogram":
-        histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
-        for labels, cell in family.cells.items():
-            assert isinstance(cell, Histogram)
-            histogram.add_metric(labels, list(cell.buckets()), cell.sum)
-        return histogram
-    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric = kind(family.name, family.help, labels=family.labels)
-    for labels, cell in family.cells.items():
-        assert isinstance(cell, Value)
-        metric.add_metric(labels, cell.value)
-    return metric
-
-
-class Metrics(Collector):
-    """All metric families, and the page that exports them."""
+class Metrics:
+    """All metric families, and the text that exports them."""
 
     def __init__(self, version: str) -> None:
         where = ("model", "backend")
@@ -71,8 +54,12 @@ class Metrics(Collector):
             "Tokens as the engines counted them, or one for each piece of a stream that was cut.",
             (*where, "direction"),
         )
-        self.in_flight = _gauge("gateway_requests_in_flight", "Requests at a backend now.", where)
-        self.queued = _gauge("gateway_requests_queued", "Requests waiting for a slot.", ("model",))
+        self.in_flight = _gauge(
+            "gateway_requests_in_flight", "Requests at a backend now.", where, sparse=True
+        )
+        self.queued = _gauge(
+            "gateway_requests_queued", "Requests waiting for a slot.", ("model",), sparse=True
+        )
         self.duration = _histogram(
             "gateway_request_duration_seconds",
             "From the request's last byte to the answer's last byte.",
@@ -100,12 +87,12 @@ class Metrics(Collector):
             "gateway_build_info", "Always 1; the label says which version runs.", ("version",)
         )
         self.build.cell(version).value = 1
-        self.families: list[Family[Value] | Family[Histogram]] = [
-            value for value in vars(self).values() if isinstance(value, Family)
-        ]
+        self.families: list[AnyFamily] = [value for value in vars(self).values() if isinstance(value, Family)]
         self._targets: dict[tuple[str, str], TargetMetrics] = {}
         self._looks: list[Callable[[], None]] = []
-        self._registry = self._registered()
+        self._process = CollectorRegistry(auto_describe=False)
+        for standard in (ProcessCollector, PlatformCollector, GCCollector):
+            standard(registry=self._process)
 
     def _add_backends(self) -> None:
         """Create the families that describe backends rather than requests."""
@@ -134,13 +121,6 @@ class Metrics(Collector):
             "gateway_upstream_connections", "Open connections to a backend.", ("backend", "state")
         )
 
-    def _registered(self) -> CollectorRegistry:
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(self)
-        for standard in (ProcessCollector, PlatformCollector, GCCollector):
-            standard(registry=registry)
-        return registry
-
     def target(self, model: str, backend: str) -> TargetMetrics:
         """Return the cells of one model at one backend, creating them on the first call."""
         found = self._targets.get((model, backend))
@@ -167,44 +147,43 @@ class Metrics(Collector):
         """Call `look` before each scrape, to set gauges that are not updated at every change."""
         self._looks.append(look)
 
-    def collect(self) -> Iterable[Metric]:
-        """Return every family for a scrape, as prometheus_client expects of a collector."""
-        for look in self._looks:
-            look()
-        return [shown(family) for family in self.families]
-
     def dump(self) -> Dump:
         """Return the cells of all families as plain values, for another process."""
         for look in self._looks:
             look()
         return [entry for family in self.families for entry in family.dump()]
 
-    def page_of(self, dump: Dump) -> bytes:
-        """Return the metrics page with the numbers of a dump, and without those of this process."""
+    def pieces(self) -> Iterator[str]:
+        """Yield the metrics page in Prometheus' text format, in pieces."""
+        for look in self._looks:
+            look()
+        for family in self.families:
+            yield from pieces_of(family)
+        yield generate_latest(self._process).decode()
+
+    def pieces_of(self, dump: Dump) -> Iterator[str]:
+        """Yield the metrics page with the numbers of a dump, and without those of this process, in pieces."""
         others = Metrics("")
         others.build.forget("")
         families = {family.name: family for family in others.families}
-        for _, name, labels, value in dump:
+        for number, (_, name, labels, value) in enumerate(dump, 1):
             families[name].take(tuple(labels), value)
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(others)
-        return generate_latest(registry)
-
-    def page(self) -> bytes:
-        """Return the metrics page in Prometheus' text format."""
-        return generate_latest(self._registry)
+            if not number % CELLS:
+                yield ""
+        for family in others.families:
+            yield from pieces_of(family)
 
 
 def _counter(name: str, help: str, labels: tuple[str, ...]) -> Family[Value]:
-    return Family("counter", name, help, labels, Value)
+    return Family("counter", name, help, labels, Value, sparse=True)
 
 
-def _gauge(name: str, help: str, labels: tuple[str, ...]) -> Family[Value]:
-    return Family("gauge", name, help, labels, Value)
+def _gauge(name: str, help: str, labels: tuple[str, ...], sparse: bool = False) -> Family[Value]:
+    return Family("gauge", name, help, labels, Value, sparse)
 
 
 def _histogram(name: str, help: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> Family[Histogram]:
-    return Family("histogram", name, help, labels, lambda: Histogram(bounds))
+    return Family("histogram", name, help, labels, lambda: Histogram(bounds), sparse=True)
 
 
 def merge(dumps: Iterable[Dump]) -> Dump:
