@@ -48,6 +48,7 @@ COMPILED = [
     "gateway/wire/heads.py",
     "gateway/wire/heartbeat.py",
     "gateway/wire/context.py",
+    "gateway/wire/cors.py",
     "gateway/wire/http1.py",
     "gateway/wire/idle.py",
     "gateway/wire/origins.py",

@@ -19,6 +19,7 @@ from urllib.parse import unquote
 from fastapi import FastAPI
 from starlette.routing import Route
 
+from backends.base import Headers
 from gateway.api.admin import Admin
 from gateway.api.endpoint import Core, Endpoint
 from gateway.api.endpoints import HOT
@@ -27,6 +28,7 @@ from gateway.api.web import web, wrong_method
 from gateway.config.schema import Config
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.retry import Budget
+from gateway.errors import GatewayError
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.peers import Alone, Peers
 from gateway.fleet.view import BackendView
@@ -70,22 +72,34 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection scope: a request for an engine directly, anything else through FastAPI."""
         if scope["type"] == "http":
+            headers: dict[bytes, bytes] = dict(scope["headers"])
+            origins = self.core.snapshot.origins
             if b"%" in (scope.get("raw_path") or b""):
                 scope["path"] = _decoded(scope["raw_path"])
             endpoint = self.hot.get(scope["path"])
             if endpoint is None:
                 scope["path"] = self._paths.meant(scope["path"])
                 endpoint = self.hot.get(scope["path"])
+            if scope["method"] == "OPTIONS" and (allowed := origins.preflight(headers)):
+                await self._answer(scope, receive, send, allowed)
+                return
             if endpoint is not None:
                 if scope["method"] == "POST":
                     await endpoint(scope, receive, send)
                 else:
-                    await self._refuse_method(scope, receive, send)
+                    error = wrong_method(scope["method"], scope["path"], ((b"allow", b"POST"),))
+                    await self._answer(scope, receive, send, error)
                 return
-            wanted = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+            try:
+                origins.check(headers)
+            except GatewayError as error:
+                await self._answer(scope, receive, send, error)
+                return
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET"}
-            send = _tagged(scope, send, self.core.request_id(wanted))
+            send = _tagged(
+                scope, send, self.core.request_id(headers.get(b"x-request-id")), origins.answering(headers)
+            )
         await self._web(scope, receive, send)
 
     async def ready(self) -> list[str]:
@@ -138,10 +152,15 @@ class Gateway:
             running.cancel()
             await asyncio.wait([running])
 
-    async def _refuse_method(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, what: Headers | GatewayError) -> None:
+        """Answer a request that no endpoint sees: with an error, or with headers and nothing else."""
         way = way_back_of(scope, receive, send)
         exchange = self.core.uncounted(way, dict(scope["headers"]))
-        exchange.end(wrong_method(scope["method"], scope["path"], ((b"allow", b"POST"),)))
+        if isinstance(what, GatewayError):
+            exchange.end(what)
+        else:
+            exchange.reply(200, what, b"")
+            exchange.end()
         await way.close()
 
 
@@ -157,12 +176,13 @@ def _decoded(path: bytes) -> str:
     return unquote(path.decode("ascii").replace("%2f", "%2F").replace("%2F", "%252F"))
 
 
-def _tagged(scope: Scope, send: Send, request_id: bytes) -> Send:
-    """Return `send` wrapped so that it adds to the answer: the request's id, and whether the connection closes."""
+def _tagged(scope: Scope, send: Send, request_id: bytes, cors: Headers) -> Send:
+    """Return `send` wrapped so that it adds headers: the request's id, who may read it, whether it is the last."""
 
     async def tagged(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], (b"x-request-id", request_id), *closing_early(scope)]
+            added = ((b"x-request-id", request_id), *cors, *closing_early(scope))
+            message["headers"] = [*message["headers"], *added]
         await send(message)
 
     return tagged

@@ -150,7 +150,7 @@ class Exchange:
 
     `caller`, `request` and `plan` are set as soon as each is known. `model`, `backend` and `outcome` are label values
     for the metrics. `deadline` is in nanoseconds of the timeline's clock. `trace` holds the header lines of the trace
-    context that are forwarded to the engine.
+    context that are forwarded to the engine, `cors` headers of the answer.
     """
 
     __slots__ = (
@@ -158,6 +158,7 @@ class Exchange:
         "backend",
         "beating",
         "caller",
+        "cors",
         "deadline",
         "headers",
         "id",
@@ -187,6 +188,7 @@ class Exchange:
         self.sink: FinishedSink = sink
         self.id: bytes = b""
         self.headers: Mapping[bytes, bytes] = {}
+        self.cors: Headers = ()
         self.trace: bytes = b""
         self.plan: Plan
         self.caller: Caller
@@ -217,7 +219,7 @@ class Exchange:
     def start(self, headers: Headers) -> None:
         """Send the head of a streamed answer, unless it has been sent already."""
         if not self.way.started:
-            self.way.start(200, [*headers, (b"x-request-id", self.id)])
+            self.way.start(200, [*headers, (b"x-request-id", self.id), *self.cors])
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a complete answer; if the head has been sent already, send `body` as the rest of that answer."""
@@ -225,7 +227,7 @@ class Exchange:
             self.way.write(body)
             self.way.finish()
         else:
-            self.way.reply(status, [*headers, (b"x-request-id", self.id)], body)
+            self.way.reply(status, [*headers, (b"x-request-id", self.id), *self.cors], body)
 
     def has_content(self) -> None:
         """Stop the heartbeat, because the first content is about to be sent to the client."""

@@ -181,7 +181,7 @@ def build(config: Config, peers: Peers | None = None) -> tuple[Server, Gateway]:
 def _front_door(config: Config, gateway: Gateway) -> Callable[..., Door]:
     """Return the factory with which uvicorn creates the protocol of each client connection."""
     limits = _limits(config)
-    full = protocol_with(limits)
+    full = protocol_with(limits, gateway.core.cors)
     hot = {path.encode(): endpoint for path, endpoint in gateway.hot.items()}
     contexts: list[ServerContext] = []
 

@@ -19,6 +19,8 @@ from backends.surfaces import bodies, forms
 from backends.surfaces.surface import ErrorFacts, InvalidRequest, Surface
 
 JSON_HEADERS: Headers = ((b"content-type", b"application/json"),)
+UNBUFFERED: Headers = ((b"x-accel-buffering", b"no"),)
+"""Tells nginx, and proxies that do as it does, to pass an answer on as it comes."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -28,7 +30,7 @@ class OpenAI(Surface):
     stream_headers: ClassVar[Headers] = (
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"cache-control", b"no-cache"),
-        (b"x-accel-buffering", b"no"),
+        *UNBUFFERED,
     )
     heartbeat: ClassVar[bytes] = b": keep-alive\n"
 

@@ -11,11 +11,9 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 from fastapi import FastAPI, Request
@@ -23,7 +21,7 @@ from fastapi.responses import Response
 
 from backends.base import Action, Call, Kind
 from backends.framing.ndjson import Framer
-from backends.surfaces.openai import OpenAI
+from backends.surfaces.openai import UNBUFFERED, OpenAI
 from backends.surfaces.surface import ErrorFacts
 from gateway.api.endpoint import Core, headers_of
 from gateway.api.endpoints import SECURITY
@@ -34,6 +32,7 @@ from gateway.fleet.backend import Backend
 from gateway.fleet.view import BackendView
 from gateway.request import Exchange
 from gateway.wire.downstream import Receive, Scope, Send, way_back_of
+from gateway.wire.origins import is_own
 from gateway.wire.transfer import Transfer
 
 log = logging.getLogger("gateway.api")
@@ -101,7 +100,7 @@ class Admin:
         headers = headers_of(scope)
         _refuse_other_sites(headers)
         caller = self.core.snapshot.keys.operator(headers)
-        if caller is ANYONE and not _is_local(headers.get(b"host", b"").decode("latin-1")):
+        if caller is ANYONE and not is_own(headers.get(b"host", b""), b""):
             # DNS rebinding: another site's name that resolves to this machine has passed every check before this one.
             message = "without a key, name the gateway by its address or as 'localhost'"
             raise GatewayError(Own.FORBIDDEN, message, code="cross_site")
@@ -172,7 +171,7 @@ class AdminAction(Response):
                 shown = (b"content-type", kind if kind in PASSED else b"text/plain")
                 exchange.reply(200, [shown, _NO_SNIFFING], body)
                 return
-            exchange.start([(b"content-type", LINES), _NO_SNIFFING])
+            exchange.start([(b"content-type", LINES), _NO_SNIFFING, *UNBUFFERED])
             try:
                 async for line in _lines(transfer):
                     exchange.way.write(_public(line) + b"\n")
@@ -285,13 +284,3 @@ def _refuse_other_sites(headers: dict[bytes, bytes]) -> None:
         origin is not None and origin.partition(b"://")[2].lower() != headers.get(b"host", b"").lower()
     ):
         raise GatewayError(Own.FORBIDDEN, "not for requests from other sites", code="cross_site")
-
-
-def _is_local(host: str) -> bool:
-    """Tell whether `host` is a `Host` header that no other site can cause: an IP address, or a name of `localhost`."""
-    name = urlsplit(f"//{host}").hostname or ""
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return name == "localhost" or name.endswith(".localhost")
-    return True

@@ -67,11 +67,16 @@ class Core:
             return wanted
         return b"req-" + hexlify(urandom(12))
 
+    def cors(self, headers: Mapping[bytes, bytes]) -> Headers:
+        """Return the headers of an answer that let the page behind a request with these headers read it."""
+        return self.snapshot.origins.answering(headers)
+
     def uncounted(self, way: WayBack, headers: Mapping[bytes, bytes], surface: Surface = OPENAI) -> Exchange:
         """Return a request that is answered like any other but counted in no metric."""
         exchange = Exchange(way, perf_counter_ns(), self.register, _UNCOUNTED)
         exchange.id = self.request_id(headers.get(b"x-request-id"))
         exchange.headers = headers
+        exchange.cors = self.cors(headers)
         exchange.surface = surface
         return exchange
 
@@ -119,6 +124,7 @@ class Endpoint:
         exchange = Exchange(way, began, core.register, core.sink)
         exchange.id = core.request_id(headers.get(b"x-request-id"))
         exchange.headers = headers
+        exchange.cors = core.cors(headers)
         exchange.surface = self._surface
         exchange.operation = self._operation
         return exchange
@@ -135,8 +141,11 @@ class Endpoint:
             admission = known
         else:
             headers = exchange.headers
+            snapshot.origins.check(headers)
             caller = snapshot.keys.identify(headers)
-            self._surface.check(self._operation, headers.get(b"content-type", _usual(self._operation)))
+            # A browser asks before it sends JSON for a page of another origin, but not before a body without a type.
+            usual = b"" if b"origin" in headers else _usual(self._operation)
+            self._surface.check(self._operation, headers.get(b"content-type", usual))
             if headers.get(b"content-encoding", b"identity").lower() != b"identity":
                 raise GatewayError(Own.MEDIA_TYPE, "a compressed body is not accepted")
             admission = Admission(snapshot, caller, _trace(headers))

@@ -46,6 +46,12 @@ def _server(config: Config, source: Source) -> Iterator[Problem]:
             f"other machines can reach {_written(source, where)} and there are no keys: "
             "make one with `gateway key new`, or accept everybody with `auth: none`",
         )
+    if asks and "*" in config.server.cors and (keys is None or not keys.content):
+        yield source.problem(
+            ("server", "cors"),
+            "without keys every page that this machine's browsers show could use the gateway: "
+            "list the origins that may, or make a key with `gateway key new`",
+        )
 
 
 def _backends(config: Config, source: Source) -> Iterator[Problem]:

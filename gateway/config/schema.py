@@ -41,6 +41,7 @@ from gateway.config.texts import (
     ModelGlob,
     ModelName,
     Name,
+    Origin,
     Secret,
 )
 
@@ -120,6 +121,11 @@ class Server(Section):
         "keys",
         "`keys`: a request needs one of the keys below; without any key the gateway is open, on loopback only. "
         "`none`: every request is accepted.",
+    )
+    cors: tuple[Origin, ...] = setting(
+        (),
+        "Origins whose pages, shown in a browser, may call the gateway and read its answers: "
+        "`https://app.example.com`, or `*` for all, which needs `keys`. Empty: no page of another origin may.",
     )
     drain: Wait = setting("30s", "How long running requests may go on after SIGTERM.")
     limits: Limits = setting({}, "How much one client may send, and one engine answer.")

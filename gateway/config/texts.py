@@ -53,9 +53,16 @@ _HASH_CHECK, _HASH_SCHEMA = _text(
     r"sha256:[0-9a-f]{64}", "'sha256:' and 64 hex digits in lower case, as `gateway key new` prints them"
 )
 
+_ORIGIN_CHECK, _ORIGIN_SCHEMA = _text(
+    r"\*|[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?",
+    "an origin as browsers send it: 'https://app.example.com', with its port if that is not the usual one, "
+    "in lower case and without a path; or '*' for every origin",
+)
+
 Name = Annotated[str, _NAME_CHECK, _NAME_SCHEMA]
 ModelName = Annotated[str, _MODEL_CHECK, _MODEL_SCHEMA]
 ModelGlob = Annotated[str, _GLOB_CHECK, _GLOB_SCHEMA]
+Origin = Annotated[str, _ORIGIN_CHECK, _ORIGIN_SCHEMA]
 Line = Annotated[str, _LINE_CHECK, _LINE_SCHEMA]
 Hash = Annotated[str, _HASH_CHECK, _HASH_SCHEMA]
 

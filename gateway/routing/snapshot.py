@@ -15,6 +15,7 @@ from gateway.config.inherit import retry, timeouts
 from gateway.config.schema import Config
 from gateway.routing.catalog import Catalog, Group, Listed, Plan
 from gateway.routing.state import State
+from gateway.wire.cors import Origins
 from gateway.wire.sizes import Sizes
 
 
@@ -25,6 +26,7 @@ class Snapshot:
     config: Config
     keys: Keys
     catalog: Catalog
+    origins: Origins
 
 
 def build(config: Config, state: State) -> Snapshot:
@@ -38,7 +40,7 @@ def build(config: Config, state: State) -> Snapshot:
     state.keep({group.model for group in groups})
     listed = [Listed(name, _context(group), group) for group in groups for name in group.names]
     untold = None if config.models else state.pool.untold
-    return Snapshot(config, Keys(config), Catalog(plans, listed, untold))
+    return Snapshot(config, Keys(config), Catalog(plans, listed, untold), Origins(config))
 
 
 def _configured(config: Config, state: State) -> list[Group]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from backends.base import Headers
 from gateway.errors import GatewayError, Own
 from gateway.wire.http1 import STATUS_LINES
 from gateway.wire.limits import FRAMING, Limits
@@ -65,9 +66,12 @@ def framing_fault(part: str, read: int, body: int, limits: Limits) -> GatewayErr
     return None
 
 
-def refusal(error: GatewayError) -> bytes:
-    """Return the whole answer for a request that is refused before any application code knows it."""
+def refusal(error: GatewayError, cors: Headers) -> bytes:
+    """Return the whole answer for a request that is refused before any application code knows it.
+
+    `cors` are headers that let the page behind the request read it.
+    """
     body = error.body()
     head = [STATUS_LINES[error.status], b"content-type: application/json\r\nconnection: close\r\n"]
-    head += [name + b": " + value + b"\r\n" for name, value in error.headers()]
+    head += [name + b": " + value + b"\r\n" for name, value in (*error.headers(), *cors)]
     return b"".join([*head, b"content-length: %d\r\n\r\n" % len(body), body])

@@ -40,6 +40,7 @@ from backends.base import (
 from backends.dialect import gathered
 from backends.dialect.stream import EventStream
 from backends.framing import sse
+from backends.surfaces.openai import UNBUFFERED
 from gateway.request import Exchange, WayBack
 from gateway.telemetry.cells import Histogram
 from gateway.telemetry.timeline import CONNECT, FINISH, FIRST_BYTE, FIRST_TOKEN, SEND, STREAM
@@ -450,7 +451,8 @@ class Attempt(Sink):
         self._enter(Phase.STREAM, now)
         self.committed = True
         exchange.has_content()
-        headers = exchange.surface.stream_headers if self._streams else content_type(self._reply_headers)
+        kind = [*content_type(self._reply_headers), *UNBUFFERED]
+        headers = exchange.surface.stream_headers if self._streams else kind
         exchange.start([*headers, *self._headers])
         self._way.write(self._held.take() + out)
 

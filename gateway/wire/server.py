@@ -16,11 +16,13 @@ Rules, all applied before any application code runs:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from backends.base import Headers
 from gateway.errors import GatewayError, Own
 from gateway.wire.checks import CHECKED, framing_fault, head_fault, header_fault, refusal, too_large
 from gateway.wire.context import Returned
@@ -61,6 +63,8 @@ class GatewayProtocol(HttpToolsProtocol):
     """One client connection, served by uvicorn with additional checks."""
 
     limits = Limits()
+    cors: Callable[[Mapping[bytes, bytes]], Headers] = staticmethod(lambda headers: ())
+    """From a request's headers to those that let the page behind it read the answer."""
     listener: Listener | None = None
     door: Returned | None = None
     """The front door that gets the connection back when it is idle."""
@@ -250,7 +254,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def _answer(self, error: GatewayError) -> None:
         """Write the refusal of a request, and close the connection."""
         self.refusal = error
-        self.transport.write(refusal(error))
+        self.transport.write(refusal(error, self.cors(dict(self.headers or ()))))
         self._linger()
 
     def finish(self) -> None:
@@ -381,6 +385,6 @@ class GatewayProtocol(HttpToolsProtocol):
             self.send_400_response("")
 
 
-def protocol_with(limits: Limits) -> type[GatewayProtocol]:
-    """Return the protocol class for uvicorn, with these limits."""
-    return type("LimitedProtocol", (GatewayProtocol,), {"limits": limits})
+def protocol_with(limits: Limits, cors: Callable[[Mapping[bytes, bytes]], Headers]) -> type[GatewayProtocol]:
+    """Return the protocol class for uvicorn, with these limits. `cors` is as in `GatewayProtocol`."""
+    return type("LimitedProtocol", (GatewayProtocol,), {"limits": limits, "cors": staticmethod(cors)})

@@ -208,6 +208,7 @@ async def test_progress_comes_as_lines_and_then_the_models_are_known(tmp_path: P
         answer = await pull(served)
         assert (answer.status, answer.body, answer.whole) == (200, LINES, True)
         assert answer.headers["content-type"] == "application/x-ndjson"
+        assert answer.headers["x-accel-buffering"] == "no"
         assert answer.headers["x-request-id"]
         assert await listed() == ["fake", "new"]
         sent = next(each for each in engine.requests if each.path == "/pull")

@@ -102,7 +102,9 @@ async def test_a_boundary_in_quotes_with_a_space(tmp_path: Path) -> None:
 
 async def sent_in_pieces(served: Any, data: bytes, size: int) -> Answer:
     """Post a form, chunk by chunk, each in a write of its own."""
-    head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: {FORM}\r\n"
+    head = (
+        f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {FORM}\r\n"
+    )
     reader, writer = await served.connect()
     writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
     for at in range(0, len(data), size):
@@ -136,7 +138,7 @@ async def test_a_large_file_passes_and_one_beyond_the_limit_does_not(tmp_path: P
             )
             assert answer.status == 200
             assert engine.requests[-1].body == form(("file", sound), ("model", "p"))
-            head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\n"
+            head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\n"
             refused = await served.raw(f"{head}Content-Length: {4 << 20}\r\n\r\n".encode() + GOOD)
             assert Answer.read(refused).error["code"] == "request_too_large"
             assert len([exchange for exchange in engine.requests if exchange.method == "POST"]) == 1

@@ -174,7 +174,7 @@ async def test_the_engine_stops_when_the_client_leaves(operation: str, tmp_path:
     async with answered(tmp_path, rule) as (engine, served):
         reader, writer = await served.connect()
         data = json.dumps(asks).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         async with asyncio.timeout(10):
             await reader.readuntil(b"\r\n\r\n")

@@ -96,7 +96,7 @@ async def _leave_in_time(stage: Stage, body: Any, seen: bytes | None) -> None:
 async def _leave(stage: Stage, body: Any, seen: bytes | None) -> float:
     """Leave once the answer holds `seen`, or the engine has the request. For how many seconds it stayed connected."""
     watch, data = stage.watch, json.dumps(body).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: here\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
     async with asyncio.timeout(PATIENCE):
         reader, writer = await stage.served.connect()
         try:

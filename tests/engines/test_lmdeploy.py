@@ -289,7 +289,7 @@ async def test_an_engine_that_has_stopped_is_not_overloaded(served: Served) -> N
 async def test_a_whole_answer_that_hangs_gives_its_place_back_when_its_client_leaves(served: Served) -> None:
     places = 8  # `max_num_seqs` of the server
     body = json.dumps(servers.chat(say="a b", stall=1)).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     writers = []
     for _ in range(places):
         _, writer = await served.connect()

@@ -79,7 +79,7 @@ async def test_the_model_hears_that_its_client_left(
         cancelled, made = [await metric(server, f"demo_{name}_total") for name in ("cancelled", "tokens")]
         body = json.dumps(question("Count to one hundred.", stream=stream, max_tokens=1000)).encode()
         reader, writer = await served.connect()
-        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         if stream:
             await reader.readuntil(b"data: {")

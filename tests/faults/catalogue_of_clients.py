@@ -291,7 +291,14 @@ REQUESTS = (
         WIRE + "keys_that_begin_alike_are_different",
         WIRE + "a_key_cannot_find_out_which_other_models_there_are",
     ),
-    fault("C34", "other origins", "no header that allows them", WIRE + "other_methods"),
+    fault(
+        "C34",
+        "other origins",
+        "no header that allows them; without keys 403 `cross_site`, also under another site's name",
+        WIRE + "other_methods",
+        "api/test_origins.py::test_without_keys_other_names_and_pages_are_refused",
+        "api/test_origins.py::test_json_without_a_type_is_taken_from_no_page",
+    ),
     fault(
         "C35",
         "other methods",

@@ -97,7 +97,7 @@ class Scene:
     async def slow(self) -> asyncio.Task[Answer]:
         """Begin a stream that goes on until `let_go`."""
         body = json.dumps(question("demo", stream=True) | {"messages": [{"role": "user", "content": "slow"}]})
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
         reader, writer = await self.served.connect()
         writer.write((head + "Content-Type: application/json\r\nConnection: close\r\n\r\n" + body).encode())
         begun = await asyncio.wait_for(reader.readuntil(b"data: "), 10)

@@ -15,7 +15,7 @@ server:
 backends: {nowhere: {engine: openai, url: "http://127.0.0.1:9", models: [m]}}
 """
 POST = b"POST /v1/chat/completions HTTP/1.1\r\n"
-HOST = b"Host: x\r\n"
+HOST = b"Host: localhost\r\n"
 JSON = b"Content-Type: application/json\r\n"
 
 REFUSED = {

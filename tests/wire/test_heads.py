@@ -23,7 +23,7 @@ PATH = b"/v1/chat/completions"
 PLAIN = (
     b"POST "
     + PATH
-    + b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 17\r\nX-Mine: y\r\n\r\n"
+    + b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 17\r\nX-Mine: y\r\n\r\n"
 )
 
 
@@ -49,7 +49,7 @@ def test_a_plain_head() -> None:
     assert head is not None
     assert (head.length, head.keep_alive) == (17, True)
     assert head.headers == {
-        b"host": b"x",
+        b"host": b"localhost",
         b"content-type": b"application/json",
         b"content-length": b"17",
         b"x-mine": b"y",
@@ -64,8 +64,8 @@ ODD = {
     "an escape": PLAIN.replace(b"chat", b"%63hat"),
     "HTTP/1.0": PLAIN.replace(b"1.1", b"1.0"),
     "HTTP/2.0": PLAIN.replace(b"1.1", b"2.0"),
-    "no host": PLAIN.replace(b"Host: x\r\n", b""),
-    "two hosts": PLAIN.replace(b"Host: x\r\n", b"Host: x\r\nHost: x\r\n"),
+    "no host": PLAIN.replace(b"Host: localhost\r\n", b""),
+    "two hosts": PLAIN.replace(b"Host: localhost\r\n", b"Host: localhost\r\nHost: localhost\r\n"),
     "no length": PLAIN.replace(b"Content-Length: 17\r\n", b""),
     "two lengths": PLAIN.replace(b"Content-Length: 17\r\n", b"Content-Length: 17\r\n" * 2),
     "a length of nothing": PLAIN.replace(b"17", b"0"),

@@ -21,7 +21,7 @@ from tests.serving import Answer, Served, serving
 LIMITS = "limits: {body: 20KiB, connections: 3}, timeouts: {headers: 5s, body: 300ms}"
 LARGE = json.dumps(chat("A" * (24 << 20))).encode()
 """More than the buffers of two sockets hold."""
-HEAD = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n".encode()
+HEAD = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n".encode()
 KEYS = 'keys: {a: {value: "${env.A}"}}\n'
 
 
@@ -187,7 +187,7 @@ async def test_a_lingering_connection_does_not_hold_up_a_stop(
 EXPECTING = {
     "no key": (HEAD + b"Expect: 100-continue\r\nContent-Length: 10\r\n\r\n", 401),
     "another method": (
-        b"PUT /v1/models HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n",
+        b"PUT /v1/models HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n",
         405,
     ),
     "too large": (HEAD + b"Expect: 100-continue\r\nContent-Length: 30000\r\n\r\n", 413),

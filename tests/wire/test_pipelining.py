@@ -14,11 +14,11 @@ ODD = ("X-Odd: 1", "X-Odd: 2")
 """Header lines that make a request none for the front door."""
 LIMITS = "limits: {body: 2KiB}, timeouts: {headers: 100ms, body: 100ms}"
 GARBAGE = b"\x00\x01 garbage\r\n\r\n"
-POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
 BAD = {
     "garbage": (GARBAGE, 400, "invalid_http"),
     "no host": (b"GET /healthz HTTP/1.1\r\n\r\n", 400, "invalid_host"),
-    "another version": (b"GET /healthz HTTP/2.0\r\nHost: x\r\n\r\n", 400, "invalid_http"),
+    "another version": (b"GET /healthz HTTP/2.0\r\nHost: localhost\r\n\r\n", 400, "invalid_http"),
     "headers too large": (POST + b"X: " + b"y" * 40_000 + b"\r\n\r\n", 431, "headers_too_large"),
     "a body too large": (POST + b"Content-Length: 5000\r\n\r\n", 413, "request_too_large"),
     "a body that grows too large": (
