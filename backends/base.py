@@ -126,6 +126,8 @@ class StreamDecoder(Protocol):
 
     content: int
     """Events so far with something a client could use; `backends.dialect.content` defines what that is."""
+    events: int
+    """The number of the next event, where the client's API numbers them; else any."""
     usage: Usage | None
     finished: bool
     """Whether the stream is complete: its terminal event was seen."""

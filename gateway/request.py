@@ -160,6 +160,7 @@ class Exchange:
         "caller",
         "cors",
         "deadline",
+        "events",
         "headers",
         "id",
         "interrupted",
@@ -200,6 +201,8 @@ class Exchange:
         self.model: str = NONE
         self.backend: str = NONE
         self.outcome: str = "ok"
+        self.events: int = 0
+        """The number of the next event of a stream, where the client's API numbers them."""
         self.over: bool = False
         self.task: asyncio.Task[None] | None = None
         self.work: Work | None = None
@@ -238,7 +241,7 @@ class Exchange:
     def _refuse(self, error: GatewayError) -> None:
         self.outcome = error.outcome
         if self.way.started:
-            self.way.write(self.surface.error_event(error.facts))
+            self.way.write(self.surface.error_event(error.facts, self.events))
             self.way.abort()
         else:
             body = self.surface.error(error.facts)

@@ -21,10 +21,12 @@ from backends.dialect.errors import read_failure
 class Decoder:
     """The state of one streamed reply; see `backends.base.StreamDecoder`."""
 
-    __slots__ = ("content", "enough", "failure", "finished", "growing", "over", "usage")
+    __slots__ = ("content", "enough", "events", "failure", "finished", "growing", "over", "usage")
 
     def __init__(self) -> None:
         self.content: int = 0
+        self.events: int = 0
+        """The number of the next event, where the API numbers them."""
         self.usage: Usage | None = None
         self.finished: bool = False
         self.failure: Failure | None = None

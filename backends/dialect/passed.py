@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from backends.base import Engine, Failure, Headers, Kind, Operation, Reply, Request, StreamDecoder, Usage
-from backends.dialect import content, reasons, rewrite
+from backends.dialect import content, reasons, responses, rewrite
 from backends.dialect.chunks import fresh_id
 from backends.dialect.decoder import Decoder, FramedDecoder
 from backends.dialect.errors import garbled
@@ -86,6 +86,7 @@ class _Event(msgspec.Struct):
     content_block: Any = None
     content: Any = None
     prompt_progress: Any = None
+    sequence_number: Any = None
     stop: Any = None
     tokens_evaluated: Any = None
     tokens_predicted: Any = None
@@ -132,7 +133,17 @@ def reply(engine: Engine, request: Request, headers: Headers, body: bytes) -> Re
     usage = usage_of(_anything.decode(members.get("usage", b"null")), any_api=True)
     if usage is None:
         usage = usage_of_digits(_said(members, "tokens_evaluated"), _said(members, "tokens_predicted"))
-    return Reply(rewrite.renamed(body, _said(members, "model"), name), usage)
+    body = rewrite.renamed(body, _said(members, "model"), name)
+    if request.operation is Operation.RESPONSES:
+        body = responses.whole(request, body)
+    elif request.operation is Operation.MESSAGES and _said(members, "stop_sequence")[:1] == b'"':
+        body = _stopped(body)
+    return Reply(body, usage)
+
+
+def _stopped(text: bytes) -> bytes:
+    """Return the end of a message at a stop sequence, which llama.cpp (b11549) calls the end of a turn."""
+    return text.replace(b'"stop_reason":"end_turn"', b'"stop_reason":"stop_sequence"')
 
 
 def _said(members: Mapping[str, msgspec.Raw], name: str) -> bytes:
@@ -218,7 +229,10 @@ class Events(FramedDecoder):
             self.fail(self._error(bytes(said.response) or payload))
             return b""
         self._note(said)
-        return b"" if self.over else self._renamed(piece, said) + b"\n\n"
+        if self.over:
+            return b""
+        self.events += 1
+        return self._renamed(piece, said) + b"\n\n"
 
     def _error(self, payload: bytes) -> Failure:
         return self._engine.failure(500, (), payload)
@@ -258,6 +272,25 @@ class Events(FramedDecoder):
         return block
 
 
+class ResponseEvents(Events):
+    """Watches a stream of OpenAI's Responses API, and completes events that lack what strict clients need."""
+
+    __slots__ = ("_numbering",)
+
+    def __init__(self, engine: Engine, request: Request) -> None:
+        super().__init__(engine, request)
+        self._numbering = responses.Numbering(request)
+
+    def _renamed(self, block: bytes, said: _Event) -> bytes:
+        block = super()._renamed(block, said)
+        payload = sse.payload(block) or b""
+        number = said.sequence_number
+        if type(number) is not int:
+            return self._numbering.completed(payload, self.events - 1)
+        self.events = number + 1
+        return self._numbering.last(block, payload, number) if said.type in content.LAST else block
+
+
 class MessageEvents(Events):
     """Watches a stream of Anthropic's Messages API, which begins with `message_start` and tells why it ended.
 
@@ -282,6 +315,8 @@ class MessageEvents(Events):
 
     def _renamed(self, block: bytes, said: _Event) -> bytes:
         block = super()._renamed(block, said)
+        if said.type == "message_delta" and isinstance(said.delta, dict) and said.delta.get("stop_sequence"):
+            block = _stopped(block)
         if self._started or said.type == "ping":
             return block
         self._started = True
@@ -330,7 +365,7 @@ def _speech(engine: Engine, request: Request) -> StreamDecoder:
 
 DECODERS: Mapping[Operation, Callable[[Engine, Request], StreamDecoder]] = {
     Operation.INFILL: Events,
-    Operation.RESPONSES: Events,
+    Operation.RESPONSES: ResponseEvents,
     Operation.MESSAGES: MessageEvents,
     Operation.TRANSCRIPTIONS: Events,
     Operation.TRANSLATIONS: Events,

@@ -53,15 +53,21 @@ class OpenAI(Surface):
     def error(self, facts: ErrorFacts) -> bytes:
         return msgspec.json.encode({"error": facts._asdict()})
 
-    def error_event(self, facts: ErrorFacts) -> bytes:
+    def error_event(self, facts: ErrorFacts, number: int) -> bytes:
         return b"data: " + self.error(facts) + b"\n\n"
 
 
 class Responses(OpenAI):
     """OpenAI's Responses API, where an error in a stream is an event named `error`."""
 
-    def error_event(self, facts: ErrorFacts) -> bytes:
-        event = {"type": "error", "code": facts.code, "message": facts.message, "param": facts.param}
+    def error_event(self, facts: ErrorFacts, number: int) -> bytes:
+        event = {
+            "type": "error",
+            "code": facts.code,
+            "message": facts.message,
+            "param": facts.param,
+            "sequence_number": number,
+        }
         return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
 
 
@@ -70,7 +76,7 @@ class Messages(OpenAI):
 
     forwarded: ClassVar[tuple[bytes, ...]] = (b"anthropic-version", b"anthropic-beta")
 
-    def error_event(self, facts: ErrorFacts) -> bytes:
+    def error_event(self, facts: ErrorFacts, number: int) -> bytes:
         error = {"type": _ANTHROPIC.get(facts.type, "api_error"), "message": facts.message}
         return b"event: error\ndata: " + msgspec.json.encode({"type": "error", "error": error}) + b"\n\n"
 
@@ -86,7 +92,7 @@ _ANTHROPIC = {
 class Speech(OpenAI):
     """Text to speech: the answer is audio, in which an error cannot be reported."""
 
-    def error_event(self, facts: ErrorFacts) -> bytes:
+    def error_event(self, facts: ErrorFacts, number: int) -> bytes:
         return b""
 
 

@@ -74,5 +74,8 @@ class Surface(ABC):
         """Return the JSON body of an error answer."""
 
     @abstractmethod
-    def error_event(self, facts: ErrorFacts) -> bytes:
-        """Return the bytes that report an error inside a stream; empty if the dialect cannot report one there."""
+    def error_event(self, facts: ErrorFacts, number: int) -> bytes:
+        """Return the bytes that report an error inside a stream; empty if the dialect cannot report one there.
+
+        `number` is that of the event, where the dialect numbers them.
+        """

@@ -199,7 +199,7 @@ class AdminAction(Response):
 class _Lines(OpenAI):
     """The dialect of answers in lines of JSON (NDJSON), where an error is one more line."""
 
-    def error_event(self, facts: ErrorFacts) -> bytes:
+    def error_event(self, facts: ErrorFacts, number: int) -> bytes:
         return self.error(facts) + b"\n"
 
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from backends.dialect import responses
 from gateway.fake.engine import FakeEngine
 from gateway.fake.script import Match, Reply, Rule
 from tests.serving import Served, serving
@@ -64,6 +65,16 @@ class Asked(NamedTuple):
     says: dict[str, Any]
 
 
+RESPONSE: dict[str, Any] = {
+    **responses.DEFAULTS,
+    "object": "response",
+    "created_at": 1,
+    "error": None,
+    "incomplete_details": None,
+    "output": [],
+}
+"""A response that lacks nothing, without its model."""
+
 ASKED = {
     "rerank": Asked(
         ("/v1/rerank", "/rerank", "/v2/rerank"),
@@ -78,7 +89,11 @@ ASKED = {
     "tokenize": Asked(("/tokenize", "/v1/tokenize"), {"prompt": ""}, {"count": 0, "tokens": []}),
     "detokenize": Asked(("/detokenize", "/v1/detokenize"), {"tokens": [1, 2]}, {"prompt": "hi"}),
     "infill": Asked(("/infill",), {"input_prefix": "a", "input_suffix": "b"}, {"content": "x", "stop": True}),
-    "responses": Asked(("/v1/responses",), {"input": "hi"}, {"object": "response", "output": [{}]}),
+    "responses": Asked(
+        ("/v1/responses",),
+        {"input": "hi"},
+        RESPONSE,
+    ),
     "messages": Asked(
         ("/v1/messages",),
         {"messages": [{}], "max_tokens": 5},
@@ -104,11 +119,21 @@ class Stream(NamedTuple):
 
 STREAMS = {
     "responses": Stream(
-        event("response.created", response={"model": "private", "status": "in_progress"})
-        + event("response.output_text.delta", delta="Hello"),
+        event("response.created", response={"model": "private", "status": "in_progress"}, sequence_number=0)
+        + event("response.output_text.delta", delta="Hello", sequence_number=1),
         event(
             "response.completed",
-            response={"model": "private", "output": [], "usage": {"input_tokens": 9, "output_tokens": 2}},
+            response={
+                **RESPONSE,
+                "model": "private",
+                "usage": {
+                    "input_tokens": 9,
+                    "output_tokens": 2,
+                    "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+                    "output_tokens_details": {"reasoning_tokens": 0},
+                },
+            },
+            sequence_number=2,
         ),
     ),
     "messages": Stream(

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from openai.types import Completion
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
 
 from backends.base import Failure, Signal, Status
 from backends.engines.llamacpp.engine import LlamaCpp
@@ -23,6 +26,7 @@ pytestmark = pytest.mark.slow
 
 MODEL = Path(__file__).parents[2] / "models" / "demo.gguf"
 ASKS: dict[str, Any] = {"model": "small", "temperature": 0}
+RESPONSE_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 def config(**more: Any) -> str:
@@ -67,13 +71,76 @@ async def test_tokens_and_back(served: Served) -> None:
 async def test_responses(served: Served) -> None:
     asked = {**ASKS, "input": "What is this gateway?", "max_output_tokens": 8}
     whole = (await served.post("/v1/responses", asked)).json()
-    assert (whole["object"], whole["status"], whole["model"]) == ("response", "completed", "small")
+    assert (whole["object"], whole["status"], whole["model"]) == ("response", "incomplete", "small")
+    assert whole["incomplete_details"] == {"reason": "max_output_tokens"}
+    Response.model_validate(whole)
     events = named_events(await served.post("/v1/responses", {**asked, "stream": True}))
     assert [name for name, _ in events] == [said["type"] for _, said in events]
-    assert (events[0][0], events[-1][0]) == ("response.created", "response.completed")
+    assert (events[0][0], events[-1][0]) == ("response.created", "response.incomplete")
+    assert [said["sequence_number"] for _, said in events] == list(range(len(events)))
+    for _, said in events:
+        RESPONSE_EVENT.validate_python(said)
     assert events[-1][1]["response"]["model"] == "small"
     text = "".join(said["delta"] for name, said in events if name == "response.output_text.delta")
     assert text and text == whole["output"][0]["content"][0]["text"]
+    ended = (await served.post("/v1/responses", asked | {"max_output_tokens": 200})).json()
+    assert (ended["status"], ended["incomplete_details"]) == ("completed", None)
+
+
+SCHEMA = {"type": "object", "properties": {"name": {"enum": ["gateway"]}}, "required": ["name"]}
+
+
+async def test_the_format_of_a_response_is_kept_and_one_of_a_message_refused(served: Served) -> None:
+    form = {"type": "json_schema", "name": "thing", "schema": SCHEMA, "strict": True}
+    for stream in (False, True):
+        asked = {**ASKS, "input": "Name it.", "text": {"format": form}, "stream": stream}
+        answer = await served.post("/v1/responses", asked)
+        said = named_events(answer)[-1][1]["response"] if stream else answer.json()
+        assert json.loads(said["output"][0]["content"][0]["text"]) == {"name": "gateway"}
+        assert said["text"]["format"] == form
+    message = {**ASKS, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+    refused = await served.post("/v1/messages", message | {"output_config": {"format": form}})
+    assert (refused.status, refused.error["param"]) == (400, "output_config")
+    assert (await served.post("/v1/messages", message | {"output_config": {"effort": "low"}})).status == 200
+
+
+async def test_a_stop_sequence_that_was_hit_is_why_a_message_ended(served: Served) -> None:
+    asked = {
+        **ASKS,
+        "messages": [{"role": "user", "content": "Hello"}],
+        "stop_sequences": ["a"],
+        "max_tokens": 40,
+    }
+    whole = (await served.post("/v1/messages", asked)).json()
+    assert (whole["stop_reason"], whole["stop_sequence"]) == ("stop_sequence", "a")
+    events = named_events(await served.post("/v1/messages", {**asked, "stream": True}))
+    (end,) = [said["delta"] for name, said in events if name == "message_delta"]
+    assert (end["stop_reason"], end["stop_sequence"]) == ("stop_sequence", "a")
+
+
+async def test_log_probabilities_of_a_completion_have_the_form_of_completions(served: Served) -> None:
+    asked = {**ASKS, "prompt": "The gateway", "max_tokens": 3, "logprobs": 2}
+    whole = Completion.model_validate((await served.post("/v1/completions", asked)).json()).choices[0]
+    told = whole.logprobs
+    assert told is not None and told.tokens and told.text_offset and told.top_logprobs
+    assert "".join(told.tokens) == whole.text and len(told.top_logprobs[0]) == 2
+    streamed = await served.post("/v1/completions", asked | {"stream": True})
+    chunks = [json.loads(line[6:]) for line in streamed.body.split(b"\n\n") if line.startswith(b"data: {")]
+    parts = [choice["logprobs"] for chunk in chunks for choice in chunk["choices"] if choice["logprobs"]]
+    assert [token for part in parts for token in part["tokens"]] == told.tokens
+    assert [offset for part in parts for offset in part["text_offset"]] == told.text_offset
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/completions", {"prompt": "a", "echo": True}),
+        ("/v1/embeddings", {"input": "a", "dimensions": 16}),
+    ],
+)
+async def test_what_it_would_ignore_is_refused(served: Served, path: str, asked: dict[str, Any]) -> None:
+    answer = await served.post(path, {**ASKS, **asked})
+    assert (answer.status, answer.error["code"]) == (400, "not_supported")
 
 
 async def test_messages(served: Served) -> None:

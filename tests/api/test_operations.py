@@ -81,6 +81,7 @@ def last_words(operation: str, message: str) -> tuple[list[str], dict[str, Any]]
             "code": "upstream_error",
             "message": message,
             "param": None,
+            "sequence_number": 2,
         }
     if operation == "messages":
         return ["event: error"], {"type": "error", "error": {"type": "api_error", "message": message}}

@@ -218,7 +218,6 @@ def test_other_answers_are_garbled(operation: Operation, body: bytes) -> None:
     ("name", "operation", "usage"),
     [
         ("rerank", Operation.RERANK, Usage(8)),
-        ("responses", Operation.RESPONSES, Usage(16, 8)),
         ("messages", Operation.MESSAGES, Usage(16, 8, 15)),
     ],
 )

@@ -4,6 +4,7 @@ Facts are those of llama.cpp b11549 (xllamacpp 2026.10). The server speaks OpenA
 API, and has its own infill. Its tokenize and detokenize use other member names and are translated.
 
 Rules:
+- `asked.py` says what the server would not hear, `answers.py` puts log probabilities right.
 - The engine is launched under the public model name, so its answers need no rewriting.
 - The type of an error decides; wording decides only where the type is not specific.
 - The fraction of the cache in use is computed from the tokens of running requests. With `--kv-unified` every slot
@@ -37,10 +38,13 @@ from backends.base import (
     Signal,
     Signals,
     Status,
+    StreamDecoder,
 )
 from backends.dialect import rewrite
 from backends.dialect.errors import garbled
 from backends.dialect.openai import OpenAICompatible
+from backends.engines.llamacpp import answers
+from backends.engines.llamacpp.asked import edited
 from backends.engines.llamacpp.launch import LlamaCppLaunch
 from backends.facts import cards
 from backends.facts.signals import Metric, Table, from_metrics, reading, samples
@@ -132,6 +136,7 @@ class LlamaCpp(OpenAICompatible):
         """
         if request.operation is Operation.TOKENIZE:
             return Call("/tokenize", _tokenized(request.body))
+        request = edited(request)
         if request.stream or request.operation not in _GATHERED or b'"logprobs"' in request.body:
             # The server refuses to stream log probabilities together with tools.
             return super().call(request, model)
@@ -140,12 +145,19 @@ class LlamaCpp(OpenAICompatible):
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
         translate = _TRANSLATIONS.get(request.operation)
-        if translate is None:
-            return super().reply(request, model, headers, body)
         try:
-            return Reply(translate(body))
+            if translate is not None:
+                return Reply(translate(body))
+            if request.operation is Operation.COMPLETIONS and answers.MARK in body:
+                body = answers.of_completions(body, {})
         except (ValueError, RecursionError) as error:
             return garbled("the engine's reply is not the JSON object expected", body, error)
+        return super().reply(request, model, headers, body)
+
+    def decoder(self, request: Request, model: str) -> StreamDecoder:
+        if request.operation is Operation.COMPLETIONS and b'"logprobs"' in request.body:
+            return answers.TextStream(self, request)
+        return super().decoder(request, model)
 
     def health(self) -> Call:
         return Call("/health", method="GET")

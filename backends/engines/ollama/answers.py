@@ -26,6 +26,7 @@ from backends.dialect import reasons
 from backends.dialect.chunks import DONE, fresh_id
 from backends.dialect.decoder import FramedDecoder
 from backends.dialect.errors import garbled
+from backends.dialect.logprobs import Token, of_text
 from backends.dialect.unstreamed import stream_of
 from backends.dialect.usage import count, openai_usage
 from backends.framing import ndjson, sse
@@ -49,13 +50,6 @@ class _Message(msgspec.Struct):
     tool_calls: list[_Call] | None = None
 
 
-class _Token(msgspec.Struct):
-    token: str
-    logprob: float
-    bytes: list[int] | None = None
-    top_logprobs: list[_Token] | None = None
-
-
 # Counts are `Any`, so that one that cannot be read does not fail the answer.
 class _Line(msgspec.Struct):
     created_at: str = ""
@@ -64,7 +58,7 @@ class _Line(msgspec.Struct):
     thinking: str | None = None
     done: bool = False
     done_reason: str | None = None
-    logprobs: list[_Token] | None = None
+    logprobs: list[Token] | None = None
     prompt_eval_count: Any = None
     prompt_eval_cached_count: Any = None
     eval_count: Any = None
@@ -128,7 +122,7 @@ def _completion(request: Request, line: _Line) -> Members:
         if line.thinking:
             choice["reasoning_content"] = line.thinking
     if line.logprobs:
-        choice["logprobs"] = _chat_logprobs(line.logprobs) if chat else _text_logprobs(line.logprobs, 0)
+        choice["logprobs"] = _chat_logprobs(line.logprobs) if chat else of_text(line.logprobs, 0)
     return _head(request, line) | {"choices": [choice]}
 
 
@@ -230,7 +224,7 @@ class LineStream(FramedDecoder):
             said += b',"reasoning_content":' + _encode(line.thinking)
         logprobs = b"null"
         if line.logprobs:
-            logprobs = _encode(_text_logprobs(line.logprobs, self._offset))
+            logprobs = _encode(of_text(line.logprobs, self._offset))
             self._offset += sum(len(token.token) for token in line.logprobs)
         return self._chunk(line, said, logprobs)
 
@@ -317,7 +311,7 @@ def _counts(usage: Usage, line: _Line) -> Members:
     return counts
 
 
-def _chat_logprobs(tokens: Sequence[_Token]) -> Members:
+def _chat_logprobs(tokens: Sequence[Token]) -> Members:
     """Return log probabilities in the form of chat completions."""
     return {
         "content": [
@@ -327,26 +321,10 @@ def _chat_logprobs(tokens: Sequence[_Token]) -> Members:
     }
 
 
-def _told(token: _Token) -> Members:
+def _told(token: Token) -> Members:
     """Return one token with its log probability and its bytes."""
     spelled = token.bytes if token.bytes is not None else list(token.token.encode())
     return {"token": token.token, "logprob": token.logprob, "bytes": spelled}
-
-
-def _text_logprobs(tokens: Sequence[_Token], offset: int) -> Members:
-    """Return log probabilities in the form of completions; `offset` is the number of characters before them."""
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token.token)
-    return {
-        "tokens": [token.token for token in tokens],
-        "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [
-            {other.token: other.logprob for other in token.top_logprobs or (token,)} for token in tokens
-        ],
-        "text_offset": offsets,
-    }
 
 
 def _base64(vector: msgspec.Raw) -> str:

@@ -1,0 +1,161 @@
+"""Complete what engines leave out of the Responses API, which strict clients refuse to read without it.
+
+Facts: the types of OpenAI's Python SDK 3.52 and its reference; llama.cpp b11549 (no numbers, indexes or facts of the
+request in its events), Ollama v0.33 and llama.cpp (`completed` where a limit was reached).
+
+Rules:
+- What the engine said stays. A member is added only where it is missing: what the client asked for, else the default of
+  OpenAI's API.
+- An answer with as many tokens as its limit allowed was ended by it: it is `incomplete`, whatever the engine calls it.
+- An event that is complete keeps its bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from backends.base import Request
+from backends.dialect.chunks import fresh_id
+from backends.framing import sse
+
+Members = dict[str, Any]
+
+DEFAULTS: Members = {
+    "instructions": None,
+    "max_output_tokens": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "previous_response_id": None,
+    "reasoning": None,
+    "temperature": None,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_p": None,
+    "truncation": "disabled",
+}
+"""Members of a response that repeat the request."""
+
+_IN_A_PART = (
+    "response.content_part.",
+    "response.output_text.",
+    "response.refusal.",
+    "response.reasoning_text.",
+)
+"""The beginnings of the types of events that belong to one part of an item."""
+_COMPLETED = "response.completed"
+_DETAILS = {
+    "input_tokens_details": ("cached_tokens", "cache_write_tokens"),
+    "output_tokens_details": ("reasoning_tokens",),
+}
+"""Counts within `usage` that no client can read a response without."""
+
+_members = msgspec.json.Decoder(Members)
+
+
+def asked_of(request: Request) -> Members:
+    """Return the members of a request that its response repeats."""
+    said = _members.decode(request.body)
+    return {name: default if said.get(name) is None else said[name] for name, default in DEFAULTS.items()}
+
+
+def complete(response: Members, asked: Members, model: str) -> bool:
+    """Add what a response lacks. Return whether its limit ended it, though it was said to be completed."""
+    response.setdefault("created_at", int(time.time()))
+    for name, value in {
+        "model": model,
+        "output": [],
+        "error": None,
+        "incomplete_details": None,
+        **asked,
+    }.items():
+        response.setdefault(name, value)
+    complete_items(response["output"])
+    usage = response.get("usage")
+    if not isinstance(usage, dict):
+        return False
+    for name, counts in _DETAILS.items():
+        usage[name] = dict.fromkeys(counts, 0) | (usage.get(name) or {})
+    limit, made = asked["max_output_tokens"], usage.get("output_tokens")
+    if response.get("status") != "completed" or not limit or type(made) is not int or made < limit:
+        return False
+    response["status"] = "incomplete"
+    response["incomplete_details"] = {"reason": "max_output_tokens"}
+    return True
+
+
+def complete_items(items: Iterable[Any]) -> None:
+    """Add what items of an answer lack."""
+    for item in items:
+        if isinstance(item, dict):
+            # llama.cpp names a call by its `call_id` alone, and refers to it by that.
+            item.setdefault("id", item.get("call_id") or fresh_id("item"))
+            for part in item.get("content") or ():
+                complete_part(part)
+
+
+def complete_part(part: Any) -> None:
+    """Add what a part of a message lacks."""
+    if isinstance(part, dict) and part.get("type") == "output_text":
+        part.setdefault("annotations", [])
+        part.setdefault("logprobs", [])
+
+
+def whole(request: Request, body: bytes) -> bytes:
+    """Return a whole response with what it lacks; `body` itself where it lacks nothing."""
+    response = _members.decode(body)
+    complete(response, asked_of(request), request.model)
+    return body if response == _members.decode(body) else msgspec.json.encode(response)
+
+
+class Numbering:
+    """The events of one stream: gives them their numbers and indexes, and completes what they hold."""
+
+    def __init__(self, request: Request) -> None:
+        self._asked = asked_of(request)
+        self._model = request.model
+        self._places: dict[str, int] = {}
+        """The items by id, and their indexes in the answer."""
+        self._parts: dict[str, int] = {}
+        """How many parts each item has so far."""
+
+    def completed(self, payload: bytes, number: int) -> bytes:
+        """Return an event that is not complete as it should be, `event` line included; `number` is its own."""
+        event = _members.decode(payload)
+        kind = str(event.get("type"))
+        event.setdefault("sequence_number", number)
+        response = event.get("response")
+        if isinstance(response, dict) and complete(response, self._asked, self._model) and kind == _COMPLETED:
+            kind = event["type"] = "response.incomplete"
+        item = event.get("item")
+        if isinstance(item, dict):
+            complete_items([item])
+            place = self._places.setdefault(item["id"], len(self._places))
+            event.setdefault("output_index", place)
+        of = event.get("item_id")
+        if isinstance(of, str):
+            event.setdefault("output_index", self._places.get(of, max(0, len(self._places) - 1)))
+            self._number_part(event, kind, of)
+        return b"event: " + kind.encode() + b"\ndata: " + msgspec.json.encode(event)
+
+    def _number_part(self, event: Members, kind: str, item: str) -> None:
+        """Say which part of its item an event belongs to."""
+        if not kind.startswith(_IN_A_PART):
+            return
+        count = self._parts.get(item, 0)
+        if kind == "response.content_part.added":
+            self._parts[item] = count = count + 1
+        event.setdefault("content_index", max(0, count - 1))
+        complete_part(event.get("part"))
+        if kind.startswith("response.output_text.") and "annotation" not in kind:
+            event.setdefault("logprobs", [])
+
+    def last(self, block: bytes, payload: bytes, number: int) -> bytes:
+        """Return the last event of a stream that is numbered: `block` itself where it lacks nothing."""
+        event = self.completed(payload, number)
+        same = _members.decode(sse.payload(event) or b"") == _members.decode(payload)
+        return block if same else event

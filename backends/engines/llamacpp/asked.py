@@ -1,0 +1,84 @@
+"""Requests to llama.cpp that its server would answer as if something in them had not been said.
+
+Facts are those of llama.cpp b11549, run: in the Responses API `text.format` is ignored, but chat's `response_format`
+beside it is obeyed; in the Messages API neither `output_config.format` nor any other way to ask for a format is heard;
+`echo` and `dimensions` change nothing.
+
+Rules:
+- What can be said in another way is said so. What cannot is refused by name: another backend may be able to.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from backends.base import Operation, Request
+from backends.dialect import edits, rewrite
+
+
+class _Format(msgspec.Struct):
+    type: str = "text"
+    name: str | None = None
+    schema: msgspec.Raw = msgspec.Raw(b"{}")
+    strict: bool | None = None
+
+
+class _Holder(msgspec.Struct):
+    format: _Format | None = None
+
+
+class _Asked(msgspec.Struct):
+    text: _Holder | None = None
+    output_config: _Holder | None = None
+    response_format: msgspec.Raw = msgspec.Raw()
+    echo: bool | None = None
+    dimensions: int | None = None
+
+
+_asked = msgspec.json.Decoder(_Asked)
+_MARKS = {
+    Operation.RESPONSES: b'"format"',
+    Operation.MESSAGES: b'"format"',
+    Operation.COMPLETIONS: b'"echo"',
+    Operation.EMBEDDINGS: b'"dimensions"',
+}
+"""A member of each operation without which nothing is to be looked at."""
+
+
+def edited(request: Request) -> Request:
+    """Return the request as llama.cpp hears it. Raise RequestError for what it would ignore."""
+    mark = _MARKS.get(request.operation)
+    if mark is None or mark not in request.body:
+        return request
+    try:
+        asked = _asked.decode(request.body)
+    except (ValueError, RecursionError):
+        return request
+    if asked.echo:
+        raise edits.unsupported("echo")
+    if asked.dimensions is not None:
+        raise edits.unsupported("dimensions", "the engine's embeddings have one length")
+    if asked.output_config is not None and _is_asked(asked.output_config.format):
+        raise edits.unsupported("output_config", "the engine holds a message to no format")
+    form = asked.text.format if asked.text is not None else None
+    if form is None or not _is_asked(form) or bytes(asked.response_format) not in (b"", b"null"):
+        return request
+    members = rewrite.members(request.body) | {"response_format": msgspec.json.encode(_of_chat(form))}
+    return msgspec.structs.replace(request, body=rewrite.joined(members))
+
+
+def _is_asked(form: _Format | None) -> bool:
+    return form is not None and form.type != "text"
+
+
+def _of_chat(form: _Format) -> dict[str, Any]:
+    """Return a format of the Responses API in chat's form."""
+    if form.type != "json_schema":
+        return {"type": form.type}
+    schema = {"name": form.name or "answer", "schema": form.schema, "strict": form.strict}
+    return {
+        "type": form.type,
+        "json_schema": {name: said for name, said in schema.items() if said is not None},
+    }
