@@ -363,7 +363,7 @@ def context_overflow_stream(answer: Answer) -> None:
     shapes.error(answer, 400, "context_length_exceeded")
 
 
-@check(CHAT, asking() | {"max_tokens": -7})
+@check(CHAT, asking() | {"n": -7})
 def bad_parameter(answer: Answer) -> None:
     assert answer.status in (400, 422), answer.body[:500]
     assert answer.error["type"] == "invalid_request_error"
