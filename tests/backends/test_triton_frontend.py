@@ -112,7 +112,6 @@ def test_only_members_that_it_knows_are_sent() -> None:
         ("min_p", 0.1),
         ("chat_template_kwargs", {"enable_thinking": False}),
         ("response_format", {"type": "json_object"}),
-        ("response_format", {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}),
         ("functions", [{"name": "f"}]),
         ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]),
     ],
@@ -231,6 +230,45 @@ def test_tools_and_prompts_that_are_repeated_are_asked_for_whole() -> None:
     ):
         assert not ENGINE.call(asked, "demo").whole
         assert sent(asked)["stream"] is True and sent(asked)["stream_options"] == {"include_usage": True}
+
+
+SCHEMA = {"type": "object", "properties": {"e": {"$ref": "#/$defs/E"}}, "$defs": {"E": {"type": "string"}}}
+BY_SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}
+
+
+def test_an_answer_by_a_schema_is_asked_for_as_arguments() -> None:
+    asked = chat(response_format=BY_SCHEMA, stream=True)
+    assert sent(asked) == {
+        "messages": [USER],
+        "max_tokens": 77,
+        "tools": [{"type": "function", "function": {"name": "answer", "parameters": SCHEMA}}],
+        "tool_choice": {"type": "function", "function": {"name": "answer"}},
+    }
+    assert ENGINE.call(asked, "demo").whole
+    for request_ in (
+        chat(response_format=BY_SCHEMA, tools=[tool("f")]),
+        completion(response_format=BY_SCHEMA),
+    ):
+        assert (refused(request_).kind, refused(request_).param) == (Kind.UNSUPPORTED, "response_format")
+    without = refused(chat(response_format={"type": "json_schema"}))
+    assert (without.kind, without.param) == (Kind.REJECTED, "response_format")
+
+
+def test_an_answer_by_a_schema_is_text() -> None:
+    asked = {"response_format": BY_SCHEMA, "max_tokens": 24}
+    (choice,) = whole(chat(**asked), "schema_as_tool")["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ('{"engine": "ollama"}', "stop")
+    assert "tool_calls" not in choice["message"]
+    assert (
+        whole(chat(**asked | {"max_tokens": 12}), "schema_as_tool")["choices"][0]["finish_reason"] == "length"
+    )
+    reply = ENGINE.reply(
+        chat(stream=True, **asked), "demo", (), replies.recorded(FOLDER, "schema_as_tool").answer
+    )
+    assert isinstance(reply, Reply)
+    choices = [choice for event in events(reply.body) for choice in event["choices"]]
+    assert "".join(c["delta"].get("content") or "" for c in choices) == '{"engine": "ollama"}'
+    assert choices[-1]["finish_reason"] == "stop"
 
 
 # --- answers

@@ -7,6 +7,7 @@ Rules:
 - In a stream the counts come after the finish reason, so the event with that is held back until they or the end have
   come. The stream is not complete before.
 - Models that count no tokens end with `stop`.
+- An answer by a schema is the arguments of a tool call, see `asked.py`.
 - TensorRT-LLM's backends leave stop strings in the text, which is cut here. That ends it with `stop`.
 """
 
@@ -65,14 +66,18 @@ class LateReason(CuttingStream):
         return sse.encode(with_reasons(held[6:-2], self.usage, self._limit))
 
 
-def with_reasons(body: bytes, usage: Usage | None, limit: int, stops: Sequence[str] = ()) -> bytes:
+def with_reasons(
+    body: bytes, usage: Usage | None, limit: int, stops: Sequence[str] = (), by_schema: bool = False
+) -> bytes:
     """Return an answer, or an event with finish reasons, that says why it ended. Raise ValueError if it is neither.
 
-    Its text is cut before `stops`.
+    Its text is cut before `stops`. One `by_schema` is the arguments of its only tool call.
     """
     answer: dict[str, Any] = _decode.decode(body)
     full = usage is not None and usage.output >= limit
     for choice in answer.get("choices") or ():
+        if by_schema:
+            _said_as_arguments(choice["message"])
         if choice.get("finish_reason") == "stop":
             calls = (choice.get("message") or {}).get("tool_calls")
             choice["finish_reason"] = "length" if full else "tool_calls" if calls else "stop"
@@ -88,3 +93,10 @@ def _cut(choice: dict[str, Any], stops: Sequence[str]) -> None:
     holder[name], hit = cut(holder.get(name) or "", stops)
     if hit:
         choice["finish_reason"] = "stop"
+
+
+def _said_as_arguments(message: dict[str, Any]) -> None:
+    """Make the arguments of a message's tool call its text."""
+    calls = message.pop("tool_calls", None)
+    if calls:
+        message["content"] = calls[0]["function"]["arguments"]

@@ -7,6 +7,8 @@ Rules:
 - It streams tool calls broken: a name in every piece, arguments twice, text lost, by its parser and by where tokens
   end. The whole answer to the same tokens is right, so it is asked for that. It is for a completion that repeats its
   prompt, too.
+- It takes a format of the answer and does not keep to it. A tool that must be called keeps to the schema of its
+  arguments, so an answer by a schema is asked for as the arguments of one; the model sees it in its prompt.
 - A required tool is always the first one, so several are refused.
 - A setting that the model's own process would refuse comes back as an error of the server's: it is refused here.
 """
@@ -35,6 +37,8 @@ KNOWN: Mapping[Operation, frozenset[str]] = {
 
 _LARGEST_SEED = (1 << 63) - 1
 _NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
+_ANSWER = b'[{"type":"function","function":{"name":"answer","parameters":%b}}]'
+_TO_ANSWER = b'{"type":"function","function":{"name":"answer"}}'
 _LIMITS = ("max_tokens", "max_completion_tokens")
 
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
@@ -46,8 +50,17 @@ class _Limits(msgspec.Struct):
     max_completion_tokens: int | None = None
 
 
+class _Schema(msgspec.Struct):
+    schema: msgspec.Raw = msgspec.Raw()
+
+
 class _Form(msgspec.Struct):
     type: str = ""
+    json_schema: _Schema | None = None
+
+
+class _Formed(msgspec.Struct):
+    response_format: _Form | None = None
 
 
 class _Said(msgspec.Struct):
@@ -58,6 +71,7 @@ class _Said(msgspec.Struct):
 
 _limits = msgspec.json.Decoder(_Limits)
 _form = msgspec.json.Decoder(_Form)
+_formed = msgspec.json.Decoder(_Formed)
 _said = msgspec.json.Decoder(_Said)
 
 
@@ -70,6 +84,17 @@ def limit(request: Request, default: int) -> int:
     return said.max_completion_tokens or said.max_tokens or default
 
 
+def by_schema(request: Request) -> bool:
+    """Return whether the answer is one by a schema, which comes as the arguments of a tool."""
+    if b'"json_schema"' not in request.body:
+        return False
+    try:
+        form = _formed.decode(request.body).response_format
+    except (ValueError, RecursionError):
+        return False
+    return form is not None and form.type == "json_schema"
+
+
 def stops(request: Request) -> list[str]:
     """Return the stop strings of a request."""
     return edits.stops(rewrite.members(request.body), "stop") if b'"stop"' in request.body else []
@@ -79,11 +104,17 @@ def call(request: Request, model: str, default: int) -> Call:
     """Return what the frontend is asked; `default` is as in `limit`. Raise RequestError for what it cannot do."""
     members = edits.without_nulls(rewrite.members(request.body))
     members["model"] = msgspec.json.encode(model)
-    _response_format(members)
+    schema = _response_format(members)
     if members.get("tools", b"[]") == b"[]":
         members.pop("parallel_tool_calls", None)
     dropped = known.only(members, KNOWN[request.operation])
     whole = _EDITS[request.operation](members)
+    if schema is not None:
+        if whole or request.operation is not Operation.CHAT:
+            raise edits.unsupported("response_format", "the engine keeps to it in chats without tools only")
+        members["tools"] = _ANSWER % schema
+        members["tool_choice"] = _TO_ANSWER
+        whole = True
     if request.operation is not Operation.EMBEDDINGS:
         _limit(members, default)
         whole = whole and request.stream
@@ -168,14 +199,20 @@ def _with_parameters(tool: dict[str, Any]) -> bool:
     return True
 
 
-def _response_format(members: Members) -> None:
-    """Take out the format of the answer. The frontend takes `json_object` and does not keep to it."""
+def _response_format(members: Members) -> bytes | None:
+    """Take out the format of the answer, and return the schema that it must follow; None if it is any text."""
     try:
-        form = _form.decode(members.pop("response_format", b'{"type":"text"}')).type
+        form = _form.decode(members.pop("response_format", b'{"type":"text"}'))
     except (ValueError, RecursionError) as error:
         raise edits.rejected("response_format", "it is no object with a 'type'") from error
-    if form != "text":
-        raise edits.unsupported("response_format", "the engine keeps to no format")
+    if form.type == "text":
+        return None
+    if form.type != "json_schema":
+        raise edits.unsupported("response_format", "the engine keeps to a 'json_schema' only")
+    schema = bytes(form.json_schema.schema) if form.json_schema else b""
+    if not schema.startswith(b"{"):
+        raise edits.rejected("response_format", "a 'json_schema' has a 'schema'")
+    return schema
 
 
 def _completion(members: Members) -> bool:

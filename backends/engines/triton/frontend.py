@@ -57,11 +57,10 @@ class TritonFrontend(TritonServer):
 
     def _ended(self, request: Request, body: bytes) -> bytes:
         """Return an answer with the reason why it ended; any other body as it is."""
+        limit, stops = asked.limit(request, self._max_tokens), self._stops(request)
         try:
             usage = usage_of(_counted.decode(body).usage)
-            return answers.with_reasons(
-                body, usage, asked.limit(request, self._max_tokens), self._stops(request)
-            )
+            return answers.with_reasons(body, usage, limit, stops, asked.by_schema(request))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return body
 
