@@ -24,6 +24,9 @@ from backends.failure import Failure as Failure  # noqa: PLC0414 (others import 
 from backends.failure import Kind as Kind  # noqa: PLC0414 (others import it from here)
 from backends.failure import Phase as Phase  # noqa: PLC0414 (others import it from here)
 
+LONG_FIRST_TOKEN = 600.0
+"""Seconds until the first content of an engine that computes on CPUs: 30,000 tokens of a prompt at 50 per second."""
+
 Headers = Sequence[tuple[bytes, bytes]]
 """Header names in lower case with their values, in the order of arrival."""
 ReadFailure = Callable[[int, Headers, bytes], "Failure"]
@@ -311,6 +314,9 @@ class Engine(ABC):
     operations: ClassVar[frozenset[Operation]] = frozenset(Operation)
     parallel: ClassVar[int | None] = None
     """The most requests to send to a backend at once, if it has no queue of its own; the gateway queues the rest."""
+    first_token: ClassVar[float | None] = None
+    """Seconds until the first content where the config sets no limit, for an engine that commonly needs more than the
+    general default: it computes on CPUs, or loads a model when it is asked for it."""
     request_ids: ClassVar[bool] = True
     """Whether the engine accepts any `x-request-id`. Some refuse ids that are not in their own format."""
     actions: ClassVar[frozenset[Action]] = frozenset()

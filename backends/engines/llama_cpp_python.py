@@ -28,6 +28,7 @@ import msgspec
 from pydantic import Field
 
 from backends.base import (
+    LONG_FIRST_TOKEN,
     Call,
     Failure,
     Headers,
@@ -186,6 +187,7 @@ class LlamaCppPython(OpenAICompatible):
 
     name: ClassVar[str] = "llama-cpp-python"
     checked: ClassVar[str] = "llama-cpp-python 0.3.36 (run, recordings)"
+    first_token: ClassVar[float | None] = LONG_FIRST_TOKEN
     launch_options: ClassVar[type[LaunchOptions] | None] = LlamaCppPythonLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {

@@ -27,6 +27,7 @@ import msgspec
 from pydantic import Field, JsonValue
 
 from backends.base import (
+    LONG_FIRST_TOKEN,
     Action,
     Call,
     EngineOptions,
@@ -189,6 +190,7 @@ class Transformers(OpenAICompatible):
 
     name: ClassVar[str] = "transformers"
     checked: ClassVar[str] = "Transformers 5.23.0 (run, recordings)"
+    first_token: ClassVar[float | None] = LONG_FIRST_TOKEN
     options_type: ClassVar[type[EngineOptions] | None] = TransformersOptions
     launch_options: ClassVar[type[LaunchOptions] | None] = TransformersLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(

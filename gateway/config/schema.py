@@ -136,10 +136,11 @@ class Server(Section):
 _QUEUE = "How long a request may wait for a free backend. `0s`: not at all."
 _CONNECT = "How long connecting to the backend may take."
 _SEND = "How long the backend may take to read the request."
-_FIRST_BYTE = "From the request being sent to the headers of a streamed answer."
+_LONG = "Where no layer sets it, 10m at llama.cpp, llama-cpp-python, Ollama and Transformers."
+_FIRST_BYTE = f"From the request being sent to the headers of a streamed answer. {_LONG}"
 _FIRST_TOKEN = (
     "From the request being sent to the first content of a streamed answer. "
-    "Bytes of an event under way begin it anew."
+    f"Bytes of an event under way begin it anew. {_LONG}"
 )
 _IDLE = "The longest silence between two pieces of a streamed answer. Comments are silence."
 _ANSWER = (

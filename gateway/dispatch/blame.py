@@ -132,6 +132,11 @@ class Blame:
         self._quarantine.suspect(death)
 
 
+def fell_silent(failure: Failure | None) -> bool:
+    """Tell whether an attempt ended because nothing came from the engine for too long."""
+    return failure is not None and failure.kind is Kind.TIMEOUT and failure.phase is not Phase.TOTAL
+
+
 def _is_answering(lease: Lease) -> bool:
     """Tell whether the backend is answering other requests, while this one failed without an answer."""
     return lease.silent and lease.target.backend.answering > 0

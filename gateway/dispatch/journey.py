@@ -21,7 +21,7 @@ from typing import Final
 
 from backends.base import Failure, Health, Kind
 from gateway.admission.gate import Gate
-from gateway.dispatch.blame import Blame, fingerprint, report
+from gateway.dispatch.blame import Blame, fell_silent, fingerprint, report
 from gateway.dispatch.candidates import Candidates
 from gateway.dispatch.inquiry import reason
 from gateway.dispatch.retry import loading_pause, may_retry
@@ -338,7 +338,7 @@ class Journey:
         self._lease = self._attempt = None
         if lease is None:
             return
-        lease.close(self._loop.time())
+        lease.close(self._loop.time(), attempt is not None and fell_silent(attempt.failure))
         if attempt is not None:
             target = lease.target
             self._shared.accounting.attempted(self._exchange, target.backend.name, target.metrics, attempt)

@@ -5,6 +5,7 @@ Rules:
 - Probes come quickly while a backend is coming up and seldom once it is ready. A little chance keeps the probes of many
   backends apart.
 - A change of state is one log line.
+- A probe that is answered too late is no sign of an outage while content of answers comes.
 - Whatever an adapter raises, the probes go on. A backend whose probes fail so counts as down, like one that does not
   answer: nobody knows how it is.
 """
@@ -27,6 +28,10 @@ log = logging.getLogger("gateway.fleet")
 
 TIMEOUT = 2.0
 """Seconds a probe may take."""
+LONG_TIMEOUT = 10.0
+"""The same for an engine that computes on the CPUs which its answer needs too."""
+LATELY = 30.0
+"""Seconds for which content of an answer proves that the engine lives, though it does not answer its probe in time."""
 QUICK = 0.1
 """Seconds between the first probes of a backend that is coming up."""
 SLOW = 2.0
@@ -106,6 +111,8 @@ class Watch:
         if upstream is not backend.upstream:
             return
         if isinstance(answer, Failure):
+            if answer.kind is Kind.TIMEOUT and backend.health is Health.READY and self._has_spoken():
+                return
             if answer.kind is Kind.CONNECT:
                 backend.refused()
             why = f" ({answer.detail})" if answer.detail else ""
@@ -120,6 +127,11 @@ class Watch:
         if health is Health.READY and not await self._ask_models(upstream):
             return
         self._note(health, reason)
+
+    def _has_spoken(self) -> bool:
+        """Tell whether content has come from the backend lately, which a busy engine still sends."""
+        backend = self._backend
+        return backend.answering > 0 or backend.heard_at > asyncio.get_running_loop().time() - LATELY
 
     def _may_load_still(self, failure: Failure) -> bool:
         """Tell whether a backend that does not answer while it is loading may still be so."""
@@ -155,10 +167,11 @@ class Watch:
     async def _ask_health(self, upstream: Upstream) -> tuple[int, bytes] | Failure:
         """Return the engine's answer to its probe, or to a second one that says it is well."""
         engine = self._backend.engine
-        answer = await ask(upstream, engine.health(), TIMEOUT)
+        timeout = TIMEOUT if engine.first_token is None else LONG_TIMEOUT
+        answer = await ask(upstream, engine.health(), timeout)
         again = None if isinstance(answer, Failure) else engine.health_again(answer[0])
         if again is not None:
-            second = await ask(upstream, again, TIMEOUT)
+            second = await ask(upstream, again, timeout)
             if not isinstance(second, Failure) and second[0] == 200:
                 return second
         return answer

@@ -95,8 +95,11 @@ class Lease:
         """Whether no content of an answer has come."""
         return not self._heard
 
-    def close(self, now: float) -> None:
-        """Release the lease and its slot: the request is at the backend no more."""
+    def close(self, now: float, fell_silent: bool = False) -> None:
+        """Release the lease and its slot: the request is at the backend no more.
+
+        `fell_silent`: a time limit ended it, so nothing has come from the backend for a while.
+        """
         assert self._open, "a lease is closed once"
         self._open = False
         if self._gate is not None:
@@ -105,8 +108,9 @@ class Lease:
         backend.in_flight -= 1
         self.target.metrics.in_flight.value -= 1
         if self._heard:
-            backend.heard_at = now
             backend.answering -= 1
+            if not fell_silent:
+                backend.heard_at = now
         if self._trial:
             self._breaker.end_trial()
 

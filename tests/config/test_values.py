@@ -11,6 +11,7 @@ from typing import Any
 import pydantic
 import pytest
 
+from backends import registry
 from gateway.config.address import Listen
 from gateway.config.inherit import retry, timeouts
 from gateway.config.schema import Config, Retry, Target, Timeouts
@@ -277,6 +278,36 @@ def test_model_over_backend_over_defaults(
     found = timeouts(config(tmp_path, TIMEOUTS), model, backend)
     shown = (found.queue, found.connect, found.first_token, found.idle, found.total)
     assert shown == (queue, connect, first_token, idle, total)
+
+
+SLOW = """
+defaults: {{timeouts: {{queue: 1s{defaults}}}}}
+backends: {{a: {{engine: {engine}, url: "http://h:1"{backend}}}}}
+"""
+
+
+@pytest.mark.parametrize("engine", ["llamacpp", "llama-cpp-python", "ollama", "transformers"])
+def test_engines_on_cpus_have_long_for_their_first_content_unless_the_config_says_otherwise(
+    engine: str, tmp_path: Path
+) -> None:
+    for defaults, backend, expected in (
+        ("", "", (600, 600)),
+        (", first_token: 20s", "", (600, 20)),
+        (", first_token: 60s, first_byte: 60s", "", (60, 60)),
+        ("", ", timeouts: {first_token: 5s}", (600, 5)),
+        ("", ", timeouts: {first_byte: 5s}", (5, 600)),
+    ):
+        text = SLOW.format(engine=engine, defaults=defaults, backend=backend)
+        found = timeouts(config(tmp_path, text), None, "a")
+        assert (found.first_byte, found.first_token, found.queue) == (*expected, 1)
+    assert "10m at llama.cpp, llama-cpp-python, Ollama and Transformers" in str(
+        Timeouts.model_fields["first_token"].description
+    )
+
+
+def test_only_they_have() -> None:
+    long = {name for name in registry.ENGINES if registry.engine(name).first_token is not None}
+    assert long == {"llamacpp", "llama-cpp-python", "ollama", "transformers"}
 
 
 def test_timeouts_of_an_unknown_backend(tmp_path: Path) -> None:

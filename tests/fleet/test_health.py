@@ -1,11 +1,19 @@
-"""What is taken over from a backend's own words: its models, if they can be names at all."""
+"""Health probes: what proves that a backend lives or is gone, and what is taken over from its own words."""
 
+import asyncio
 from pathlib import Path
 
+import pytest
+
+from backends.base import Health
 from gateway.fake.engine import FakeEngine
 from gateway.fake.script import Match, Reply, Rule, Script
+from gateway.fleet import health
+from gateway.fleet.health import DOWN_AFTER, LATELY
 from gateway.fleet.listing import MOST_MODELS
-from tests.serving import serving
+from tests.faults.clients import until
+from tests.faults.support import question
+from tests.serving import Answer, Served, serving
 
 
 def _listing(*names: str) -> Script:
@@ -51,3 +59,76 @@ async def test_a_second_probe_may_find_an_engine_well(tmp_path: Path) -> None:
             config = f'backends: {{a: {{engine: sglang, url: "{engine.url}"}}}}'
             async with serving(tmp_path, config, patient=False) as served:
                 assert (await served.get("/readyz")).status == expected
+
+
+SLOW_HEALTH = {"match": {"path": "/health"}, "first_token": 30.0}
+
+
+async def _streaming(served: Served) -> asyncio.Task[Answer]:
+    stream = asyncio.create_task(served.post("/v1/chat/completions", question("m", stream=True)))
+    backend = served.gateway.pool.backends["a"]
+    await until(lambda: backend.answering == 1, "content comes")
+    return stream
+
+
+async def test_content_proves_that_a_busy_engine_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "TIMEOUT", 0.05)
+    endless = {"match": {"path": "/v1/chat/completions"}, "endless": True, "gap": 0.01}
+    async with FakeEngine(models=["m"], rules=[endless]) as engine:
+        config = f'backends: {{a: {{engine: vllm, url: "{engine.url}", models: [m]}}}}'
+        async with serving(tmp_path, config, alone=False) as served:
+            backend, fleet = served.gateway.pool.backends["a"], served.gateway.fleet
+            stream = await _streaming(served)
+            engine.set(models=["m"], rules=[SLOW_HEALTH])
+            for _ in range(2 * DOWN_AFTER):
+                await fleet.refresh("a")
+            assert backend.usable, "its answer comes"
+            stream.cancel()
+            await until(lambda: not backend.answering, "the stream has ended")
+            for _ in range(2 * DOWN_AFTER):
+                await fleet.refresh("a")
+            assert backend.usable, "its answer came lately"
+
+            backend.heard_at -= 2 * LATELY
+            for _ in range(DOWN_AFTER):
+                await fleet.refresh("a")
+            assert backend.health is Health.DOWN
+
+
+async def test_an_answer_that_fell_silent_proves_nothing(tmp_path: Path) -> None:
+    silent = {"match": {"path": "/v1/chat/completions"}, "faults": [{"at": "event 2", "do": "hang"}]}
+    async with FakeEngine(models=["m"], rules=[silent]) as engine:
+        config = f'backends: {{a: {{engine: openai, url: "{engine.url}", models: [m], timeouts: {{idle: 200ms}}}}}}'
+        async with serving(tmp_path, config) as served:
+            backend = served.gateway.pool.backends["a"]
+            stream = await _streaming(served)
+            heard_at = backend.heard_at
+            assert not (await stream).whole
+            assert (backend.answering, backend.heard_at) == (0, heard_at)
+
+
+async def test_content_does_not_outweigh_a_refused_connection(tmp_path: Path) -> None:
+    async with FakeEngine(models=["m"]) as engine:
+        config = f'backends: {{a: {{engine: openai, url: "{engine.url}", models: [m]}}}}'
+        async with serving(tmp_path, config) as served:
+            backend, fleet = served.gateway.pool.backends["a"], served.gateway.fleet
+            backend.heard_at = asyncio.get_running_loop().time()
+            await engine.down()
+            for _ in range(DOWN_AFTER):
+                await fleet.refresh("a")
+            assert backend.health is Health.DOWN
+
+
+async def test_a_refused_connection_in_traffic_has_the_backend_probed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "STEADY", 3600.0)
+    async with FakeEngine(models=["m"]) as engine:
+        config = f'backends: {{a: {{engine: openai, url: "{engine.url}", models: [m]}}}}'
+        async with serving(tmp_path, config) as served:
+            backend = served.gateway.pool.backends["a"]
+            await engine.down()
+            assert (await served.post("/v1/chat/completions", question("m"))).status == 502
+            await until(lambda: backend.health is Health.DOWN, "probes have found it out")

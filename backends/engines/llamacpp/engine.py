@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from backends.base import (
+    LONG_FIRST_TOKEN,
     Call,
     Failure,
     Headers,
@@ -120,6 +121,7 @@ class LlamaCpp(OpenAICompatible):
 
     name: ClassVar[str] = "llamacpp"
     checked: ClassVar[str] = "llama.cpp b11549 in xllamacpp 2026.10.11549 (run)"
+    first_token: ClassVar[float | None] = LONG_FIRST_TOKEN
     launch_options: ClassVar[type[LaunchOptions] | None] = LlamaCppLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(Operation) - {
         Operation.SCORE,

@@ -26,6 +26,7 @@ import msgspec
 from pydantic import Field, model_validator
 
 from backends.base import (
+    LONG_FIRST_TOKEN,
     Action,
     Call,
     EngineOptions,
@@ -212,6 +213,7 @@ class Ollama(OpenAICompatible):
     checked: ClassVar[str] = (
         "Ollama v0.33.0-rc2 (source), its Python client 0.6.3 (types), answers other projects recorded"
     )
+    first_token: ClassVar[float | None] = LONG_FIRST_TOKEN
     launch_options: ClassVar[type[LaunchOptions] | None] = OllamaLaunch
     options_type: ClassVar[type[EngineOptions] | None] = OllamaOptions
     operations: ClassVar[frozenset[Operation]] = frozenset(PATHS)
