@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
@@ -48,6 +49,7 @@ def web(
         version=version,
         description="One OpenAI-compatible URL in front of every engine.",
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -58,12 +60,15 @@ def web(
     add_docs(app)
     add_home(app)
 
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = _described(app)
-        return app.openapi_schema
+    described: list[bytes] = []
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        if not described:
+            # It takes a tenth of a second, in which the streams of others go on.
+            described.append(await asyncio.to_thread(lambda: msgspec.json.encode(_described(app))))
+        return Response(described[0], media_type="application/json")
+
     return app
 
 
@@ -73,26 +78,25 @@ def _models(app: FastAPI, core: Core) -> None:
     def caller(request: Request) -> Caller:
         return core.snapshot.keys.identify(headers_of(request.scope))
 
-    def info(entry: Listed) -> schemas.ModelInfo:
-        return schemas.ModelInfo(
-            id=entry.name, created=created, owned_by="gateway", max_model_len=entry.context
-        )
+    def info(entry: Listed) -> dict[str, Any]:
+        told = {} if entry.context is None else {"max_model_len": entry.context}
+        return {"id": entry.name, "object": "model", "created": created, "owned_by": "gateway", **told}
 
-    @app.get("/v1/models", tags=["models"], response_model_exclude_none=True)
-    async def list_models(request: Request) -> schemas.ModelList:
+    @app.get("/v1/models", tags=["models"], response_model=schemas.ModelList)
+    async def list_models(request: Request) -> Response:
         """List the models and aliases this key may use."""
-        return schemas.ModelList(
-            data=[info(entry) for entry in core.snapshot.catalog.listed(caller(request))]
-        )
+        data = [info(entry) for entry in core.snapshot.catalog.listed(caller(request))]
+        return Response(msgspec.json.encode({"object": "list", "data": data}), media_type="application/json")
 
-    @app.get("/v1/models/{model:path}", tags=["models"], response_model_exclude_none=True)
-    async def get_model(model: str, request: Request) -> schemas.ModelInfo:
+    @app.get("/v1/models/{model:path}", tags=["models"], response_model=schemas.ModelInfo)
+    async def get_model(model: str, request: Request) -> Response:
         """Show one model or alias."""
         model = model.replace("%2F", "/")  # SDKs encode a slash in a model's name
         who = caller(request)
         catalog = core.snapshot.catalog
         catalog.resolve(model, who)
-        return next(info(entry) for entry in catalog.listed(who) if entry.name == model)
+        found = next(entry for entry in catalog.listed(who) if entry.name == model)
+        return Response(msgspec.json.encode(info(found)), media_type="application/json")
 
 
 def _operations(app: FastAPI, core: Core) -> None:

@@ -6,9 +6,10 @@ Rules:
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from gateway.similar import Similar
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -35,9 +36,7 @@ class ConfigError(Exception):
 
 def closest(word: str, names: Iterable[str]) -> str | None:
     """Return the name that `word` was probably meant to be; None where no name is close."""
-    by_case = {name.lower(): name for name in names}
-    found = difflib.get_close_matches(word.lower(), by_case, n=1, cutoff=0.6)
-    return by_case[found[0]] if found else None
+    return Similar(names).closest(word)
 
 
 def quote(text: str) -> str:

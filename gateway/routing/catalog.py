@@ -8,7 +8,6 @@ Rules:
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 
 from backends.base import Kind, Operation
@@ -17,6 +16,7 @@ from gateway.auth import Caller
 from gateway.balance.basic import Balancer
 from gateway.errors import GatewayError, Own
 from gateway.fleet.lease import Target
+from gateway.similar import Similar
 from gateway.wire.sizes import Sizes
 
 _SHOWN = 20
@@ -122,6 +122,8 @@ class Catalog:
         self._plans = plans
         self._listed = tuple(listed)
         self._untold = untold
+        self._listed_for: dict[Caller, list[Listed]] = {}
+        self._similar = Similar(entry.name for entry in self._listed)
 
     def resolve(self, name: str, caller: Caller) -> Plan:
         """Return the plan for a model name or alias. Raises GatewayError where the caller may use no such model."""
@@ -136,35 +138,47 @@ class Catalog:
         able = [
             entry.name for entry in self.listed(caller) if operation in self._plans[entry.name].candidates
         ]
-        message += f"; models here that can: {_shown(able)}" if able else "; no other model here can"
+        message += (
+            f"; models here that can: {_shown(able, len(able))}" if able else "; no other model here can"
+        )
         return GatewayError(Kind.UNSUPPORTED, message, param="model")
 
     def listed(self, caller: Caller) -> list[Listed]:
         """Return the names and aliases the caller may use."""
-        return [entry for entry in self._listed if entry.group.allowed(caller)]
+        found = self._listed_for.get(caller)
+        if found is None:
+            found = [entry for entry in self._listed if entry.group.allowed(caller)]
+            self._listed_for[caller] = found
+        return found
 
     def everything(self) -> list[str]:
         """Return every name and alias, for the operator."""
         return [entry.name for entry in self._listed]
 
+    def _may_tell(self, caller: Caller) -> Callable[[str], bool] | None:
+        """Return what tells whether a name may be told to a caller; None where all may."""
+        if not caller.limited:
+            return None
+        return lambda name: self._plans[name].groups[0].allowed(caller)
+
     def _unknown(self, name: str, caller: Caller) -> GatewayError:
-        if self._untold is not None and self._untold() and (not caller.limited or caller.allows(name)):
+        if self._untold is not None and self._untold() and caller.may_name(name):
             message = f"there is no model {_quoted(name)} so far; not all backends have told their models yet"
             return GatewayError(Own.NO_BACKEND, message, param="model", retry_after=5)
-        names = [entry.name for entry in self.listed(caller)]
+        listed = self.listed(caller)
         message = f"there is no model {_quoted(name)}" + (" for this API key" if caller.limited else "")
-        close = difflib.get_close_matches(name[:256], names, n=1)
+        close = self._similar.closest(name, self._may_tell(caller))
         if close:
-            message += f" (did you mean '{close[0]}'?)"
-        if names:
-            message += f"; models here: {_shown(names)}"
+            message += f" (did you mean '{close}'?)"
+        if listed:
+            message += f"; models here: {_shown([entry.name for entry in listed[:_SHOWN]], len(listed))}"
         else:
             message += ", nor another one" if caller.limited else "; the backends have none"
         return GatewayError(Own.UNKNOWN_MODEL, message, param="model")
 
 
-def _shown(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+def _shown(names: list[str], count: int) -> str:
+    more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 
 
