@@ -6,6 +6,7 @@ Rules:
   its server runs, and a script is the model behind it (`Proof.SERVERS`). The others are replayed only.
 - An engine with two ways to be spoken to has two rows; the second one's name is also that of its recordings.
 - `instead` is a check the engine cannot satisfy: what the client sees in its place, which is tested, and why.
+- What neither a recording nor a run shows is listed in `unproven.py`, with the reason.
 - What only a recording can show although the engine is real (`replayed`) says why, too.
 """
 
@@ -153,6 +154,8 @@ ENGINES: dict[str, Row] = {
     ),
     "ollama": Row(
         instead={
+            "cut_in_call": Instead(not_supported, "it cannot be made to call a tool"),
+            "cut_in_call_stream": Instead(not_supported, "it cannot be made to call a tool"),
             "chat_n": Instead(not_supported, "it gives one answer to a request, whatever `n` says"),
             "chat_tools": Instead(not_supported, "it cannot be made to call a tool"),
             "chat_tools_stream": Instead(not_supported, "it cannot be made to call a tool"),
@@ -258,6 +261,8 @@ ENGINES: dict[str, Row] = {
         Proof.ENGINES,
         backend="options: {tokenizer: models/demo}",
         instead={
+            "cut_in_call": Instead(not_supported, "it gives text; nobody reads tool calls out of it"),
+            "cut_in_call_stream": Instead(not_supported, "it gives text; nobody reads tool calls out of it"),
             "chat_logprobs": Instead(not_supported, "its models tell them in forms of their own"),
             "chat_tools": Instead(not_supported, "it gives text; nobody reads tool calls out of it"),
             "chat_tools_stream": Instead(not_supported, "it gives text; nobody reads tool calls out of it"),

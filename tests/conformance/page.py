@@ -2,6 +2,7 @@
 
 Rules:
 - A row for each engine of the registry; how it was tried comes from `engines.py`, and so does what it does otherwise.
+- What nothing shows comes from `unproven.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from backends import registry
 from tests.conformance.engines import ENGINES, Proof
+from tests.conformance.unproven import UNPROVEN
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "engines.md"
 TRIED = {
@@ -24,7 +26,7 @@ TRIED = {
 
 def page(text: str) -> str:
     """Return the page with its tables made anew."""
-    for name, lines in (("engines", _engines()), ("otherwise", _otherwise())):
+    for name, lines in (("engines", _engines()), ("otherwise", _otherwise()), ("unproven", _unproven())):
         before, begin, rest = text.partition(f"<!-- {name}: made by `python -m tests.conformance.page` -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->\n")
         text = "".join([before, begin, "\n", *(f"{line}\n" for line in lines), "\n", end, after])
@@ -48,6 +50,17 @@ def _otherwise() -> Iterator[str]:
         reasons: dict[str, list[str]] = {}
         for check, instead in row.instead.items():
             reasons.setdefault(instead.why, []).append(f"`{check}`")
+        for why, checks in reasons.items():
+            yield f"| `{name}` | {', '.join(checks)} | {why} |"
+
+
+def _unproven() -> Iterator[str]:
+    yield "| engine | check | why |"
+    yield "|---|---|---|"
+    for name, table in UNPROVEN.items():
+        reasons: dict[str, list[str]] = {}
+        for check, why in table.items():
+            reasons.setdefault(why, []).append(f"`{check}`")
         for why, checks in reasons.items():
             yield f"| `{name}` | {', '.join(checks)} | {why} |"
 

@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.conformance.replay import Recording, Replay, in_order, recordings, re
 from tests.conformance.shapes import MODEL
 from tests.conformance.stage import CHECKS, Check, Stage, Watch
 from tests.conformance.tap import Tap, tapping
+from tests.conformance.unproven import ASKED
 from tests.serving import Served, idle, serving
 
 RECORDINGS = Path(__file__).resolve().parents[1] / "recordings"
@@ -80,7 +82,12 @@ def _stage(served: Served, watch: Watch) -> Stage:
 
 async def _play(engine: str, check: Check, stage: Stage) -> None:
     instead = ENGINES[engine].instead.get(check.name)
-    if instead is None:
+    asked = ASKED.get(engine, {}).get(check.name)
+    if asked is not None:
+        check = dataclasses.replace(check, body={**check.body, **asked})
+    if instead is None and check.operation is not None and check.operation not in stage.engine.operations:
+        shapes.error(await stage.ask(check.path, check.body), 400, "not_supported")
+    elif instead is None:
         await check.run(stage)
     elif isinstance(instead, Silent):
         shapes.error(await stage.ask("/readyz", None), 503, "no_healthy_backend")

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from backends.base import Engine
+from backends.base import Engine, Operation
 from tests.serving import Answer, Served
 
 
@@ -61,6 +61,8 @@ class Check:
     plays: Callable[[Stage], Awaitable[None]] | None = None
     replayed: bool = False
     """No engine does this when asked: it is always shown from a recording."""
+    operation: Operation | None = None
+    """What it asks for, where engines lack it; one that does refuses it by name."""
 
     @property
     def cancels(self) -> bool:
@@ -76,21 +78,22 @@ class Check:
 
 
 CHECKS: dict[str, Check] = {}
-"""Every check by its name. Import `checks` and `faults` to fill it."""
+"""Every check by its name. Import `checks`, `edges` and `faults` to fill it."""
 
 Played = Callable[..., Any]
 
 
-def check(path: str = "", body: Any = None, *, replayed: bool = False) -> Callable[[Played], Played]:
+def check(
+    path: str = "", body: Any = None, *, replayed: bool = False, operation: Operation | None = None
+) -> Callable[[Played], Played]:
     """Put a function into the table, under its own name. It takes the request's `answer`, or plays on a `stage`."""
 
     def enter(function: Played) -> Played:
         name = function.__name__
         assert name not in CHECKS
         plays = "stage" in inspect.signature(function).parameters
-        CHECKS[name] = Check(
-            name, path, body, None if plays else function, function if plays else None, replayed
-        )
+        reads, played = (None, function) if plays else (function, None)
+        CHECKS[name] = Check(name, path, body, reads, played, replayed, operation)
         return function
 
     return enter

@@ -1,0 +1,125 @@
+"""What is asked otherwise of an engine's recordings, and what none of them shows, which docs/engines.md lists.
+
+Rules:
+- No hand-written recording defines what an engine takes. A check without a real reply stands here until there is one; a
+  recording of that name makes the entry a mistake.
+- `make test-engines` makes these checks only where it is to record them (`RECORD=1`).
+- What a check asks for may be what the recording asked for: `ASKED` are the members that differ, null for one left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NOT_RECORDED = "not recorded yet"
+NEVER_FULL = "it lets any number of requests wait"
+NO_SOUND = "no model that hears was at hand"
+NO_CALL = "nothing makes the demo model write a tool call"
+ALIGNED = "recorded with a stop string that is one token only"
+
+_SCRIPTED = "go #SCRIPT"
+
+
+def _none(why: str, *names: str) -> dict[str, str]:
+    return dict.fromkeys(names, why)
+
+
+def _each(names: Sequence[str], members: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return dict.fromkeys(names, members)
+
+
+def _user(text: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}]}
+
+
+_STOPS = ("stop_of_tokens", "stop_of_tokens_stream")
+_CUTS = ("cut_in_call", "cut_in_call_stream")
+_RESPONSES = ("responses", "responses_stream")
+_MESSAGES = ("messages", "messages_stream")
+
+_CALL = _user(_SCRIPTED + '{"calls": [["get_port", {"engine": "ollama"}]]}#') | {
+    "max_tokens": 14,
+    "tool_choice": None,
+}
+_SAID = _user(_SCRIPTED + '{"say": "one two three OpenAI four STOP five. six seven", "slow": 0}#') | {
+    "max_tokens": 60,
+    "stop": ["e"],
+}
+_LONGER = {"max_output_tokens": 200}
+
+ASKED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "lmdeploy": {
+        **_each(_MESSAGES, {"max_tokens": 200, "temperature": None}),
+        **_each(_RESPONSES, _LONGER),
+        **_each(_STOPS, _user(_SCRIPTED + '{"say": "one two ### three"}#') | {"stop": ["###"]}),
+        **_each(_CUTS, _CALL),
+    },
+    "sglang": {
+        **_each(_RESPONSES, _LONGER),
+        "stop_of_tokens": _SAID,
+        **_each(_CUTS, _CALL),
+    },
+    "tgi": {"stop_of_tokens": {"stop": [" fro"]}, **_each(_CUTS, {"max_tokens": 26})},
+    "triton-openai": _each(_CUTS, {"max_tokens": 5}),
+    "vllm": {
+        "overloaded_stream": _user("x") | {"max_tokens": 300, "temperature": None, "ignore_eos": True},
+        "cut_in_call_stream": _user("What is this gateway?")
+        | {
+            "max_tokens": 14,
+            "tool_choice": None,
+            "structured_outputs": {
+                "regex": '<tool_call>\\\n\\{"name":\\ "get_port",\\ "arguments":\\ \\{"engine":\\ "ollama"\\}\\}\\\n'
+                "</tool_call>"
+            },
+        },
+    },
+}
+
+UNPROVEN: Mapping[str, Mapping[str, str]] = {
+    "llama-cpp-python": {
+        **_none(NOT_RECORDED, "nulls", *_STOPS, *_CUTS),
+        **_none(NEVER_FULL, "overloaded_stream"),
+    },
+    "llamacpp": {
+        **_none(NO_SOUND, "transcriptions"),
+        **_none(NO_CALL, *_CUTS),
+        **_none(NEVER_FULL, "overloaded_stream"),
+    },
+    "lmdeploy": {
+        **_none(NEVER_FULL, "overloaded_stream"),
+    },
+    "ollama": _none(NOT_RECORDED, "overloaded_stream", *_STOPS),
+    "openai": {
+        **_none(NO_SOUND, "transcriptions"),
+        **_none(NO_CALL, *_CUTS),
+        **_none(NOT_RECORDED, "overloaded_stream"),
+    },
+    "ray-serve": {
+        **_none(NOT_RECORDED, "nulls", "overloaded_stream", *_STOPS, *_CUTS),
+        **_none(NO_SOUND, "transcriptions"),
+    },
+    "sglang": {
+        **_none(NOT_RECORDED, "overloaded_stream"),
+        **_none(ALIGNED, "stop_of_tokens_stream"),
+        **_none(NO_SOUND, "transcriptions"),
+    },
+    "tensorrt-llm": {
+        **_none(NOT_RECORDED, *_MESSAGES, *_RESPONSES, *_STOPS, *_CUTS),
+        **_none(NEVER_FULL, "overloaded_stream"),
+    },
+    "tgi": _none(ALIGNED, "stop_of_tokens_stream"),
+    "transformers": {
+        **_none(NOT_RECORDED, *_RESPONSES, *_STOPS, *_CUTS),
+        **_none(NEVER_FULL, "overloaded_stream"),
+        **_none(NO_SOUND, "transcriptions"),
+    },
+    "triton": _none(NOT_RECORDED, *_STOPS),
+    "triton-openai": {
+        **_none(ALIGNED, *_STOPS),
+    },
+    "vllm": {
+        **_none(NOT_RECORDED, "cut_in_call", *_STOPS),
+        **_none(NO_SOUND, "transcriptions"),
+    },
+}
