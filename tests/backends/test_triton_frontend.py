@@ -360,6 +360,15 @@ def test_a_stream_of_tool_calls_is_the_whole_answer(name: str, calls: list[tuple
     assert choices[-1]["finish_reason"] == ("tool_calls" if found else "stop")
 
 
+def test_of_several_calls_the_first_where_the_client_wants_one() -> None:
+    asked = chat(tools=[tool("f")], parallel_tool_calls=False, max_tokens=200)
+    assert "parallel_tool_calls" not in sent(asked)
+    (choice,) = whole(asked, "tools_two_calls")["choices"]
+    assert len(choice["message"]["tool_calls"]) == 1 and choice["finish_reason"] == "tool_calls"
+    both = chat(tools=[tool("f")], parallel_tool_calls=True, max_tokens=200)
+    assert len(whole(both, "tools_two_calls")["choices"][0]["message"]["tool_calls"]) == 2
+
+
 TRTLLM = TritonOptions(api="openai", backend="tensorrtllm").engine()
 
 

@@ -1,9 +1,8 @@
-"""Read SGLang's answers: only the first of several tool calls where the client wants one, and the words of errors.
+"""Read the words of SGLang's errors, and know what its answers do not tell.
 
 Facts are those of SGLang 0.5.23.
 
 Rules:
-- The server does not hear `parallel_tool_calls: false`.
 - An error that the scheduler tells begins with its own status, `503: `, where the server has no better place for it:
   in the Responses API, whole and streamed.
 - What is wrong with a body is told in Python's words, with the server's files behind them.
@@ -21,9 +20,6 @@ import msgspec
 
 from backends.base import Engine, Failure, Kind
 from backends.dialect.errors import CONTEXT_MARKS, read_failure
-from backends.dialect.shapes import Event
-from backends.dialect.stream import EventStream
-from backends.framing import sse
 
 _decode = msgspec.json.Decoder()
 
@@ -32,43 +28,6 @@ _COMPLAINT: Final = re.compile(
     r"'loc': \('body'(?P<loc>[^)]*)\), 'msg': (?:'(?P<plain>[^']*)'|\"(?P<quoted>[^\"]*)\")"
 )
 _NAME: Final = re.compile(r"'(\w+)'|(\d+)")
-
-
-class FirstCall(EventStream):
-    """Watches a stream of chunks, and leaves out every tool call but the first."""
-
-    __slots__ = ()
-
-    def _public(self, event: bytes, said: Event) -> bytes:
-        public = super()._public(event, said)
-        if b'"tool_calls":[' not in public:
-            return public
-        chunk: dict[str, Any] = _decode.decode(public[6:-2])
-        for choice in chunk.get("choices") or ():
-            delta = choice.get("delta") or {}
-            calls = delta.get("tool_calls") or ()
-            kept = [call for call in calls if not call.get("index")]
-            if len(kept) == len(calls):
-                return public
-            delta["tool_calls"] = kept
-            if not kept:
-                del delta["tool_calls"]
-        return sse.encode(msgspec.json.encode(chunk))
-
-    def _learn(self, event: bytes, public: bytes) -> None:
-        """Learn nothing from an event of a call: one like it may belong to another call."""
-        if b'"tool_calls":[' not in event:
-            super()._learn(event, public)
-
-
-def first_call(body: bytes) -> bytes:
-    """Return a whole chat completion in which every choice has its first tool call only."""
-    answer = _decode.decode(body)
-    for choice in answer["choices"]:
-        message = choice.get("message") or {}
-        if message.get("tool_calls"):
-            message["tool_calls"] = message["tool_calls"][:1]
-    return msgspec.json.encode(answer)
 
 
 def failure(engine: Engine, status: int, headers: Any, body: bytes) -> Failure:

@@ -13,7 +13,6 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import msgspec
 
@@ -25,30 +24,6 @@ from backends.engines.sglang import forms
 
 _LOWEST_SEED, _HIGHEST_SEED = -(1 << 63), (1 << 63) - 1
 _ONE = (b"1", b"1.0")
-
-
-class _Calls(msgspec.Struct):
-    parallel_tool_calls: bool | None = None
-
-
-_calls = msgspec.json.Decoder(_Calls)
-
-
-class Wanted(NamedTuple):
-    """What a client's request asks of its answer that SGLang does not do itself."""
-
-    one_call: bool = False
-    """Whether only the first tool call counts."""
-
-
-def wanted(request: Request) -> Wanted:
-    """Return what has to be done with the answer to a request."""
-    if b'"parallel_tool_calls"' not in request.body:
-        return Wanted()
-    try:
-        return Wanted(_calls.decode(request.body).parallel_tool_calls is False)
-    except (ValueError, RecursionError):
-        return Wanted()
 
 
 def edited(request: Request, model: str) -> Request:

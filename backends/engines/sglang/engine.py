@@ -15,6 +15,7 @@ Rules:
 - A Message that the server dropped ends like a whole one, with `end_turn`. Nothing tells them apart, so the adapter
   does not offer Messages.
 - The server refuses nothing while it sleeps, so it is paused before, which aborts what is in progress.
+- It does not hear `parallel_tool_calls: false`, so calls beyond the first are left out.
 - Load is read from `/v1/loads`, which needs no flag, and from the metrics page, which needs `--enable-metrics`.
 """
 
@@ -45,6 +46,7 @@ from backends.base import (
     Status,
     StreamDecoder,
 )
+from backends.dialect import one_call
 from backends.dialect.openai import OpenAICompatible
 from backends.engines.sglang import answers, asked
 from backends.engines.sglang.forms import REPLIES
@@ -124,13 +126,13 @@ class SGLang(OpenAICompatible):
         with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
             if translate is not None:
                 body = translate(request, body)
-            elif request.operation is Operation.CHAT and asked.wanted(request).one_call:
-                body = answers.first_call(body)
+            elif one_call.wanted(request):
+                body = one_call.first_call(body)
         return super().reply(request, model, headers, body)
 
     def decoder(self, request: Request, model: str) -> StreamDecoder:
-        if request.operation is Operation.CHAT and asked.wanted(request).one_call:
-            return answers.FirstCall(self, request)
+        if one_call.wanted(request):
+            return one_call.FirstCall(self, request)
         return super().decoder(request, model)
 
     def failure(self, status: int, headers: Headers, body: bytes) -> Failure:

@@ -105,8 +105,8 @@ def call(request: Request, model: str, default: int) -> Call:
     members = edits.without_nulls(rewrite.members(request.body))
     members["model"] = msgspec.json.encode(model)
     schema = _response_format(members)
-    if members.get("tools", b"[]") == b"[]":
-        members.pop("parallel_tool_calls", None)
+    # Of several calls the first is kept where the client wants one.
+    members.pop("parallel_tool_calls", None)
     dropped = known.only(members, KNOWN[request.operation])
     whole = _EDITS[request.operation](members)
     if schema is not None:

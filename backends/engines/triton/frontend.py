@@ -20,6 +20,7 @@ from urllib.parse import quote
 import msgspec
 
 from backends.base import Action, Call, Failure, Headers, Kind, Operation, Reply, Request, StreamDecoder
+from backends.dialect import one_call
 from backends.dialect.usage import usage_of
 from backends.engines.triton import answers, asked
 from backends.engines.triton.server import TritonServer, model_and_settings
@@ -60,6 +61,8 @@ class TritonFrontend(TritonServer):
         limit, stops = asked.limit(request, self._max_tokens), self._stops(request)
         try:
             usage = usage_of(_counted.decode(body).usage)
+            if one_call.wanted(request):
+                body = one_call.first_call(body)
             return answers.with_reasons(body, usage, limit, stops, asked.by_schema(request))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return body
