@@ -54,6 +54,7 @@ COMPILED = [
     "gateway/wire/origins.py",
     "gateway/wire/relay.py",
     "gateway/wire/sizes.py",
+    "gateway/wire/stall.py",
     "gateway/wire/upstream.py",
 ]
 """The modules that every request runs through. Those with msgspec structs, pydantic models or subclasses of uvicorn's

@@ -4,7 +4,7 @@ Rules:
 - The gateway is a real process. Every answer quotes its request's nonce; a stray quotes the nonce before it, as if it
   were its predecessor's private answer.
 - `caught` has the gateway's distrust turned off, so that each stray meets only the rule by which a connection is used
-  again. The strays come at once or within the turns of the loop that follow, as far as this rule can see them.
+  again. The strays come with the answer or in a segment of their own right behind it.
 - `found out` is the gateway as it is, with strays that come up to two milliseconds late. HTTP/1.1 gives no means
   against one that comes when the next request is under way, so what counts is how soon no connection is used again.
 - Exit 1 if a client got another's answer in the first run, or after the engine was found out in the second.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import re
 import subprocess
@@ -32,7 +33,7 @@ from gateway.serve import build, listen
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "m"
-KINDS = ("same write", "next write", "next turn", "turn after")
+KINDS = ("same write", "next write")
 """When a stray comes that is not late."""
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _NONCE = re.compile(rb"nonce-(\d+)-end")
@@ -107,7 +108,7 @@ class EngineConnection(asyncio.Protocol):
         self._answer(nonce[1])
 
     def _answer(self, nonce: bytes) -> None:
-        engine, write, loop = self._engine, self.transport.write, asyncio.get_running_loop()
+        engine, write = self._engine, self.transport.write
         whole, stray = answer(nonce), answer(self._before)
         self._before = nonce
         if engine.random.random() >= engine.share:
@@ -115,20 +116,17 @@ class EngineConnection(asyncio.Protocol):
         elif engine.late:
             engine.strays["late"] += 1
             write(whole)
-            loop.call_later(engine.late * engine.random.random(), write, stray)
+            asyncio.get_running_loop().call_later(engine.late * engine.random.random(), write, stray)
         else:
             kind = engine.random.choice(KINDS)
             engine.strays[kind] += 1
             if kind == "same write":
                 write(whole + stray)
-                return
-            write(whole)
-            if kind == "next write":
-                write(stray)
-            elif kind == "next turn":
-                loop.call_soon(write, stray)
             else:
-                loop.call_soon(loop.call_soon, write, stray)
+                # Not by the transport, which would put the two together.
+                socket = self.transport.get_extra_info("socket").fileno()
+                os.write(socket, whole)
+                os.write(socket, stray)
 
 
 class Clients:
@@ -201,7 +199,7 @@ async def serve(file: Path, distrust: float | None) -> None:
 async def play(engine: Engine, requests: int, clients: int, distrust: float | None) -> Clients:
     """Play one run against a gateway in a process of its own."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(engine.connection, "127.0.0.1", 0)
+    server = await loop.create_server(engine.connection, "127.0.0.1", 0, backlog=4096)
     port = probe.free_port()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "gateway.yaml"

@@ -58,7 +58,11 @@ class Row:
     """Whether the circuit breaker counts it as a failure of the backend."""
 
 
-OUTCOMES = ("ok", "client_error", "client_gone", "upstream_error", "timeout", "overloaded", "internal_error")
+CLIENT_GONE, CLIENT_SLOW = "client_gone", "client_slow"
+OUTCOMES = (
+    *("ok", "client_error", CLIENT_GONE, CLIENT_SLOW, "upstream_error", "timeout", "overloaded"),
+    "internal_error",
+)
 
 _INVALID, _UPSTREAM, _BUSY = "invalid_request_error", "upstream_error", "overloaded_error"
 
@@ -198,7 +202,7 @@ class ClientLeft(Exception):
     `outcome` is the label value for the metrics.
     """
 
-    def __init__(self, outcome: str = "client_gone") -> None:
+    def __init__(self, outcome: str = CLIENT_GONE) -> None:
         super().__init__(outcome)
         self.outcome = outcome
 

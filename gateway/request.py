@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from backends.base import Headers, Operation, Request
 from backends.surfaces.openai import JSON_HEADERS
 from backends.surfaces.surface import InvalidRequest, Surface
-from gateway.errors import ClientLeft, GatewayError, Own
+from gateway.errors import CLIENT_GONE, ClientLeft, GatewayError, Own
 from gateway.telemetry.cells import NONE
 from gateway.telemetry.timeline import FINISH, Timeline
 
@@ -94,7 +94,14 @@ class WayBack(ABC):
     def release(self) -> None:
         """Release the client's connection for its next request."""
 
-    def lost(self, outcome: str = "client_gone") -> None:
+    def keep(self, exchange: Exchange) -> bool:
+        """Call the request's `count` once its client has taken the answer, or never will. Return False if that is now.
+
+        The answer has been written completely.
+        """
+        return False
+
+    def lost(self, outcome: str = CLIENT_GONE) -> None:
         """Record that the client has disconnected, and end its request with `outcome` for the metrics."""
         self.gone = True
         exchange = self.exchange
@@ -277,12 +284,27 @@ class Exchange:
         try:
             if error is not None:
                 self._tell(error)
-            self.timeline.mark(FINISH)
-            self.sink.finished(self)
-        except Exception:
-            log.exception("request %s did not end as it should, which is a bug of the gateway", self.name)
+            if not self.way.keep(self):
+                self.count()
+        except Exception as bug:  # noqa: BLE001 (whatever it is, the request ends)
+            self._report(bug)
         finally:
             self._let_go()
+
+    def count(self, outcome: str = "") -> None:
+        """Pass the request to its sink. `outcome` says what became of an answer that its client did not take."""
+        if outcome and self.outcome == "ok":
+            self.outcome = outcome
+        self.timeline.mark(FINISH)
+        try:
+            self.sink.finished(self)
+        except Exception as bug:  # noqa: BLE001 (as above)
+            self._report(bug)
+
+    def _report(self, bug: Exception) -> None:
+        log.error(
+            "request %s did not end as it should, which is a bug of the gateway", self.name, exc_info=bug
+        )
 
     def _let_go(self) -> None:
         """Leave the register, and let the client's connection and whoever waits for the end go on."""

@@ -10,7 +10,7 @@ Rules:
   the client's socket has room. If there are too many, reading pauses, and the socket's state is checked regularly for a
   client that disconnected.
 - A request is counted as soon as its head is complete, even if the client leaves while sending the body.
-- The client must read what was written within a time limit, on a connection that is being closed too.
+- The client must go on reading what was written (`gateway.wire.stall`), on a connection that is being closed too.
 - A connection has one timer. It is set again only if it would fire too late, and re-armed if it fires too early.
 """
 
@@ -22,14 +22,15 @@ from time import perf_counter_ns
 from typing import Final
 
 from backends.base import Headers
-from gateway.errors import GatewayError, Own
-from gateway.request import WayBack
+from gateway.errors import CLIENT_GONE, GatewayError, Own
+from gateway.request import Exchange, WayBack
 from gateway.telemetry.timeline import RECEIVE
 from gateway.wire.context import ServerContext
 from gateway.wire.heads import Head, read_head
 from gateway.wire.http1 import CLOSE, LAST_CHUNK, chunk, has_left, head
 from gateway.wire.limits import GLANCE
 from gateway.wire.linger import linger
+from gateway.wire.stall import Stall
 
 IDLE: Final = 0
 """No request is being read or answered."""
@@ -88,7 +89,7 @@ class Door(WayBack):
         self._due: float = NEVER
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due: float = NEVER
-        self._stall: asyncio.TimerHandle | None = None
+        self._stall: Stall | None = None
         self._glance: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport
         self._send: Callable[[bytes], None]
@@ -114,16 +115,20 @@ class Door(WayBack):
             self._wake(self.loop.time() + context.limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        stall = self._stall
+        outcome = CLIENT_GONE if stall is None else stall.lost(exc)
         self._part()
-        self.lost()
+        self.lost(outcome)
 
     def _part(self) -> None:
         """Give the connection up: it is closed, or somebody else closes it."""
         self._phase = GONE
         self._due = NEVER
-        for timer in (self._timer, self._stall, self._glance):
+        for timer in (self._timer, self._glance):
             if timer is not None:
                 timer.cancel()
+        if self._stall is not None:
+            self._stall.cancel()
         self._timer = self._stall = self._glance = None
         self._later = b""
         self._context.state.connections.discard(self)
@@ -302,6 +307,12 @@ class Door(WayBack):
         self.started = self._answered = True
         self._put(self._head(status, headers, b"content-length: %d\r\n" % len(body)) + body)
 
+    def keep(self, exchange: Exchange) -> bool:
+        if self._stall is None or self.gone:
+            return False
+        self._stall.keep(exchange)
+        return True
+
     def release(self) -> None:
         if self._phase == GONE:
             return
@@ -343,7 +354,7 @@ class Door(WayBack):
     def _expire(self) -> None:
         """Start the time limit within which the client must read what was written, unless it is running."""
         if self._stall is None:
-            self._stall = self.loop.call_later(self._context.limits.write_seconds, self.transport.abort)
+            self._stall = Stall(self.loop, self.transport, self._context.limits.write_seconds)
 
     # the timer
 

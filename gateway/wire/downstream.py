@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from backends.base import Headers
-from gateway.errors import ClientLeft, GatewayError, Own
-from gateway.request import WayBack
+from gateway.errors import CLIENT_GONE, ClientLeft, GatewayError, Own
+from gateway.request import Exchange, WayBack
 from gateway.wire.http1 import CLOSE, LAST_CHUNK, chunk, head
 from gateway.wire.server import SCOPE_KEY, Cycle
 
@@ -127,12 +127,19 @@ class UvicornWay(AsgiWayBack):
         if self._protocol.listener is self:
             self._protocol.listener = None
 
-    def lost(self, outcome: str = "client_gone") -> None:
+    def keep(self, exchange: Exchange) -> bool:
+        stall = self._protocol.stall
+        if stall is None or self.gone:
+            return False
+        stall.keep(exchange)
+        return True
+
+    def lost(self, outcome: str = CLIENT_GONE) -> None:
         # Of several pipelined requests, uvicorn only marks the last one as disconnected.
         self._cycle.disconnected = True
         # The gateway itself may have closed the connection, because the body was too slow or too large.
         refusal = self._protocol.refusal
-        super().lost(outcome if refusal is None else refusal.outcome)
+        super().lost(self._protocol.outcome if refusal is None else refusal.outcome)
 
     def pause(self) -> None:
         """Pause the source, because the client's socket buffer is full."""

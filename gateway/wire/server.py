@@ -8,7 +8,7 @@ Rules, all applied before any application code runs:
 - A request that breaks a rule is answered with OpenAI's error format, and the connection is closed so that a client
   which still sends sees the answer. Behind other requests that comes in its turn, and no clock runs until then.
 - An `Upgrade` header is ignored; the request is served as it is.
-- The client must read what was written within a time limit, on a connection that is being closed too.
+- The client must go on reading what was written (`gateway.wire.stall`), on a connection that is being closed too.
 - `listener` is set while an answer is written directly to the transport. It is told when the client's socket buffer is
   full, has room again, or the client is gone, even while reading is paused.
 """
@@ -23,12 +23,13 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from backends.base import Headers
-from gateway.errors import GatewayError, Own
+from gateway.errors import CLIENT_GONE, GatewayError, Own
 from gateway.wire.checks import CHECKED, framing_fault, head_fault, header_fault, refusal, too_large
 from gateway.wire.context import Returned
 from gateway.wire.http1 import has_left
 from gateway.wire.limits import GLANCE, Limits
 from gateway.wire.linger import Ending, linger
+from gateway.wire.stall import Stall
 
 SCOPE_KEY = "gateway.cycle"
 """The key of a request's `Cycle` in its ASGI scope."""
@@ -76,7 +77,10 @@ class GatewayProtocol(HttpToolsProtocol):
     """The part of the current request that is being read: headers, body, or empty if none is."""
     _armed: str = ""
     _deadline: asyncio.TimerHandle | None = None
-    _stall: asyncio.TimerHandle | None = None
+    stall: Stall | None = None
+    """The clock of a client that does not read fast enough, while it runs."""
+    outcome = CLIENT_GONE
+    """What the metrics say of a request whose client is gone."""
     _glance: asyncio.TimerHandle | None = None
     _read_bytes = 0
     """Bytes read of the part that is being read, framing included."""
@@ -101,6 +105,8 @@ class GatewayProtocol(HttpToolsProtocol):
             self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.stall is not None:
+            self.outcome = self.stall.lost(exc)
         self._let_go()
         self._unset_keepalive_if_required()
         if self.listener is not None:
@@ -135,9 +141,9 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
+        if self.stall is not None:
+            self.stall.cancel()
+            self.stall = None
         if self.transport.is_closing():
             self._expire()
         if self.listener is not None:
@@ -268,6 +274,7 @@ class GatewayProtocol(HttpToolsProtocol):
         """Close the connection after what was written, although the client may still be sending."""
         transport, connections = self.transport, self.connections
         is_crowded = len(connections) > self.limits.connections + SPARE
+        self._let_go()
         self.connection_lost(ConnectionAbortedError())
         if is_crowded:
             transport.close()
@@ -303,7 +310,7 @@ class GatewayProtocol(HttpToolsProtocol):
             not self._awaits
             and not self.pipeline
             and self.cycle.response_complete
-            and self._stall is None
+            and self.stall is None
             and not self.flow.read_paused
         )
 
@@ -318,10 +325,10 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _let_go(self) -> None:
         """Stop every timer, and leave no circle of references."""
-        for timer in (self._deadline, self._stall, self._glance):
+        for timer in (self._deadline, self.stall, self._glance):
             if timer is not None:
                 timer.cancel()
-        self._deadline = self._stall = self._glance = None
+        self._deadline = self.stall = self._glance = None
         if self.cycle is not None:
             self.cycle.transport = self.transport
 
@@ -361,8 +368,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _expire(self) -> None:
         """Start the time limit within which the client must read what was written, unless it is running."""
-        if self._stall is None:
-            self._stall = self.loop.call_later(self.limits.write_seconds, self.transport.abort)
+        if self.stall is None:
+            self.stall = Stall(self.loop, self.transport, self.limits.write_seconds)
 
     def _arm(self) -> None:
         if self._deadline is not None:

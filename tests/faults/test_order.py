@@ -142,7 +142,7 @@ async def test_a_stop_between_two_requests(tmp_path: Path) -> None:
 
 
 def answered(served: Served) -> float:
-    return served.metric("gateway_requests_total")
+    return served.metric("gateway_attempts_total", result="ok")
 
 
 def doors(served: Served) -> list[Door]:

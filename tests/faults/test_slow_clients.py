@@ -94,8 +94,50 @@ async def test_who_never_reads_is_cut_off(stream: bool, tmp_path: Path) -> None:
             await engine.closed()
         await until(lambda: not served.server.server_state.connections, "the connection is closed", 10)
         assert len(await slow.rest()) < 12_000_000
-        assert served.metric("gateway_requests_total", outcome="client_gone" if stream else "ok") == 1
+        assert served.metric("gateway_requests_total", outcome="client_slow") == 1
+        assert served.metric("gateway_requests_total") == 1
         engine.set(models=["up"])
+        await settled(served, engine)
+
+
+KINDS = {"plain": (), "full": ("X-Twice: 1", "X-Twice: 2"), "closing": ("Connection: close",)}
+"""Headers by which a request stays at the front door, goes to the full protocol, or ends its connection."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_who_reads_slowly_but_steadily_gets_it_all(kind: str, tmp_path: Path) -> None:
+    """It takes several times `server.timeouts.write`, which only limits how long nothing is taken."""
+    size = 12_000_000
+    async with (
+        FakeEngine(models=["up"], defaults={"reply": {"body": answer_of(size)}}) as engine,
+        serving(tmp_path, config(engine.url, server="timeouts: {write: 400ms}")) as served,
+        client(served.port, 1 << 17) as slow,
+    ):
+        await slow.send(http(chat(), *KINDS[kind]))
+        while len(slow.received) < size:
+            assert await slow.read(1 << 16), f"cut off after {len(slow.received)} bytes"
+            await asyncio.sleep(0.008)
+        assert len((await slow.answer()).body) > size
+        await until(lambda: served.metric("gateway_requests_total", outcome="ok") == 1, "it is counted")
+        assert served.metric("gateway_requests_total") == 1
+        slow.leave()
+        await settled(served, engine)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_who_leaves_within_its_answer_did_not_get_it(kind: str, tmp_path: Path) -> None:
+    """A request is counted when its answer has left the gateway, or never will."""
+    async with (
+        FakeEngine(models=["up"], defaults={"reply": {"body": answer_of(12_000_000)}}) as engine,
+        serving(tmp_path, config(engine.url)) as served,
+        client(served.port, SMALL) as slow,
+    ):
+        await slow.send(http(chat(), *KINDS[kind]))
+        await until(lambda: served.metric("gateway_attempts_total", result="ok") == 1, "it is answered")
+        assert served.metric("gateway_requests_total") == 0
+        slow.leave("RST")
+        await until(lambda: served.metric("gateway_requests_total") == 1, "it is counted")
+        assert served.metric("gateway_requests_total", outcome="client_gone") == 1
         await settled(served, engine)
 
 
@@ -113,7 +155,7 @@ async def test_what_little_is_left_is_not_kept_for_ever_either(ending: str, tmp_
         size = await _just_too_much(served, engine)
         engine.set(models=["up"], defaults={"reply": {"body": answer_of(size)}})
         await slow.send(http(chat(), ending))
-        await until(lambda: served.metric("gateway_requests_total", outcome="ok") >= 2, "it is answered")
+        await until(lambda: served.metric("gateway_attempts_total", result="ok") >= 2, "it is answered")
         await until(lambda: not served.server.server_state.connections, "the connection is closed", 10)
         engine.set(models=["up"])
         await settled(served, engine)
@@ -125,7 +167,7 @@ async def _just_too_much(served: Served, engine: FakeEngine) -> int:
     engine.set(models=["up"], defaults={"reply": {"body": answer_of(size)}})
     async with client(served.port, SMALL) as probe:
         await probe.send(http(chat()))
-        await until(lambda: served.metric("gateway_requests_total", outcome="ok") >= 1, "it is answered")
+        await until(lambda: served.metric("gateway_attempts_total", result="ok") >= 1, "it is answered")
         await asyncio.sleep(0.05)
         doors = [each for each in served.server.server_state.connections if isinstance(each, Door)]
         [door] = [each for each in doors if each.transport.get_write_buffer_size()]
@@ -145,7 +187,7 @@ async def test_a_slow_reader_leaves_no_paused_connection_in_the_pool(tmp_path: P
         client(served.port, SMALL) as slow,
     ):
         await slow.send(http(chat()))
-        await until(lambda: served.metric("gateway_requests_total", outcome="ok") == 1, "it is answered")
+        await until(lambda: served.metric("gateway_attempts_total", result="ok") == 1, "it is answered")
         engine.set(models=["up"])
         connections = engine.journal.totals.accepted
         async with asyncio.timeout(PATIENCE):
@@ -166,7 +208,7 @@ async def test_a_slow_reader_is_no_fault_of_the_engine(tmp_path: Path) -> None:
         await slow.send(http(chat(stream=True)))
         await engine.closed()
         await rest(served)
-        assert served.metric("gateway_requests_total", outcome="client_gone") == 1
+        assert served.metric("gateway_requests_total", outcome="client_slow") == 1
         assert served.metric("gateway_attempts_total", result="timeout") == 0
 
 
