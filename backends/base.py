@@ -296,6 +296,10 @@ class LaunchOptions(Options):
     def launch(self, host: str, port: int) -> Launch:
         """Return the command that starts the engine. Raise LaunchError where it cannot work (a missing file)."""
 
+    def notes(self) -> tuple[str, ...]:
+        """Return what the operator should know of options that can be used; each note is one line."""
+        return ()
+
     def engine_options(self) -> EngineOptions | None:
         """Return the engine options that follow from launching it so, which replace the backend's own; else None."""
         return None

@@ -12,6 +12,7 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import re
 import sys
@@ -19,13 +20,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway import keys, logs
-from gateway.config import json_schema
+from gateway.config import json_schema, notes
 from gateway.config.file import load
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
 from gateway.config.texts import NAME
 from gateway.console import backends, models
 from gateway.fake import command
+
+log = logging.getLogger("gateway")
 
 WORKER = "worker"
 """The command of the processes that `serve --workers` starts. People are not told of it."""
@@ -136,6 +139,8 @@ def _serve(options: argparse.Namespace) -> int:
 
     if options.link is not None:
         return work(loaded, options.port, options.link)
+    for note in notes.startup(loaded):
+        log.warning("%s", note)
     return serve(loaded, options.file, options.workers)
 
 
@@ -148,6 +153,8 @@ def _check(options: argparse.Namespace) -> int:
         for names, word in ((loaded.backends, "backends"), (loaded.models, "models"), (loaded.keys, "keys"))
     )
     print(f"{options.file}: ok ({counts})")
+    for note in notes.everything(loaded):
+        print(f"note: {note}", file=sys.stderr)
     return 0
 
 

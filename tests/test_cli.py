@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tomllib
 from collections.abc import Callable, Mapping
@@ -116,6 +117,19 @@ def test_check_accepts_what_the_repository_brings(path: Path, here: Run) -> None
     assert done.returncode == 0, done.stderr
 
 
+def test_check_and_serve_say_what_is_easily_missed(file: Path, here: Run) -> None:
+    words = "backend 'a': context: 4096 tokens are more than the 2048 that the model was trained for"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        file.write_text(
+            f'server: {{listen: "127.0.0.1:{taken.getsockname()[1]}"}}\n'
+            f"backends: {{a: {{engine: llamacpp, launch: {{model: {MODEL}, context: 4096}}}}}}\n"
+        )
+        done = here("check", file)
+        assert (done.returncode, done.stderr) == (0, f"note: {words}\n")
+        said, cannot = refused(gateway("serve", file))
+    assert said.endswith(f"warning {words}") and "cannot listen" in cannot
+
+
 def test_check_shows_every_problem_with_its_place(file: Path) -> None:
     file.write_text(
         """\
@@ -137,7 +151,9 @@ models:
 
 def test_check_of_a_file_that_is_not_there(file: Path) -> None:
     [line] = refused(gateway("check", file))
-    assert str(file) in line
+    assert line == f"{file}:1:1: cannot read the file: No such file or directory"
+    [line] = refused(gateway("check", "none.yaml"))
+    assert line == f"none.yaml:1:1: cannot read the file (in {ROOT}): No such file or directory"
 
 
 @pytest.mark.parametrize(

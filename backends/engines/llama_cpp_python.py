@@ -47,7 +47,8 @@ from backends.dialect.errors import garbled
 from backends.dialect.openai import OpenAICompatible
 from backends.dialect.stream import EventStream
 from backends.facts import logs
-from backends.facts.launching import Count, GgufLaunch, Text, arguments, program
+from backends.facts.launching import Count, GgufLaunch, Text, arguments, place, program
+from backends.facts.trained import too_long
 from backends.framing import sse
 
 COMMAND = ("python", "-m", "llama_cpp.server")
@@ -94,10 +95,15 @@ class LlamaCppPythonLaunch(GgufLaunch):
     )
     extra_args: tuple[str, ...] = Field((), description="More arguments for the program, passed unchanged.")
 
+    def notes(self) -> tuple[str, ...]:
+        return too_long("max_model_len", self.max_model_len, self.model)
+
     def launch(self, host: str, port: int) -> Launch:
         for path in (self.model, self.lora):
             if self.command is None and path is not None and not path.is_file():
-                raise LaunchError(f"there is no file {path}: put a GGUF file there or correct the path")
+                raise LaunchError(
+                    f"there is no file {place(path)}: put a GGUF file there or correct the path"
+                )
         argv = [*program(self.command or COMMAND, INSTALL), "--model", str(self.model)]
         argv += ["--model_alias", self.public_name, "--host", host, "--port", str(port)]
         argv += ["--interrupt_requests", "false", "--verbose", "false", *arguments(self, FLAGS)]

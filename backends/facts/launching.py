@@ -19,6 +19,7 @@ import msgspec
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from backends.base import Launch, LaunchError, LaunchOptions
+from backends.facts.trained import too_long
 from backends.facts.units import MODEL_NAME, Duration, Share
 
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -170,6 +171,9 @@ class GpuServerLaunch(ServerLaunch):
         False, description="Whether Python code that comes with the model may run in the engine."
     )
 
+    def notes(self) -> tuple[str, ...]:
+        return too_long("max_model_len", self.max_model_len, Path(self.model))
+
     def check_paths(self, *others: str) -> None:
         """Raise LaunchError if the model, or one of the others, is a path that does not exist.
 
@@ -180,8 +184,17 @@ class GpuServerLaunch(ServerLaunch):
             return
         for path in (self.model, *others):
             if (Path(path).is_absolute() or path.startswith(".")) and not Path(path).exists():
-                where = "" if Path(path).is_absolute() else f" (in {Path.cwd()})"
-                raise LaunchError(f"there is no {path}{where}: correct the path")
+                raise LaunchError(f"there is no {place(path)}: correct the path")
+
+
+def place(path: Path | str) -> str:
+    """Return a path as messages name it: a relative one with the folder it starts at."""
+    return f"{path}{looked_in(path)}"
+
+
+def looked_in(path: Path | str) -> str:
+    """Return the end of a message about a path: the folder that a relative one starts at."""
+    return "" if Path(path).is_absolute() else f" (in {Path.cwd()})"
 
 
 def program(command: Sequence[str], install: str) -> tuple[str, ...]:

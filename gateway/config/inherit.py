@@ -1,4 +1,4 @@
-"""What a model at a backend gets from the layers of the config: its own value, else the backend's, else the default.
+"""What follows from several places of the config: a model's own value, else the backend's, else the default; fallbacks.
 
 Rules:
 - Pure look-ups in a config that was checked.
@@ -6,6 +6,9 @@ Rules:
 """
 
 from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
 
 from backends import registry
 from gateway.config.schema import Config, Retry, Timeouts
@@ -34,3 +37,24 @@ def retry(config: Config, model: str | None) -> Retry:
     """Return how requests for `model` (its own name) are retried: as the model says, else as the defaults say."""
     own = config.models[model].retry if model is not None and model in config.models else None
     return own or config.defaults.retry
+
+
+def owners(config: Config) -> dict[str, str]:
+    """Return the model that each name clients may ask for belongs to: its own name, and its aliases."""
+    return {name: model for model, own in config.models.items() for name in (model, *own.aliases)}
+
+
+def succession(config: Config, model: str, owner: Mapping[str, str]) -> list[str]:
+    """Return the models that may serve a request for `model`, in the order of their turns.
+
+    It is the model itself, then its fallbacks, then theirs, each model once. `owner` is what `owners` returns.
+    """
+    order: dict[str, None] = {}
+    waiting = deque([model])
+    while waiting:
+        found = waiting.popleft()
+        if found not in order:
+            order[found] = None
+            own = config.models.get(found)
+            waiting += [owner[name] for name in own.fallback] if own else []
+    return list(order)

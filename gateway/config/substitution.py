@@ -1,6 +1,7 @@
 """Substitutions: `${env.NAME}`, `${env.NAME:-fallback}` and `${file:/path}` in the text of one value.
 
 Rules:
+- The form of another gateway, `os.environ/NAME`, is a mistake: it would be taken for the value itself.
 - `$${` is a literal `${`; any other `${` is a mistake. Nothing is filled in twice.
 - A fallback stands in for a variable that is unset or empty, as in a shell. Without one, unset is a mistake.
 - A file gives its text without one newline at its end. It is a regular file, in UTF-8 and of bounded size.
@@ -14,10 +15,19 @@ import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from backends.facts.launching import place
 from gateway.config.problems import closest
 
 FILE_BYTES = 64 * 2**10
 """The largest file that may be filled in."""
+
+
+_FOREIGN = re.compile(r"os\.environ/(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
+
+
+def has_some(text: str) -> bool:
+    """Tell whether something is to be filled in into a value, or looks so."""
+    return "${" in text or text.startswith("os.environ/")
 
 
 class Substitution:
@@ -32,6 +42,10 @@ class Substitution:
 
     def fill(self, text: str, complain: Callable[[str], None]) -> tuple[str, bool]:
         """Return the text with its substitutions filled in, and whether it had any. `complain` is told each mistake."""
+        if foreign := _FOREIGN.fullmatch(text):
+            complain(
+                f"nothing is filled in here: write ${{env.{foreign['name']}}} for the environment variable"
+            )
         parts: list[str] = []
         end, substituted = 0, False
         for match in self._PART.finditer(text):
@@ -73,20 +87,21 @@ class Substitution:
 
     def _file(self, name: str, complain: Callable[[str], None]) -> str:
         path = Path(name)
+        shown = place(repr(name)[1:-1])
         try:
             if not stat.S_ISREG(path.stat().st_mode):
-                complain(f"cannot read {repr(name)[1:-1]}: not a regular file")
+                complain(f"cannot read {shown}: not a regular file")
                 return ""
             with path.open("rb") as stream:
                 data = stream.read(FILE_BYTES + 1)
             if len(data) > FILE_BYTES:
-                complain(f"cannot read {repr(name)[1:-1]}: larger than {FILE_BYTES >> 10} KiB")
+                complain(f"cannot read {shown}: larger than {FILE_BYTES >> 10} KiB")
                 return ""
             return data.decode().removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError:
-            complain(f"cannot read {repr(name)[1:-1]}: not UTF-8 text")
+            complain(f"cannot read {shown}: not UTF-8 text")
         except (OSError, ValueError) as error:
-            complain(f"cannot read {repr(name)[1:-1]}: {reason(error)}")
+            complain(f"cannot read {shown}: {reason(error)}")
         return ""
 
 

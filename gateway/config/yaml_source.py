@@ -20,8 +20,9 @@ from typing import Any
 
 import yaml
 
+from backends.facts.launching import looked_in
 from gateway.config.problems import ConfigError, Problem, quote
-from gateway.config.substitution import Substitution, reason
+from gateway.config.substitution import Substitution, has_some, reason
 
 FILE_BYTES = 4 * 2**20
 """The largest config file."""
@@ -143,7 +144,9 @@ def read(path: Path, environ: Mapping[str, str]) -> Source:
         with path.open("rb") as stream:
             data = stream.read(FILE_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise ConfigError([Problem(file, 1, 1, f"cannot read the file: {reason(error)}")]) from None
+        raise ConfigError(
+            [Problem(file, 1, 1, f"cannot read the file{looked_in(file)}: {reason(error)}")]
+        ) from None
     if len(data) > FILE_BYTES:
         raise ConfigError([Problem(file, 1, 1, f"the file is larger than {FILE_BYTES >> 20} MiB")])
     source = parse(data, file, "a config file", Substitution(environ))
@@ -331,7 +334,7 @@ class _Builder:
     def _scalar(self, event: yaml.ScalarEvent, place: Place) -> Node:
         quoted = bool(event.style)
         written: str = event.value
-        if "${" not in written or self._substitution is None:
+        if self._substitution is None or not has_some(written):
             return Node(place, written if quoted else resolve(written), written=written, quoted=quoted)
         before = len(self.complaints)
         text, substituted = self._substitution.fill(

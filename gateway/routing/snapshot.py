@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.auth import Keys
-from gateway.config.inherit import retry, timeouts
+from gateway.config.inherit import owners, retry, succession, timeouts
 from gateway.config.schema import Config
 from gateway.routing.catalog import Catalog, Group, Listed, Plan
 from gateway.routing.state import State
@@ -33,9 +33,9 @@ def build(config: Config, state: State) -> Snapshot:
     """Build the snapshot of a config with the backends as they are now. `state` is what earlier snapshots left."""
     groups = _configured(config, state) if config.models else _offered(config, state)
     names = {name: group for group in groups for name in group.names}
-    plans = {}
+    owner, plans = owners(config), {}
     for group in groups:
-        plan = _plan(config, group, names, state)
+        plan = _plan(config, group, names, owner, state)
         plans.update(dict.fromkeys(group.names, plan))
     state.keep({group.model for group in groups})
     listed = [Listed(name, _context(group), group) for group in groups for name in group.names]
@@ -69,16 +69,9 @@ def _offered(config: Config, state: State) -> list[Group]:
     return groups
 
 
-def _plan(config: Config, group: Group, names: dict[str, Group], state: State) -> Plan:
+def _plan(config: Config, group: Group, names: dict[str, Group], owner: dict[str, str], state: State) -> Plan:
     """Return the plan for a model: its own targets, then its fallbacks' and theirs, each model once."""
-    order: list[Group] = []
-    waiting = [group]
-    while waiting:
-        found = waiting.pop(0)
-        if found not in order:
-            order.append(found)
-            model = config.models.get(found.model)
-            waiting += [names[name] for name in model.fallback] if model else []
+    order = [names[name] for name in succession(config, group.model, owner)]
     limits = timeouts(config, group.model, group.targets[0].backend.name)
     attempts = retry(config, group.model).attempts
     own = config.models.get(group.model)

@@ -146,3 +146,21 @@ def test_a_missing_variable_hides_no_other_problem(tmp_path: Path) -> None:
         "give 'url' (the engine runs already) or 'launch' (the gateway starts it)",
         "unknown backend 'c' (there are: a, b)",
     ]
+
+
+@pytest.mark.parametrize("where", ["api_key", "url", "labels: {x", "headers: {x-key"])
+def test_the_form_of_another_gateway_is_told(where: str, tmp_path: Path) -> None:
+    """As a value it would be sent to the engine, which answers 401."""
+    end = "}" if "{" in where else ""
+    url = "" if where == "url" else "url: 'http://h:1', "
+    text = f"backends: {{a: {{engine: openai, {url}{where}: os.environ/OPENAI_KEY{end}}}}}"
+    [line] = lines(tmp_path, text, ENVIRON)
+    assert line.endswith("nothing is filled in here: write ${env.OPENAI_KEY} for the environment variable")
+
+
+def test_a_relative_path_is_told_with_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [line] = lines(
+        tmp_path, "backends: {a: {engine: openai, url: 'http://h:1', api_key: '${file:none}'}}", ENVIRON
+    )
+    assert line.endswith(f"cannot read none (in {tmp_path}): No such file or directory")

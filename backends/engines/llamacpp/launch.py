@@ -19,15 +19,14 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from backends.base import Launch, LaunchError
-from backends.facts.launching import GgufLaunch, Text
+from backends.facts.launching import GgufLaunch, Text, place
+from backends.facts.trained import HEAD, too_long
 
 BUILT_IN = "xllamacpp"
 RUNNER = Path(__file__).with_name("runner.py")
 EMBEDDING_BATCH = 2048
 """Tokens computed in one step when the model serves embeddings, which is also the longest input that can be embedded.
 llama.cpp's own default is 512; longer inputs fail with status 500."""
-HEAD = 1 << 20
-"""The bytes at the beginning of a model file that contain its settings."""
 VERBOSITY = {"error": 1, "warning": 2, "info": 3, "debug": 5}
 """llama.cpp's numbers for log levels (its `--verbosity`)."""
 
@@ -85,6 +84,9 @@ class LlamaCppLaunch(GgufLaunch):
         if self.rerank and (self.embeddings or self.pooling is not None):
             raise ValueError("'rerank' goes with neither 'embeddings' nor 'pooling': it pools by rank")
         return self
+
+    def notes(self) -> tuple[str, ...]:
+        return too_long("context", self.context, self.model)
 
     def launch(self, host: str, port: int) -> Launch:
         head = _model_head(self.model)
@@ -169,7 +171,7 @@ class LlamaCppLaunch(GgufLaunch):
 
 def _model_head(path: Path, what: str = "model") -> bytes:
     """Return the first bytes of a GGUF file. Raise LaunchError if it is not one."""
-    where = path if path.is_absolute() else f"{path} (in {Path.cwd()})"
+    where = place(path)
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
@@ -194,5 +196,5 @@ def _template_file(template: str) -> Path | None:
     path = Path(template)
     if not path.is_file():
         # llama.cpp would silently use the text itself as the whole prompt.
-        raise LaunchError(f"there is no chat template file {template}")
+        raise LaunchError(f"there is no chat template file {place(path)}")
     return path

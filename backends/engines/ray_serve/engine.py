@@ -43,7 +43,7 @@ from backends.base import (
 from backends.dialect.openai import OpenAICompatible
 from backends.facts import logs
 from backends.facts.actions import checked_arguments
-from backends.facts.launching import ProcessLaunch, Text, program
+from backends.facts.launching import ProcessLaunch, Text, place, program
 from backends.facts.signals import Metric, Table, from_metrics
 from backends.facts.units import Duration
 
@@ -111,7 +111,7 @@ class RayServeLaunch(ProcessLaunch):
 
     def launch(self, host: str, port: int) -> Launch:
         if self.config is not None and not self.config.is_file():
-            raise LaunchError(f"there is no config file {self.config}: correct the path")
+            raise LaunchError(f"there is no config file {place(self.config)}: correct the path")
         argv = [*program(self.command or COMMAND, INSTALL), str(RUNNER), "--host", host, "--port", str(port)]
         if self.config is not None:
             argv += ["--config", str(self.config)]

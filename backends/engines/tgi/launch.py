@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from pydantic import Field
 
 from backends.base import Launch
 from backends.facts import logs
 from backends.facts.launching import Count, LoraName, ServerLaunch, Text, arguments, program
+from backends.facts.trained import too_long
 from backends.facts.units import Share, Size
 
 COMMAND = ("text-generation-launcher",)
@@ -80,6 +82,9 @@ class TGILaunch(ServerLaunch):
     def served_names(self) -> tuple[str, ...]:
         """Return the model's public name and those of its adapters."""
         return (self.public_name, *self.lora)
+
+    def notes(self) -> tuple[str, ...]:
+        return too_long("max_model_len", self.max_model_len, Path(self.model))
 
     def launch(self, host: str, port: int) -> Launch:
         argv = [*program(self.command or COMMAND, INSTALL), "--hostname", host, "--port", str(port)]

@@ -23,6 +23,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from backends.base import OptionsError
+from backends.facts.launching import place
 
 try:
     import tokenizers
@@ -121,7 +122,7 @@ def _object(path: Path) -> Members:
     try:
         found = json.loads(path.read_bytes())
     except OSError as error:
-        raise OptionsError(f"cannot read {path}: {error.strerror}") from error
+        raise OptionsError(f"cannot read {place(path)}: {error.strerror}") from error
     except ValueError as error:
         raise OptionsError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
