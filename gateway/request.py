@@ -157,7 +157,7 @@ class Exchange:
 
     `caller`, `request` and `plan` are set as soon as each is known. `model`, `backend` and `outcome` are label values
     for the metrics. `deadline` is in nanoseconds of the timeline's clock. `trace` holds the header lines of the trace
-    context that are forwarded to the engine, `cors` headers of the answer.
+    context that are forwarded to the engine, `cors` headers of the answer. `coding` is how the body is compressed.
     """
 
     __slots__ = (
@@ -165,6 +165,7 @@ class Exchange:
         "backend",
         "beating",
         "caller",
+        "coding",
         "cors",
         "deadline",
         "events",
@@ -196,6 +197,7 @@ class Exchange:
         self.sink: FinishedSink = sink
         self.id: bytes = b""
         self.headers: Mapping[bytes, bytes] = {}
+        self.coding: bytes = b""
         self.cors: Headers = ()
         self.trace: bytes = b""
         self.plan: Plan

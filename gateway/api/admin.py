@@ -31,6 +31,7 @@ from gateway.errors import GatewayError, Own
 from gateway.fleet.backend import Backend
 from gateway.fleet.view import BackendView
 from gateway.request import Exchange
+from gateway.wire.codings import coding_of, decoded
 from gateway.wire.downstream import Receive, Scope, Send, way_back_of
 from gateway.wire.origins import is_own
 from gateway.wire.transfer import Transfer
@@ -233,6 +234,7 @@ def _arguments_in(headers: dict[bytes, bytes], body: bytes) -> dict[str, Any]:
     """Return the arguments in a request's body, none if it is empty. Raises GatewayError if they cannot be read."""
     if len(body) > BODY:
         raise GatewayError(Own.TOO_LARGE, f"the arguments are larger than {BODY} bytes")
+    body = decoded(coding_of(headers), body, BODY)
     if not body.strip():
         return {}
     if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":

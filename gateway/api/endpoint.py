@@ -29,6 +29,7 @@ from gateway.routing.snapshot import Snapshot
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.page import Pages
 from gateway.telemetry.timeline import AUTH, RECEIVE, ROUTE
+from gateway.wire.codings import coding_of, decoded
 from gateway.wire.downstream import Receive, Scope, Send, way_back_of
 
 _TRACE: Final = (b"traceparent", b"tracestate")
@@ -97,12 +98,13 @@ class Admission:
     It is valid for every request with the same head, for as long as the snapshot is the same.
     """
 
-    __slots__ = ("caller", "snapshot", "trace")
+    __slots__ = ("caller", "coding", "snapshot", "trace")
 
-    def __init__(self, snapshot: Snapshot, caller: Caller, trace: bytes) -> None:
+    def __init__(self, snapshot: Snapshot, caller: Caller, trace: bytes, coding: bytes) -> None:
         self.snapshot: Snapshot = snapshot
         self.caller: Caller = caller
         self.trace: bytes = trace
+        self.coding: bytes = coding
 
 
 class Endpoint:
@@ -146,15 +148,37 @@ class Endpoint:
             # A browser asks before it sends JSON for a page of another origin, but not before a body without a type.
             usual = b"" if b"origin" in headers else _usual(self._operation)
             self._surface.check(self._operation, headers.get(b"content-type", usual))
-            if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-                raise GatewayError(Own.MEDIA_TYPE, "a compressed body is not accepted")
-            admission = Admission(snapshot, caller, _trace(headers))
+            admission = Admission(snapshot, caller, _trace(headers), coding_of(headers))
         exchange.caller = admission.caller
         exchange.trace = admission.trace
+        exchange.coding = admission.coding
         return admission
 
     def accept(self, exchange: Exchange, body: bytes) -> None:
         """Route a complete request and dispatch it. Raises nothing: an error ends the request."""
+        if exchange.coding:
+            exchange.timeline.mark(RECEIVE)
+            exchange.task = asyncio.get_running_loop().create_task(self._accept_coded(exchange, body))
+        else:
+            self._accept(exchange, body)
+
+    async def _accept_coded(self, exchange: Exchange, body: bytes) -> None:
+        """Decode a body off the loop, then go on with it."""
+        loop = asyncio.get_running_loop()
+        limit = self._core.snapshot.config.server.limits.body
+        try:
+            plain = await loop.run_in_executor(None, decoded, exchange.coding, body, limit)
+        except asyncio.CancelledError:
+            # The task ends here, so the cancellation has done its work and need not be raised further.
+            exchange.end(exchange.interrupted or GatewayError(Own.DRAINING, "the gateway is shutting down"))
+        except Exception as error:  # noqa: BLE001 (any error ends this request only)
+            exchange.end(error)
+        else:
+            exchange.task = None
+            self._accept(exchange, plain)
+
+    def _accept(self, exchange: Exchange, body: bytes) -> None:
+        """Route and dispatch a request whose body is plain."""
         exchange.timeline.mark(ROUTE)
         try:
             self._route(exchange, body)

@@ -75,7 +75,10 @@ Frozen = Annotated[
 class Limits(Section):
     """How much one client may send, and one engine answer."""
 
-    body: Size = setting("10MiB", "The largest request body. A larger one is answered with 413.")
+    body: Size = setting(
+        "10MiB",
+        "The largest request body, decoded if it comes compressed. A larger one is answered with 413.",
+    )
     headers: Size = setting("32KiB", "The largest request head: request line and headers together.")
     header_count: int = setting(100, "How many headers one request may have.", ge=1, le=100_000)
     reply: Size = setting(

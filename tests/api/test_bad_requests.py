@@ -247,12 +247,6 @@ async def test_content_type(kind: str, status: int, tmp_path: Path) -> None:
         assert answer.error["message"]
 
 
-async def test_a_compressed_body_is_refused(tmp_path: Path) -> None:
-    async with serving(tmp_path, CONFIG) as served:
-        answer = await served.post(CHAT, b"\x1f\x8b", content_encoding="gzip")
-        assert (answer.status, answer.error["code"]) == (415, "unsupported_media_type")
-
-
 async def test_wrong_parameters_of_the_other_endpoints_have_the_same_shape(tmp_path: Path) -> None:
     async with serving(tmp_path, CONFIG) as served:
         answer = await served.get("/v1/models/%ff")

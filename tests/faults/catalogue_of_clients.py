@@ -160,8 +160,9 @@ REQUESTS = (
     fault(
         "C13",
         "a compressed body",
-        "415 `unsupported_media_type`",
-        "api/test_bad_requests.py::test_a_compressed_body_is_refused",
+        "the answer; 413 beyond the limit once decoded, 400 `invalid_coding` if broken, 415 for another coding",
+        "wire/test_codings.py::test_a_compressed_request_is_served",
+        "wire/test_codings.py::test_a_wrong_one_is_refused_and_the_connection_goes_on",
     ),
     fault(
         "C14",
