@@ -3,6 +3,7 @@
 Rules:
 - An event is one line: control characters are escaped, and the length of a message is bounded.
 - Formatting never raises; a character that stderr cannot show is replaced.
+- Nobody waits for stderr: what is not read in time is dropped, and how much that was is told.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import logging
 import sys
 import time
 from typing import Literal
+
+from gateway.outlet import OutletHandler
 
 LIMIT = 4000
 """The largest number of characters of one message."""
@@ -56,8 +59,7 @@ class Json(logging.Formatter):
 
 def configure(level: str, style: Literal["text", "json"]) -> None:
     """Send the log of this process to stderr. Libraries log warnings and errors only."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Json() if style == "json" else Text())
+    handler = OutletHandler(sys.stderr, Json() if style == "json" else Text())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("gateway").setLevel(level.upper())
     logging.getLogger("uvicorn").setLevel(logging.ERROR)

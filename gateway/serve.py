@@ -33,6 +33,7 @@ from gateway.config.schema import Config
 from gateway.errors import GatewayError, Own
 from gateway.fleet.peers import Peers
 from gateway.greeting import address, greeting
+from gateway.outlet import Outlet
 from gateway.wire.context import ServerContext, ServerState
 from gateway.wire.door import Door
 from gateway.wire.limits import Limits
@@ -209,9 +210,11 @@ def serve(config: Config, file: Path, workers: int = 1) -> int:
     host, port = listener.getsockname()[:2]
     url = address(host, port)
     where = str(Listen(host, port))
+    terminal = Outlet(sys.stdout)
     shown = url if url.endswith(where) else f"http://{where}, here {url}"
     if workers == 1:
-        _run(_serve(config, listener, url, shown))
+        _run(_serve(config, listener, url, shown, terminal))
+        terminal.flush()
         return 0
     listener.close()
     is_open = config.server.auth == "none" or not config.keys
@@ -219,12 +222,11 @@ def serve(config: Config, file: Path, workers: int = 1) -> int:
         config,
         file,
         workers,
-        on_listening=lambda: print(
-            f"gateway {VERSION} listens on {shown} with {workers} workers", flush=True
-        ),
-        on_ready=lambda models: print(greeting(url, models, is_open), flush=True),
+        on_listening=lambda: terminal.put(f"gateway {VERSION} listens on {shown} with {workers} workers"),
+        on_ready=lambda models: terminal.put(greeting(url, models, is_open)),
     )
     _run(master.run(port))
+    terminal.flush()
     return 0
 
 
@@ -285,13 +287,13 @@ async def _survive(main: Coroutine[Any, Any, None]) -> None:
     await main
 
 
-async def _serve(config: Config, listener: socket.socket, url: str, shown: str) -> None:
+async def _serve(config: Config, listener: socket.socket, url: str, shown: str, terminal: Outlet) -> None:
     server, gateway = build(config)
 
     async def greet() -> None:
         # Not earlier: who reads this line may send a signal, and only now does one stop the gateway cleanly.
-        print(f"gateway {VERSION} listens on {shown}", flush=True)
-        print(greeting(url, await gateway.ready(), gateway.core.snapshot.keys.open), flush=True)
+        terminal.put(f"gateway {VERSION} listens on {shown}")
+        terminal.put(greeting(url, await gateway.ready(), gateway.core.snapshot.keys.open))
 
     async with _beside(greet()):
         await server.run_until_signal(listener)

@@ -1,0 +1,124 @@
+"""Lines for a terminal, a file or a pipe that may be read slowly or not at all.
+
+Rules:
+- Whoever has something to say never waits: a thread writes. What it has not written yet is bounded.
+- Beyond the bound lines are dropped, and the next line that is written says how many.
+- The thread writes to the file descriptor, not to Python's stream: a thread that is stuck in a stream when the process
+  ends would hold the stream's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, TextIO
+
+ROOM: Final = 4 << 20
+"""Most bytes that wait to be written."""
+PATIENCE: Final = 1.0
+"""Seconds that the end of the process waits for what is still to be written."""
+_FULL: Final = 0.05
+"""Seconds between two attempts to write where the descriptor does not block."""
+
+
+def dropped(count: int) -> str:
+    """Return the words that stand for lines which were dropped."""
+    return f"{count} lines were dropped here: nobody read them in time"
+
+
+class Outlet:
+    """Writes lines to a stream from a thread of its own, which starts with the first line."""
+
+    def __init__(self, stream: TextIO, notice: Callable[[int], str] = dropped, room: int = ROOM) -> None:
+        """Write to `stream`. `notice` returns the line that tells how many were dropped; `room` is in bytes."""
+        self._stream = stream
+        self._notice = notice
+        self._room = room
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._dropped = 0
+        self._writing = False
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        try:
+            self._file: int | None = stream.fileno()
+        except OSError:
+            self._file = None
+
+    def put(self, line: str) -> None:
+        """Write a line soon, or drop it where too much waits already."""
+        if self._file is None:
+            # A stream in memory, which cannot block.
+            self._stream.write(line + "\n")
+            return
+        data = line.encode(self._stream.encoding or "utf-8", "backslashreplace") + b"\n"
+        with self._changed:
+            if self._size + len(data) > self._room:
+                self._dropped += 1
+                return
+            self._lines.append(data)
+            self._size += len(data)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="outlet", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def flush(self, patience: float = PATIENCE) -> None:
+        """Wait until everything is written, at most `patience` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._lines or self._writing), patience)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._lines)
+                data = b"".join(self._lines)
+                missing, self._dropped = self._dropped, 0
+                self._lines.clear()
+                self._size = 0
+                self._writing = True
+            if missing:
+                data += self._notice(missing).encode("utf-8", "backslashreplace") + b"\n"
+            with contextlib.suppress(OSError):  # nobody will ever read it
+                self._write(memoryview(data))
+
+    def _write(self, data: memoryview) -> None:
+        assert self._file is not None
+        while data:
+            try:
+                data = data[os.write(self._file, data[:4096]) :]
+            except BlockingIOError:
+                time.sleep(_FULL)
+
+
+class OutletHandler(logging.Handler):
+    """A handler of log records that writes them through an outlet, and never raises."""
+
+    def __init__(self, stream: TextIO, formatter: logging.Formatter) -> None:
+        """Write to `stream`, formatted by `formatter`."""
+        super().__init__()
+        self.setFormatter(formatter)
+        self._outlet = Outlet(stream, self._notice)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record soon."""
+        try:
+            line = self.format(record)
+        except Exception as error:  # noqa: BLE001 (a message that cannot be formatted stops nothing)
+            line = f"a message of {record.name} cannot be formatted: {type(error).__name__}"
+        self._outlet.put(line)
+
+    def flush(self) -> None:
+        """Wait a moment until everything is written."""
+        self._outlet.flush()
+
+    def _notice(self, count: int) -> str:
+        return self.format(
+            logging.LogRecord("gateway.logs", logging.WARNING, __file__, 0, dropped(count), None, None)
+        )
