@@ -11,6 +11,8 @@ class Kind(enum.StrEnum):
 
     CONNECT = "connect"
     """The engine could not be reached; nothing was sent."""
+    UNRESOLVED = "unresolved"
+    """The engine's host name could not be looked up; nothing was sent, and nothing is known of the engine."""
     RESET = "reset"
     """The engine closed the connection before its reply was complete."""
     TIMEOUT = "timeout"

@@ -70,6 +70,7 @@ ROWS: dict[Kind | Own, Row] = {
     Kind.CONNECT: Row(
         502, _UPSTREAM, "upstream_connect_error", "upstream_error", elsewhere=True, counts=True
     ),
+    Kind.UNRESOLVED: Row(502, _UPSTREAM, "upstream_connect_error", "upstream_error", elsewhere=True),
     Kind.RESET: Row(502, _UPSTREAM, "upstream_reset", "upstream_error", elsewhere=True, counts=True),
     Kind.TIMEOUT: Row(504, "timeout_error", "upstream_timeout", "timeout", counts=True),
     Kind.OVERLOADED: Row(503, _BUSY, "overloaded", "overloaded", elsewhere=True),

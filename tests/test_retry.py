@@ -7,6 +7,7 @@ from gateway.dispatch.retry import FIRST_PAUSE, LONGEST_PAUSE, Budget, loading_p
 
 AGAIN = {
     Kind.CONNECT: True,
+    Kind.UNRESOLVED: True,
     Kind.RESET: True,
     Kind.OVERLOADED: True,
     Kind.LOADING: True,

@@ -16,13 +16,12 @@ Rules:
 
 from __future__ import annotations
 
-import email.utils
 import re
-from datetime import UTC, datetime
 
 import msgspec
 
 from backends.base import Failure, Headers, Kind
+from backends.dialect.waits import retry_after
 
 CONTEXT_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
 CONTEXT_MARKS = (
@@ -258,32 +257,7 @@ def readable(text: str) -> str:
     return " ".join(printable.split())[:_MESSAGE_LIMIT]
 
 
-def retry_after(headers: Headers) -> float | None:
-    """Return the seconds in a `Retry-After` header; None if it is absent, negative or unreadable.
-
-    A date is compared with the answer's own `Date`, so that the clocks need not agree (RFC 9110, section 10.2.3).
-    """
-    found = {
-        name: value.decode("latin-1").strip() for name, value in headers if name in (b"retry-after", b"date")
-    }
-    wish = found.get(b"retry-after", "")
-    if wish.isascii() and wish.isdigit():
-        return float(wish[:9])
-    until, now = _http_date(wish), _http_date(found.get(b"date", ""))
-    if until is None or now is None or until < now:
-        return None
-    return (until - now).total_seconds()
-
-
 def garbled(message: str, body: bytes, error: Exception | None = None) -> Failure:
     """Return the failure of an answer that cannot be read; its first bytes go to the operator's log."""
     begin = readable(body[:200].decode(errors="replace"))
     return Failure(Kind.GARBLED, message, detail=f"{error}: {begin}" if error else begin)
-
-
-def _http_date(text: str) -> datetime | None:
-    try:
-        date = email.utils.parsedate_to_datetime(text)
-        return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
-    except (ValueError, TypeError, OverflowError):
-        return None

@@ -6,9 +6,10 @@ Rules:
   backend fails too, the request itself is to blame: it is not tried a third time. If no other backend tries it, the
   backend's evidence (`gateway.fleet.evidence`) decides. While the backend is answering others, it gets the benefit of
   the doubt. So does one whose failure says that it is well (`Failure.engine_lives`).
-- An overloaded or loading engine, an answer that a limit of the gateway's own on its size or total time cut off, and a
-  wait for the first token while the backend answers others say nothing of the backend. What the engine finds wrong in
-  the request is a success; what its adapter refuses before anything is sent says nothing.
+- An overloaded or loading engine, a host name that cannot be looked up, an answer that a limit of the gateway's own on
+  its size or total time cut off, and a wait for the first token while the backend answers others say nothing of the
+  backend. What the engine finds wrong in the request is a success; what its adapter refuses before anything is sent
+  says nothing.
 - Nothing here is used for a request that does not fail: its object is made on the first failure.
 """
 
@@ -27,7 +28,7 @@ from gateway.wire.clocks import SECOND
 
 log = logging.getLogger("gateway.dispatch")
 
-_NO_VERDICT = frozenset((Kind.OVERLOADED, Kind.LOADING, Kind.LIMIT))
+_NO_VERDICT = frozenset((Kind.OVERLOADED, Kind.LOADING, Kind.LIMIT, Kind.UNRESOLVED))
 
 
 def fingerprint(exchange: Exchange) -> int:

@@ -353,9 +353,9 @@ class Journey:
             exchange.attempts -= 1
             self._let_load()
             return None
-        if failure.kind is Kind.CONNECT:
+        if failure.kind in (Kind.CONNECT, Kind.UNRESOLVED):
             candidates.unreached(target)
-            if target.backend.launched:
+            if target.backend.launched and failure.kind is Kind.CONNECT:
                 target.backend.note(Health.LOADING, "its engine does not listen; it is being started again")
         left = (exchange.deadline - perf_counter_ns()) / SECOND
         if not candidates.more() or not may_retry(failure, left):

@@ -146,7 +146,7 @@ class Lease:
 
 def _in_words(failure: Failure) -> str:
     """Return a failure as one line, without the engine's own text: that may quote a prompt or an answer."""
-    facts = failure.detail if failure.kind in (Kind.CONNECT, Kind.RESET) else ""
+    facts = failure.detail if failure.kind in (Kind.CONNECT, Kind.UNRESOLVED, Kind.RESET) else ""
     if failure.status is not None:
         facts = f"status {failure.status}"
     return f"{failure.message} ({facts})" if facts else failure.message

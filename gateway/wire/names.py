@@ -1,7 +1,8 @@
 """Resolve a backend's host name to its addresses, again for each new connection.
 
 Rules:
-- Nothing is cached, so the next connection follows a name whose addresses have changed.
+- A name is looked up for each new connection, so the next one follows a name whose addresses have changed.
+- Where a look-up fails or takes long, the last good addresses serve: a name server that fails ends no engine.
 - Each name has at most one look-up at a time, shared by all that wait for it, in a thread of its own. So a name server
   that hangs blocks one thread, and not the event loop's thread pool, which all other names would need.
 - An IP address needs no look-up.
@@ -14,6 +15,9 @@ import ipaddress
 import socket
 import threading
 from collections.abc import Callable
+
+PATIENCE = 0.25
+"""Seconds to wait for a look-up while the addresses of the last one are known."""
 
 LookUp = Callable[[str, int], list[str]]
 """Returns the addresses of a name, best first; it may block. Raises OSError or UnicodeError."""
@@ -33,19 +37,35 @@ class Resolver:
         self._port = port
         self._look_up = look_up
         self._running: asyncio.Future[list[str]] | None = None
-        self._is_address = _is_address(name)
+        self._last: list[str] = [name] if _is_address(name) else []
+        """The addresses that the last good look-up found."""
+        self._is_address = bool(self._last)
+
+    @property
+    def known(self) -> bool:
+        """Whether the name has an address, as far as was ever found out."""
+        return bool(self._last)
 
     async def addresses(self) -> list[str]:
-        """Return the current addresses, at least one. Raises OSError or UnicodeError.
+        """Return the current addresses, or the last good ones, at least one.
 
         If the caller is cancelled, the look-up continues for others that wait for it.
+
+        Raises:
+            OSError, UnicodeError: The name has no address, and never had one.
         """
         if self._is_address:
-            return [self._name]
+            return self._last
         if self._running is None:
             self._start()
         assert self._running is not None
-        return await asyncio.shield(self._running)
+        if not self._last:
+            return await asyncio.shield(self._running)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await asyncio.shield(self._running)
+        except (OSError, UnicodeError):  # TimeoutError is an OSError
+            return self._last
 
     def _start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -58,6 +78,7 @@ class Resolver:
                 answer.set_exception(found)
                 answer.exception()  # marks it as retrieved: asyncio would log it if nobody waits any more
             else:
+                self._last = found
                 answer.set_result(found)
 
         def run() -> None:

@@ -6,7 +6,8 @@ Rules:
   `gateway.wire.idle`.
 - That the gateway has no file descriptor left is no fault of the engine. Idle connections are closed for a new one.
 - Redirects, cookies and proxies from the environment are not supported.
-- The host name is resolved for each new connection, within the limit for connecting. A TLS certificate must be valid
+- The host name is resolved for each new connection, within the limit for connecting. That it cannot be is no fault of
+  the engine. A TLS certificate must be valid
   for this name.
 """
 
@@ -38,8 +39,8 @@ class ConnectError(Exception):
         self.failure = failure
 
 
-def _unreachable(message: str, detail: str = "") -> ConnectError:
-    return ConnectError(Failure(Kind.CONNECT, message, phase=Phase.CONNECT, detail=detail))
+def _unreachable(message: str, detail: str = "", kind: Kind = Kind.CONNECT) -> ConnectError:
+    return ConnectError(Failure(kind, message, phase=Phase.CONNECT, detail=detail))
 
 
 class Upstream:
@@ -126,12 +127,16 @@ class Upstream:
             async with asyncio.timeout(timeout):
                 connection = await self._connect_at_last()
         except TimeoutError:
+            if not self._resolver.known:
+                message = "the engine's host name could not be looked up in time"
+                raise _unreachable(message, kind=Kind.UNRESOLVED) from None
             raise _unreachable("the engine could not be reached in time") from None
         except ssl.SSLCertVerificationError as error:
             why = error.verify_message
             raise _unreachable("the engine's TLS certificate is not to be trusted", why) from None
         except socket.gaierror as error:
-            raise _unreachable("the engine's host name is not known", error.strerror or "") from None
+            message, why = "the engine's host name is not known", error.strerror or ""
+            raise _unreachable(message, why, Kind.UNRESOLVED) from None
         except (OSError, UnicodeError) as error:  # UnicodeError: the host name is invalid
             if is_out_of_descriptors(error):
                 message = "the gateway has no file descriptor left for a connection"

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.base import Failure, Headers, Kind
-from backends.dialect.errors import read_failure, readable, retry_after
+from backends.dialect.errors import read_failure, readable
+from backends.dialect.waits import retry_after
 from gateway.errors import GatewayError
 
 RECORDINGS = Path(__file__).resolve().parent.parent / "recordings"
@@ -399,7 +400,7 @@ WAITS = {
     "seconds": ([(b"retry-after", b"7")], 7.0),
     "zero": ([(b"retry-after", b"0")], 0.0),
     "white space": ([(b"retry-after", b" 7 ")], 7.0),
-    "very long": ([(b"retry-after", b"1" * 400)], 111_111_111.0),
+    "very long": ([(b"retry-after", b"1" * 400)], 2_592_000.0),
     "a date": ([(b"date", DATE), (b"retry-after", b"Wed, 21 Oct 2026 07:29:30 GMT")], 90.0),
     "a date, headers the other way": (
         [(b"retry-after", b"Wed, 21 Oct 2026 07:29:30 GMT"), (b"date", DATE)],
@@ -415,7 +416,31 @@ WAITS = {
     "before all time": ([(b"date", DATE), (b"retry-after", b"Mon, 01 Jan 0001 00:00:00 +1400")], None),
     "after all time": ([(b"date", DATE), (b"retry-after", b"Fri, 31 Dec 9999 23:59:59 -1400")], None),
     "negative": ([(b"retry-after", b"-7")], None),
-    "a fraction": ([(b"retry-after", b"1.5")], None),
+    "a fraction": ([(b"retry-after", b"1.5")], 1.5),
+    "milliseconds": ([(b"retry-after", b"7"), (b"retry-after-ms", b"1250")], 1.25),
+    "a fraction of a millisecond": ([(b"retry-after-ms", b"0.5")], 0.0005),
+    "milliseconds that are none": ([(b"retry-after-ms", b"x"), (b"retry-after", b"7")], 7.0),
+    "a reset": ([(b"x-ratelimit-reset", b"12")], 12.0),
+    "a reset that was not asked for": ([(b"retry-after", b"7"), (b"x-ratelimit-reset", b"12")], 7.0),
+    "resets of two limits": (
+        [(b"x-ratelimit-reset-requests", b"8.64s"), (b"x-ratelimit-reset-tokens", b"6m0s")],
+        360.0,
+    ),
+    "the reset of the one that is used up": (
+        [
+            (b"x-ratelimit-remaining-requests", b"0"),
+            (b"x-ratelimit-reset-requests", b"350ms"),
+            (b"x-ratelimit-remaining-tokens", b"10"),
+            (b"x-ratelimit-reset-tokens", b"6m0s"),
+        ],
+        0.35,
+    ),
+    "a reset at a point in time": ([(b"date", DATE), (b"x-ratelimit-reset", b"1792567710")], 30.0),
+    "the same in milliseconds": ([(b"date", DATE), (b"x-ratelimit-reset", b"1792567710000")], 30.0),
+    "a point in time, no clock to read it by": ([(b"x-ratelimit-reset", b"1792567710")], None),
+    "a point in time that is past": ([(b"date", DATE), (b"x-ratelimit-reset", b"1792567600")], None),
+    "a reset as a date": ([(b"date", DATE), (b"x-ratelimit-reset-requests", b"2026-10-21T07:28:30Z")], 30.0),
+    "a reset in words": ([(b"x-ratelimit-reset", b"soon"), (b"x-ratelimit-reset-x", b"\xff")], None),
     "words": ([(b"retry-after", b"soon")], None),
     "other digits": ([(b"retry-after", "٣".encode())], None),
     "a raised digit": ([(b"retry-after", b"\xb2")], None),

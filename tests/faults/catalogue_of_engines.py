@@ -165,7 +165,7 @@ ENGINES = (
     fault(
         "U47",
         "has a name that is unknown, moves, or is slow to be found",
-        "502 `upstream_connect_error`; a name is looked up for each connection, within `timeouts.connect`",
+        "the last good addresses are used; a name never found: 502 `upstream_connect_error`, which blames nobody",
         CONNECTIONS + "a_name_is_looked_up_for_each_connection",
         CONNECTIONS + "a_resolver_that_hangs_is_one_thread_and_the_connect_clock",
         CONNECTIONS + "a_name_that_no_dns_can_hold",

@@ -13,10 +13,10 @@ import pytest
 
 from backends.base import Health
 from gateway.fake.engine import FakeEngine
-from gateway.wire import upstream
+from gateway.wire import names, upstream
 from tests.faults import peers
 from tests.faults.clients import client, http, until
-from tests.faults.support import FAULTY, HEALTHY, Stage, asked, question, stage, text_of
+from tests.faults.support import CONFIG, FAULTY, HEALTHY, Stage, asked, question, stage, text_of
 from tests.serving import Answer
 
 LARGE: dict[str, Any] = {"user": "u" * (9 << 20)}
@@ -146,6 +146,64 @@ async def test_a_name_is_looked_up_for_each_connection(
             assert text_of(await at.ask("alone")) == FAULTY
 
 
+@pytest.mark.parametrize("failing", ["error", "hang"])
+async def test_a_look_up_that_fails_uses_the_last_good_addresses(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    well, over = threading.Event(), threading.Event()
+    well.set()
+
+    def look_up(name: str, port: int) -> list[str]:
+        if well.is_set():
+            return ["127.0.0.1"]
+        if failing == "hang":
+            over.wait(30)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(upstream, "system_look_up", look_up)
+    monkeypatch.setattr(names, "PATIENCE", 0.05)
+    async with (
+        FakeEngine(models=["m"], defaults={"say": FAULTY}) as engine,
+        stage(tmp_path, url=engine.url.replace("127.0.0.1", "engine.test")) as at,
+    ):
+        try:
+            assert text_of(await at.ask("alone")) == FAULTY
+            well.clear()
+            for _ in range(3):
+                connections = at.backend().upstream
+                assert connections is not None
+                connections.close()
+                answer = await at.ask("alone")
+                assert (text_of(answer), answer.headers["x-gateway-attempts"]) == (FAULTY, "1")
+            assert at.backend().health is Health.READY
+        finally:
+            over.set()
+
+
+async def test_a_name_that_was_never_found_blames_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_up(name: str, port: int) -> list[str]:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(upstream, "system_look_up", look_up)
+    async with FakeEngine() as engine:
+        url = engine.url.replace("127.0.0.1", "engine.test")
+        one = CONFIG.replace("failures: 2", "failures: 1").replace(
+            "breaker:", "retry: {{attempts: 1}}\n  breaker:"
+        )
+        async with stage(tmp_path, url=url, config=one) as at:
+            for _ in range(3):
+                answer = await at.ask("alone")
+                assert (answer.status, answer.error["code"]) == (502, "upstream_connect_error")
+                assert "x-should-retry" not in answer.headers
+                assert not at.backend().breaker.open
+            for _ in range(10):
+                at.backend().note(Health.READY)  # as if it had been found once
+                assert text_of(await at.ask("pair")) == HEALTHY, "it costs no attempt"
+            assert at.served.metric("gateway_failovers_total", backend="faulty", reason="unresolved") > 0
+
+
 def look_ups() -> list[threading.Thread]:
     """Return the threads that ask the system's resolver."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("look up ")]
@@ -171,7 +229,7 @@ async def test_a_resolver_that_hangs_is_one_thread_and_the_connect_clock(
                 answers = await asyncio.gather(*(at.ask("alone") for _ in range(20)))
                 assert {answer.error["code"] for answer in answers} == {"upstream_connect_error"}
                 assert {answer.error["message"] for answer in answers} == {
-                    "the engine could not be reached in time (model 'alone' at backend 'faulty')"
+                    "the engine's host name could not be looked up in time (model 'alone' at backend 'faulty')"
                 }
                 assert looking == ["slow.test"]
                 assert len(look_ups()) == 1
