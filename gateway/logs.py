@@ -17,17 +17,25 @@ from typing import Literal
 from gateway.outlet import OutletHandler
 
 LIMIT = 4000
-"""The largest number of characters of one message."""
+"""The largest number of characters of one message; what is longer ends in `…`."""
+
+ENGINE = "gateway.backend."
+"""The logger of what an engine says is this and the backend's name."""
 
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85, 0x2028, 0x2029)}
 _ESCAPES[9] = "\t"
 
 
-def _message(record: logging.LogRecord, formatter: logging.Formatter) -> str:
-    text = record.getMessage()
-    if record.exc_info:
-        text += " | " + formatter.formatException(record.exc_info).replace("\n", " | ")
-    return text[:LIMIT].translate(_ESCAPES)
+def _cut(text: str) -> str:
+    return text if len(text) <= LIMIT else text[: LIMIT - 1] + "…"
+
+
+def _said(record: logging.LogRecord) -> str:
+    """Return the message of a record, also of one whose arguments do not fit its format."""
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 (any argument may refuse to be printed)
+        return str(record.msg)
 
 
 class Text(logging.Formatter):
@@ -36,25 +44,27 @@ class Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line for a record."""
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        engine = record.name.removeprefix("gateway.backend.")
+        engine = record.name.removeprefix(ENGINE)
         source = f"[{engine}] " if engine != record.name else ""
-        return f"{clock} {record.levelname.lower():<7} {source}{_message(record, self)}"
+        text = _said(record)
+        if record.exc_info:
+            text += " | " + self.formatException(record.exc_info).replace("\n", " | ")
+        return f"{clock} {record.levelname.lower():<7} {source}{_cut(text).translate(_ESCAPES)}"
 
 
 class Json(logging.Formatter):
-    """One JSON object per line."""
+    """One JSON object per line; `backend` is there where an engine speaks, `exception` where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line for a record."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
-        return json.dumps(
-            {
-                "time": stamp,
-                "level": record.levelname.lower(),
-                "logger": record.name,
-                "message": _message(record, self),
-            }
-        )
+        line = {"time": stamp, "level": record.levelname.lower(), "logger": record.name}
+        if record.name.startswith(ENGINE):
+            line["backend"] = record.name.removeprefix(ENGINE)
+        line["message"] = _cut(_said(record))
+        if record.exc_info:
+            line["exception"] = _cut(self.formatException(record.exc_info))
+        return json.dumps(line)
 
 
 def configure(level: str, style: Literal["text", "json"]) -> None:

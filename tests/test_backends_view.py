@@ -223,7 +223,8 @@ def test_the_table_of_a_running_gateway(
     ("key", "words", "said"),
     [
         ("", ["backends"], "no API key given"),
-        ("sk-team", ["backends"], "may not manage engines"),
+        ("sk-wrong", ["backends"], "put a key with `admin: true` into the environment variable GATEWAY_KEY"),
+        ("sk-team", ["backends"], "may not manage engines: give it `admin: true` in the config"),
         (
             "sk-boss",
             ["models", "pull", "gone", "m"],

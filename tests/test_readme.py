@@ -12,10 +12,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
+from gateway.auth import Keys
 from gateway.config import file as config
+from gateway.console.client import KEY_ENV
 from tests.clients.process import PATIENCE, ROOT, Running, running
 
 pytestmark = pytest.mark.slow
@@ -123,3 +126,13 @@ def test_the_address_of_the_readme_is_where_make_run_listens() -> None:
     done = subprocess.run(["make", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "gateway serve configs/demo.yaml" in done.stdout
     assert str(config.load(ROOT / "configs" / "demo.yaml").server.listen) == ADDRESS
+
+
+def test_the_key_of_the_readme_may_see_the_backends(tmp_path: Path) -> None:
+    """`gateway backends`, which the README names beside its config, sends the key of the same variable."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```yaml check env=GATEWAY_KEY=\S+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "gateway.yaml"
+    file.write_text(block)
+    keys = Keys(config.load(file, {KEY_ENV: KEY}))
+    assert keys.operator({b"authorization": f"Bearer {KEY}".encode()}).admin

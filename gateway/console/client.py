@@ -42,8 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class Client:
     """One gateway."""
 
-    def __init__(self, url: str, key: str | None = None) -> None:
-        """Prepare requests to the gateway at a URL. Raises Failed for what is no URL."""
+    def __init__(self, url: str, key: str | None = None, key_env: str = KEY_ENV) -> None:
+        """Prepare requests to the gateway at a URL. Raises Failed for what is no URL.
+
+        `key_env` is the environment variable that the key was taken from, for messages.
+        """
         try:
             parts = urlsplit(url)
             self._host, self._port = parts.hostname, parts.port
@@ -55,11 +58,12 @@ class Client:
         self._prefix = parts.path.rstrip("/")
         self._url = url
         self._key = key
+        self._key_env = key_env
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Client:
         """Return the client for the gateway that a command's options name."""
-        return cls(options.url, os.environ.get(options.key_env) or None)
+        return cls(options.url, os.environ.get(options.key_env) or None, options.key_env)
 
     def backends(self) -> list[dict[str, Any]]:
         """Return every backend, as `GET /gateway/backends` answers."""
@@ -91,7 +95,7 @@ class Client:
             connection.request(method, self._prefix + path, body, headers)
             answer = connection.getresponse()
             if answer.status != 200:
-                raise Failed(_refusal(answer.status, answer.read()))
+                raise Failed(self._refusal(answer.status, answer.read()))
             while piece := answer.read1(65536):
                 yield piece
         except http.client.IncompleteRead:
@@ -102,14 +106,18 @@ class Client:
         finally:
             connection.close()
 
-
-def _refusal(status: int, body: bytes) -> str:
-    try:
-        message = str(json.loads(body)["error"]["message"])
-    except (ValueError, TypeError, KeyError):
-        return f"it answered with status {status}"
-    hint = f"; put a key with `admin: true` into the environment variable {KEY_ENV}" if status == 401 else ""
-    return message + hint
+    def _refusal(self, status: int, body: bytes) -> str:
+        """Return why the gateway refused, and what helps where it wants an operator's key."""
+        try:
+            error = json.loads(body)["error"]
+            message, code = str(error["message"]), error.get("code")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return f"it answered with status {status}"
+        if status == 401:
+            return f"{message}; put a key with `admin: true` into the environment variable {self._key_env}"
+        if code == "admin_required" and self._key is not None:
+            return f"{message}: give it `admin: true` in the config, or put another into {self._key_env}"
+        return message
 
 
 def printable(text: str) -> str:
