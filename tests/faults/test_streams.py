@@ -106,7 +106,7 @@ async def test_a_whole_answer_becomes_a_stream(tmp_path: Path) -> None:
             True,
             "text/event-stream; charset=utf-8",
         )
-        first, last, done = answer.events
+        first, end, last, done = answer.events
         assert (first["id"], first["object"], first["model"], done) == (
             "c",
             "chat.completion.chunk",
@@ -115,7 +115,8 @@ async def test_a_whole_answer_becomes_a_stream(tmp_path: Path) -> None:
         )
         delta = first["choices"][0]["delta"]
         assert delta == {**said, "tool_calls": [{"index": 0, **said["tool_calls"][0]}]}
-        assert first["choices"][0]["finish_reason"] == "tool_calls"
+        assert first["choices"][0]["finish_reason"] is None
+        assert (end["choices"][0]["delta"], end["choices"][0]["finish_reason"]) == ({}, "tool_calls")
         assert (last["choices"], last["usage"]) == ([], usage)
         assert at.served.metric("gateway_tokens_total", model="alone", direction="out") == 5
 
