@@ -64,15 +64,6 @@ ASKED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "triton-openai": _each(_CUTS, {"max_tokens": 5}),
     "vllm": {
         "overloaded_stream": _user("x") | {"max_tokens": 300, "temperature": None, "ignore_eos": True},
-        "cut_in_call_stream": _user("What is this gateway?")
-        | {
-            "max_tokens": 14,
-            "tool_choice": None,
-            "structured_outputs": {
-                "regex": '<tool_call>\\\n\\{"name":\\ "get_port",\\ "arguments":\\ \\{"engine":\\ "ollama"\\}\\}\\\n'
-                "</tool_call>"
-            },
-        },
     },
 }
 
@@ -96,7 +87,8 @@ UNPROVEN: Mapping[str, Mapping[str, str]] = {
         **_none(NOT_RECORDED, "overloaded_stream"),
     },
     "ray-serve": {
-        **_none(NOT_RECORDED, "nulls", "overloaded_stream", *_STOPS, *_CUTS),
+        **_none(NOT_RECORDED, "overloaded_stream"),
+        **_none(NO_CALL, *_CUTS),
         **_none(NO_SOUND, "transcriptions"),
     },
     "sglang": {
@@ -114,12 +106,6 @@ UNPROVEN: Mapping[str, Mapping[str, str]] = {
         **_none(NEVER_FULL, "overloaded_stream"),
         **_none(NO_SOUND, "transcriptions"),
     },
-    "triton": _none(NOT_RECORDED, *_STOPS),
-    "triton-openai": {
-        **_none(ALIGNED, *_STOPS),
-    },
-    "vllm": {
-        **_none(NOT_RECORDED, "cut_in_call", *_STOPS),
-        **_none(NO_SOUND, "transcriptions"),
-    },
+    "triton-openai": _none(ALIGNED, *_STOPS),
+    "vllm": _none(NO_SOUND, "transcriptions"),
 }
