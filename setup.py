@@ -53,6 +53,7 @@ COMPILED = [
     "gateway/wire/idle.py",
     "gateway/wire/origins.py",
     "gateway/wire/relay.py",
+    "gateway/wire/room.py",
     "gateway/wire/sizes.py",
     "gateway/wire/stall.py",
     "gateway/wire/upstream.py",

@@ -11,6 +11,7 @@ Rules:
   client that disconnected.
 - A request is counted as soon as its head is complete, even if the client leaves while sending the body.
 - The client must go on reading what was written (`gateway.wire.stall`), on a connection that is being closed too.
+- When descriptors run out, connections that are idle are closed, those first that have been for longest.
 - A connection has one timer. It is set again only if it would fire too late, and re-armed if it fires too early.
 """
 
@@ -30,6 +31,7 @@ from gateway.wire.heads import Head, read_head
 from gateway.wire.http1 import CLOSE, LAST_CHUNK, chunk, has_left, head
 from gateway.wire.limits import GLANCE
 from gateway.wire.linger import linger
+from gateway.wire.room import NEVER, is_crowded, make_room
 from gateway.wire.stall import Stall
 
 IDLE: Final = 0
@@ -46,7 +48,6 @@ AHEAD: Final = 64 << 10
 LONGEST_HEAD: Final = 16 << 10
 """Most bytes of a head that is read here; the configured limit may be lower."""
 LINE_ENDS: Final = frozenset(b"\r\n")
-NEVER: Final = float("inf")
 EARLY: Final = 0.001
 """Seconds by which the event loop's timers may fire too early."""
 
@@ -67,6 +68,7 @@ class Door(WayBack):
         "_left",
         "_phase",
         "_send",
+        "_since",
         "_stall",
         "_timer",
         "_timer_due",
@@ -86,6 +88,8 @@ class Door(WayBack):
         """Bytes that arrived after the current request."""
         self._answered: bool = False
         self._keep_alive: bool = True
+        self._since: float = NEVER
+        """When the connection began to be idle, unless it has never been."""
         self._due: float = NEVER
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due: float = NEVER
@@ -94,6 +98,11 @@ class Door(WayBack):
         self.transport: asyncio.Transport
         self._send: Callable[[bytes], None]
         self._is_closing: Callable[[], bool]
+
+    @property
+    def idle_since(self) -> float:
+        """Return since when the connection is idle, `NEVER` if it is not."""
+        return self._since if self._phase == IDLE and self._stall is None else NEVER
 
     @property
     def ahead(self) -> int:
@@ -109,10 +118,12 @@ class Door(WayBack):
         context = self._context
         connections = context.state.connections
         connections.add(self)
+        if is_crowded(transport):
+            make_room(connections)
         if len(connections) > context.limits.connections:
             self._hand_over(b"")
         else:
-            self._wake(self.loop.time() + context.limits.header_seconds)
+            self._rest(context.limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         stall = self._stall
@@ -259,7 +270,7 @@ class Door(WayBack):
         self._phase = IDLE
         self._context.state.connections.add(self)
         self.transport.set_protocol(self)  # type: ignore[arg-type]  # as above
-        self._wake(self.loop.time() + self._context.keep_alive)
+        self._rest(self._context.keep_alive)
 
     def _look(self) -> None:
         """Check whether the client is still connected. While reading is paused, no event tells that it has left."""
@@ -324,7 +335,7 @@ class Door(WayBack):
                 self.loop.call_soon(self._go_on)
         else:
             self._phase = IDLE
-            self._wake(self.loop.time() + self._context.keep_alive)
+            self._rest(self._context.keep_alive)
 
     def _go_on(self) -> None:
         """Begin the next request, whose first bytes have been read already."""
@@ -357,6 +368,11 @@ class Door(WayBack):
             self._stall = Stall(self.loop, self.transport, self._context.limits.write_seconds)
 
     # the timer
+
+    def _rest(self, seconds: float) -> None:
+        """Wait for the next request, for so many seconds."""
+        now = self._since = self.loop.time()
+        self._wake(now + seconds)
 
     def _wake(self, due: float) -> None:
         """Call `_ring` at `due`, a time of the event loop, instead of at the time set before."""
