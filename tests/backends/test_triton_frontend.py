@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from backends.base import (
     Action,
@@ -206,6 +207,9 @@ def test_tools() -> None:
         {"type": "object", "properties": {}},
     ]
     failure = refused(chat(tools=given, tool_choice="required"))
+    assert (failure.kind, failure.param) == (Kind.UNSUPPORTED, "tool_choice")
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": given[:1]}}
+    failure = refused(chat(tools=given, tool_choice=allowed))
     assert (failure.kind, failure.param) == (Kind.UNSUPPORTED, "tool_choice")
     assert sent(chat(tools=given[:1], tool_choice="required"))["tool_choice"] == "required"
     named = {"type": "function", "function": {"name": "g"}}
@@ -468,6 +472,16 @@ def test_a_complaint_names_the_member() -> None:
 def test_it_is_another_class_with_the_same_options() -> None:
     assert isinstance(ENGINE, TritonFrontend) and type(TritonOptions().engine()) is Triton
     assert Operation.EMBEDDINGS in ENGINE.operations
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("tokenizer", "models/demo"), ("tensors", {"prompt": "p"}), ("inputs", {"a": 1}), ("whole_text", False)],
+)
+def test_options_that_it_would_not_hear(name: str, value: Any) -> None:
+    text = json.dumps({"api": "openai", name: value})
+    with pytest.raises(ValidationError, match=f"'{name}' cannot be set with 'api: openai'"):
+        TritonOptions.model_validate_json(text, strict=True)
 
 
 def test_it_is_up_as_long_as_it_lists_its_models() -> None:

@@ -183,6 +183,8 @@ def _tools(members: Members) -> bool:
         changed = [_with_parameters(tool) for tool in tools]
     except (ValueError, RecursionError, TypeError, AttributeError):
         return True
+    if b'"allowed_tools"' in choice:
+        raise edits.unsupported("tool_choice", "the engine knows no choice among some of the tools")
     if choice == b'"required"' and len(tools) > 1:
         raise edits.unsupported("tool_choice", "of several required tools the engine would call the first")
     if any(changed):

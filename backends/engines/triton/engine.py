@@ -110,6 +110,13 @@ class TritonOptions(EngineOptions):
                 raise ValueError(f"no model is without '{role}'")
         return self
 
+    @model_validator(mode="after")
+    def _the_frontend_takes_no_others(self) -> TritonOptions:
+        for name in ("tokenizer", "tensors", "inputs", "whole_text"):
+            if self.api == "openai" and getattr(self, name) not in (None, {}):
+                raise ValueError(f"'{name}' cannot be set with 'api: openai'")
+        return self
+
     def engine(self) -> TritonServer:
         if self.api == "openai":
             return TritonFrontend(self.backend, self.max_tokens)
