@@ -61,8 +61,39 @@ def parse_listen(value: object) -> Listen:
     return Listen(host, port_number)
 
 
+_VERSION = re.compile(r"/v[0-9]+(?:(?:alpha|beta)[0-9]*)?(?:/openai)?")
+"""A version of an API at the end of a path, as of OpenVINO (`/v3`), Google (`/v1beta/openai`) or Ark (`/api/v3`)."""
+_ENDPOINTS = ("/chat/completions", "/api/chat", "/api/generate", "/api/tags", "/api/embed")
+"""Ends of a path that are no base of an API, wherever they stand."""
+_OPERATIONS = frozenset(("completions", "embeddings", "models", "responses", "messages", "rerank"))
+"""The same behind a version."""
+
+
+def api_prefix(path: str) -> tuple[str, str]:
+    """Split the path of a backend's URL into what comes before the API, and the API's own prefix: `/v1` or another.
+
+    Where the path ends in a version, requests for `/v1/...` go there instead; those for other paths, such as
+    `/health`, go to what comes before it.
+    """
+    path = path.rstrip("/")
+    for start in (path.rfind("/"), path.removesuffix("/openai").rfind("/")):
+        if start >= 0 and _VERSION.fullmatch(path, start):
+            return path[:start].rstrip("/"), path[start:]
+    return path, "/v1"
+
+
+def _without_endpoint(path: str) -> str | None:
+    """Return the path without the endpoint at its end that somebody has pasted; None if there is none."""
+    path = path.rstrip("/")
+    for end in _ENDPOINTS:
+        if path.endswith(end):
+            return path.removesuffix(end)
+    base, _, last = path.rpartition("/")
+    return base if last in _OPERATIONS and api_prefix(base)[0] != base else None
+
+
 def parse_url(value: str) -> str:
-    """Return the base URL of a backend, without a slash or `/v1` at its end.
+    """Return the base URL of a backend, without a slash or `/v1` at its end; another version stays.
 
     Raises PydanticCustomError or ValueError for anything else.
     """
@@ -85,8 +116,11 @@ def parse_url(value: str) -> str:
         or parts.netloc[-1] == ":"
     ):
         raise expected(what)
-    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
-    return f"{parts.scheme}://{parts.netloc}{path}"
+    pasted = _without_endpoint(parts.path)
+    if pasted is not None:
+        raise expected("the URL without an endpoint", f"write {parts.scheme}://{parts.netloc}{pasted}")
+    base, version = api_prefix(parts.path)
+    return f"{parts.scheme}://{parts.netloc}{base}{'' if version == '/v1' else version}"
 
 
 ListenAddress = Annotated[

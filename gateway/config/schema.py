@@ -216,7 +216,8 @@ class BackendConfig(Section):
     engine: str = setting(..., "The kind of engine.")
     url: Url | None = setting(
         None,
-        "Where the engine answers: http or https, with an optional path. A `/v1` at the end is dropped. "
+        "Where the engine answers: http or https, with an optional path. A `/v1` at the end is dropped; "
+        "another version there (`/v3`, `/v1beta/openai`) is used instead of `/v1`. "
         "Exactly one of `url` and `launch`.",
     )
     api_key: Secret | None = setting(

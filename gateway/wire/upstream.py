@@ -23,6 +23,7 @@ from typing import Final, cast
 from urllib.parse import urlsplit
 
 from backends.base import Call, Failure, Kind, Phase
+from gateway.config.address import api_prefix
 from gateway.wire.connection import Connection
 from gateway.wire.idle import IdlePool, is_out_of_descriptors, make_room
 from gateway.wire.names import Resolver, system_look_up
@@ -56,6 +57,8 @@ class Upstream:
     ) -> None:
         """Prepare a pool for `url`, which is `http(s)://host[:port][/prefix]`; `headers` are sent with every request.
 
+        A prefix that ends in a version of an API stands for `/v1` (see `gateway.config.address.api_prefix`).
+
         `keep_alive` is for how many seconds an idle connection is reused. Many engines run on uvicorn, which closes
         idle connections after 5 s, so the default is less. `max_idle` is the most idle connections that are kept.
         """
@@ -66,7 +69,9 @@ class Upstream:
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._resolver = Resolver(self._host, self._port, system_look_up)
-        self._prefix = parts.path.rstrip("/").encode()
+        base, version = api_prefix(parts.path)
+        self._prefix = base.encode()
+        self._version = version.encode()
         self.pool = IdlePool(url, keep_alive, max_idle)
         self._open: set[Connection] = set()
         self._heads: dict[str, bytes] = {}
@@ -114,7 +119,10 @@ class Upstream:
         return head
 
     def _first_lines(self, call: Call) -> bytes:
-        line = b"%b %b%b HTTP/1.1\r\n" % (call.method.encode(), self._prefix, call.path.encode())
+        path = call.path.encode()
+        if path.startswith(b"/v1/"):
+            path = self._version + path[3:]
+        line = b"%b %b%b HTTP/1.1\r\n" % (call.method.encode(), self._prefix, path)
         return line + self._common
 
     def take(self) -> Connection | None:
