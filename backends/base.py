@@ -23,6 +23,10 @@ from pydantic import BaseModel, ConfigDict
 from backends.failure import Failure as Failure  # noqa: PLC0414 (others import it from here)
 from backends.failure import Kind as Kind  # noqa: PLC0414 (others import it from here)
 from backends.failure import Phase as Phase  # noqa: PLC0414 (others import it from here)
+from backends.load import Reading as Reading  # noqa: PLC0414 (others import it from here)
+from backends.load import Signal as Signal  # noqa: PLC0414 (others import it from here)
+from backends.load import Signals as Signals  # noqa: PLC0414 (others import it from here)
+from backends.load import Status as Status  # noqa: PLC0414 (others import it from here)
 
 LONG_FIRST_TOKEN = 600.0
 """Seconds until the first content of an engine that computes on CPUs: 30,000 tokens of a prompt at 50 per second."""
@@ -151,10 +155,12 @@ class StreamDecoder(Protocol):
 
 
 class Health(enum.StrEnum):
-    """The result of probing a backend."""
+    """The result of probing a backend, or of its probe and the one for its sleep."""
 
     READY = "ready"
     LOADING = "loading"
+    ASLEEP = "asleep"
+    """It has released its memory, and answers no request until somebody wakes it."""
     DOWN = "down"
 
 
@@ -169,57 +175,6 @@ class ModelCard:
     id: str
     context: int | None = None
     odd: str = ""
-
-
-class Signal(enum.StrEnum):
-    """What engines report about their load, with one name for each quantity."""
-
-    RUNNING = "running"
-    """Requests being computed."""
-    WAITING = "waiting"
-    """Requests accepted and not yet begun."""
-    SLOTS = "slots"
-    """The most requests that can be computed at once."""
-    KV_USE = "kv_use"
-    """The fraction of the KV cache in use, from 0 to 1."""
-    PREFIX_HITS = "prefix_hits"
-    """The fraction of prompt tokens found in the prefix cache since the engine started, from 0 to 1."""
-    MODELS = "models"
-    """Models in memory; the reading names them."""
-    LORAS = "loras"
-    """LoRA adapters in use; the reading names them."""
-    ASLEEP = "asleep"
-    """1 while the engine has released its memory and must be woken, else 0."""
-
-
-class Status(enum.StrEnum):
-    """How far a reading can be trusted."""
-
-    OK = "ok"
-    MISSING = "missing"
-    """The engine does not report it: switched off, renamed in a newer version, or not there yet."""
-    STALE = "stale"
-    """It was ok once; the engine has not reported it again for a while."""
-    SUSPECT = "suspect"
-    """It is reported and cannot be right: out of range, or idle while the gateway's own requests run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One signal as an engine reported it.
-
-    `value` is None if it was not reported. `names` belongs to signals that count named things. `source` is the engine's
-    own name for the signal, or the reason why it is missing.
-    """
-
-    status: Status
-    value: float | None = None
-    names: tuple[str, ...] = ()
-    source: str = ""
-
-
-Signals = Mapping[Signal, Reading]
-"""Every signal the engine can report, also those it did not report this time."""
 
 
 class Action(enum.StrEnum):
@@ -364,6 +319,17 @@ class Engine(ABC):
         The engine counts as what the first answer said, unless the second one has status 200.
         """
         return None
+
+    def sleeping(self) -> Call | None:
+        """Return the probe that tells whether an engine that is ready sleeps; None where `health` tells, or it cannot.
+
+        An engine that has no such path, and answers with 404, is not asked again while it is ready.
+        """
+        return None
+
+    def sleeps(self, body: bytes) -> bool:
+        """Interpret the answer to `sleeping`, which had status 200."""
+        return False
 
     def models(self) -> Call:
         """Return the request that lists the models a backend serves."""

@@ -69,6 +69,13 @@ class Candidates:
         """Return every target that may still be tried."""
         return [target for group in self._groups for target in group.targets if target not in self._tried]
 
+    def nobody(self, model: str) -> str:
+        """Return in words why no target can be tried: those that are left are not up, or all of them sleep."""
+        left = self.untried()
+        if left and all(target.backend.asleep for target in left):
+            return f"all backends of the model {model!r} sleep; somebody has to wake one"
+        return f"no backend of the model {model!r} is up"
+
     def more(self) -> bool:
         """Tell whether another attempt is allowed, and there is a backend for it or will be soon."""
         if self.spent < self._attempts:

@@ -249,8 +249,7 @@ class Journey:
             raise self._error(failure)
         if candidates.waited_out is not None:
             raise candidates.waited_out
-        message = f"no backend of the model {self._exchange.plan.model!r} is up"
-        raise GatewayError(Own.NO_BACKEND, message, retry_after=5)
+        raise GatewayError(Own.NO_BACKEND, candidates.nobody(self._exchange.plan.model), retry_after=5)
 
     def _deadline(self) -> float:
         """Return the loop time at which the request must have ended."""

@@ -191,6 +191,11 @@ class Backend:
         return self.health is Health.READY and self.upstream is not None and not self.flawed
 
     @property
+    def asleep(self) -> bool:
+        """Whether it answers nothing until somebody wakes it."""
+        return self.health is Health.ASLEEP
+
+    @property
     def coming(self) -> bool:
         """Whether it is not ready and is expected to be soon."""
         return self.health is Health.LOADING

@@ -6,6 +6,7 @@ Rules:
   backends apart.
 - A change of state is one log line.
 - A probe that is answered too late is no sign of an outage while content of answers comes.
+- An engine that sleeps has not failed: it says so itself, and is believed at once.
 - Whatever an adapter raises, the probes go on. A backend whose probes fail so counts as down, like one that does not
   answer: nobody knows how it is.
 """
@@ -58,6 +59,8 @@ class Watch:
         """The kinds of exceptions that an adapter has raised; the first of each kind is logged."""
         self._listing = Listing(backend)
         self._told_ready = False
+        self._sleepless = False
+        """Whether the engine has no probe for its sleep, as it stands."""
 
     def name_models(self, names: tuple[str, ...] | None) -> None:
         """Take the backend to serve the models of these names, as the config says; None: ask the engine, at once."""
@@ -124,6 +127,10 @@ class Watch:
             reason = f"its health check answered {answer[0]}"
             if health is Health.LOADING and backend.health is Health.LOADING:
                 self._failed = 0
+        if health is Health.READY and not self._sleepless and await self._sleeps(upstream):
+            health, reason = Health.ASLEEP, "it sleeps until it is woken"
+        if upstream is not backend.upstream:
+            return
         if health is Health.READY and not await self._ask_models(upstream):
             return
         self._note(health, reason)
@@ -141,10 +148,24 @@ class Watch:
         self._failed += 1
         return self._failed < DOWN_AFTER
 
+    async def _sleeps(self, upstream: Upstream) -> bool:
+        """Return whether an engine that is ready says that it sleeps."""
+        engine = self._backend.engine
+        call = engine.sleeping()
+        if call is None:
+            return False
+        answer = await ask(upstream, call, TIMEOUT)
+        if isinstance(answer, Failure):
+            return False
+        self._sleepless = answer[0] == 404
+        return answer[0] == 200 and engine.sleeps(answer[1])
+
     def _note(self, health: Health, reason: str) -> None:
         """Note the result of a probe."""
         backend = self._backend
-        if health is Health.READY:
+        if health is not Health.READY:
+            self._sleepless = False
+        if health in (Health.READY, Health.ASLEEP):
             self._failed = 0
         elif backend.health is Health.READY:
             self._failed += 1
@@ -156,6 +177,8 @@ class Watch:
             self._listing.distrust()
         if news and health is Health.DOWN:
             log.warning("backend '%s' is down: %s", backend.name, reason)
+        elif news and health is Health.ASLEEP:
+            log.info("backend '%s' is asleep", backend.name)
         elif backend.ready and (news or not self._told_ready):
             models = ", ".join(card.id for card in backend.models or ()) or "no models told"
             log.info("backend '%s' is ready (%s)", backend.name, models)

@@ -24,6 +24,8 @@ from gateway.wire.upstream import Upstream
 
 log = logging.getLogger("gateway.fleet")
 
+_ASKED = frozenset({Health.READY, Health.LOADING, Health.ASLEEP})
+"""The states in which an engine is asked."""
 INTERVAL = 5.0
 """Seconds between questions to one engine."""
 FRESH = 3 * INTERVAL
@@ -186,7 +188,7 @@ class Poll:
         """Ask until cancelled, while the backend is ready or loading."""
         while True:
             backend = self._backend
-            asked = backend.upstream is not None and backend.health in (Health.READY, Health.LOADING)
+            asked = backend.upstream is not None and backend.health in _ASKED
             if not asked or not backend.engine.signal_calls():
                 await self._pool.change()
                 continue

@@ -28,6 +28,8 @@ class BackendState(enum.StrEnum):
     FLAWED = "flawed"
     """It is up, but does not tell its models, and the config does not name them: nobody can ask for one."""
     LOADING = "loading"
+    ASLEEP = "asleep"
+    """It takes no requests until somebody wakes it."""
     DOWN = "down"
 
 

@@ -4,7 +4,7 @@ Facts are those of LMDeploy 0.18.
 
 Rules:
 - The server listens only once the model is loaded. After it has released its memory, `/health` says `sleeping` with
-  status 200; that counts as loading, because every request is refused until the server is woken.
+  status 200, and every request is refused until the server is woken.
 - Errors are flat objects. Status 499 means that the server dropped the request, 409 that it mixed up two; a 503 of an
   engine that has stopped is a failure, no overload.
 - The finish reasons `abort` and `parse_error` (a tool call that the parser could not read) are failures.
@@ -138,7 +138,9 @@ class LMDeploy(OpenAICompatible):
             state = _health.decode(body).status
         except (ValueError, RecursionError):
             state = ""  # older versions answer with their status only
-        if state in ("sleeping", "initializing"):
+        if state == "sleeping":
+            return Health.ASLEEP
+        if state == "initializing":
             return Health.LOADING
         return Health.READY if status == 200 else Health.DOWN
 

@@ -9,7 +9,8 @@ Rules:
   answers `/health` for a moment, and then listens no more.
 - What it refuses after a stream has begun is told in another way in each API (`answers.py`). In a Responses stream it
   is not told at all: the connection ends.
-- While it sleeps it takes requests and says nothing until it is woken. Its metrics tell.
+- While it sleeps it takes requests and says nothing until it is woken; `/health` says nothing of it. `/is_sleeping`
+  tells, in development mode, without which it cannot sleep.
 - `tool_choice` holds the model to a name, and to the schema of its arguments only if the tool says `strict`.
 - The finish reason `abort` means that the server dropped the request, because it was put to sleep or an operator
   aborted the request: a failure. `repetition` is an end that the client asked for with vLLM's own parameters, so it
@@ -69,6 +70,13 @@ TABLE: Table = {
     ),
 }
 
+
+class _Sleeping(msgspec.Struct):
+    is_sleeping: bool = False
+
+
+_sleeping = msgspec.json.Decoder(_Sleeping)
+
 LORAS = "vllm:lora_requests_info"
 """The metric whose labels name the adapters in use. Its value is a time in seconds since 1970; the latest counts."""
 
@@ -99,6 +107,15 @@ class VLLM(OpenAICompatible):
 
     def health_of(self, status: int, body: bytes) -> Health:
         return Health.READY if status == 200 else Health.DOWN
+
+    def sleeping(self) -> Call | None:
+        return Call("/is_sleeping", method="GET")
+
+    def sleeps(self, body: bytes) -> bool:
+        try:
+            return _sleeping.decode(body).is_sleeping
+        except (ValueError, RecursionError):
+            return False
 
     def signal_calls(self) -> tuple[Call, ...]:
         return (Call("/metrics", method="GET"),)
