@@ -25,6 +25,8 @@ _SPACE = (b" ", b"\t", b"\r", b"\n")
 _DISGUISE = re.compile(rb"\\u00[4-7]")
 _DECIDING = (b'"stream"', _OPTIONS_KEY, b'"n"', b'"stream_format"')
 """Keys besides the model by which the gateway decides what an answer must be."""
+_LARGE = 256 << 10
+"""Bytes of a body from which on it is rebuilt and not searched."""
 _COUNTING = (Operation.CHAT, Operation.COMPLETIONS)
 """Operations whose streams report usage only if asked to."""
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -34,7 +36,8 @@ def request_body(request: Request, model: str) -> bytes:
     """Return the client's body with the backend's name for the model, which asks for usage if it is a stream."""
     ask = request.stream and not request.include_usage and request.operation in _COUNTING
     body = request.body
-    span = _model_span(body, request.model)
+    # To look for keys takes several times as long as to take a body apart, which counts only for a large one.
+    span = _model_span(body, request.model) if len(body) < _LARGE else None
     if span is None or (ask and _OPTIONS_KEY in body) or _repeats(body):
         return _rebuilt(body, model, ask)
     if model != request.model:

@@ -42,6 +42,8 @@ _STAND_INS: Final = {b"[": b"[0]", b"{": b"{}", b'"': b'""'}
 """What stands for a long member while the types are checked, by its first byte."""
 _IN_FULL: Final = frozenset(("model", "stream_options", "tokens"))
 """Members that are read to their end, however long."""
+_LONGEST_NAME: Final = 4096
+"""Most bytes of a model's name, escapes included."""
 _MOST: Final = 1000
 """Most members at the top of a body; the APIs have fewer than a hundred."""
 
@@ -95,6 +97,8 @@ def _known(operation: Operation, found: dict[str, Any], body: bytes) -> tuple[by
         stand_in = None
         if len(view) > _LONG and name not in _IN_FULL:
             stand_in = _STAND_INS.get(bytes(view[:1]))
+        if name == "model" and len(view) > _LONGEST_NAME:
+            raise _invalid("'model' is too long for a name", param=name)
         value = bytes(view) if stand_in is None else stand_in
         if name in whole and not value.lstrip(b"-").isdigit():
             number = _whole(value)

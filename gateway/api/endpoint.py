@@ -21,6 +21,7 @@ from backends.base import Headers, Operation
 from backends.dialect.openai import FORMS
 from backends.surfaces.openai import OPENAI, surface_of
 from backends.surfaces.surface import Surface
+from gateway.api.reading import LARGE, Reading
 from gateway.auth import CREDENTIALS, Caller
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.errors import GatewayError, Own
@@ -178,8 +179,12 @@ class Endpoint:
             self._accept(exchange, plain)
 
     def _accept(self, exchange: Exchange, body: bytes) -> None:
-        """Route and dispatch a request whose body is plain."""
+        """Route and dispatch a request whose body is plain; a large one in several turns of the loop."""
         exchange.timeline.mark(ROUTE)
+        most = self._core.snapshot.config.server.limits.values
+        if len(body) > min(LARGE, most) and self._operation not in FORMS:
+            Reading(exchange, most, self._route, self._core.dispatcher.run).begin(body)
+            return
         try:
             self._route(exchange, body)
         except Exception as error:  # noqa: BLE001 (any error ends this request only)

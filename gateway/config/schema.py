@@ -79,6 +79,13 @@ class Limits(Section):
         "10MiB",
         "The largest request body, decoded if it comes compressed. A larger one is answered with 413.",
     )
+    values: int = setting(
+        500_000,
+        "How many values a JSON body may have: items of lists and members of objects. More are answered with 413. "
+        "A prompt given as tokens has one for each.",
+        ge=1000,
+        le=100_000_000,
+    )
     headers: Size = setting("32KiB", "The largest request head: request line and headers together.")
     header_count: int = setting(100, "How many headers one request may have.", ge=1, le=100_000)
     reply: Size = setting(

@@ -32,6 +32,7 @@ def test_the_smallest_file_gets_every_default(tmp_path: Path) -> None:
     assert (found.server.auth, found.server.drain) == ("keys", 30.0)
     assert found.server.limits.model_dump() == {
         "body": 10 * 2**20,
+        "values": 500_000,
         "headers": 32 * 2**10,
         "header_count": 100,
         "reply": 256 * 2**20,

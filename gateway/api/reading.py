@@ -1,0 +1,79 @@
+"""A large body is read in several turns of the loop, between which other requests go on.
+
+Rules:
+- First it is looked over in slices: its values are counted and its encoding is checked. What has too many values is
+  refused before anything is made of it: reading it would take long, and fifty times its memory.
+- What cannot be done in slices has a turn of its own: reading it, and sending it on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from backends.surfaces.structure import Structure
+from backends.surfaces.surface import InvalidRequest
+from gateway.errors import GatewayError, Own
+from gateway.request import Exchange
+
+LARGE = 256 << 10
+"""Bytes of a body up to which it is read at once."""
+SLICE = 128 << 10
+"""Bytes that are looked over in one turn."""
+
+
+class Reading:
+    """The reading of one request's body, which serves the request until it is dispatched."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        most: int,
+        route: Callable[[Exchange, bytes], None],
+        dispatch: Callable[[Exchange], None],
+    ) -> None:
+        """Read a body of at most `most` values; then `route` it, which may raise, and `dispatch` it."""
+        self._exchange = exchange
+        self._most = most
+        self._route = route
+        self._dispatch = dispatch
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, body: bytes) -> None:
+        """Start to read a body."""
+        self._exchange.work = self
+        self._task = asyncio.get_running_loop().create_task(self._run(body))
+
+    def interrupt(self, error: Exception) -> None:
+        """End the request with `error`. See `gateway.request.Work`."""
+        if self._task is not None:
+            self._task.cancel()
+        self._exchange.end(error)
+
+    async def _run(self, body: bytes) -> None:
+        exchange = self._exchange
+        try:
+            await self._look_over(body)
+            self._route(exchange, body)
+            await asyncio.sleep(0)
+        except Exception as error:  # noqa: BLE001 (any error ends this request only)
+            exchange.end(error)
+        else:
+            exchange.work = None
+            self._dispatch(exchange)
+
+    async def _look_over(self, body: bytes) -> None:
+        structure = Structure()
+        try:
+            for start in range(0, len(body), SLICE):
+                structure.feed(body[start : start + SLICE])
+                if structure.values > self._most:
+                    message = (
+                        f"the request body has more than {self._most} values; "
+                        "`server.limits.values` in the gateway's config says how many it may have"
+                    )
+                    raise GatewayError(Own.TOO_LARGE, message, code="too_many_values")
+                await asyncio.sleep(0)
+            structure.end()
+        except UnicodeDecodeError:
+            raise InvalidRequest("the body is not valid UTF-8", code="invalid_json") from None
