@@ -163,6 +163,12 @@ def test_streamed_completions_go_by_the_native_protocol() -> None:
     assert whole["grammar"] == {"type": "json_schema", "value": {"schema": SCHEMA}}
 
 
+def test_what_the_native_protocol_has_no_place_for_is_told() -> None:
+    asked = {"prompt": "Hi", "max_tokens": 3, "user": "u", "dry_multiplier": 0.8, "stream": True}
+    assert ENGINE.call(request(Operation.COMPLETIONS, **asked), "up").dropped == ("dry_multiplier",)
+    assert ENGINE.call(request(Operation.COMPLETIONS, **{**asked, "stream": False}), "up").dropped == ()
+
+
 def test_the_name_of_the_base_model_is_no_adapter() -> None:
     """The router takes `tgi` for the model itself, under whichever name it was started."""
     call = ENGINE.call(request(Operation.COMPLETIONS, prompt="Hi", stream=True), "tgi")

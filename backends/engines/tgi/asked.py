@@ -23,6 +23,7 @@ import msgspec
 
 from backends.base import Call, Operation, Request
 from backends.dialect import edits, rewrite
+from backends.dialect.dropped import dropped
 from backends.dialect.edits import Members
 from backends.dialect.openai import PATHS
 
@@ -106,7 +107,7 @@ def call(request: Request, model: str) -> Call:
         if several and form is not None:
             raise edits.unsupported("response_format", "the engine hears it for one prompt only")
         if not several and (request.stream or form is not None):
-            return Call(NATIVE, _native(members, model))
+            return Call(NATIVE, _native(members, model), dropped=dropped(members, _NATIVE))
     if request.stream and not whole:
         members |= {"stream": b"true", "stream_options": _USAGE}
     return Call(path, rewrite.joined(members), whole=whole)
@@ -201,6 +202,8 @@ _SAME = (
     ),
 )
 _RENAMED = (("max_tokens", "max_new_tokens"), ("response_format", "grammar"))
+_NATIVE = frozenset({"prompt", *_SAME, *(name for name, _ in _RENAMED)})
+"""The members of a completion that have a place in the native protocol."""
 
 
 # --- formats
