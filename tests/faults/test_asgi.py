@@ -50,7 +50,7 @@ class Exchange:
         scope = {
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "2",
             "method": method, "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
-            "scheme": "https", "headers": [(b"host", b"x"), (b"content-type", b"application/json")],
+            "scheme": "https", "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
             "client": ("192.0.2.1", 1), "server": ("192.0.2.2", 443), "state": {},
         }  # fmt: skip
         self.task = asyncio.create_task(gateway(scope, self._incoming.get, self._send))
