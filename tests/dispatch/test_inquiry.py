@@ -55,7 +55,7 @@ async def one(folder: Path, rules: list[dict[str, Any]]) -> AsyncIterator[tuple[
 @asynccontextmanager
 async def two(folder: Path, recordings: list[Recording]) -> AsyncIterator[tuple[Served, list[Replay]]]:
     """Yield a gateway with one model on two vLLMs that answer so."""
-    probes = [recorded("vllm", name) for name in ("health", "metrics", "models")]
+    probes = [recorded("vllm", name) for name in ("health", "is_sleeping", "metrics", "models")]
     async with AsyncExitStack() as stack:
         replays = [await stack.enter_async_context(replaying([*probes, *recordings])) for _ in range(2)]
         text = config(*(replay.url for replay in replays), kind="vllm")
