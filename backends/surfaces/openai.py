@@ -76,17 +76,33 @@ class Messages(OpenAI):
 
     forwarded: ClassVar[tuple[bytes, ...]] = (b"anthropic-version", b"anthropic-beta")
 
+    def error(self, facts: ErrorFacts) -> bytes:
+        return msgspec.json.encode({"type": "error", "error": facts._asdict() | {"type": _anthropic(facts)}})
+
     def error_event(self, facts: ErrorFacts, number: int) -> bytes:
-        error = {"type": _ANTHROPIC.get(facts.type, "api_error"), "message": facts.message}
+        error = {"type": _anthropic(facts), "message": facts.message}
         return b"event: error\ndata: " + msgspec.json.encode({"type": "error", "error": error}) + b"\n\n"
 
 
-_ANTHROPIC = {
+def _anthropic(facts: ErrorFacts) -> str:
+    """Return Anthropic's type of an error."""
+    return _ANTHROPIC_CODES.get(facts.code) or _ANTHROPIC_TYPES.get(facts.type, "api_error")
+
+
+_ANTHROPIC_CODES = {
+    "invalid_api_key": "authentication_error",
+    "missing_api_key": "authentication_error",
+    "model_not_found": "not_found_error",
+    "request_too_large": "request_too_large",
+    "unknown_url": "not_found_error",
+}
+_ANTHROPIC_TYPES = {
     "invalid_request_error": "invalid_request_error",
     "overloaded_error": "overloaded_error",
+    "permission_error": "permission_error",
     "timeout_error": "timeout_error",
 }
-"""The gateway's error types that Anthropic's API has too. All others become its `api_error`."""
+"""The gateway's error codes and types for which Anthropic's API has a type of its own. All others are `api_error`."""
 
 
 class Speech(OpenAI):

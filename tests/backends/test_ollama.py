@@ -25,6 +25,7 @@ from backends.base import (
     RequestError,
     Signal,
     Status,
+    Usage,
 )
 from backends.engines.ollama.engine import Ollama, OllamaLaunch, OllamaOptions
 from gateway.config.schema import validate
@@ -364,3 +365,43 @@ def test_log_levels() -> None:
 )
 def test_crash_reason(log: list[str], reason: str | None) -> None:
     assert ENGINE.crash_reason(log) == reason
+
+
+RECORDED = Path(__file__).parents[1] / "recordings" / "ollama"
+NATIVE = Ollama()
+
+
+def recorded(name: str) -> bytes:
+    """Return the body of a real answer of Ollama."""
+    answer = (RECORDED / f"{name}.http").read_bytes().partition(b"=====\n")[2]
+    return answer.partition(b"\n\n")[2]
+
+
+@pytest.mark.parametrize("engine", [NATIVE, OVER_V1], ids=["native", "v1"])
+@pytest.mark.parametrize(
+    ("operation", "path", "name"),
+    [
+        (Operation.RESPONSES, "/v1/responses", "v1_responses"),
+        (Operation.MESSAGES, "/v1/messages", "v1_messages"),
+    ],
+)
+def test_other_apis_are_those_of_v1(engine: Ollama, operation: Operation, path: str, name: str) -> None:
+    body = json.dumps({"model": "public", "max_tokens": 12, "max_output_tokens": 12}).encode()
+    asked = Request(operation, body, "public")
+    assert engine.call(asked, "demo").path == path
+    reply = engine.reply(asked, "demo", JSON_TYPE, recorded(name))
+    assert isinstance(reply, Reply) and reply.usage == Usage(16, 12)
+    assert json.loads(reply.body)["model"] == "public"
+    streamed = Request(operation, body, "public", stream=True)
+    decoder = engine.decoder(streamed, "demo")
+    said = decoder.feed(recorded(f"{name}_stream")) + decoder.close()
+    assert decoder.finished and decoder.failure is None and decoder.usage == Usage(16, 12)
+    assert b'"model":"demo"' not in said and b'"public"' in said
+
+
+def test_a_missing_model_is_told_in_every_api() -> None:
+    failure = NATIVE.failure(404, JSON_TYPE, recorded("v1_messages_missing"))
+    assert failure.kind is Kind.MISSING
+
+
+JSON_TYPE = ((b"content-type", b"application/json"),)

@@ -1,7 +1,8 @@
 """Ollama: attached to by URL, or launched with `ollama serve`. It loads models on demand.
 
 The gateway uses Ollama's own API by default: its OpenAI-compatible one at `/v1` has no context length, `top_k` or
-`keep_alive`, and silently truncates long prompts. The option `api: openai` selects `/v1` nevertheless. Facts:
+`keep_alive`, and silently truncates long prompts. The option `api: openai` selects `/v1` nevertheless; responses,
+messages and transcriptions are there only, without the backend's `context`, `keep_alive` and `truncate`. Facts:
 ollama/ollama v0.33.0-rc2, `server/routes.go`, `server/sched.go`, `openai/openai.go`, `envconfig/config.go`.
 
 Rules:
@@ -61,6 +62,8 @@ PATHS = {
     Operation.COMPLETIONS: "/api/generate",
     Operation.EMBEDDINGS: "/api/embed",
 }
+OVER_V1 = (Operation.RESPONSES, Operation.MESSAGES, Operation.TRANSCRIPTIONS)
+"""Operations that Ollama's own API has no form of."""
 LATEST = ":latest"
 """The tag of a model that was named without a tag; it may be omitted."""
 
@@ -216,7 +219,7 @@ class Ollama(OpenAICompatible):
     first_token: ClassVar[float | None] = LONG_FIRST_TOKEN
     launch_options: ClassVar[type[LaunchOptions] | None] = OllamaLaunch
     options_type: ClassVar[type[EngineOptions] | None] = OllamaOptions
-    operations: ClassVar[frozenset[Operation]] = frozenset(PATHS)
+    operations: ClassVar[frozenset[Operation]] = frozenset({*PATHS, *OVER_V1})
     actions: ClassVar[frozenset[Action]] = ACTIONS
     stream_types: ClassVar[tuple[bytes, ...]] = (b"application/x-ndjson", b"text/event-stream")
 
@@ -226,19 +229,25 @@ class Ollama(OpenAICompatible):
         self._defaults = Defaults(options.context, options.keep_alive, options.truncate)
 
     def call(self, request: Request, model: str) -> Call:
-        if self._native:
+        if self._speaks_natively(request):
             body, left_out = native_body(request, model, self._defaults)
             return Call(PATHS[request.operation], body, dropped=left_out)
         request = msgspec.structs.replace(request, body=edited_body(request))
         return super().call(request, model)
 
+    def _speaks_natively(self, request: Request) -> bool:
+        """Return whether a request is translated to Ollama's own API."""
+        return self._native and request.operation in PATHS
+
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
-        if self._native:
+        if self._speaks_natively(request):
             return reply_of(request, body, self.failure)
         return super().reply(request, model, headers, body)
 
     def decoder(self, request: Request, model: str) -> StreamDecoder:
-        return LineStream(request, self.failure) if self._native else super().decoder(request, model)
+        if self._speaks_natively(request):
+            return LineStream(request, self.failure)
+        return super().decoder(request, model)
 
     def failure(self, status: int, headers: Headers, body: bytes) -> Failure:
         said = _said(body)
