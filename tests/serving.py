@@ -102,6 +102,8 @@ class Answer:
         """The OpenAI error; fails the test where the body is not one."""
         assert self.headers["content-type"] == "application/json"
         body = self.json()
+        if body.get("type") == "error":  # as Anthropic's API has it beside
+            del body["type"]
         assert set(body) == {"error"} and set(body["error"]) == {"message", "type", "param", "code"}
         assert body["error"]["message"]
         return dict(body["error"])

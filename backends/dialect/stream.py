@@ -6,6 +6,8 @@ Rules:
   nothing else.
 - A stream is complete when every choice that was asked for has its finish reason, and says nothing after it. `[DONE]`
   alone is no proof: engines that break off a generation send it too.
+- A client that asked for no usage gets no event of counts: it reads `choices[0]` of every event. What the engine tells
+  beside them (llama.cpp's `timings`) goes into the event before, the last one with a finish reason.
 - Text that passes undecoded is JSON: valid UTF-8, whole escapes, both halves of a surrogate pair.
 - This module may be compiled with mypyc: slotted classes with annotated attributes; its structs are in `shapes.py`.
 """
@@ -23,7 +25,6 @@ from backends.dialect import choices, reasons, rewrite
 from backends.dialect.chunks import DONE
 from backends.dialect.decoder import FramedDecoder
 from backends.dialect.errors import garbled
-from backends.dialect.extras import without_usage
 from backends.dialect.shapes import SILENT, Event, decode_event, is_error
 from backends.dialect.usage import usage_of
 from backends.framing import sse
@@ -68,6 +69,7 @@ class EventStream(FramedDecoder):
         "_begun",
         "_ended",
         "_engine",
+        "_kept",
         "_like",
         "_name",
         "_reworded",
@@ -91,6 +93,8 @@ class EventStream(FramedDecoder):
         """The choices that have occurred, by index."""
         self._ended: set[int] = set()
         """The choices that have their finish reason, and said nothing after it."""
+        self._kept: bytes = b""
+        """The event with the last finish reason, while the event with the counts may follow."""
         self._reworded: bool = False
         """Whether the event at hand has a finish reason in words that are not OpenAI's."""
 
@@ -161,7 +165,7 @@ class EventStream(FramedDecoder):
             self.fail_incomplete()
             return b""
         self._stop()
-        return DONE
+        return self._kept + DONE
 
     def _on_done(self) -> bytes:
         """Return what the client gets for `[DONE]`."""
@@ -175,7 +179,7 @@ class EventStream(FramedDecoder):
                 self.fail(Failure(Kind.GARBLED, "the engine ended its stream in the middle of a choice"))
             return b""
         self._stop()
-        return DONE
+        return self._kept + DONE
 
     def _stop(self) -> None:
         """Decode nothing more."""
@@ -192,13 +196,14 @@ class EventStream(FramedDecoder):
         if is_error(said.error, said.object):
             self.fail(self._engine.failure(500, (), payload))
             return b""
+        kept, self._kept = self._kept, b""
         counted = None if said.usage is None else usage_of(said.usage)
         if counted is not None:
             self.usage = counted
             if self._strip_usage:
-                payload = rewrite.without(payload, "usage") if said.choices else without_usage(payload)
-                if not payload:
-                    return b""
+                if not said.choices:
+                    return _with_extras(kept, payload)
+                payload = rewrite.without(payload, "usage")
                 event = sse.encode(payload)
         speaks = self._note(said)
         if self.over:
@@ -207,7 +212,10 @@ class EventStream(FramedDecoder):
         public = self._public(reworded, said)
         if speaks and counted is None:
             self._learn(event, public)
-        return public
+        if self.finished and self._strip_usage and not speaks:
+            self._kept = public
+            return kept
+        return kept + public
 
     def _public(self, event: bytes, said: Event) -> bytes:
         """Return a decoded event as the client gets it. Events like it will be changed in the same way."""
@@ -255,3 +263,21 @@ class EventStream(FramedDecoder):
                 like.public_head = public[: same.start(1)]
                 like.public_tail = public[same.end(1) :]
         self._like = like
+
+
+def _with_extras(event: bytes, counts: bytes) -> bytes:
+    """Return an event with what the payload of the event with the counts tells beside them."""
+    payload = sse.payload(event)
+    if payload is None:
+        return event
+    told = rewrite.members(payload)
+    more = rewrite.members(counts)
+    extras = {name: value for name, value in more.items() if name not in _ENVELOPE and value not in _NOTHING}
+    return sse.encode(rewrite.joined({**told, **extras})) if extras else event
+
+
+_ENVELOPE: Final = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"}
+)
+"""The members that every event has."""
+_NOTHING: Final = (b"null", b"{}", b"[]", b'""')

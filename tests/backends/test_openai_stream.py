@@ -278,10 +278,10 @@ def oracle(text: bytes, wanted: str, ask: bool) -> tuple[list[Any], Usage | None
             usage = COUNTED
         if not ask and value.get("usage") == COUNTS:
             del value["usage"]
-            if not value["choices"] and "timings" not in value:
+            if not value["choices"]:
+                if "timings" in value:
+                    out[-1] = out[-1] | {"timings": value["timings"]}
                 continue
-            nothing = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": None}
-            value["choices"] = value["choices"] or [nothing]
         for choice in value.get("choices") or ():
             if choice.get("finish_reason") == "":
                 choice["finish_reason"] = None
@@ -553,21 +553,27 @@ def test_who_did_not_ask_for_usage_gets_no_event_without_choices() -> None:
         assert sent(watch([stream(*HI, STOP, counted)], MODEL, ask=True).out)[-2] == counted
 
 
-def test_what_an_engine_tells_beside_its_counts_is_kept() -> None:
+def test_what_an_engine_tells_beside_its_counts_is_kept_with_the_last_finish_reason() -> None:
     timings = {"timings": {"predicted_per_second": 35.4}}
     seen = watch([stream(*HI, STOP, USAGE | timings)], MODEL, ask=False)
-    last = sent(seen.out)[-2]
-    assert "usage" not in last and last["timings"] == timings["timings"]
-    assert last["choices"] == [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": None}]
+    assert sent(seen.out)[-2] == STOP | timings
     assert seen.failure is None and seen.finished and seen.usage == COUNTED
     assert sent(watch([stream(*HI, STOP, USAGE | timings)], MODEL, ask=True).out)[-2] == USAGE | timings
-    completion = {
-        "object": "text_completion",
-        "choices": [{"index": 0, "text": "a", "finish_reason": "stop"}],
-    }
-    counted = {"object": "text_completion", "choices": [], "usage": COUNTS, **timings}
-    last = sent(watch([stream(completion, counted)], MODEL, ask=False).out)[-2]
-    assert last["choices"] == [{"index": 0, "text": "", "logprobs": None, "finish_reason": None}]
+
+
+def test_the_last_finish_reason_waits_for_the_counts_and_is_never_lost() -> None:
+    def decoder(ask: bool) -> EventStream:
+        return EventStream(OpenAI(), Request(Operation.CHAT, b"", "m", stream=True, include_usage=ask))
+
+    for ask in (False, True):
+        waiting = decoder(ask)
+        assert (waiting.feed(event(STOP)) == b"") is not ask
+        assert waiting.finished
+        assert sent(waiting.close()) == ([STOP, "[DONE]"] if not ask else ["[DONE]"])
+    more = decoder(False)
+    more.feed(event(STOP))
+    assert sent(more.feed(event(HI[0]))) == [STOP, HI[0]]
+    assert not more.finished
 
 
 def test_after_a_failure_nothing_more_is_said() -> None:
