@@ -563,7 +563,7 @@ def test_what_an_engine_tells_beside_its_counts_is_kept_with_the_last_finish_rea
 
 def test_the_last_finish_reason_waits_for_the_counts_and_is_never_lost() -> None:
     def decoder(ask: bool) -> EventStream:
-        return EventStream(OpenAI(), Request(Operation.CHAT, b"", "m", stream=True, include_usage=ask))
+        return EventStream(OpenAI(), Request(Operation.CHAT, b"", MODEL, stream=True, include_usage=ask))
 
     for ask in (False, True):
         waiting = decoder(ask)
