@@ -54,7 +54,9 @@ class Phase(enum.StrEnum):
 class Failure:
     """The facts of one attempt's failure.
 
-    `message` may be shown to a client (no addresses, no secrets); `detail` is for the operator's log. `status` is the
+    `message` may be shown to a client (no addresses, no secrets). `detail` is what the engine said, in its own words:
+    they may quote the request, the answer or a key, so they are read by adapters and shown to who asked, and never
+    logged. `facts` is what may be logged: words of the gateway and of the system alone. `status` is the
     engine's HTTP status, if it sent one; `retry_after` is how many seconds it asks to wait. `code` and `param` are the
     engine's own OpenAI-style fields, if it sent them. `unexplained` says that the engine gave no reason, but may give
     one if it is asked otherwise. `engine_lives` says that the engine is well, as far as this failure tells: it counts
@@ -69,5 +71,17 @@ class Failure:
     code: str | None = None
     param: str | None = None
     detail: str = ""
+    facts: str = ""
     unexplained: bool = False
     engine_lives: bool = False
+
+    @property
+    def logged(self) -> str:
+        """Return one line for a log: the message, unless it is the engine's own words, and the facts."""
+        said = f"the engine's answer was taken as '{self.kind}'"
+        if not self.detail or self.detail not in self.message:
+            said = self.message
+        facts = self.facts
+        if self.status is not None:
+            facts = f"status {self.status}, {facts}" if facts else f"status {self.status}"
+        return f"{said} ({facts})" if facts else said

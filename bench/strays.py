@@ -153,7 +153,7 @@ class Clients:
                 nonce = b"%d" % self.sent
                 body = b'{"model":"m","messages":[{"role":"user","content":"nonce-%b-end"}]}' % nonce
                 writer.write(
-                    b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+                    b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
                     b"content-length: %d\r\n\r\n%b" % (len(body), body)
                 )
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -226,7 +226,7 @@ async def _until_ready(port: int) -> None:
     while True:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            writer.write(b"GET /readyz HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
             if b" 200 " in await reader.read():
                 return
             writer.close()

@@ -4,6 +4,7 @@ Rules:
 - An event is one line: control characters are escaped, and the length of a message is bounded.
 - Formatting never raises; a character that stderr cannot show is replaced.
 - Nobody waits for stderr: what is not read in time is dropped, and how much that was is told.
+- Of an exception its type and places in the code are logged, not its message, which may quote a prompt or an answer.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import json
 import logging
 import sys
 import time
+import traceback
+from collections.abc import Iterator
 from typing import Literal
 
 from gateway.outlet import OutletHandler
 
+CAUSES = 5
+"""The most exceptions of a chain that are told."""
 LIMIT = 4000
 """The largest number of characters of one message; what is longer ends in `…`."""
 
@@ -38,6 +43,17 @@ def _said(record: logging.LogRecord) -> str:
         return str(record.msg)
 
 
+def _places(error: BaseException | None) -> Iterator[str]:
+    """Yield the type of an exception and each place it came through, then the same of its causes."""
+    for _ in range(CAUSES):
+        if error is None:
+            return
+        yield f"Traceback: {type(error).__name__}"
+        for frame in traceback.extract_tb(error.__traceback__):
+            yield f"{frame.filename}:{frame.lineno} in {frame.name}"
+        error = error.__cause__ or error.__context__
+
+
 class Text(logging.Formatter):
     """Text such as `12:34:56 warning backend 'a' is down`; the output of an engine has the backend's name before it."""
 
@@ -48,7 +64,7 @@ class Text(logging.Formatter):
         source = f"[{engine}] " if engine != record.name else ""
         text = _said(record)
         if record.exc_info:
-            text += " | " + self.formatException(record.exc_info).replace("\n", " | ")
+            text += " | " + " | ".join(_places(record.exc_info[1]))
         return f"{clock} {record.levelname.lower():<7} {source}{_cut(text).translate(_ESCAPES)}"
 
 
@@ -63,7 +79,7 @@ class Json(logging.Formatter):
             line["backend"] = record.name.removeprefix(ENGINE)
         line["message"] = _cut(_said(record))
         if record.exc_info:
-            line["exception"] = _cut(self.formatException(record.exc_info))
+            line["exception"] = _cut("\n".join(_places(record.exc_info[1])))
         return json.dumps(line)
 
 

@@ -46,6 +46,9 @@ GC_THRESHOLD = (50_000, 20, 50)
 """Garbage collector thresholds. Requests create few reference cycles; with Python's default of 700 the collector would
 run several times per hundred requests for nothing."""
 
+TELL = 1.0
+"""Seconds between two lines on how many requests a stop waits for."""
+
 BACKLOG = 4096
 """Connections that may wait in the kernel's queue to be accepted."""
 
@@ -114,10 +117,11 @@ class Server(uvicorn.Server):
             connection.shutdown()
         patience = self.config.timeout_graceful_shutdown or 0
         waits = [asyncio.create_task(self._drained()), asyncio.create_task(self._hurry.wait())]
+        telling = asyncio.create_task(self._tell(patience))
         await asyncio.wait(waits, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        waits.append(telling)
         requests, late = list(self._gateway.core.register.running), list(self.server_state.tasks)
-        # A request that came through ASGI is in both lists, so their sum would count it twice.
-        count = max(len(requests), len(late))
+        count = self._running()
         if count and not self._hurry.is_set():
             log.warning("requests that still run after %g s get an error now: %d", patience, count)
         for request in requests:
@@ -128,6 +132,24 @@ class Server(uvicorn.Server):
         await self._gateway.core.register.empty()
         await self._part()
         await self.lifespan.shutdown()
+
+    def _running(self) -> int:
+        """Return how many requests have not ended."""
+        # A request that came through ASGI is in both, so their sum would count it twice.
+        return max(len(self._gateway.core.register.running), len(self.server_state.tasks))
+
+    async def _tell(self, patience: float) -> None:
+        """Log how many requests are waited for, now and, at most every `TELL` seconds, whenever there are fewer."""
+        told = 0
+        while count := self._running():
+            if count != told:
+                log.warning(
+                    "stopping: waiting for %d requests, for %g s at most; another signal ends them now",
+                    count,
+                    patience,
+                )
+            told = count
+            await asyncio.sleep(TELL)
 
     async def _drained(self) -> None:
         """Wait until every request has ended and every client has received its answer."""
@@ -182,7 +204,11 @@ def build(config: Config, peers: Peers | None = None) -> tuple[Server, Gateway]:
 def _front_door(config: Config, gateway: Gateway) -> Callable[..., Door]:
     """Return the factory with which uvicorn creates the protocol of each client connection."""
     limits = _limits(config)
-    full = protocol_with(limits, gateway.core.cors)
+
+    def refused(reason: str) -> None:
+        gateway.metrics.refused.cell(reason).value += 1
+
+    full = protocol_with(limits, cors=gateway.core.cors, refused=refused)
     hot = {path.encode(): endpoint for path, endpoint in gateway.hot.items()}
     contexts: list[ServerContext] = []
 

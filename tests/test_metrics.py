@@ -10,6 +10,7 @@ from gateway.errors import OUTCOMES, ROWS
 from gateway.telemetry.cells import Histogram
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.page import CELLS, Pages
+from gateway.wire.checks import REASONS
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
 
@@ -47,7 +48,7 @@ def test_the_document_lists_every_metric_with_its_type_and_labels() -> None:
 
 def test_the_document_names_every_value_of_the_closed_sets() -> None:
     text = DOCUMENT.read_text()
-    for word in (*OUTCOMES, *Kind, *Operation, *Signal, *Status):
+    for word in (*OUTCOMES, *REASONS, *Kind, *Operation, *Signal, *Status):
         assert f"`{word}`" in text, word
 
 

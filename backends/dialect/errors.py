@@ -258,6 +258,14 @@ def readable(text: str) -> str:
 
 
 def garbled(message: str, body: bytes, error: Exception | None = None) -> Failure:
-    """Return the failure of an answer that cannot be read; its first bytes go to the operator's log."""
-    begin = readable(body[:200].decode(errors="replace"))
-    return Failure(Kind.GARBLED, message, detail=f"{error}: {begin}" if error else begin)
+    """Return the failure of an answer that cannot be read. Its bytes are told to nobody: they may be half an answer."""
+    facts = f"{len(body)} bytes" if error is None else f"{len(body)} bytes, {reason_of(error)}"
+    return Failure(Kind.GARBLED, message, facts=facts)
+
+
+def reason_of(error: Exception) -> str:
+    """Return why something could not be read, without a word of what was read.
+
+    Only the messages of JSON's own reader are known to hold none.
+    """
+    return str(error) if type(error) is msgspec.DecodeError else type(error).__name__

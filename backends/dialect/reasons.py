@@ -52,7 +52,8 @@ def public(said: str) -> str | None:
 
 def broke_off(said: str | None) -> Failure:
     """Return the failure of an answer that ended with this reason, or without one."""
-    return Failure(Kind.FAILED, BROKE_OFF, detail=f"finish reason {said!r}"[:100], unexplained=True)
+    facts = "no finish reason" if said is None else "an unknown finish reason"
+    return Failure(Kind.FAILED, BROKE_OFF, facts=facts, unexplained=True)
 
 
 def rewritten(answer: bytes) -> bytes:

@@ -37,18 +37,13 @@ def fingerprint(exchange: Exchange) -> int:
 
 
 def report(exchange: Exchange, target: Target, failure: Failure, then: str) -> None:
-    """Log the details of a failed attempt that the client is not told, and what is done about it.
-
-    A client's own error is not logged: its message quotes the request.
-    """
+    """Log a failed attempt and what is done about it, in no word of the engine. A client's error is not logged."""
     if ROWS[failure.kind].outcome == "client_error":
         return
-    detail = f" ({failure.detail})" if failure.detail and failure.detail != failure.message else ""
     log.warning(
-        "backend '%s': %s%s [%s, %s, request %s, %s]",
+        "backend '%s': %s [%s, %s, request %s, %s]",
         target.backend.name,
-        failure.message,
-        detail[:300],
+        failure.logged,
         failure.kind,
         failure.phase or "-",
         exchange.name,

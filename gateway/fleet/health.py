@@ -118,7 +118,7 @@ class Watch:
                 return
             if answer.kind is Kind.CONNECT:
                 backend.refused()
-            why = f" ({answer.detail})" if answer.detail else ""
+            why = f" ({answer.facts})" if answer.facts else ""
             health, reason = Health.DOWN, f"{answer.message} at {upstream.url}{why}"
             if backend.health is Health.LOADING and self._may_load_still(answer):
                 health = Health.LOADING

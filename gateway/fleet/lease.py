@@ -139,18 +139,10 @@ class Lease:
         """Keep a failure as the backend's last error; begin a cooldown if the backend is overloaded."""
         backend = self.target.backend
         if ROWS[failure.kind].outcome != "client_error":
-            backend.trouble(_in_words(failure))
+            backend.trouble(failure.logged)
         if failure.kind is Kind.OVERLOADED:
             asked = failure.retry_after
             self._breaker.cool(COOLDOWN if asked is None else min(asked, LONGEST_COOLDOWN), now)
-
-
-def _in_words(failure: Failure) -> str:
-    """Return a failure as one line, without the engine's own text: that may quote a prompt or an answer."""
-    facts = failure.detail if failure.kind in (Kind.CONNECT, Kind.UNRESOLVED, Kind.RESET) else ""
-    if failure.status is not None:
-        facts = f"status {failure.status}"
-    return f"{failure.message} ({facts})" if facts else failure.message
 
 
 def _may_be_used(target: Target, now: float, tried: Container[Target], last_resort: bool) -> bool:

@@ -44,10 +44,10 @@ class Metrics:
             "Tries at a backend; result is ok, cancelled or the kind of failure.",
             ("backend", "result"),
         )
-        self.failovers = _counter(
-            "gateway_failovers",
-            "Requests that went on to another backend after a failure at this one, by kind of failure.",
-            ("backend", "reason"),
+        self.refused = _counter(
+            "gateway_refused",
+            "Requests refused before they had been read, and so before any model was known, by reason.",
+            ("reason",),
         )
         self.tokens = _counter(
             "gateway_tokens",
@@ -96,6 +96,11 @@ class Metrics:
 
     def _add_backends(self) -> None:
         """Create the families that describe backends rather than requests."""
+        self.failovers = _counter(
+            "gateway_failovers",
+            "Requests that went on to another backend after a failure at this one, by kind of failure.",
+            ("backend", "reason"),
+        )
         self.backend_up = _gauge(
             "gateway_backend_up", "1 if the backend can take requests.", ("backend", "engine")
         )

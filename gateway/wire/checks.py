@@ -66,6 +66,18 @@ def framing_fault(part: str, read: int, body: int, limits: Limits) -> GatewayErr
     return None
 
 
+def reason_of(error: GatewayError) -> str:
+    """Return why a request was refused, as the label value of the metrics: one of `REASONS`."""
+    return "too_many_connections" if error.kind is Own.NO_BACKEND else error.code
+
+
+REASONS: Final = (
+    *("invalid_http", "invalid_host", "unsupported_coding", "url_too_long", "headers_too_large"),
+    *("unsupported_expectation", "request_too_large", "request_timeout", "too_many_connections"),
+)
+"""Why a request may be refused before it has been read."""
+
+
 def refusal(error: GatewayError, cors: Headers) -> bytes:
     """Return the whole answer for a request that is refused before any application code knows it.
 

@@ -72,6 +72,10 @@ class Sink(ABC):
         """React to the answer never becoming complete, because of `failure`."""
 
 
+class Unacceptable(ValueError):
+    """Raised within the parser: an answer is HTTP, but not such as the gateway takes."""
+
+
 class Alarm(Protocol):
     """The receiver of a connection's timer."""
 
@@ -253,7 +257,7 @@ class Connection:
             sink.on_end()
         else:
             sink.on_lost(
-                Failure(Kind.RESET, "the engine closed the connection", detail=str(exc or "end of file"))
+                Failure(Kind.RESET, "the engine closed the connection", facts=str(exc or "end of file"))
             )
 
     def data_received(self, data: bytes) -> None:
@@ -268,14 +272,14 @@ class Connection:
                 sink.on_chunk(data, start, len(data) - 2)
             except Exception as error:  # a bug of an adapter: fail the answer, as the parser would
                 log.exception("a part of an answer could not be read")
-                self._garbled(str(error))
+                self._garbled(type(error).__name__)
             return
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._garbled("it switched protocols")
         except httptools.HttpParserError as error:
-            self._garbled(str(error.__context__ or error))
+            self._garbled(_why(error))
         else:
             if self._fed:
                 self._fed = False
@@ -315,7 +319,7 @@ class Connection:
             return
         self._size += len(name) + len(value)
         if self._size > MAX_HEAD:
-            raise ValueError("its headers are too large")
+            raise Unacceptable("its headers are too large")
         if not self.status:
             self._headers.append((name.lower(), value))
 
@@ -327,7 +331,7 @@ class Connection:
         if status < 200:
             self._interim += 1
             if status == 101 or self._interim > MAX_INTERIM:
-                raise ValueError("status 101, or too many interim answers")
+                raise Unacceptable("status 101, or too many interim answers")
             return
         self.status = status
         self._size = self._head = 0
@@ -336,7 +340,7 @@ class Connection:
             if name in _FRAMING:
                 framed = True
             if name in _CODING and value.lower() not in _PLAIN:
-                raise ValueError("it is compressed, though that was not asked for")
+                raise Unacceptable("it is compressed, though that was not asked for")
         self._eof_ends = not framed and status not in (204, 304)
         if self._sink is not None:
             self._sink.on_head(status, self._headers)
@@ -367,7 +371,7 @@ class Connection:
             self.strayed = True
             self._transport.abort()
 
-    def _garbled(self, detail: str) -> None:
+    def _garbled(self, facts: str) -> None:
         if self._complete:
             # The fault is in bytes that follow the answer, which is itself sound.
             self._stray()
@@ -376,7 +380,19 @@ class Connection:
         self.close()
         if sink is not None:
             message = "the engine's answer is not HTTP the gateway can read"
-            sink.on_lost(Failure(Kind.GARBLED, message, detail=detail))
+            sink.on_lost(Failure(Kind.GARBLED, message, facts=facts))
+
+
+def _why(error: httptools.HttpParserError) -> str:
+    """Return why an answer is not acceptable, without a word of it."""
+    cause = error.__context__
+    return (
+        str(error)
+        if cause is None
+        else str(cause)
+        if isinstance(cause, Unacceptable)
+        else type(cause).__name__
+    )
 
 
 _FRAMING = (b"content-length", b"transfer-encoding")

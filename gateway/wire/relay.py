@@ -7,6 +7,7 @@ Rules:
   as if it were complete.
 - Each phase has a time limit (`gateway.wire.clocks`). Comments and empty events do not count as progress; the bytes of
   an event that has not ended do.
+- A whole answer that is gathered from the engine's stream has the stream's limit between two pieces of content.
 - What is too large by the gateway's own measure (`gateway.wire.sizes`) is no verdict on the engine.
 - A stream is recognised by its first bytes where its content type does not tell.
 - Only `connect` awaits. Bytes move from the engine's socket to the client's in one synchronous pass, without a task or
@@ -38,6 +39,7 @@ from backends.base import (
     Usage,
 )
 from backends.dialect import gathered
+from backends.dialect.errors import reason_of
 from backends.dialect.stream import EventStream
 from backends.framing import sse
 from backends.surfaces.openai import UNBUFFERED
@@ -332,7 +334,10 @@ class Attempt(Sink):
             request = msgspec.structs.replace(request, stream=True, include_usage=True)
         decoder = self._decoder = self._engine.decoder(request, self._model)
         decoder.bound(self._sizes.event)
-        if isinstance(decoder, EventStream) and not self._gathers:
+        if self._gathers:
+            # The client waits for a whole answer. Until it begins, the limit on its first byte applies.
+            self._phase = Phase.FIRST_BYTE
+        elif isinstance(decoder, EventStream):
             self._events = decoder
 
     def on_chunk(self, framed: bytes, start: int, end: int) -> None:
@@ -387,10 +392,13 @@ class Attempt(Sink):
     def _progressed(self, first: bool) -> None:
         """Take note that content has come: the first of the answer, or more of it."""
         now = perf_counter_ns()
-        if not first:
+        if first:
+            if self._listener is not None:
+                self._listener.answer_began()
+            if self._gathers:
+                self._enter(Phase.STREAM, now)
+        elif self._streams:
             self._token_gap.observe((now - self._since) / SECOND)
-        elif self._listener is not None:
-            self._listener.answer_began()
         self._since = now
 
     def on_end(self) -> None:
@@ -494,7 +502,9 @@ class Attempt(Sink):
             try:
                 body = gathered.whole(request, body, time())
             except (ValueError, LookupError, TypeError) as error:
-                return Failure(Kind.GARBLED, "the engine's stream makes no whole answer", detail=str(error))
+                return Failure(
+                    Kind.GARBLED, "the engine's stream makes no whole answer", facts=reason_of(error)
+                )
         return self._engine.reply(request, self._model, self._reply_headers, body)
 
     # ending the attempt

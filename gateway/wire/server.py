@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from backends.base import Headers
 from gateway.errors import CLIENT_GONE, GatewayError, Own
-from gateway.wire.checks import CHECKED, framing_fault, head_fault, header_fault, refusal, too_large
+from gateway.wire import checks
 from gateway.wire.context import Returned
 from gateway.wire.http1 import has_left
 from gateway.wire.limits import GLANCE, Limits
@@ -66,6 +66,8 @@ class GatewayProtocol(HttpToolsProtocol):
     limits = Limits()
     cors: Callable[[Mapping[bytes, bytes]], Headers] = staticmethod(lambda headers: ())
     """From a request's headers to those that let the page behind it read the answer."""
+    refused: Callable[[str], None] = staticmethod(lambda reason: None)
+    """Counts a request that was refused, by one of `gateway.wire.checks.REASONS`."""
     listener: Listener | None = None
     door: Returned | None = None
     """The front door that gets the connection back when it is idle."""
@@ -198,17 +200,17 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         # The same as uvicorn's own method, without the cost of one more call per header.
         name = name.lower()
-        if name in CHECKED:
+        if name in checks.CHECKED:
             self._hosts += name == b"host"
             self._lengths += name in (b"content-length", b"transfer-encoding")
             self.expect_100_continue |= name == b"expect"
-            self._check(header_fault(name, value, self.limits))
+            self._check(checks.header_fault(name, value, self.limits))
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._awaits == "body":
             return
-        self._check(head_fault(self.parser.get_http_version(), self._hosts, self._lengths))
+        self._check(checks.head_fault(self.parser.get_http_version(), self._hosts, self._lengths))
         super().on_headers_complete()
         self.scope[SCOPE_KEY] = Cycle(self, self.cycle)  # type: ignore[literal-required]
         if self._lengths:
@@ -219,7 +221,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
         if self._body_bytes > self.limits.body:
-            self._check(too_large(self.limits))
+            self._check(checks.too_large(self.limits))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -260,7 +262,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def _answer(self, error: GatewayError) -> None:
         """Write the refusal of a request, and close the connection."""
         self.refusal = error
-        self.transport.write(refusal(error, self.cors(dict(self.headers or ()))))
+        self.refused(checks.reason_of(error))
+        self.transport.write(checks.refusal(error, self.cors(dict(self.headers or ()))))
         self._linger()
 
     def finish(self) -> None:
@@ -343,7 +346,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def _count(self, size: int) -> None:
         """Count `size` bytes that were read."""
         self._read_bytes += size
-        error = framing_fault(self._awaits, self._read_bytes, self._body_bytes, self.limits)
+        error = checks.framing_fault(self._awaits, self._read_bytes, self._body_bytes, self.limits)
         if error is not None:
             self.refusal = error
             self.send_400_response("")
@@ -386,12 +389,12 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._awaits == "headers" and self.headers is None:
             self.transport.close()
         else:
-            self.refusal = GatewayError(
-                Own.SLOW_CLIENT, f"the request's {self._awaits} did not arrive in time"
-            )
+            message = f"the request's {self._awaits} did not arrive in time"
+            self.refusal = GatewayError(Own.SLOW_CLIENT, message)
             self.send_400_response("")
 
 
-def protocol_with(limits: Limits, cors: Callable[[Mapping[bytes, bytes]], Headers]) -> type[GatewayProtocol]:
-    """Return the protocol class for uvicorn, with these limits. `cors` is as in `GatewayProtocol`."""
-    return type("LimitedProtocol", (GatewayProtocol,), {"limits": limits, "cors": staticmethod(cors)})
+def protocol_with(limits: Limits, **given: Callable[..., Any]) -> type[GatewayProtocol]:
+    """Return the protocol class for uvicorn, with these limits. `cors` and `refused` are as in `GatewayProtocol`."""
+    functions = {name: staticmethod(each) for name, each in given.items()}
+    return type("LimitedProtocol", (GatewayProtocol,), {"limits": limits, **functions})

@@ -40,8 +40,8 @@ class ConnectError(Exception):
         self.failure = failure
 
 
-def _unreachable(message: str, detail: str = "", kind: Kind = Kind.CONNECT) -> ConnectError:
-    return ConnectError(Failure(kind, message, phase=Phase.CONNECT, detail=detail))
+def _unreachable(message: str, facts: str = "", kind: Kind = Kind.CONNECT) -> ConnectError:
+    return ConnectError(Failure(kind, message, phase=Phase.CONNECT, facts=facts))
 
 
 class Upstream:

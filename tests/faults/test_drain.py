@@ -100,7 +100,39 @@ async def test_what_takes_longer_is_told_and_cut(tmp_path: Path, caplog: pytest.
         assert served.metric("gateway_requests_total", outcome="overloaded") == 3
         assert served.metric("gateway_requests_queued") == 0
     told = [(record.name, record.getMessage()) for record in caplog.records if record.levelname == "WARNING"]
-    assert told == [("gateway.serve", "requests that still run after 0.3 s get an error now: 3")]
+    assert told == [
+        (
+            "gateway.serve",
+            "stopping: waiting for 3 requests, for 0.3 s at most; another signal ends them now",
+        ),
+        ("gateway.serve", "requests that still run after 0.3 s get an error now: 3"),
+    ]
+
+
+async def test_how_many_are_waited_for_is_told_when_it_changes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "TELL", 0.01)
+    async with (
+        FakeEngine(models=["up"], defaults=ENDLESS) as engine,
+        serving(tmp_path, config(engine.url, server="drain: 20s")) as served,
+        client(served.port) as first,
+        client(served.port) as second,
+    ):
+        for each in (first, second):
+            await each.send(http(chat(stream=True)))
+            await each.until(b"data: ")
+        served.server.on_signal()
+
+        def told(count: int) -> int:
+            return caplog.text.count(f"stopping: waiting for {count} requests, for 20 s at most")
+
+        await until(lambda: told(2) == 1, "two are told")
+        first.leave("RST")
+        await until(lambda: told(1) == 1, "one is told")
+        second.leave("RST")
+        await until(lambda: not served.gateway.core.register.running, "both have ended")
+        assert (told(2), told(1), told(0)) == (1, 1, 0)
 
 
 async def test_a_client_that_reads_nothing_is_left_behind(

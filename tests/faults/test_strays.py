@@ -157,7 +157,7 @@ async def test_idle_connections_make_room_where_no_descriptor_is_left(tmp_path: 
             with no_descriptor_left():
                 body = b'{"model":"n","messages":[{"role":"user","content":"hi"}]}'
                 writer.write(
-                    b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+                    b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
                     b"content-length: %d\r\n\r\n%b" % (len(body), body)
                 )
                 head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
@@ -180,7 +180,7 @@ async def test_no_descriptor_left_at_all_is_no_fault_of_the_engine(tmp_path: Pat
         body = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
         with no_descriptor_left():
             writer.write(
-                b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+                b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
                 b"content-length: %d\r\n\r\n%b" % (len(body), body)
             )
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)

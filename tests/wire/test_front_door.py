@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.wire.checks import REASONS
 from tests.serving import Answer, serving
 
 CONFIG = """
@@ -71,6 +72,11 @@ async def test_refused(name: str, tmp_path: Path) -> None:
         assert (answer.status, answer.error["code"]) == (status, code)
         assert answer.headers["connection"] == "close"
         assert (await served.get("/healthz")).status == 200
+        # A request whose head was complete is counted as one.
+        refused = served.metric("gateway_refused_total", reason=code)
+        assert refused == served.metric("gateway_refused_total") == (name != "a body that never comes")
+        assert refused or served.metric("gateway_requests_total", outcome="client_error") == 1
+        assert code in REASONS
 
 
 async def test_a_silent_connection_is_closed(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import msgspec
 from backends.base import Failure, Kind, ReadFailure, Usage
 from backends.dialect.chunks import DONE, Chunks, StopCutter
 from backends.dialect.decoder import FramedDecoder
+from backends.dialect.errors import reason_of
 from backends.engines.triton.tensors import Role, Tensors
 from backends.framing import sse
 
@@ -94,15 +95,16 @@ class TensorStream(FramedDecoder):
         try:
             said = _response.decode(piece)
         except (ValueError, RecursionError) as error:
-            self.fail(Failure(Kind.GARBLED, "the engine sent an event that is not valid", detail=str(error)))
+            message = "the engine sent an event that is not valid"
+            self.fail(Failure(Kind.GARBLED, message, facts=reason_of(error)))
             return b""
         if "error" in said:
             self.fail(self._read_failure(500, (), piece))
             return b""
         texts = self._elements(said, "output")
         if not texts:
-            missing = f"no tensor {self._wanted.tensors.name('output')!r} among {', '.join(said)}"
-            self.fail(Failure(Kind.GARBLED, "the engine's stream has no text in it", detail=missing))
+            missing = f"no tensor {self._wanted.tensors.name('output')!r}"
+            self.fail(Failure(Kind.GARBLED, "the engine's stream has no text in it", facts=missing))
             return b""
         self._note_counts(said)
         out = [self._text(index, str(text)) for index, text in enumerate(texts)]
