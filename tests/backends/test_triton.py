@@ -102,7 +102,10 @@ def reasons(events: list[Any]) -> dict[int, str]:
 
 
 def test_chat_for_the_vllm_backend() -> None:
-    asked = chat(temperature=0, stop="END", max_completion_tokens=9, seed=3, response_format={"type": "text"})
+    more = {"min_tokens": 2, "ignore_eos": True}
+    asked = chat(
+        temperature=0, stop="END", max_completion_tokens=9, seed=3, response_format={"type": "text"}, **more
+    )
     call = CHAT.call(asked, "a model")
     assert call.path == "/v2/models/a%20model/generate_stream"
     body = json.loads(call.body)
@@ -111,6 +114,7 @@ def test_chat_for_the_vllm_backend() -> None:
         "temperature": 0.0,
         "seed": 3,
         "stop": ["END"],
+        **more,
     }
     assert body == {
         "text_input": "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
@@ -190,7 +194,7 @@ def test_what_no_tensor_takes_is_told() -> None:
     [
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"logprobs": True}, "logprobs"),
-        ({"min_tokens": 5}, "min_tokens"),
+        ({"stop_token_ids": [5]}, "stop_token_ids"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
     ],
 )

@@ -91,8 +91,8 @@ class TritonOptions(EngineOptions):
         description="Names of tensors that differ from the backend's usual ones, by meaning: `prompt`, `output`, "
         "`parameters` (all settings as one JSON string), `stream`, `max_tokens`, `temperature`, `top_p`, "
         "`top_k`, `min_p`, `seed`, `stop`, `presence_penalty`, `frequency_penalty`, `repetition_penalty`, "
-        "`logit_bias`, `n`, `schema`, and the outputs `finish_reason`, `input_tokens`, `output_tokens`. "
-        "Empty: the model has none.",
+        "`min_tokens`, `ignore_eos`, `logit_bias`, `n`, `schema`, and the outputs `finish_reason`, "
+        "`input_tokens`, `output_tokens`. Empty: the model has none.",
     )
     inputs: dict[str, Constant] = Field(
         {}, description="Further inputs of every request, such as `beam_width: 1`."

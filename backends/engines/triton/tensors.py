@@ -1,7 +1,8 @@
 """What the tensors of text models behind Triton mean, as a table for each known backend, and requests as tensors.
 
-Facts, from the source as of server 2.73: the vLLM backend, whose sampling parameters are one string of JSON; the
-TensorRT-LLM backend's ensemble and BLS models; its LLM API model, whose streamed responses repeat all of the text.
+Facts, from the source as of server 2.73: the vLLM backend, whose sampling parameters are one string of JSON, with any
+of vLLM's; the TensorRT-LLM backend's ensemble and BLS models; its LLM API model, whose streamed responses repeat all
+of the text.
 
 Rules:
 - A role is OpenAI's name for something; a tensor is the model's name for it. An operator's names win over a table's.
@@ -33,6 +34,8 @@ Role = Literal[
     "presence_penalty",
     "frequency_penalty",
     "repetition_penalty",
+    "min_tokens",
+    "ignore_eos",
     "logit_bias",
     "n",
     "schema",
@@ -102,7 +105,10 @@ PRESETS: Mapping[str, Tensors] = {
         {
             **_TEXT,
             **_COUNTS,
-            **{name: name for name in (*_SCALARS, "stop", "min_p", "logit_bias", "n")},
+            **{
+                name: name
+                for name in (*_SCALARS, "stop", "min_p", "min_tokens", "ignore_eos", "logit_bias", "n")
+            },
             "parameters": "sampling_parameters",
             "stream": "stream",
             "finish_reason": "finish_reason",
@@ -146,6 +152,8 @@ class Asked(msgspec.Struct):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
     stop: str | list[str] | None = None
     n: int | None = None
     best_of: int | None = None
@@ -220,6 +228,8 @@ PLAIN: tuple[Role, ...] = (
     "presence_penalty",
     "frequency_penalty",
     "repetition_penalty",
+    "min_tokens",
+    "ignore_eos",
 )
 """Settings that are sent as they come."""
 HEARD = frozenset((*Asked.__struct_fields__, "model", "stream", "stream_options"))
