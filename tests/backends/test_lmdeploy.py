@@ -28,6 +28,7 @@ from backends.base import (
 from backends.engines.lmdeploy.engine import LMDeploy
 from backends.engines.lmdeploy.launch import FLAGS, LMDeployLaunch
 from gateway.config.schema import validate
+from tests.backends.recorded import recorded
 
 ENGINE = LMDeploy()
 
@@ -130,7 +131,7 @@ def test_what_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     [
         (200, b'{"status":"healthy","message":""}', Health.READY),
         (200, b"", Health.READY),
-        (200, b'{"status":"sleeping","message":"Engine is sleeping."}', Health.ASLEEP),
+        (200, recorded("lmdeploy", "health_asleep").answer, Health.ASLEEP),
         (503, b'{"status":"initializing","message":"Engine health monitor is starting."}', Health.LOADING),
         (503, b'{"status":"unhealthy","message":"gone"}', Health.DOWN),
         (503, b"upstream connect error", Health.DOWN),

@@ -150,6 +150,7 @@ ENGINES: dict[str, Row] = {
             "score": Instead(not_supported, "it has no scores for texts"),
             "tokenize": NO_DETOKENIZER,
             "overloaded": NEVER_FULL,
+            "health_loading": NO_TELLING,
         },
     ),
     "ollama": Row(
