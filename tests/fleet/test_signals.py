@@ -364,7 +364,9 @@ async def test_our_own_requests_are_known_by_their_busy_time(tmp_path: Path) -> 
             assert served.gateway.fleet.busy_periods("a") == NONE
             reader, writer = await served.connect()
             body = b'{"model":"fake","stream":true,"messages":[{"role":"user","content":"x"}]}'
-            head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            head = (
+                b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            )
             writer.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
             try:
                 await reader.readuntil(b"data: ")
