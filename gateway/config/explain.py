@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import types
 import typing
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -56,6 +57,10 @@ _PRIVATE = {"env", "extra_args", "url"}
 """Fields that are no secrets by type and may still hold one."""
 
 
+_MOST_UNKNOWN = 100
+"""Unknown keys of one map that are told one by one."""
+
+
 class Names:
     """Suggestions of names, within a bound on the work so that a file of nothing but errors stays fast."""
 
@@ -92,7 +97,10 @@ def read_late(source: Source, error: ValidationError, data: dict[str, Any]) -> b
 
 def problems(source: Source, error: ValidationError, names: Names) -> Iterator[Problem]:
     """Yield every error of a validation as a problem of the file, but for consequences of problems known already."""
-    for detail in error.errors(include_url=False, include_input=False):
+    details = error.errors(include_url=False, include_input=False)
+    unknown = Counter(detail["loc"][:-1] for detail in details if detail["type"] == "extra_forbidden")
+    told: Counter[Where] = Counter()
+    for detail in details:
         where, at_key = detail["loc"], False
         if where and where[-1] == "[key]":
             where, at_key = where[:-1], True
@@ -102,7 +110,13 @@ def problems(source: Source, error: ValidationError, names: Names) -> Iterator[P
         if detail["type"] == "missing":
             yield source.problem(where[:-1], f"{quote(word)} is missing", at_key=True)
         elif detail["type"] == "extra_forbidden":
-            hint = names.suggest(word, _keys_at(source, where[:-1]))
+            holder = where[:-1]
+            told[holder] += 1
+            if told[holder] > _MOST_UNKNOWN:
+                continue
+            hint = names.suggest(word, _keys_at(source, holder))
+            if told[holder] == _MOST_UNKNOWN < unknown[holder]:
+                hint += f", and {unknown[holder] - _MOST_UNKNOWN} more in the same map"
             yield source.problem(where, f"unknown key {quote(word)}{hint}", at_key=True)
         elif at_key:
             expected = detail.get("ctx", {}).get("what", "another name")

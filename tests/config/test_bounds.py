@@ -89,3 +89,11 @@ def test_a_long_circle(tmp_path: Path) -> None:
     assert found == [
         "3001:39: the fallbacks go in a circle: m0 -> m1 -> m2 -> m3 -> … -> m2997 -> m2998 -> m2999 -> m0"
     ]
+
+
+def test_of_very_many_unknown_keys_the_first_are_told_and_how_many_more_there_are(tmp_path: Path) -> None:
+    text = BACKEND + "".join(f"k{number}: 1\n" for number in range(1000)) + "server: {x: 1}\n"
+    found = lines(tmp_path, text)
+    assert len([line for line in found if "unknown key 'k" in line]) == 100
+    assert [line for line in found if "and 900 more in the same map" in line]
+    assert [line for line in found if "unknown key 'x'" in line]
