@@ -43,6 +43,9 @@ class CuttingStream(EventStream):
 
     def _decode(self, payload: bytes, event: bytes) -> bytes:
         public = super()._decode(payload, event)
+        if self._looks and self._kept:
+            # What is held back of the text belongs into the event with the reason, which does not wait here.
+            public, self._kept = self._kept, b""
         if not self._looks or not public or self.failure is not None:
             return public
         chunk: dict[str, Any] = _decode.decode(public[_HEAD:-_END])

@@ -408,6 +408,22 @@ def test_stop_strings_that_a_backend_leaves_in_the_text_are_cut() -> None:
     assert deltas[-1]["finish_reason"] == "length"
 
 
+def test_the_beginning_of_a_stop_string_at_the_end_is_text() -> None:
+    said = ({"content": "a fro"}, None), ({"content": ""}, "stop")
+    chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": end}]} for delta, end in said]
+    counts = {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}}
+    for tail in ([counts], []):
+        data = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in [*chunks, *tail])
+        decoder = TRTLLM.decoder(chat(stream=True, stop="front", max_tokens=9), "trt")
+        deltas = [
+            c
+            for e in events(decoder.feed(data + b"data: [DONE]\n\n") + decoder.close())
+            for c in e["choices"]
+        ]
+        assert "".join(c["delta"].get("content") or "" for c in deltas) == "a fro"
+        assert deltas[-1]["finish_reason"] == "stop" and decoder.failure is None
+
+
 # --- errors
 
 

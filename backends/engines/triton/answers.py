@@ -47,9 +47,9 @@ class LateReason(CuttingStream):
         if held:
             return self._release() + public
         if self.finished:
+            # With no counts to be sent, the base has kept the event back itself.
             self.finished = False
-            self._held = public
-            return b""
+            self._held, self._kept, public = self._kept or public, b"", public if self._kept else b""
         return public
 
     def _on_done(self) -> bytes:
