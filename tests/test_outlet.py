@@ -38,10 +38,19 @@ def test_nobody_waits_for_a_reader_and_what_was_dropped_is_told() -> None:
         outlet.flush()
 
 
+class Picky(Json):
+    """A formatter with a bug."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.args == (1,):
+            raise TypeError
+        return super().format(record)
+
+
 def test_lines_of_a_log_are_formatted_whatever_they_hold() -> None:
     reading, writing = os.pipe()
     with open(reading, "rb") as reader, open(writing, "w", encoding="ascii") as stream:
-        handler = OutletHandler(stream, Json())
+        handler = OutletHandler(stream, Picky())
         for message, arguments in (("a %s", ("\u901a",)), ("one %d of %d", (1,))):
             handler.emit(
                 logging.LogRecord("gateway.test", logging.WARNING, __file__, 1, message, arguments, None)

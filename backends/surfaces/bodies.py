@@ -26,9 +26,8 @@ _DECODERS: Final[dict[Operation, msgspec.json.Decoder[Any]]] = {
     operation: msgspec.json.Decoder(shape) for operation, shape in SHAPES.items()
 }
 _members: Final[msgspec.json.Decoder[dict[str, Any]]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_CHAT: Final = ("messages",)
 _NEEDED: Final[Mapping[Operation, tuple[str, ...]]] = {
-    Operation.CHAT: _CHAT,
+    Operation.CHAT: ("messages",),
     Operation.COMPLETIONS: ("prompt", "prompt_embeds"),
     Operation.EMBEDDINGS: ("input", "messages"),
     Operation.RESPONSES: ("input", "previous_response_id", "prompt", "conversation"),
@@ -140,7 +139,7 @@ def _check_needed(operation: Operation, found: dict[str, Any]) -> None:
         if not any(_given(found, name) for name in needed):
             raise _missing(needed[0])
         if (
-            needed is _CHAT
+            operation is Operation.CHAT
             and bytes(memoryview(found["messages"])[:_LONG]).translate(None, b" \t\r\n") == b"[]"
         ):
             raise _invalid("'messages' is empty", param="messages", code="missing_field")
