@@ -61,42 +61,49 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gateway", description="One OpenAI-compatible URL in front of every LLM engine."
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version, like the command")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version, as the command does")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    serve = commands.add_parser("serve", help="run the gateway with a config file")
+    serve = _command(commands, "serve", "run the gateway with a config file")
     serve.add_argument("file", type=Path, help="the YAML config file")
     serve.add_argument(
         "--workers", type=_count, default=1, metavar="N", help="processes to serve with (default: 1)"
     )
     serve.set_defaults(run=_serve, link=None)
 
-    check = commands.add_parser("check", help="check a config file and show every problem with its place")
+    check = _command(commands, "check", "check a config file and show every mistake with its place")
     check.add_argument("file", type=Path, help="the YAML config file")
     check.set_defaults(run=_check)
 
-    schema = commands.add_parser("schema", help="print the JSON Schema of the config file")
+    schema = _command(commands, "schema", "print the JSON Schema of the config file")
     schema.set_defaults(run=_schema)
 
-    key = commands.add_parser("key", help="make API keys").add_subparsers(required=True, metavar="command")
-    new = key.add_parser("new", help="make a key and print the line for the config file")
+    key = _command(commands, "key", "make API keys").add_subparsers(required=True, metavar="command")
+    new = _command(key, "new", "make a key and print the line for the config file")
     new.add_argument(
         "name", nargs="?", type=_key_name, default="my-key", help="who the key is for (default: my-key)"
     )
     new.set_defaults(run=_key_new)
 
-    backends.add_command(commands.add_parser("backends", help="show the backends of a running gateway"))
+    backends.add_command(_command(commands, "backends", "show the backends of a running gateway"))
     models.add_command(
-        commands.add_parser("models", help="pull, load, delete, ... models at a backend of a running gateway")
+        _command(commands, "models", "pull, load, delete, ... models at a backend of a running gateway")
     )
 
-    fake = commands.add_parser("fake-engine", help="run a pretend engine, for trying a config or a client")
+    fake = _command(commands, "fake-engine", "run a pretend engine, for trying a config or a client")
     command.add_arguments(fake)
     fake.set_defaults(run=command.run)
 
-    version = commands.add_parser("version", help="print the version")
+    version = _command(commands, "version", "print the version, and whether the hot modules are compiled")
     version.set_defaults(run=_version)
     return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, job: str
+) -> argparse.ArgumentParser:
+    """Add a command whose job the list of commands and its own help say in the same words."""
+    return commands.add_parser(name, help=job, description=job[0].upper() + job[1:] + ".")
 
 
 def _worker_of(words: Sequence[str]) -> argparse.Namespace:

@@ -228,7 +228,7 @@ def test_the_table_of_a_running_gateway(
         (
             "sk-boss",
             ["models", "pull", "gone", "m"],
-            "the engine openai of backend 'gone' has no action 'pull'",
+            "the engine openai of backend 'gone' has no actions",
         ),
         ("sk-boss", ["models", "list", "nobody"], "there is no backend 'nobody'"),
     ],

@@ -126,7 +126,7 @@ def test_check_and_serve_say_what_is_easily_missed(file: Path, here: Run) -> Non
         )
         done = here("check", file)
         assert (done.returncode, done.stderr) == (0, f"note: {words}\n")
-        said, cannot = refused(gateway("serve", file))
+        said, cannot = sorted(refused(gateway("serve", file)))  # the log has a writer of its own
     assert said.endswith(f"warning {words}") and "cannot listen" in cannot
 
 
@@ -194,6 +194,20 @@ def test_nobody_is_told_of_the_command_of_workers(here: Run) -> None:
     told = [here("--help").stdout, here("surf").stderr, here().stderr]
     assert all(told) and "serve" in told[0] and "serve" in told[1]
     assert not any("worker" in text for text in told)
+
+
+def test_the_help_of_a_command_says_what_it_does(here: Run) -> None:
+    for words in (
+        ["serve"],
+        ["check"],
+        ["key", "new"],
+        ["backends"],
+        ["models"],
+        ["fake-engine"],
+        ["version"],
+    ):
+        said = here(*words, "--help").stdout.split("\n\n")[1]
+        assert re.fullmatch(r"[A-Z].*\.", said.replace("\n", " ")), said
 
 
 @pytest.mark.parametrize("arguments", [(), ("key",), ("serve",), ("check",), ("surf",), ("serve", "--fast")])

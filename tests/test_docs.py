@@ -202,6 +202,14 @@ def test_extras_are_those_of_this_distribution() -> None:
     assert named == {(project["name"], extra) for extra in project["optional-dependencies"]}
 
 
+def test_the_house_names_files_that_exist() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\w+\.py", FENCE.search(text)["text"]))  # type: ignore[index]
+    there = {path.name for part in ("gateway", "backends") for path in (ROOT / part).rglob("*.py")}
+    assert len(named) > 100
+    assert named - there == set()
+
+
 def test_changelog_starts_with_this_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     headings = re.findall(

@@ -251,9 +251,11 @@ def _call(backend: Backend, action: str, arguments: dict[str, Any]) -> Call:
     """Return the engine's request for an action. Raises GatewayError if there is none or the arguments are wrong."""
     engine = backend.engine
     if action not in engine.actions:
-        known = f"it has {', '.join(sorted(engine.actions))}" if engine.actions else "it has none"
+        named = f"the engine {engine.name} of backend {backend.name!r}"
         message = (
-            f"the engine {engine.name} of backend {backend.name!r} has no action {action[:64]!r}: {known}"
+            f"{named} has no action {action[:64]!r}: it has {', '.join(sorted(engine.actions))}"
+            if engine.actions
+            else f"{named} has no actions"
         )
         raise GatewayError(Kind.UNSUPPORTED, message)
     try:

@@ -100,12 +100,15 @@ class Limits(Section):
 
 
 class ClientTimeouts(Section):
-    """Deadlines for what clients send and read. They are absolute: a trickle of bytes does not extend them."""
+    """Deadlines for what clients send and read. A trickle of bytes extends none of them but `write`."""
 
     headers: Duration = setting("10s", "From the first byte of a request to the end of its headers.")
     body: Duration = setting("60s", "From the end of the headers to the end of the body.")
     keep_alive: Duration = setting("75s", "How long an idle connection is kept open between requests.")
-    write: Duration = setting("60s", "How long a client may take nothing of an answer that waits for it.")
+    write: Duration = setting(
+        "60s",
+        "How long a client may take nothing of an answer that waits for it. Begins anew whenever it takes something.",
+    )
 
 
 class Log(Section):

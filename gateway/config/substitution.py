@@ -1,7 +1,7 @@
 """Substitutions: `${env.NAME}`, `${env.NAME:-fallback}` and `${file:/path}` in the text of one value.
 
 Rules:
-- The form of another gateway, `os.environ/NAME`, is a mistake: it would be taken for the value itself.
+- The forms of other programs, `os.environ/NAME` and `$NAME`, are a mistake: they would be taken for the value itself.
 - `$${` is a literal `${`; any other `${` is a mistake. Nothing is filled in twice.
 - A fallback stands in for a variable that is unset or empty, as in a shell. Without one, unset is a mistake.
 - A file gives its text without one newline at its end. It is a regular file, in UTF-8 and of bounded size.
@@ -22,12 +22,12 @@ FILE_BYTES = 64 * 2**10
 """The largest file that may be filled in."""
 
 
-_FOREIGN = re.compile(r"os\.environ/(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
+_FOREIGN = re.compile(r"os\.environ/(?P<name>[A-Za-z_][A-Za-z0-9_]*)|\$(?P<plain>[A-Z_][A-Z0-9_]*)")
 
 
 def has_some(text: str) -> bool:
     """Tell whether something is to be filled in into a value, or looks so."""
-    return "${" in text or text.startswith("os.environ/")
+    return "${" in text or text.startswith(("os.environ/", "$"))
 
 
 class Substitution:
@@ -43,9 +43,8 @@ class Substitution:
     def fill(self, text: str, complain: Callable[[str], None]) -> tuple[str, bool]:
         """Return the text with its substitutions filled in, and whether it had any. `complain` is told each mistake."""
         if foreign := _FOREIGN.fullmatch(text):
-            complain(
-                f"nothing is filled in here: write ${{env.{foreign['name']}}} for the environment variable"
-            )
+            name = foreign["name"] or foreign["plain"]
+            complain(f"nothing is filled in here: write ${{env.{name}}} for the environment variable")
         parts: list[str] = []
         end, substituted = 0, False
         for match in self._PART.finditer(text):

@@ -148,14 +148,23 @@ def test_a_missing_variable_hides_no_other_problem(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("form", ["os.environ/OPENAI_KEY", "$OPENAI_KEY"])
 @pytest.mark.parametrize("where", ["api_key", "url", "labels: {x", "headers: {x-key"])
-def test_the_form_of_another_gateway_is_told(where: str, tmp_path: Path) -> None:
+def test_the_form_of_another_program_is_told(where: str, form: str, tmp_path: Path) -> None:
     """As a value it would be sent to the engine, which answers 401."""
     end = "}" if "{" in where else ""
     url = "" if where == "url" else "url: 'http://h:1', "
-    text = f"backends: {{a: {{engine: openai, {url}{where}: os.environ/OPENAI_KEY{end}}}}}"
+    text = f"backends: {{a: {{engine: openai, {url}{where}: {form}{end}}}}}"
     [line] = lines(tmp_path, text, ENVIRON)
     assert line.endswith("nothing is filled in here: write ${env.OPENAI_KEY} for the environment variable")
+
+
+@pytest.mark.parametrize("text", ["$5 a month", "$", "$lower", "US$", "$A/b"])
+def test_a_dollar_alone_is_text(text: str, tmp_path: Path) -> None:
+    found = lines(
+        tmp_path, f"backends: {{a: {{engine: openai, url: 'http://h:1', labels: {{x: '{text}'}}}}}}", ENVIRON
+    )
+    assert found == []
 
 
 def test_a_relative_path_is_told_with_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,8 @@ REQUESTS = (
     fault(
         "C08",
         "keys in another case",
-        "they pass; no second `model` does",
+        "400 `invalid_value` where the gateway knows the key; others pass",
+        BAD_BODY,
         "backends/test_rewrite.py::test_every_parser_reads_the_same_model",
     ),
     fault("C09", "half a surrogate pair", "400 `invalid_json`", BAD_BODY),
@@ -238,13 +239,14 @@ REQUESTS = (
     fault(
         "C23",
         "lists and numbers beyond reason",
-        "they pass to the engine; the body's size is limited",
+        "they pass to the engine; 413 beyond `limits.body` and `limits.values`",
+        "faults/test_held_loop.py::test_a_body_of_too_many_values_is_refused_before_it_is_read",
         BODIES + "what_is_not_the_gateways_passes_as_it_is",
     ),
     fault(
         "C24",
         "odd `max_tokens`",
-        "400 for a wrong type; the rest passes to the engine",
+        "400 for a wrong type, and beyond 32 bits; the rest passes to the engine",
         BAD_BODY,
         BODIES + "what_is_not_the_gateways_passes_as_it_is",
     ),
