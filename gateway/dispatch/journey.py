@@ -111,7 +111,9 @@ class Journey:
         assert lease is not None
         now = self._loop.time()
         lease.heard(now)
-        if self._blame is not None:
+        attempt = self._attempt
+        if self._blame is not None and attempt is not None and not attempt.gathers:
+            # What is gathered may still fail and be tried elsewhere: only its end tells whether it was served.
             self._blame.answered(now)
 
     def attempt_over(self, attempt: Attempt) -> None:

@@ -2,7 +2,9 @@
 
 Rules:
 - Pure. The size of what comes out is limited while it comes out: a small body cannot become a large one in memory.
-- Exactly one coding, and one whole stream of it: what is cut off, or followed by something else, is broken.
+- Exactly one coding, and whole streams of it: what is cut off, or followed by something else, is broken.
+- The time is in proportion to the body: it is read in slices, since a decoder copies what follows the end of a stream,
+  and a body has at most so many streams, since each costs a decoder.
 - Bodies of some megabytes take tens of milliseconds: decode them off the event loop.
 """
 
@@ -24,6 +26,10 @@ else:
 
 _PIECE: Final = 256 << 10
 """Most bytes that come out of a decoder in one step."""
+_SLICE: Final = 64 << 10
+"""Most bytes that go into a decoder in one step."""
+STREAMS: Final = 1000
+"""Most gzip members, or Zstandard frames, of one body."""
 _WINDOW: Final = 23
 """The logarithm of the window that every decoder of Zstandard on the web has, 8 MiB (RFC 9659)."""
 
@@ -52,27 +58,45 @@ class _Out:
         return b"".join(self._parts)
 
 
-def _inflate(data: bytes, out: _Out, wbits: int) -> bytes:
-    """Decode one stream of zlib's, and return what follows it."""
+class _TooManyError(Exception):
+    """The body has more streams than any client has a reason for."""
+
+
+def _inflate(data: bytes, at: int, out: _Out, wbits: int) -> int:
+    """Decode the stream of zlib's that begins at `at`, and return where it ends."""
     decoder = zlib.decompressobj(wbits)
+    piece = b""
     while not decoder.eof:
-        part = decoder.decompress(data, _PIECE)
-        data = decoder.unconsumed_tail
-        if not part and not data and not decoder.eof:
+        if not piece:
+            piece = data[at : at + _SLICE]
+            at += len(piece)
+        is_last = not piece
+        part = decoder.decompress(piece, _PIECE)
+        piece = decoder.unconsumed_tail
+        if is_last and not part and not decoder.eof:
             raise EOFError
         out.add(part)
-    return decoder.unused_data
+    return at - len(decoder.unused_data)
+
+
+def _all(data: bytes, one: Callable[[int], int]) -> None:
+    """Decode all streams of a body; `one` decodes the one that begins at an index and returns where it ends."""
+    at = streams = 0
+    while at < len(data):
+        streams += 1
+        if streams > STREAMS:
+            raise _TooManyError
+        at = one(at)
 
 
 def _gzip(data: bytes, out: _Out) -> None:
-    while data:  # a body may have several members (RFC 1952)
-        data = _inflate(data, out, 31)
+    _all(data, lambda at: _inflate(data, at, out, 31))  # a body may have several members (RFC 1952)
 
 
 def _deflate(data: bytes, out: _Out) -> None:
     # The coding is zlib's format (RFC 9110, section 8.4.1.2), but some clients send the bare stream.
     is_zlib = len(data) > 1 and data[0] & 15 == zlib.DEFLATED and int.from_bytes(data[:2], "big") % 31 == 0
-    if _inflate(data, out, 15 if is_zlib else -15):
+    if _inflate(data, 0, out, 15 if is_zlib else -15) < len(data):
         raise ValueError
 
 
@@ -91,15 +115,20 @@ def _zstd(data: bytes, out: _Out) -> None:
     options: dict[int, int] = {
         zstd.DecompressionParameter.window_log_max: max(_WINDOW, out.limit.bit_length())
     }
-    while data:  # a body may have several frames (RFC 8878)
+
+    def frame(at: int) -> int:
         decoder = zstd.ZstdDecompressor(options=options)
         while not decoder.eof:
-            part = decoder.decompress(data, _PIECE)
-            data = b""
-            if not part and decoder.needs_input and not decoder.eof:
-                raise EOFError
-            out.add(part)
-        data = decoder.unused_data
+            piece = b""
+            if decoder.needs_input:
+                piece = data[at : at + _SLICE]
+                at += len(piece)
+                if not piece:
+                    raise EOFError
+            out.add(decoder.decompress(piece, _PIECE))
+        return at - len(decoder.unused_data)
+
+    _all(data, frame)  # a body may have several frames (RFC 8878)
 
 
 _CODINGS: Final[Mapping[bytes, Callable[[bytes, _Out], None]]] = {
@@ -141,6 +170,9 @@ def decoded(coding: bytes, body: bytes, limit: int) -> bytes:
         _CODINGS[coding](body, out)
     except _TooLargeError:
         raise GatewayError(Own.TOO_LARGE, f"the request body is larger than {limit} bytes, decoded") from None
+    except _TooManyError:
+        message = f"the body has more than {STREAMS} members or frames of {coding.decode()}"
+        raise GatewayError(Own.INVALID, message, code="invalid_coding") from None
     except _BROKEN:
         message = f"the body is no whole {coding.decode()}, as its header says"
         raise GatewayError(Own.INVALID, message, code="invalid_coding") from None

@@ -85,7 +85,6 @@ class Attempt(Sink):
         "_events",
         "_exchange",
         "_explained",
-        "_gathers",
         "_headers",
         "_heard",
         "_held",
@@ -111,6 +110,7 @@ class Attempt(Sink):
         "crash",
         "failure",
         "first_token_at",
+        "gathers",
         "sent_at",
         "usage",
     )
@@ -135,7 +135,7 @@ class Attempt(Sink):
         self._streams: bool = request.stream
         self._whole: bool = False
         """Whether the engine was asked for a whole answer, whose time limits apply then, whatever the client wants."""
-        self._gathers: bool = not (request.stream or request.operation is Operation.SPEECH)
+        self.gathers: bool = not (request.stream or request.operation is Operation.SPEECH)
         """Whether a stream from the engine is assembled into one JSON answer, because the client did not ask for a
         stream. Never for speech, whose audio may be streamed in any case."""
         self._data: bytes = b""
@@ -330,11 +330,11 @@ class Attempt(Sink):
             self._whole = False
             self._enter(Phase.FIRST_TOKEN, now)
         request = self._exchange.request
-        if self._gathers:
+        if self.gathers:
             request = msgspec.structs.replace(request, stream=True, include_usage=True)
         decoder = self._decoder = self._engine.decoder(request, self._model)
         decoder.bound(self._sizes.event)
-        if self._gathers:
+        if self.gathers:
             # The client waits for a whole answer. Until it begins, the limit on its first byte applies.
             self._phase = Phase.FIRST_BYTE
         elif isinstance(decoder, EventStream):
@@ -380,11 +380,11 @@ class Attempt(Sink):
             self._heard = perf_counter_ns()
         if self.committed:
             self._way.write(out)
-        elif not self._gathers and (decoder.content or decoder.finished):
+        elif not self.gathers and (decoder.content or decoder.finished):
             self._commit(out)
         elif out:
             self._held.add(out)
-            if not self._gathers and self._held.size > self._sizes.event:
+            if not self.gathers and self._held.size > self._sizes.event:
                 self._fail(self._sizes.held_too_large())
         if decoder.enough:
             self._leave()
@@ -395,7 +395,7 @@ class Attempt(Sink):
         if first:
             if self._listener is not None:
                 self._listener.answer_began()
-            if self._gathers:
+            if self.gathers:
                 self._enter(Phase.STREAM, now)
         elif self._streams:
             self._token_gap.observe((now - self._since) / SECOND)
@@ -466,7 +466,7 @@ class Attempt(Sink):
 
     def _finish(self, decoder: StreamDecoder, out: bytes) -> None:
         self.usage = decoder.usage
-        if self._gathers:
+        if self.gathers:
             self._held.add(out)
             return
         if not self.committed:

@@ -90,6 +90,20 @@ async def test_ten_clients_of_which_one_is_poison(
         assert attempts == 12 * (1 if way == "broken off" else min(engines, 2)), "never tried a third time"
 
 
+@pytest.mark.parametrize("engines", [2, 3])
+async def test_an_answer_that_breaks_off_while_it_is_gathered_ejects_nobody(
+    engines: int, tmp_path: Path
+) -> None:
+    """llama.cpp is asked for a stream. Its first content does not tell yet that the request can be served."""
+    way = WAYS["broken off"]
+    async with gateway(tmp_path, engines, way, "round_robin", kind="llamacpp") as (served, _):
+        for _ in range(12):
+            answer = await served.post(CHAT, chat(POISON))
+            assert (answer.status, answer.headers.get("x-should-retry")) == (502, "false")
+        assert breakers(served) == [False] * engines
+        assert served.metric("gateway_attempts_total") == 24, "never tried a third time"
+
+
 async def test_it_counts_where_another_backend_serves_the_same_request(tmp_path: Path) -> None:
     async with gateway(tmp_path, 2, WAYS["500"], "round_robin") as (served, running):
         running[1].set(models=["up"], rules=[])

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from gateway.api import endpoint
 from gateway.errors import GatewayError
 from gateway.fake.engine import FakeEngine
-from gateway.wire.codings import coding_of, decoded
+from gateway.wire.codings import STREAMS, coding_of, decoded
 from tests.faults.clients import CHAT, chat, client, config, http, rest, until
 from tests.serving import Answer, Served, serving
 
@@ -129,6 +129,34 @@ def test_several_members_and_frames_are_one_body() -> None:
     with pytest.raises(GatewayError) as refused:
         decoded(b"gzip", gzip.compress(b"a" * 100) * 100, 5000)
     assert refused.value.status == 413
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd"])
+def test_members_and_frames_end_anywhere(name: str) -> None:
+    coding, pack = CODINGS[name]
+    parts = [random.Random(size).randbytes(size) for size in (1, 70_000, 65_500, 200_000, 0, 3)]
+    body = b"".join(pack(part) for part in parts)
+    assert decoded(coding.encode(), body, MIB) == b"".join(parts)
+    for end in (len(body) - 1, 65_536, 70_030):
+        with pytest.raises(GatewayError) as refused:
+            decoded(coding.encode(), body[:end], MIB)
+        assert refused.value.code == "invalid_coding"
+
+
+SKIPPED = bytes.fromhex("502a4d1800000000")
+"""A frame of Zstandard that holds nothing and is skipped (RFC 8878, section 3.1.2)."""
+
+
+@pytest.mark.parametrize(
+    ("coding", "stream"), [("gzip", gzip.compress(b"")), ("zstd", zstd.compress(b"")), ("zstd", SKIPPED)]
+)
+def test_members_and_frames_are_counted(coding: str, stream: bytes) -> None:
+    """Some hundred thousand empty ones, in a body of the usual size, kept a decoder busy for many minutes."""
+    assert decoded(coding.encode(), stream * STREAMS, MIB) == b""
+    with pytest.raises(GatewayError) as refused:
+        decoded(coding.encode(), stream * (STREAMS + 1), MIB)
+    assert (refused.value.status, refused.value.code) == (400, "invalid_coding")
+    assert str(STREAMS) in refused.value.message
 
 
 def test_a_large_window_is_not_allocated() -> None:
