@@ -285,6 +285,8 @@ def listen(where: Listen, shared: bool = False) -> socket.socket | None:
     except OSError as error:
         listener.close()
         why = error.strerror or error
+        for handler in logging.getLogger().handlers:
+            handler.flush()  # the log has a writer of its own, whose lines would begin or end within this one
         print(
             f"gateway: cannot listen on {where}: {why}; `server.listen` in the config says where",
             file=sys.stderr,
