@@ -155,7 +155,10 @@ _FIRST_TOKEN = (
     "From the request being sent to the first content of a streamed answer. "
     f"Bytes of an event under way begin it anew. {_LONG}"
 )
-_IDLE = "The longest silence between two pieces of a streamed answer. Comments are silence."
+_IDLE = (
+    "The longest silence between two pieces of an answer that the engine streams, to a client or to be put together. "
+    "Comments are silence."
+)
 _ANSWER = (
     "From the request being sent to the headers of an answer that is not streamed. Left out, as long as `total` "
     "allows: engines begin such an answer when it is complete, which may take minutes."
