@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from gateway.errors import GatewayError
 from gateway.wire.heads import Handler
 from gateway.wire.limits import Limits
 
@@ -34,6 +35,8 @@ class FullProtocol(Protocol):
     """The protocol that can serve any request, as `gateway.wire.server.GatewayProtocol` implements it."""
 
     door: Returned | None
+    refusal: GatewayError | None
+    """Why the connection is to be closed at once; None if it is to be served."""
 
     def connection_made(self, transport: asyncio.Transport) -> None: ...
 

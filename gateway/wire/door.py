@@ -121,7 +121,7 @@ class Door(WayBack):
         if is_crowded(transport):
             make_room(connections)
         if len(connections) > context.limits.connections:
-            self._hand_over(b"")
+            self._hand_over(b"", GatewayError(Own.NO_BACKEND, "too many connections", code="overloaded"))
         else:
             self._rest(context.limits.header_seconds)
 
@@ -248,8 +248,8 @@ class Door(WayBack):
         self._later = rest
         self._keep_alive = self._keep_alive and found.keep_alive
 
-    def _hand_over(self, data: bytes) -> None:
-        """Hand the connection and the bytes read so far to the full protocol, because the request is not plain."""
+    def _hand_over(self, data: bytes, refusal: GatewayError | None = None) -> None:
+        """Hand the connection and the bytes read so far to the full protocol: the request is not plain, or refused."""
         self._phase = GONE
         self._context.state.connections.discard(self)
         self._last = None
@@ -258,7 +258,7 @@ class Door(WayBack):
             self._timer = None
             self._timer_due = NEVER
         full = self._context.full()
-        full.door = self
+        full.door, full.refusal = self, refusal
         transport = self.transport
         transport.set_protocol(full)  # type: ignore[arg-type]  # it has the methods, but not the base class
         full.connection_made(transport)

@@ -100,8 +100,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
-        if len(self.connections) > self.limits.connections:
-            self.refusal = GatewayError(Own.NO_BACKEND, "too many connections", code="overloaded")
+        if self.refusal is not None:
             self.send_400_response("")
         else:
             self._arm()

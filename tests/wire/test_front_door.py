@@ -133,6 +133,11 @@ async def test_connections_beyond_the_limit_are_turned_away(tmp_path: Path) -> N
         held = [await served.connect() for _ in range(2)]
         answer = Answer.read(await served.raw(b""))
         assert (answer.status, answer.error["code"]) == (503, "overloaded")
-        for _, writer in held:
+        late = await served.connect()  # it counts as open until its client has closed it
+        assert (await late[0].readuntil(b"\r\n")).split()[1] == b"503"
+        for reader, writer in held:
+            writer.write(b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n")
+            assert (await reader.readuntil(b"\r\n")).split()[1] == b"200", "what is open already is served"
+        for _, writer in (*held, late):
             writer.close()
             await writer.wait_closed()
