@@ -15,14 +15,16 @@ from collections.abc import Sequence
 
 from backends.base import Failure, ModelCard
 from backends.dialect.errors import readable
-from backends.facts.units import MODEL_NAME
+from gateway.config.texts import PUBLIC_NAME
 from gateway.fleet.backend import Backend
 from gateway.wire.upstream import Upstream
 
 log = logging.getLogger("gateway.fleet")
 
-NAME = re.compile(MODEL_NAME)
+NAME = re.compile(PUBLIC_NAME)
 """What the name of a model an engine lists must look like to be offered, as in the config."""
+UNSAFE = frozenset("'\"`$<>")
+"""What it must not have besides: names are shown in commands to copy, and an engine may not end a quotation there."""
 MOST_MODELS = 1000
 """Models of one backend that are offered at most."""
 MOST_TOLD = 20
@@ -75,7 +77,8 @@ class Listing:
         if flaw or isinstance(answer, Failure):
             return flaw, None
         try:
-            return "", self._offered(self._backend.engine.models_of(answer[1]))
+            cards = self._backend.engine.models_of(answer[1])
+            offered = self._offered(cards)
         except ValueError as error:
             return f"its model list cannot be read: {readable(str(error))}", None
         except Exception as error:
@@ -83,6 +86,9 @@ class Listing:
             if flaw != self._backend.listed.flaw:
                 log.error("backend '%s': %s", self._backend.name, flaw, exc_info=error)
             return flaw, None
+        if cards and not offered:
+            return "its model list has no model in it that can be offered", None
+        return "", offered
 
     def _flaw(self, answer: Answer) -> str:
         """Return what is wrong with an answer before it is read; empty if nothing is."""
@@ -111,10 +117,12 @@ class Listing:
         for card in cards:
             if card.odd:
                 self._log_odd(f"in its model list, {card.id or 'a card is left out'}: {card.odd}")
-            if NAME.fullmatch(card.id):
+            if NAME.fullmatch(card.id) and UNSAFE.isdisjoint(card.id):
                 found[card.id] = ModelCard(card.id, card.context)
             elif card.id:
-                self._log_odd(f"its model {card.id[:100]!a} is not offered: names are {MODEL_NAME}")
+                self._log_odd(
+                    f"its model {card.id[:100]!a} is not offered under this name; the config may give it one"
+                )
         if len(found) > MOST_MODELS:
             self._log_odd(f"only the first {MOST_MODELS} of its models are offered")
         return tuple(found.values())[:MOST_MODELS]

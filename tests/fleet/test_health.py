@@ -1,7 +1,9 @@
 """Health probes: what proves that a backend lives or is gone, and what is taken over from its own words."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -34,8 +36,37 @@ async def test_models_are_offered_with_their_context(tmp_path: Path) -> None:
 
 
 async def test_names_that_could_break_a_header_or_a_page_are_left_out(tmp_path: Path) -> None:
-    names = ("good", "a\r\nset-cookie: x", "a'; touch x; '", "\x1b[31m", "", "x" * 300, "two words")
-    assert set(await _offered(tmp_path, _listing(*names))) == {"good"}
+    bad = (
+        "a\r\nset-cookie: x",
+        "a'; touch x; '",
+        'a"b',
+        "$(x)",
+        "`x`",
+        "<b>",
+        "\x1b[31m",
+        "",
+        "x" * 300,
+        " a",
+        "a*",
+    )
+    assert set(await _offered(tmp_path, _listing("good", *bad))) == {"good"}
+
+
+async def test_names_that_the_config_may_have_are_offered_where_an_engine_lists_them(tmp_path: Path) -> None:
+    names = ["Qwen 2.5 (7B)", "通义千问", "claude[1m]", r"C:\models\x.gguf"]
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(FakeEngine(_listing(*names)))
+        config = f'backends: {{a: {{engine: openai, url: "{engine.url}"}}}}'
+        served = await stack.enter_async_context(serving(tmp_path, config))
+        models = (await served.get("/v1/models")).json()["data"]
+        assert {model["id"] for model in models} == set(names)
+        for name in names:
+            answer = await served.post(
+                "/v1/chat/completions", {"model": name, "messages": [{"role": "user", "content": "hi"}]}
+            )
+            assert (answer.status, answer.json()["model"]) == (200, name)
+            assert (await served.get(f"/v1/models/{quote(name, safe='')}")).json()["id"] == name
+        assert served.metric("gateway_requests_total", model=names[1]) == 1
 
 
 async def test_a_backend_cannot_list_without_end(tmp_path: Path) -> None:

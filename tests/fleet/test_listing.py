@@ -78,6 +78,19 @@ async def test_a_bad_answer_takes_nothing_away(
         assert backend(served).listed.at != told_at
 
 
+async def test_a_list_of_nothing_but_odd_cards_takes_nothing_away(tmp_path: Path) -> None:
+    async with FakeEngine() as engine:
+        answers(engine, None)
+        async with serving(tmp_path, ONE.format(url=engine.url)) as served:
+            answers(engine, {"body": {"data": [{"id": 7}, {}, {"id": "<m>"}]}})
+            await served.gateway.fleet.refresh("a")
+            assert [model["id"] for model in shown(served)["models"]] == ["m"]
+            assert backend(served).listed.flaw == "its model list has no model in it that can be offered"
+            answers(engine, {"body": {"data": []}})
+            await served.gateway.fleet.refresh("a")
+            assert shown(served)["models"] == [] and not backend(served).listed.flaw
+
+
 async def test_a_good_list_says_otherwise(tmp_path: Path) -> None:
     async with FakeEngine(models=["m"]) as engine, serving(tmp_path, ONE.format(url=engine.url)) as served:
         answers(engine, {"body": {"data": [{"id": "n"}]}})
