@@ -37,6 +37,7 @@ from gateway.outlet import Outlet
 from gateway.wire.context import ServerContext, ServerState
 from gateway.wire.door import Door
 from gateway.wire.limits import Limits
+from gateway.wire.room import watch
 from gateway.wire.server import protocol_with
 from gateway.workers import Link, Master, Worker
 
@@ -62,6 +63,7 @@ class Connections(set[Any]):
     def __init__(self) -> None:
         super().__init__()
         self._left = asyncio.Event()
+        watch(self)
 
     def discard(self, connection: object) -> None:
         super().discard(connection)

@@ -27,6 +27,7 @@ from gateway.config.address import api_prefix
 from gateway.wire.connection import Connection
 from gateway.wire.idle import IdlePool, is_out_of_descriptors, make_room
 from gateway.wire.names import Resolver, system_look_up
+from gateway.wire.room import make_room_of_clients
 
 MAX_PATHS: Final = 256
 """Most paths of a backend whose encoded heads are cached. With some engines, paths contain the names of models."""
@@ -162,7 +163,9 @@ class Upstream:
             try:
                 return await self._connect(await self._resolver.addresses())
             except OSError as error:
-                if not (is_out_of_descriptors(error) and await make_room()):
+                if not is_out_of_descriptors(error):
+                    raise
+                if not (await make_room() or await make_room_of_clients()):
                     raise
 
     async def _connect(self, addresses: list[str]) -> Connection:

@@ -381,8 +381,8 @@ def recorded(name: str) -> bytes:
 @pytest.mark.parametrize(
     ("operation", "path", "name"),
     [
-        (Operation.RESPONSES, "/v1/responses", "v1_responses"),
-        (Operation.MESSAGES, "/v1/messages", "v1_messages"),
+        (Operation.RESPONSES, "/v1/responses", "responses"),
+        (Operation.MESSAGES, "/v1/messages", "messages"),
     ],
 )
 def test_other_apis_are_those_of_v1(engine: Ollama, operation: Operation, path: str, name: str) -> None:
@@ -400,7 +400,7 @@ def test_other_apis_are_those_of_v1(engine: Ollama, operation: Operation, path: 
 
 
 def test_a_missing_model_is_told_in_every_api() -> None:
-    failure = NATIVE.failure(404, JSON_TYPE, recorded("v1_messages_missing"))
+    failure = NATIVE.failure(404, JSON_TYPE, recorded("messages_missing"))
     assert failure.kind is Kind.MISSING
 
 

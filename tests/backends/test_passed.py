@@ -25,7 +25,7 @@ def recorded(name: str) -> bytes:
 
 
 COMPLETE = (
-    (RECORDINGS.parent / "ollama" / "v1_responses_stream.http")
+    (RECORDINGS.parent / "ollama" / "responses_stream.http")
     .read_bytes()
     .partition(b"=====\n")[2]
     .partition(b"\n\n")[2]

@@ -55,6 +55,10 @@ ASKED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         **_each(_STOPS, _user(_SCRIPTED + '{"say": "one two ### three"}#') | {"stop": ["###"]}),
         **_each(_CUTS, _CALL),
     },
+    "ollama": {
+        **_each(_MESSAGES, _user("What is a fallback?") | {"max_tokens": 12}),
+        **_each(_RESPONSES, {"input": "What is a fallback?", "max_output_tokens": 12}),
+    },
     "sglang": {
         **_each(_RESPONSES, _LONGER),
         "stop_of_tokens": _SAID,
@@ -80,7 +84,10 @@ UNPROVEN: Mapping[str, Mapping[str, str]] = {
     "lmdeploy": {
         **_none(NEVER_FULL, "overloaded_stream"),
     },
-    "ollama": _none(NOT_RECORDED, "overloaded_stream", *_STOPS),
+    "ollama": {
+        **_none(NOT_RECORDED, "overloaded_stream", *_STOPS),
+        **_none(NO_SOUND, "transcriptions"),
+    },
     "openai": {
         **_none(NO_SOUND, "transcriptions"),
         **_none(NO_CALL, *_CUTS),

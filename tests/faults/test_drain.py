@@ -287,9 +287,18 @@ async def test_without_an_engine_it_starts_and_says_so(tmp_path: Path) -> None:
             assert await works(port)
 
 
+async def status(client: Client) -> int | None:
+    """Return the status of the answer to a request; None where the connection was closed to make room."""
+    try:
+        await client.send(http(chat()))
+        return (await client.answer()).status
+    except (AssertionError, OSError):
+        return None
+
+
 @pytest.mark.slow
 async def test_few_file_descriptors(tmp_path: Path) -> None:
-    """More clients than the process may have files: those that fit are served, and it recovers when they go."""
+    """More clients than the process may have files: who waits longest makes room, and it recovers when they go."""
 
     def few() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
@@ -300,8 +309,7 @@ async def test_few_file_descriptors(tmp_path: Path) -> None:
     ):
         assert await works(port)
         many = [await Client.connect(port) for _ in range(120)]
-        await many[0].send(http(chat()))
-        assert (await many[0].answer()).status == 200
+        assert [await status(each) for each in reversed(many)].count(200) >= 8
         for each in many:
             each.leave()
         await eventually(lambda: works(port))
