@@ -11,7 +11,7 @@ Rules:
   client that disconnected.
 - A request is counted as soon as its head is complete, even if the client leaves while sending the body.
 - The client must go on reading what was written (`gateway.wire.stall`), on a connection that is being closed too.
-- When descriptors run out, connections that are idle are closed, those first that have been for longest.
+- When descriptors run out, connections beyond the limit are closed, else those that are idle, the longest idle first.
 - A connection has one timer. It is set again only if it would fire too late, and re-armed if it fires too early.
 """
 
@@ -118,12 +118,15 @@ class Door(WayBack):
         context = self._context
         connections = context.state.connections
         connections.add(self)
-        if is_crowded(transport):
-            make_room(connections)
-        if len(connections) > context.limits.connections:
-            self._hand_over(b"", GatewayError(Own.NO_BACKEND, "too many connections", code="overloaded"))
-        else:
+        crowded = is_crowded(transport)
+        if len(connections) <= context.limits.connections:
+            if crowded:
+                make_room(connections)
             self._rest(context.limits.header_seconds)
+        elif crowded:
+            self._close()  # No descriptor can be spared for telling it why.
+        else:
+            self._hand_over(b"", GatewayError(Own.NO_BACKEND, "too many connections", code="overloaded"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         stall = self._stall
