@@ -146,7 +146,7 @@ class Server(uvicorn.Server):
         while count := self._running():
             if count != told:
                 log.warning(
-                    "stopping: waiting for %d requests, for %g s at most; another signal ends them now",
+                    "stopping: requests that still run: %d (until %g s after the signal; another signal ends them now)",
                     count,
                     patience,
                 )

@@ -103,7 +103,7 @@ async def test_what_takes_longer_is_told_and_cut(tmp_path: Path, caplog: pytest.
     assert told == [
         (
             "gateway.serve",
-            "stopping: waiting for 3 requests, for 0.3 s at most; another signal ends them now",
+            "stopping: requests that still run: 3 (until 0.3 s after the signal; another signal ends them now)",
         ),
         ("gateway.serve", "requests that still run after 0.3 s get an error now: 3"),
     ]
@@ -125,7 +125,7 @@ async def test_how_many_are_waited_for_is_told_when_it_changes(
         served.server.on_signal()
 
         def told(count: int) -> int:
-            return caplog.text.count(f"stopping: waiting for {count} requests, for 20 s at most")
+            return caplog.text.count(f"stopping: requests that still run: {count} (until 20 s after")
 
         await until(lambda: told(2) == 1, "two are told")
         first.leave("RST")
