@@ -56,6 +56,8 @@ _PLAIN = b"text/plain; charset=utf-8"
 _SPOKEN = (Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS)
 
 _BROKEN = frozenset({"error", "response.failed"})
+_WITH_RESPONSE = frozenset({"response.completed", "response.incomplete"})
+"""The types of the events that hold the whole response, from which clients take it."""
 
 
 class _Inner(msgspec.Struct):
@@ -227,6 +229,9 @@ class Events(FramedDecoder):
         if is_error(said.error, said.object) or said.type in _BROKEN:
             # A failed response holds its error.
             self.fail(self._error(bytes(said.response) or payload))
+            return b""
+        if said.type in _WITH_RESPONSE and not bytes(said.response).startswith(b"{"):
+            self.fail(garbled("the engine ended its stream without the response", payload))
             return b""
         self._note(said)
         if self.over:

@@ -503,3 +503,13 @@ def test_what_only_makes_room_for_content_is_silence(event: dict[str, Any]) -> N
 def test_what_is_said_once_more_is_counted_once() -> None:
     _, events = played(Operation.RESPONSES, recorded("responses_stream"))
     assert events.content == recorded("responses_stream").count(b"event: response.output_text.delta")
+
+
+@pytest.mark.parametrize("kind", ["response.completed", "response.incomplete"])
+@pytest.mark.parametrize("rest", ["", ',"response":null', ',"response":"resp_1"', ',"response":[]'])
+def test_a_response_that_ends_without_itself_is_no_whole_one(kind: str, rest: str) -> None:
+    """Clients take the whole response from the last event, and so does the gateway where no stream was asked for."""
+    said = b'data: {"type":"response.output_text.delta","delta":"Hi"}\n\n'
+    out, events = played(Operation.RESPONSES, said + f'data: {{"type":"{kind}"{rest}}}\n\n'.encode())
+    assert b"Hi" in out and kind.encode() not in out
+    assert events.failure is not None and events.failure.kind is Kind.GARBLED and not events.finished
