@@ -334,6 +334,8 @@ async def test_the_environment_changes_nothing(tmp_path: Path) -> None:
             await caller.send(http({**chat(), "model": "up"}))
             assert (await caller.answer()).status == 200
             await caller.send(http({**chat(), "model": "modèle-é"}))
+            assert (await caller.answer()).status == 200
+            await caller.send(http({**chat(), "model": "modèle-è"}))
             assert (await caller.answer()).status == 404
             await engine.down()
             await caller.send(http({**chat(), "model": "up"}))
