@@ -21,7 +21,7 @@ from backends.base import Headers, Operation
 from backends.dialect.openai import FORMS
 from backends.surfaces.openai import OPENAI, surface_of
 from backends.surfaces.surface import Surface
-from gateway.api.reading import LARGE, Reading
+from gateway.api.reading import LARGE, Decoding, Reading
 from gateway.auth import CREDENTIALS, Caller
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.errors import GatewayError, Own
@@ -30,7 +30,7 @@ from gateway.routing.snapshot import Snapshot
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.page import Pages
 from gateway.telemetry.timeline import AUTH, RECEIVE, ROUTE
-from gateway.wire.codings import coding_of, decoded
+from gateway.wire.codings import coding_of
 from gateway.wire.downstream import Receive, Scope, Send, way_back_of
 
 _TRACE: Final = (b"traceparent", b"tracestate")
@@ -159,24 +159,9 @@ class Endpoint:
         """Route a complete request and dispatch it. Raises nothing: an error ends the request."""
         if exchange.coding:
             exchange.timeline.mark(RECEIVE)
-            exchange.task = asyncio.get_running_loop().create_task(self._accept_coded(exchange, body))
+            Decoding(exchange, self._core.snapshot.config.server.limits.body, self._accept).begin(body)
         else:
             self._accept(exchange, body)
-
-    async def _accept_coded(self, exchange: Exchange, body: bytes) -> None:
-        """Decode a body off the loop, then go on with it."""
-        loop = asyncio.get_running_loop()
-        limit = self._core.snapshot.config.server.limits.body
-        try:
-            plain = await loop.run_in_executor(None, decoded, exchange.coding, body, limit)
-        except asyncio.CancelledError:
-            # The task ends here, so the cancellation has done its work and need not be raised further.
-            exchange.end(exchange.interrupted or GatewayError(Own.DRAINING, "the gateway is shutting down"))
-        except Exception as error:  # noqa: BLE001 (any error ends this request only)
-            exchange.end(error)
-        else:
-            exchange.task = None
-            self._accept(exchange, plain)
 
     def _accept(self, exchange: Exchange, body: bytes) -> None:
         """Route and dispatch a request whose body is plain; a large one in several turns of the loop."""

@@ -1,20 +1,23 @@
-"""A large body is read in several turns of the loop, between which other requests go on.
+"""A body that is compressed or large is read in several turns of the loop, between which other requests go on.
 
 Rules:
-- First it is looked over in slices: its values are counted and its encoding is checked. What has too many values is
-  refused before anything is made of it: reading it would take long, and fifty times its memory.
+- What is compressed is decoded in a thread, and then taken like any other.
+- What is large is first looked over in slices: its values are counted and its encoding is checked. What has too many
+  values is refused before anything is made of it: reading it would take long, and fifty times its memory.
 - What cannot be done in slices has a turn of its own: reading it, and sending it on.
 """
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from backends.surfaces.structure import Structure
 from backends.surfaces.surface import InvalidRequest
 from gateway.errors import GatewayError, Own
 from gateway.request import Exchange
+from gateway.wire.codings import decoded
 
 LARGE = 256 << 10
 """Bytes of a body up to which it is read at once."""
@@ -22,8 +25,52 @@ SLICE = 128 << 10
 """Bytes that are looked over in one turn."""
 
 
-class Reading:
-    """The reading of one request's body, which serves the request until it is dispatched."""
+class _Steps(ABC):
+    """What is done with a body in several turns of the loop. It serves the request as long as it is done."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, body: bytes) -> None:
+        """Start with a body."""
+        self._exchange.work = self
+        self._task = asyncio.get_running_loop().create_task(self._run(body))
+
+    def interrupt(self, error: Exception) -> None:
+        """End the request with `error`. See `gateway.request.Work`."""
+        # A task that is cancelled before its first step never runs: it cannot be what ends the request.
+        if self._task is not None:
+            self._task.cancel()
+        self._exchange.end(error)
+
+    @abstractmethod
+    async def _run(self, body: bytes) -> None:
+        """Do it, and go on with the request."""
+
+
+class Decoding(_Steps):
+    """The decoding of one request's compressed body, off the loop."""
+
+    def __init__(self, exchange: Exchange, most: int, accept: Callable[[Exchange, bytes], None]) -> None:
+        """Decode a body to at most `most` bytes; then `accept` it."""
+        super().__init__(exchange)
+        self._most = most
+        self._accept = accept
+
+    async def _run(self, body: bytes) -> None:
+        exchange, loop = self._exchange, asyncio.get_running_loop()
+        try:
+            plain = await loop.run_in_executor(None, decoded, exchange.coding, body, self._most)
+        except Exception as error:  # noqa: BLE001 (any error ends this request only)
+            exchange.end(error)
+        else:
+            exchange.work = None
+            self._accept(exchange, plain)
+
+
+class Reading(_Steps):
+    """The reading of one request's large body."""
 
     def __init__(
         self,
@@ -33,22 +80,10 @@ class Reading:
         dispatch: Callable[[Exchange], None],
     ) -> None:
         """Read a body of at most `most` values; then `route` it, which may raise, and `dispatch` it."""
-        self._exchange = exchange
+        super().__init__(exchange)
         self._most = most
         self._route = route
         self._dispatch = dispatch
-        self._task: asyncio.Task[None] | None = None
-
-    def begin(self, body: bytes) -> None:
-        """Start to read a body."""
-        self._exchange.work = self
-        self._task = asyncio.get_running_loop().create_task(self._run(body))
-
-    def interrupt(self, error: Exception) -> None:
-        """End the request with `error`. See `gateway.request.Work`."""
-        if self._task is not None:
-            self._task.cancel()
-        self._exchange.end(error)
 
     async def _run(self, body: bytes) -> None:
         exchange = self._exchange

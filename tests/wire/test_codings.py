@@ -11,6 +11,8 @@ import threading
 import zlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import brotli
 import pytest
@@ -18,7 +20,7 @@ import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.api import endpoint
+from gateway.api import reading
 from gateway.errors import GatewayError
 from gateway.fake.engine import FakeEngine
 from gateway.wire.codings import STREAMS, coding_of, decoded
@@ -263,7 +265,7 @@ async def test_decoding_happens_off_the_loop_and_ends_with_its_client(
         assert go_on.wait(20)
         return decoded(coding, body, limit)
 
-    monkeypatch.setattr(endpoint, "decoded", slow)
+    monkeypatch.setattr(reading, "decoded", slow)
     before = len(engine.requests)
     request = http(gzip.compress(json.dumps(chat()).encode()), "Content-Encoding: gzip")
     try:
@@ -282,6 +284,19 @@ async def test_decoding_happens_off_the_loop_and_ends_with_its_client(
     assert len(engine.requests) == before + 2
     assert gateway.metric("gateway_requests_total", outcome="client_gone") == 1
     await rest(gateway)
+
+
+@pytest.mark.parametrize("kind", [reading.Decoding, reading.Reading])
+async def test_a_request_that_ends_before_the_first_step_is_over(kind: Any) -> None:
+    """A task that is cancelled before it has begun never runs."""
+    told: list[object] = []
+    exchange: Any = SimpleNamespace(work=None, coding=b"gzip", end=told.append)
+    beyond = (told.append,) * (2 if kind is reading.Reading else 1)
+    kind(exchange, MIB, *beyond).begin(gzip.compress(b"{}"))
+    error = RuntimeError("the client has left")
+    exchange.work.interrupt(error)
+    await asyncio.sleep(0.05)
+    assert told == [error]
 
 
 async def test_a_form_may_be_compressed(tmp_path: Path) -> None:
