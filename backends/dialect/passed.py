@@ -89,6 +89,7 @@ class _Event(msgspec.Struct):
     content: Any = None
     prompt_progress: Any = None
     sequence_number: Any = None
+    logprobs: Any = None
     stop: Any = None
     tokens_evaluated: Any = None
     tokens_predicted: Any = None
@@ -293,7 +294,11 @@ class ResponseEvents(Events):
         if type(number) is not int:
             return self._numbering.completed(payload, self.events - 1)
         self.events = number + 1
-        return self._numbering.last(block, payload, number) if said.type in content.LAST else block
+        if said.type in content.LAST:
+            return self._numbering.last(block, payload, number)
+        if said.logprobs is None and said.type in responses.WITH_LOGPROBS:
+            return self._numbering.completed(payload, number)
+        return block
 
 
 class MessageEvents(Events):

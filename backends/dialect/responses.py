@@ -47,6 +47,8 @@ _IN_A_PART = (
     "response.reasoning_text.",
 )
 """The beginnings of the types of events that belong to one part of an item."""
+WITH_LOGPROBS = ("response.output_text.delta", "response.output_text.done")
+"""The types of events that have log probabilities, at least an empty list of them; LMDeploy 0.18 leaves it out."""
 _COMPLETED = "response.completed"
 _DETAILS = {
     "input_tokens_details": ("cached_tokens", "cache_write_tokens"),
@@ -151,7 +153,7 @@ class Numbering:
             self._parts[item] = count = count + 1
         event.setdefault("content_index", max(0, count - 1))
         complete_part(event.get("part"))
-        if kind.startswith("response.output_text.") and "annotation" not in kind:
+        if kind in WITH_LOGPROBS:
             event.setdefault("logprobs", [])
 
     def last(self, block: bytes, payload: bytes, number: int) -> bytes:

@@ -120,7 +120,7 @@ class Stream(NamedTuple):
 STREAMS = {
     "responses": Stream(
         event("response.created", response={"model": "private", "status": "in_progress"}, sequence_number=0)
-        + event("response.output_text.delta", delta="Hello", sequence_number=1),
+        + event("response.output_text.delta", delta="Hello", logprobs=[], sequence_number=1),
         event(
             "response.completed",
             response={

@@ -119,9 +119,11 @@ def test_an_answer_that_its_limit_ended_is_incomplete(numbered: bool) -> None:
 
 
 def test_events_that_are_numbered_keep_what_they_say() -> None:
-    stream = [{**event, "sequence_number": place} for place, event in enumerate(bare())]
+    stream = [{**event, "sequence_number": place, "logprobs": []} for place, event in enumerate(bare())]
     events, _ = played(*stream)
     assert events[:-1] == stream[:-1]
+    del stream[3]["logprobs"]
+    assert played(*stream)[0][3]["logprobs"] == []
     assert events[-1]["type"] == "response.completed"
 
 

@@ -13,7 +13,7 @@ import struct
 from typing import Any
 
 from backends.base import Operation
-from tests.conformance import shapes
+from tests.conformance import sdk, shapes
 from tests.conformance.checks import (
     CHAT,
     COMPLETING,
@@ -89,6 +89,7 @@ def responses(answer: Answer) -> None:
     body = answer.json()
     assert output_text(body)
     assert body["usage"]["input_tokens"] > 0 and body["usage"]["output_tokens"] > 0
+    sdk.fits(body)
 
 
 @check(RESPONSES, RESPONSE | STREAM, operation=Operation.RESPONSES)
@@ -96,6 +97,8 @@ def responses_stream(answer: Answer) -> None:
     events = named(answer)
     assert events[0]["type"] == "response.created"
     assert events[-1]["type"] in ("response.completed", "response.incomplete")
+    for event in events:
+        sdk.fits_response_event(event)
     said = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
     assert said and output_text(events[-1]["response"]) == said
 

@@ -3,6 +3,7 @@
 Rules:
 - The model's name in every answer is the one the client asked for.
 - A finish reason is one of OpenAI's; counts of tokens are whole, not negative and add up.
+- What typed clients read has the types of OpenAI's SDK (`sdk.py`).
 - Fields an engine adds are nobody's business here.
 """
 
@@ -12,6 +13,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.conformance import sdk
 from tests.serving import Answer
 
 MODEL = "public"
@@ -95,6 +97,7 @@ def streamed(answer: Answer, object: str = "chat.completion.chunk") -> Streamed:
         assert event["model"] == MODEL, f"the model is called {event['model']}"
         assert isinstance(event["id"], str) and event["id"]
         assert type(event["created"]) is int
+        sdk.fits(event)
         _read(told, event)
     assert told.finish_reason in FINISHED, f"{told.finish_reason} is no finish reason"
     assert len({event["id"] for event in events}) == 1, "the chunks have different ids"
@@ -143,6 +146,7 @@ def vectors(answer: Answer, count: int) -> list[list[float]]:
     assert all(isinstance(number, float | int) for vector in found for number in vector)
     assert len({len(vector) for vector in found}) == 1 and found[0]
     assert body["usage"]["prompt_tokens"] > 0
+    sdk.fits(body)
     return found
 
 
@@ -165,6 +169,7 @@ def _whole(answer: Answer, object: str, choices: int, counted: bool = True) -> d
         assert choice["finish_reason"] in FINISHED, f"{choice['finish_reason']} is no finish reason"
     if counted or "usage" in body:
         usage(body["usage"])
+    sdk.fits(body)
     return body
 
 
