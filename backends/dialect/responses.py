@@ -1,7 +1,8 @@
 """Complete what engines leave out of the Responses API, which strict clients refuse to read without it.
 
 Facts: the types of OpenAI's Python SDK 3.52 and its reference; llama.cpp b11549 (no numbers, indexes or facts of the
-request in its events), Ollama v0.33 and llama.cpp (`completed` where a limit was reached).
+request in its events), Ollama v0.33 and llama.cpp (`completed` where a limit was reached), vLLM 0.32 (a response that
+is `incomplete` in an event `response.completed`).
 
 Rules:
 - What the engine said stays. A member is added only where it is missing: what the client asked for, else the default of
@@ -13,7 +14,6 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -65,8 +65,8 @@ def asked_of(request: Request) -> Members:
     return {name: default if said.get(name) is None else said[name] for name, default in DEFAULTS.items()}
 
 
-def complete(response: Members, asked: Members, model: str) -> bool:
-    """Add what a response lacks. Return whether its limit ended it, though it was said to be completed."""
+def complete(response: Members, asked: Members, model: str) -> None:
+    """Add what a response lacks, and say so where its limit ended it."""
     response.setdefault("created_at", int(time.time()))
     for name, value in {
         "model": model,
@@ -79,24 +79,25 @@ def complete(response: Members, asked: Members, model: str) -> bool:
     complete_items(response["output"])
     usage = response.get("usage")
     if not isinstance(usage, dict):
-        return False
+        return
     for name, counts in _DETAILS.items():
-        usage[name] = dict.fromkeys(counts, 0) | (usage.get(name) or {})
+        told = usage.get(name)
+        usage[name] = dict.fromkeys(counts, 0) | (told if isinstance(told, dict) else {})
     limit, made = asked["max_output_tokens"], usage.get("output_tokens")
-    if response.get("status") != "completed" or not limit or type(made) is not int or made < limit:
-        return False
-    response["status"] = "incomplete"
-    response["incomplete_details"] = {"reason": "max_output_tokens"}
-    return True
+    is_limited = type(limit) is int and type(made) is int and 0 < limit <= made
+    if response.get("status") == "completed" and is_limited:
+        response["status"] = "incomplete"
+        response["incomplete_details"] = {"reason": "max_output_tokens"}
 
 
-def complete_items(items: Iterable[Any]) -> None:
+def complete_items(items: Any) -> None:
     """Add what items of an answer lack."""
-    for item in items:
+    for item in items if isinstance(items, list) else ():
         if isinstance(item, dict):
             # llama.cpp names a call by its `call_id` alone, and refers to it by that.
             item.setdefault("id", item.get("call_id") or fresh_id("item"))
-            for part in item.get("content") or ():
+            parts = item.get("content")
+            for part in parts if isinstance(parts, list) else ():
                 complete_part(part)
 
 
@@ -131,12 +132,14 @@ class Numbering:
         kind = str(event.get("type"))
         event.setdefault("sequence_number", number)
         response = event.get("response")
-        if isinstance(response, dict) and complete(response, self._asked, self._model) and kind == _COMPLETED:
-            kind = event["type"] = "response.incomplete"
+        if isinstance(response, dict):
+            complete(response, self._asked, self._model)
+            if kind == _COMPLETED and response.get("status") == "incomplete":
+                kind = event["type"] = "response.incomplete"
         item = event.get("item")
         if isinstance(item, dict):
             complete_items([item])
-            place = self._places.setdefault(item["id"], len(self._places))
+            place = self._places.setdefault(str(item["id"]), len(self._places))
             event.setdefault("output_index", place)
         of = event.get("item_id")
         if isinstance(of, str):

@@ -10,6 +10,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from backends.base import Operation, Reply, Request
+from backends.dialect import responses
 from backends.dialect.passed import ResponseEvents
 from backends.engines.openai import OpenAI
 from backends.surfaces.openai import SURFACES
@@ -116,6 +117,28 @@ def test_an_answer_that_its_limit_ended_is_incomplete(numbered: bool) -> None:
     assert isinstance(reply, Reply)
     assert json.loads(reply.body)["status"] == "incomplete"
     Response.model_validate_json(reply.body)
+
+
+def test_the_last_event_is_called_as_its_response_ended() -> None:
+    why: dict[str, Any] = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    stream = [{**event, "sequence_number": place} for place, event in enumerate(bare(**why))]
+    events, decoder = played(*stream)
+    assert events[-1]["type"] == "response.incomplete" and decoder.finished
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"output": None}, {"output": 7}, {"output": [7, {"content": "a"}, {"content": [7], "id": 3}]}, {"usage": 7},
+     {"usage": {"input_tokens_details": 7, "output_tokens": "many"}}, {"model": None}],
+)  # fmt: skip
+def test_odd_members_pass_as_they_are(odd: dict[str, Any]) -> None:
+    first, *rest = bare(**odd)
+    item = {"type": "response.output_item.added", "item": {"id": [], "content": 7}}
+    events, decoder = played(first, item, *rest)
+    assert decoder.failure is None and decoder.finished
+    assert events[1]["item"] == item["item"] and events[-1]["type"] == "response.completed"
+    whole = json.dumps(bare(**odd)[-1]["response"]).encode()
+    assert json.loads(responses.whole(request(), whole))["object"] == "response"
 
 
 def test_events_that_are_numbered_keep_what_they_say() -> None:
