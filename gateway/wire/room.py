@@ -17,12 +17,12 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
+from gateway.wire.idle import TURNS
+
 MOST: Final = 64
 """Most descriptors that are kept free."""
 ROOM: Final = 16
 """Connections that are closed at once."""
-TURNS: Final = 20
-"""Turns of the event loop that a connection is given to close."""
 NEVER: Final = float("inf")
 
 
