@@ -4,9 +4,10 @@ Rules:
 - A connection to an address that is not loopback is refused, whoever opens it in this process.
 - Variables that would change what a client library or the gateway does are gone before a test is collected.
 - Property tests draw the same examples on every run, so a red test is red again.
-- Every test has a limit (`timeout` in pyproject.toml, or a mark). A coroutine is cancelled when `SHARE` of it is over,
-  and cleans up as after any failure. pytest-timeout stops the rest at the limit. It raises an exception wherever the
-  process is: in a callback, where the event loop logs it and runs on; or, but for us, in pytest, which ends everything.
+- Every test has a limit (`timeout` in pyproject.toml, or a mark). A coroutine is cancelled when `SHARE` of what its
+  fixtures left of it is over, and cleans up as after any failure. pytest-timeout stops the rest at the limit. It raises
+  an exception wherever the process is: in a callback, where the event loop logs it and runs on; or, but for us, in
+  pytest, which ends everything.
 - pytest-timeout fires once for each test, and it cannot interrupt C code. So a last clock, which nothing can delay,
   ends the process `GRACE` seconds later and prints where every thread is. It covers the teardown of a test, what comes
   between two tests, and the end of the process.
@@ -52,7 +53,7 @@ def pytest_collection_finish() -> None:
 
 
 SHARE = 0.8
-"""The part of its limit after which a coroutine is cancelled: before pytest-timeout raises its exception."""
+"""The part of its time after which a coroutine is cancelled: before pytest-timeout raises its exception."""
 GRACE = 60.0
 """Seconds that a test which ran into its time limit has to clean up before the process is ended."""
 CREDIT = 10.0
@@ -80,7 +81,9 @@ class Deadline:
     def pytest_runtest_call(self, item: pytest.Item) -> None:
         """Have a coroutine cancelled in time."""
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
-            item.obj = cancelled_after(SHARE * self._limit_of(item), item.obj)
+            # What its fixtures took is gone from pytest-timeout's clock already.
+            left, _ = signal.getitimer(signal.ITIMER_REAL)
+            item.obj = cancelled_after(SHARE * (left or self._limit_of(item)), item.obj)
 
     @pytest.hookimpl(tryfirst=True, wrapper=True)
     def pytest_runtest_makereport(self) -> Iterator[None]:
@@ -122,7 +125,7 @@ def cancelled_after(
                 await test(*args, **kwargs)
         except TimeoutError as error:
             if limit.expired():
-                error.add_note(f"the test did not end within {seconds:g} s")
+                error.add_note(f"the test did not end within {seconds:.3g} s")
             raise
 
     return limited

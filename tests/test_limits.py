@@ -67,7 +67,7 @@ def test_tests_that_hang_fail_and_the_others_run(tmp_path: Path) -> None:
         "--rootdir",
         str(tmp_path),
     ]
-    options = ["-v", "-n", "1", "--max-worker-restart", "2", "-o", "timeout=3", str(tmp_path)]
+    options = ["-v", "-n", "1", "--max-worker-restart", "2", "-o", "timeout=8", str(tmp_path)]
     ran = subprocess.run(
         [*pytest_here, *options], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
     )
@@ -80,7 +80,7 @@ def test_tests_that_hang_fail_and_the_others_run(tmp_path: Path) -> None:
         ("PASSED", "test_last"),
         ("PASSED", "test_teardown"),
     ], said
-    assert "the test did not end within 2.4 s" in said
+    assert re.search(r"the test did not end within [56]\.\d+ s", said), said
     assert re.search(r"worker 'gw0' crashed while running '\S+::test_teardown'", said), said
-    assert "Timeout (0:00:05)" in said, "where every thread was"
+    assert "Timeout (0:00:10)" in said, "where every thread was"
     assert "2 failed, 3 passed" in said, said
