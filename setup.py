@@ -20,6 +20,7 @@ COMPILED = [
     "backends/surfaces/surface.py",
     "gateway/admission/gate.py",
     "gateway/api/endpoint.py",
+    "gateway/asked.py",
     "gateway/auth.py",
     "gateway/balance/basic.py",
     "gateway/dispatch/blame.py",

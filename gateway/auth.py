@@ -22,12 +22,23 @@ from gateway.globs import Globs
 class Caller:
     """The holder of a key."""
 
-    __slots__ = ("_globs", "_known", "admin", "name")
+    __slots__ = ("_globs", "_known", "admin", "name", "tags")
 
-    def __init__(self, name: str, models: tuple[str, ...] | None = None, admin: bool = False) -> None:
-        """Create a caller. `models` are globs of model names; None allows all. `admin`: may see and manage engines."""
+    def __init__(
+        self,
+        name: str,
+        models: tuple[str, ...] | None = None,
+        admin: bool = False,
+        tags: tuple[str, ...] = (),
+    ) -> None:
+        """Create a caller.
+
+        `models` are globs of model names; None allows all. `admin`: may see and manage engines. `tags` are the key's,
+        for rules.
+        """
         self.name = name
         self.admin = admin
+        self.tags = tags
         self._globs: Globs | None = None if models is None else Globs(models)
         self._known: dict[str, bool] = {}
 
@@ -64,7 +75,7 @@ class Keys:
     def __init__(self, config: Config) -> None:
         """Take the keys and the rules for callers without one from the config."""
         self._callers: Mapping[bytes, Caller] = {
-            bytes.fromhex(key.sha256): Caller(name, key.models, key.admin)
+            bytes.fromhex(key.sha256): Caller(name, key.models, key.admin, key.tags)
             for name, key in config.keys.items()
         }
         self.open = config.server.auth == "none" or not self._callers

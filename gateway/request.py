@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from backends.base import Headers, Operation, Request
 from backends.surfaces.openai import JSON_HEADERS
 from backends.surfaces.surface import InvalidRequest, Surface
+from gateway.asked import Asked
 from gateway.errors import CLIENT_GONE, ClientLeft, GatewayError, Own
 from gateway.telemetry.cells import NONE
 from gateway.telemetry.timeline import FINISH, Timeline
@@ -155,12 +156,14 @@ class Register:
 class Exchange:
     """One request of a client, and everything that is known about it.
 
-    `caller`, `request` and `plan` are set as soon as each is known. `model`, `backend` and `outcome` are label values
-    for the metrics. `deadline` is in nanoseconds of the timeline's clock. `trace` holds the header lines of the trace
-    context that are forwarded to the engine, `cors` headers of the answer. `coding` is how the body is compressed.
+    `caller`, `request`, `asked` and `plan` are set as soon as each is known. `model`, `backend` and `outcome` are label
+    values for the metrics. `deadline` is in nanoseconds of the timeline's clock. `trace` holds the header lines of the
+    trace context that are forwarded to the engine, `cors` headers of the answer. `coding` is how the body comes
+    compressed.
     """
 
     __slots__ = (
+        "asked",
         "attempts",
         "backend",
         "beating",
@@ -203,6 +206,7 @@ class Exchange:
         self.plan: Plan
         self.caller: Caller
         self.request: Request
+        self.asked: Asked
         self.surface: Surface
         self.operation: Operation
         self.deadline: int = 0

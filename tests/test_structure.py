@@ -62,7 +62,14 @@ FLOORS = (
     Floor(("gateway.balance.*", "gateway.admission.*")),
     Floor(("gateway.wire.*",), siblings=True),
     Floor(
-        ("gateway.request", "gateway.errors", "gateway.telemetry.*", "gateway.logs", "gateway.keys"),
+        (
+            "gateway.asked",
+            "gateway.request",
+            "gateway.errors",
+            "gateway.telemetry.*",
+            "gateway.logs",
+            "gateway.keys",
+        ),
         siblings=True,
     ),
     Floor(("gateway.config.file",)),
@@ -84,6 +91,7 @@ LATE_IMPORTS = {
 
 # (module, imported module) -> why it names a type of a higher floor, under `if TYPE_CHECKING` only
 NAMED_TYPES = {
+    ("gateway.asked", "gateway.auth"): "a request is described with its caller",
     ("gateway.request", "gateway.auth"): "a request carries its caller",
     ("gateway.request", "gateway.routing.catalog"): "a request carries its plan",
 }

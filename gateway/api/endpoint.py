@@ -22,6 +22,7 @@ from backends.dialect.openai import FORMS
 from backends.surfaces.openai import OPENAI, surface_of
 from backends.surfaces.surface import Surface
 from gateway.api.reading import LARGE, Decoding, Reading
+from gateway.asked import Asked
 from gateway.auth import CREDENTIALS, Caller
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.errors import GatewayError, Own
@@ -186,6 +187,7 @@ class Endpoint:
                 request, headers=_forwarded(exchange.headers, self._surface.forwarded)
             )
         exchange.request = request
+        exchange.asked = Asked(request, exchange.headers, exchange.caller)
         plan = exchange.plan = catalog.resolve(request.model, exchange.caller)
         exchange.model = plan.model
         if operation not in plan.candidates:

@@ -19,8 +19,9 @@ from typing import Any
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
+from gateway.config.backend import BackendConfig, engine_section
 from gateway.config.problems import Problem, closest, quote
-from gateway.config.schema import BackendConfig, Config, engine_section
+from gateway.config.schema import Config
 from gateway.config.yaml_source import Node, Source, Where, resolve
 
 _EXPECTED = {

@@ -17,7 +17,8 @@ from pydantic_core import ErrorDetails
 
 from gateway.config import check, explain, yaml_source
 from gateway.config.problems import ConfigError, Problem, quote
-from gateway.config.schema import Config, validate
+from gateway.config.schema import Config
+from gateway.config.section import validate
 from gateway.config.yaml_source import Source, Where
 
 

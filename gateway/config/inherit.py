@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Mapping
 
 from backends import registry
-from gateway.config.schema import Config, Retry, Timeouts
+from gateway.config.defaults import Retry, Timeouts
+from gateway.config.schema import Config
 
 
 def timeouts(config: Config, model: str | None, backend: str) -> Timeouts:

@@ -15,7 +15,10 @@ from pydantic.json_schema import models_json_schema
 
 from backends import registry
 from backends.base import EngineOptions, LaunchOptions
-from gateway.config.schema import BackendConfig, Config, Key, Model, engine_section
+from gateway.config.backend import BackendConfig, engine_section
+from gateway.config.key import Key
+from gateway.config.model import Model
+from gateway.config.schema import Config
 
 JsonSchema = dict[str, Any]
 SUBSTITUTED = r"\$\{"

@@ -18,7 +18,7 @@ from random import Random
 
 from backends import registry
 from backends.base import Engine, Health, Signal, Status
-from gateway.config.schema import BackendConfig
+from gateway.config.backend import BackendConfig
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.breaker import Breaker
 from gateway.fleet.health import Watch

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
 from backends.base import Health, Launch
-from gateway.config.schema import BackendConfig
+from gateway.config.backend import BackendConfig
 from gateway.fleet.backend import Backend
 from gateway.fleet.launcher import Process, ProcessState
 from gateway.fleet.location import Location, OnLocation

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from backends.base import Action, Health, Signal, Status
-from gateway.config.schema import BackendConfig
+from gateway.config.backend import BackendConfig
 from gateway.fleet.backend import Backend
 from gateway.fleet.breaker import State
 from gateway.fleet.launcher import Process

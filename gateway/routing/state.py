@@ -15,7 +15,8 @@ from random import Random
 from gateway.admission.gate import UNLIMITED, Gate
 from gateway.balance.basic import Balancer, LeastLoaded, RoundRobin
 from gateway.config.inherit import timeouts
-from gateway.config.schema import Config, Model
+from gateway.config.model import Model
+from gateway.config.schema import Config
 from gateway.fleet.lease import Target
 from gateway.fleet.pool import Pool
 from gateway.telemetry.metrics import Metrics

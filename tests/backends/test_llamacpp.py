@@ -28,7 +28,7 @@ from backends.base import (
 )
 from backends.engines.llamacpp.engine import LlamaCpp
 from backends.engines.llamacpp.launch import RUNNER, LlamaCppLaunch
-from gateway.config.schema import validate
+from gateway.config.section import validate
 
 RECORDINGS = Path(__file__).parent.parent / "recordings" / "llamacpp"
 ENGINE = LlamaCpp()

@@ -27,7 +27,7 @@ from backends.base import (
 )
 from backends.engines.lmdeploy.engine import LMDeploy
 from backends.engines.lmdeploy.launch import FLAGS, LMDeployLaunch
-from gateway.config.schema import validate
+from gateway.config.section import validate
 from tests.backends.recorded import recorded
 
 ENGINE = LMDeploy()

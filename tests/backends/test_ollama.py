@@ -28,7 +28,7 @@ from backends.base import (
     Usage,
 )
 from backends.engines.ollama.engine import Ollama, OllamaLaunch, OllamaOptions
-from gateway.config.schema import validate
+from gateway.config.section import validate
 
 ENGINE = Ollama()
 HELLO = [{"role": "user", "content": "Hello"}]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from backends.base import Action, Health, Kind, LaunchError, Operation, Request, Signal, Status
 from backends.engines.ray_serve.engine import MODEL_HEADER, RUNNER, RayServe, RayServeLaunch, RayServeOptions
-from gateway.config.schema import validate
+from gateway.config.section import validate
 
 ENGINE = RayServe()
 NOT_DEPLOYED = b"Path '/v1/models' not found. Ping http://.../-/routes for available routes."

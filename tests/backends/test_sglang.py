@@ -29,7 +29,7 @@ from backends.base import (
 )
 from backends.engines.sglang.engine import SGLang
 from backends.engines.sglang.launch import FLAGS, SGLangLaunch
-from gateway.config.schema import validate
+from gateway.config.section import validate
 from tests.backends.recorded import played, recorded, refusal
 from tests.backends.recorded import request as recorded_request
 

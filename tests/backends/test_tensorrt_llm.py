@@ -25,7 +25,7 @@ from backends.base import (
     Status,
 )
 from backends.engines.tensorrt_llm import FLAGS, SETTINGS, TensorRTLLM, TensorRTLLMLaunch
-from gateway.config.schema import validate
+from gateway.config.section import validate
 
 ENGINE = TensorRTLLM()
 

@@ -28,7 +28,7 @@ from backends.base import (
 )
 from backends.engines.vllm.engine import VLLM
 from backends.engines.vllm.launch import FLAGS, VLLMLaunch
-from gateway.config.schema import validate
+from gateway.config.section import validate
 from tests.backends.recorded import played, recorded, refusal, request
 
 ENGINE = VLLM()

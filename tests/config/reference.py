@@ -22,7 +22,10 @@ from backends.base import EngineOptions, LaunchOptions
 from backends.facts.units import Duration, Share, Size, Wait
 from gateway.config import json_schema
 from gateway.config.address import ListenAddress, Url
-from gateway.config.schema import BackendConfig, Config, Target, TimeoutOverrides, engine_section
+from gateway.config.backend import BackendConfig, engine_section
+from gateway.config.defaults import TimeoutOverrides
+from gateway.config.model import Target
+from gateway.config.schema import Config
 from gateway.config.texts import Hash, Line, ModelGlob, ModelName, Name, Secret
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,9 +14,13 @@ import yaml
 
 from backends import registry
 from gateway.config import json_schema
+from gateway.config.backend import BackendConfig, engine_section
+from gateway.config.defaults import Defaults
 from gateway.config.file import load
 from gateway.config.problems import ConfigError
-from gateway.config.schema import BackendConfig, Config, Defaults, Section, Server, engine_section
+from gateway.config.schema import Config
+from gateway.config.section import Section
+from gateway.config.server import Server
 from tests.config import reference
 
 EXAMPLES = sorted((reference.ROOT / "configs").rglob("*.yaml"))

@@ -13,8 +13,10 @@ import pytest
 
 from backends import registry
 from gateway.config.address import Listen
+from gateway.config.defaults import Retry, Timeouts
 from gateway.config.inherit import retry, timeouts
-from gateway.config.schema import Config, Retry, Target, Timeouts
+from gateway.config.model import Target
+from gateway.config.schema import Config
 from tests.config.files import config, lines
 from tests.config.toy import Shape, ToyOptions
 

@@ -9,7 +9,7 @@ import pytest
 from backends.base import Health
 from backends.engines.openai import OpenAI
 from gateway.balance.basic import Balancer, LeastLoaded, RoundRobin
-from gateway.config.schema import Timeouts
+from gateway.config.defaults import Timeouts
 from gateway.fleet.backend import SLOW_START, SLOW_START_FLOOR, Backend
 from gateway.fleet.breaker import Breaker, Settings
 from gateway.fleet.lease import Target, pick

@@ -1,0 +1,79 @@
+"""The section of one backend, with the options and launch options of its engine's own type."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ValidationInfo, WithJsonSchema, field_validator
+from pydantic_core import PydanticCustomError
+
+from backends import registry
+from backends.base import EngineOptions, LaunchOptions, Options
+from gateway.config.address import Url
+from gateway.config.defaults import TimeoutOverrides
+from gateway.config.section import Frozen, Section, setting, validate
+from gateway.config.texts import HeaderName, HeaderValue, Line, Secret
+
+
+class BackendConfig(Section):
+    """One running engine: attached to by `url`, or started by the gateway with `launch`."""
+
+    engine: str = setting(..., "The kind of engine.")
+    url: Url | None = setting(
+        None,
+        "Where the engine answers: http or https, with an optional path. A `/v1` at the end is dropped; "
+        "another version there (`/v3`, `/v1beta/openai`) is used instead of `/v1`. "
+        "Exactly one of `url` and `launch`.",
+    )
+    api_key: Secret | None = setting(
+        None, "Sent to the engine as a bearer token. Best written as `${env.NAME}` or `${file:/path}`."
+    )
+    headers: Frozen[HeaderName, HeaderValue] = setting(
+        {},
+        "Headers sent with every request to the engine, such as `OpenAI-Organization`. Values may be secrets.",
+    )
+    models: tuple[Line, ...] | None = setting(
+        None, "The names the engine serves. Left out, the engine is asked.", min_length=1
+    )
+    metrics_url: Url | None = setting(
+        None,
+        "Where the engine publishes its metrics, if not where it answers. Without the path, which is the engine's.",
+    )
+    labels: Frozen[Line, str] = setting({}, "Free text about this backend, such as `gpu: h200`.")
+    timeouts: TimeoutOverrides = setting({}, "Timeouts of requests to this backend, where they differ.")
+    options: Annotated[EngineOptions | None, WithJsonSchema({"type": "object"})] = setting(
+        None, "How to speak to the engine; which options there are depends on it.", repr=False, exclude=True
+    )
+    launch: Annotated[LaunchOptions | None, WithJsonSchema({"type": "object"})] = setting(
+        None,
+        "How the gateway starts the engine; the options depend on the engine. Exactly one of `url` and `launch`.",
+        repr=False,
+        exclude=True,
+    )
+
+    @field_validator("engine")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in registry.names():
+            raise PydanticCustomError("unknown", "engine", {"names": registry.names()})
+        return value
+
+    @field_validator("options", "launch", mode="plain")
+    @classmethod
+    def _of_the_engine(cls, value: object, info: ValidationInfo) -> Options | None:
+        """Read a section as the engine's own type. An engine that is itself wrong is reported elsewhere."""
+        if value is None or isinstance(value, Options) or "engine" not in info.data:
+            return value if isinstance(value, Options) else None
+        name, section = info.data["engine"], str(info.field_name)
+        kind = engine_section(name, section)
+        if kind is None and section == "launch":
+            raise ValueError(f"engine '{name}' cannot be launched: start it yourself and give its url")
+        if kind is None:
+            raise ValueError(f"engine '{name}' has no options")
+        return validate(kind, value)
+
+
+def engine_section(engine: str, section: str) -> type[Options] | None:
+    """Return the type of `options` or `launch` for an engine; None where the engine has no such section."""
+    kind = registry.engine(engine)
+    return kind.launch_options if section == "launch" else kind.options_type

@@ -1,0 +1,84 @@
+"""The section `server`: the gateway's own socket, its limits on clients, and its log."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from backends.facts.units import Duration, Size, Wait
+from gateway.config.address import ListenAddress
+from gateway.config.section import Section, setting
+from gateway.config.texts import Origin
+
+
+class Limits(Section):
+    """How much one client may send, and one engine answer."""
+
+    body: Size = setting(
+        "10MiB",
+        "The largest request body, decoded if it comes compressed. A larger one is answered with 413.",
+    )
+    values: int = setting(
+        500_000,
+        "How many values a JSON body may have: items of lists and members of objects. More are answered with 413. "
+        "A prompt given as tokens has one for each.",
+        ge=1000,
+        le=100_000_000,
+    )
+    headers: Size = setting("32KiB", "The largest request head: request line and headers together.")
+    header_count: int = setting(100, "How many headers one request may have.", ge=1, le=100_000)
+    reply: Size = setting(
+        "256MiB",
+        "The largest answer of an engine, streamed or whole. A larger one is answered with 502 `answer_too_large`.",
+    )
+    event: Size = setting(
+        "32MiB",
+        "The largest event of a streamed answer: images, for instance. The same applies to a larger one.",
+    )
+    connections: int = setting(10000, "How many client connections may be open at once.", ge=1, le=10_000_000)
+
+
+class ClientTimeouts(Section):
+    """Deadlines for what clients send and read. A trickle of bytes extends none of them but `write`."""
+
+    headers: Duration = setting("10s", "From the first byte of a request to the end of its headers.")
+    body: Duration = setting("60s", "From the end of the headers to the end of the body.")
+    keep_alive: Duration = setting("75s", "How long an idle connection is kept open between requests.")
+    write: Duration = setting(
+        "60s",
+        "How long a client may take nothing of an answer that waits for it. Begins anew whenever it takes something.",
+    )
+
+
+class Log(Section):
+    """What the gateway prints to stderr about itself."""
+
+    level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "The least serious message that is printed."
+    )
+    format: Literal["text", "json"] = setting(
+        "text", "`text` for people, `json` for machines: one object per line."
+    )
+
+
+class Server(Section):
+    """The gateway's own socket and what it accepts there."""
+
+    listen: ListenAddress = setting(
+        "127.0.0.1:8080",
+        "Address and port, as `host:port` or `[::1]:port`. Port 0 takes any free port. An address that other machines "
+        "can reach needs `keys`, or `auth: none`.",
+    )
+    auth: Literal["keys", "none"] = setting(
+        "keys",
+        "`keys`: a request needs one of the keys below; without any key the gateway is open, on loopback only. "
+        "`none`: every request is accepted.",
+    )
+    cors: tuple[Origin, ...] = setting(
+        (),
+        "Origins whose pages, shown in a browser, may call the gateway and read its answers: "
+        "`https://app.example.com`, or `*` for all, which needs `keys`. Empty: no page of another origin may.",
+    )
+    drain: Wait = setting("30s", "How long running requests may go on after SIGTERM.")
+    limits: Limits = setting({}, "How much one client may send, and one engine answer.")
+    timeouts: ClientTimeouts = setting({}, "Deadlines for what clients send and read.")
+    log: Log = setting({}, "What the gateway prints about itself.")
