@@ -34,6 +34,7 @@ COMPILED = [
     "gateway/fleet/breaker.py",
     "gateway/fleet/evidence.py",
     "gateway/fleet/lease.py",
+    "gateway/fleet/load.py",
     "gateway/request.py",
     "gateway/routing/catalog.py",
     "gateway/telemetry/accounting.py",

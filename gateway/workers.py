@@ -30,6 +30,7 @@ from gateway.config.schema import Config
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.location import Location
+from gateway.fleet.signals import Report
 from gateway.fleet.view import BackendView, merged
 from gateway.telemetry.families import Dump
 from gateway.telemetry.metrics import SIGNAL, SIGNAL_STATUS, Metrics, merge
@@ -46,6 +47,7 @@ LINE = 64 << 20
 Message = dict[str, Any]
 
 _VIEWS = TypeAdapter(list[BackendView])
+_REPORT = TypeAdapter(Report)
 
 
 class Link:
@@ -149,6 +151,8 @@ class Worker:
         match message["kind"]:
             case "location":
                 fleet.relocate(Location(**message["location"]))
+            case "load":
+                fleet.take_report(_REPORT.validate_python(message["report"], strict=False))
             case "changed":
                 fleet.wake(message["name"])
             case "numbers":
@@ -193,8 +197,15 @@ class Master:
         self._listening: set[Link] = set()
         """Workers that serve, and answer questions: one that still starts would keep everybody waiting."""
         self._locations: dict[str, Location] = {}
+        self._reports: dict[str, tuple[Report, float]] = {}
+        """The last report of each engine's load, and the loop's time then."""
         self._fleet = Fleet(
-            self._metrics, Random(), lambda: None, on_location=self._on_location, busy=self._busy
+            self._metrics,
+            Random(),
+            lambda: None,
+            on_location=self._on_location,
+            busy=self._busy,
+            on_report=self._on_report,
         )
         self._fleet.apply(config)
         self._processes: set[asyncio.subprocess.Process] = set()
@@ -246,6 +257,9 @@ class Master:
                 process.terminate()
             for location in self._locations.values():
                 link.tell("location", location=asdict(location))
+            now = asyncio.get_running_loop().time()
+            for report, at in self._reports.values():
+                link.tell("load", report=asdict(report.aged(now - at)))
             await link.listen(lambda message: self._on_message(link, message))
             return await process.wait()
         finally:
@@ -313,6 +327,11 @@ class Master:
         self._locations[location.name] = location
         for link in self._links:
             link.tell("location", location=asdict(location))
+
+    def _on_report(self, report: Report) -> None:
+        self._reports[report.name] = report, asyncio.get_running_loop().time()
+        for link in self._links:
+            link.tell("load", report=asdict(report))
 
     def _on_signal(self) -> None:
         self._stopping.set()

@@ -23,6 +23,7 @@ from backends.base import Engine, Health, ModelCard
 from gateway.admission.gate import UNLIMITED, Gate
 from gateway.fleet.breaker import Breaker, State
 from gateway.fleet.evidence import Evidence
+from gateway.fleet.load import Load
 from gateway.telemetry.cells import Value
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.upstream import Upstream
@@ -105,6 +106,7 @@ class Backend:
         "last_error",
         "launched",
         "listed",
+        "load",
         "models",
         "name",
         "reason",
@@ -130,8 +132,7 @@ class Backend:
         `models` are the names it serves where the config says so; None: the engine is asked. `headers` go with every
         request to it. `wall_clock` tells the time of an error.
         """
-        self.name = name
-        self.label = name.encode()
+        self.name, self.label = name, name.encode()
         self.engine = engine
         self.gate: Gate | None = None
         """Where requests wait that the engine cannot take at once; None where it has a queue of its own."""
@@ -157,6 +158,8 @@ class Backend:
         self.listed = Listed()
         self.woken = asyncio.Event()
         """Set when a probe should come at once."""
+        self.load = Load()
+        """What its engine reports of its load, as far as it may be believed now."""
         self.in_flight = 0
         """Leases that are open."""
         self.busy_period = 0
@@ -269,6 +272,8 @@ class Backend:
         if news and health is Health.LOADING:
             self.woken.set()
         self.health, self.reason = health, reason
+        if news and health in (Health.DOWN, Health.ASLEEP):
+            self.load.forget()
         if health is Health.DOWN:
             self.trouble(reason)
         self._up.value = 1.0 if health is Health.READY and not self.flawed else 0.0
@@ -324,6 +329,7 @@ class Backend:
 
     def _move(self, url: str | None, key: str | None) -> None:
         self._key = key
+        self.load.forget()
         self.upstream = None if url is None else Upstream(url, headers=self._sent_headers())
 
     def _sent_headers(self) -> Mapping[str, str]:

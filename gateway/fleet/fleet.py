@@ -24,7 +24,7 @@ from gateway.fleet.breaker import Settings
 from gateway.fleet.location import Location, OnLocation
 from gateway.fleet.member import Member, Shared, engine_of
 from gateway.fleet.pool import Pool
-from gateway.fleet.signals import Poll
+from gateway.fleet.signals import OnReport, Poll, Report
 from gateway.fleet.view import BackendView
 from gateway.telemetry.metrics import Metrics
 
@@ -51,16 +51,20 @@ class Fleet:
         on_location: OnLocation = _nobody,
         busy: Callable[[Backend], Awaitable[BusyPeriods]] = _busy_here,
         clock: Callable[[], float] = time.monotonic,
+        on_report: OnReport | None = None,
     ) -> None:
         """Start without backends.
 
         `on_models` is called when a backend has told other models than before; `on_location` whenever a launched
         engine has come or gone. `rng` breaks ties and spreads probes. `busy` tells the busy periods at a backend of
-        the processes that serve, if that is not this one. `clock` tells the age of signals.
+        the processes that serve, if that is not this one. `clock` tells the age of signals. `on_report` is called with
+        what each engine has told of its load.
         """
         self.pool = Pool()
         self._metrics = metrics
-        self._shared = Shared(self.pool, metrics, rng, clock, on_models, on_location, busy, launches)
+        self._shared = Shared(
+            self.pool, metrics, rng, clock, on_models, on_location, on_report, busy, launches
+        )
         self._members: dict[str, Member] = {}
         self._leaving: set[Member] = set()
         self._locations: dict[str, Location] = {}
@@ -130,6 +134,13 @@ class Fleet:
         if member is not None:
             member.relocate(location)
             self.pool.announce()
+
+    def take_report(self, report: Report) -> None:
+        """Believe what another process was told by an engine of its load."""
+        backend = self.pool.backends.get(report.name)
+        if backend is not None:
+            now = asyncio.get_running_loop().time()
+            backend.load.take(report.ages, report.models, backend.in_flight, now)
 
     def wake(self, name: str) -> None:
         """Have a backend probed, and asked for its models, at once; nothing where there is none of this name."""

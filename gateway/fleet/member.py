@@ -24,7 +24,7 @@ from gateway.fleet.breaker import Breaker
 from gateway.fleet.health import Watch
 from gateway.fleet.location import Location, OnLocation
 from gateway.fleet.pool import Pool
-from gateway.fleet.signals import Book, Poll
+from gateway.fleet.signals import Book, OnReport, Poll
 from gateway.fleet.supervise import Supervisor, take_over
 from gateway.fleet.view import BackendView, backend_view
 from gateway.telemetry.metrics import Metrics
@@ -52,6 +52,8 @@ class Shared:
     """Called when a backend has told other models than before."""
     on_location: OnLocation
     """Called when a launched engine has come or gone."""
+    on_report: OnReport | None
+    """Called with what an engine has told of its load."""
     busy: Callable[[Backend], Awaitable[BusyPeriods]]
     """Tells the busy periods there are now at a backend, in all processes that serve."""
     launches: bool
@@ -96,7 +98,15 @@ class Member:
         self.supervisor: Supervisor | None = None
         if shared.launches:
             metrics_at = _metrics_at(settings)
-            self.poll = Poll(self.backend, shared.pool, metrics_at, shared.busy, shared.rng, shared.clock)
+            self.poll = Poll(
+                self.backend,
+                shared.pool,
+                metrics_at,
+                shared.busy,
+                shared.rng,
+                shared.clock,
+                shared.on_report,
+            )
         if settings.url is not None:
             self.backend.locate(settings.url)
             return

@@ -3,6 +3,7 @@
 Rules:
 - No request ever waits for them, and a backend that does not answer delays nothing but its own task.
 - A value is never silently wrong: it is ok, or it is shown as stale, suspect or missing, with the reason.
+- What decisions read of it (`gateway.fleet.load`) is set whenever an engine was asked, and holds what is ok only.
 - `Book` is pure, and time is an argument. A signal that turns bad is one log line, and one when it is good again.
 """
 
@@ -12,12 +13,13 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from backends.base import Call, Failure, Health, Reading, Signal, Signals, Status
 from gateway.fleet.backend import Backend, BusyPeriods
+from gateway.fleet.load import FRESH, INTERVAL
 from gateway.fleet.pool import Pool
 from gateway.wire.ask import ask
 from gateway.wire.upstream import Upstream
@@ -26,10 +28,6 @@ log = logging.getLogger("gateway.fleet")
 
 _ASKED = frozenset({Health.READY, Health.LOADING, Health.ASLEEP})
 """The states in which an engine is asked."""
-INTERVAL = 5.0
-"""Seconds between questions to one engine."""
-FRESH = 3 * INTERVAL
-"""Seconds after which a value is stale."""
 TIMEOUT = 2.0
 """Seconds an answer may take."""
 PAGE = 16 << 20
@@ -53,6 +51,21 @@ class Shown:
     """The engine's own name for it, or why it is missing or suspect."""
     age: float | None
     """Seconds since the engine told it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What may be believed of an engine's load, as `Load.take` has it: the process that asks tells it to the others."""
+
+    name: str
+    """The name of the backend."""
+    ages: Mapping[str, tuple[float, float]]
+    models: tuple[str, ...]
+
+    def aged(self, seconds: float) -> Report:
+        """Return the same report so much later."""
+        ages = {signal: (value, age + seconds) for signal, (value, age) in self.ages.items()}
+        return Report(self.name, ages, self.models)
 
 
 class Book:
@@ -95,6 +108,16 @@ class Book:
     def shown(self, now: float) -> dict[Signal, Shown]:
         """Return every signal as it stands at `now`."""
         return {signal: self._show(signal, *told, now) for signal, told in self._told.items()}
+
+    def report(self, name: str, now: float) -> Report:
+        """Return what may be believed at `now`, for the backend of this name."""
+        shown = self.shown(now)
+        ages = {
+            str(signal): (facts.value, facts.age)
+            for signal, facts in shown.items()
+            if facts.status is Status.OK and facts.value is not None and facts.age is not None
+        }
+        return Report(name, ages, shown[Signal.MODELS].names if Signal.MODELS in ages else ())
 
     def news(self, now: float) -> Iterator[tuple[int, str]]:
         """Yield level and text of what is to be logged: signals that have turned bad, or good again.
@@ -149,6 +172,9 @@ def _names(signals: list[Signal]) -> str:
     return f"signal {signals[0]} is" if len(signals) == 1 else f"signals {', '.join(signals)} are"
 
 
+OnReport = Callable[[Report], None]
+
+
 class Poll:
     """Asks one backend for its signals."""
 
@@ -160,11 +186,12 @@ class Poll:
         busy: Callable[[Backend], Awaitable[BusyPeriods]],
         rng: Random,
         clock: Callable[[], float],
+        on_report: OnReport | None = None,
     ) -> None:
         """Ask nothing yet.
 
         `metrics_at` is where to ask if not where the engine answers. `busy` tells the busy periods there are now at a
-        backend. `clock` tells the age of signals.
+        backend. `clock` tells the age of signals. `on_report` is called with what may be believed after each question.
         """
         self.book = Book()
         self._backend = backend
@@ -173,6 +200,7 @@ class Poll:
         self._busy = busy
         self._rng = rng
         self._clock = clock
+        self._on_report = on_report
 
     def move(self, metrics_at: Upstream | None) -> None:
         """Ask there from now on; None: where the engine answers."""
@@ -206,7 +234,7 @@ class Poll:
         calls = backend.engine.signal_calls()
         if upstream is None or not calls:
             return
-        before = await self._busy(backend)
+        before, in_flight = await self._busy(backend), backend.in_flight
         where = self._metrics_at or upstream
         answers = await asyncio.gather(*(ask(where, call, TIMEOUT, PAGE) for call in calls))
         busy = before & await self._busy(backend)
@@ -215,6 +243,12 @@ class Poll:
         told, lost = self._read(calls, answers)
         now = self._clock()
         book.take(told, lost, busy, now)
+        report = book.report(backend.name, now)
+        # A request that came or went meanwhile may be among those that the engine has counted.
+        ours = max(in_flight, backend.in_flight)
+        backend.load.take(report.ages, report.models, ours, asyncio.get_running_loop().time())
+        if self._on_report is not None:
+            self._on_report(report)
         if backend.health is Health.READY:
             for level, text in book.news(now):
                 log.log(level, "backend '%s': %s", backend.name, text)

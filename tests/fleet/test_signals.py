@@ -24,8 +24,9 @@ from gateway.fake.engine import FakeEngine
 from gateway.fake.script import Match, Reply, Rule
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.breaker import Breaker
+from gateway.fleet.load import FRESH, INTERVAL
 from gateway.fleet.pool import Pool
-from gateway.fleet.signals import FRESH, INTERVAL, Book, Poll
+from gateway.fleet.signals import Book, Poll
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.upstream import Upstream
 from tests.serving import idle, serving
