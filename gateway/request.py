@@ -157,7 +157,8 @@ class Exchange:
     """One request of a client, and everything that is known about it.
 
     `caller`, `request`, `asked` and `plan` are set as soon as each is known. `model`, `backend` and `outcome` are label
-    values for the metrics. `deadline` is in nanoseconds of the timeline's clock. `trace` holds the header lines of the
+    values for the metrics; `served` is the model of the last attempt: `model`, or one of its fallbacks.
+    `deadline` is in nanoseconds of the timeline's clock. `trace` holds the header lines of the
     trace context that are forwarded to the engine, `cors` headers of the answer. `coding` is how the body comes
     compressed.
     """
@@ -182,6 +183,7 @@ class Exchange:
         "plan",
         "register",
         "request",
+        "served",
         "sink",
         "surface",
         "task",
@@ -213,6 +215,7 @@ class Exchange:
         self.attempts: int = 0
         self.model: str = NONE
         self.backend: str = NONE
+        self.served: str = NONE
         self.outcome: str = "ok"
         self.events: int = 0
         """The number of the next event of a stream, where the client's API numbers them."""

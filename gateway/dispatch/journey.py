@@ -272,6 +272,7 @@ class Journey:
         backend = target.backend
         exchange.attempts += 1
         exchange.backend = backend.name
+        exchange.served = self._candidates.model
         headers = self._candidates.headers(backend, exchange.attempts)
         attempt = self._attempt = Attempt(exchange, target, self, headers)
         return attempt

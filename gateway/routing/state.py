@@ -19,6 +19,7 @@ from gateway.config.model import Model
 from gateway.config.schema import Config
 from gateway.fleet.lease import Target
 from gateway.fleet.pool import Pool
+from gateway.routing.canaries import Canaries
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.clocks import Clocks
 
@@ -33,6 +34,7 @@ class State:
         self._least_loaded = LeastLoaded(rng)
         self._rotations: dict[str, RoundRobin] = {}
         self._gates: dict[str, Gate] = {}
+        self.canaries = Canaries(metrics)
 
     def gate(self, model: str, settings: Model) -> Gate | None:
         """Return the gate of a model with the numbers of its settings; None where they set no limit.

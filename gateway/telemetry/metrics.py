@@ -27,7 +27,7 @@ _OVERHEAD = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025
 SIGNAL, SIGNAL_STATUS = "gateway_backend_signal", "gateway_backend_signal_status"
 """Gauges that only one of several worker processes sets."""
 
-_LARGEST = frozenset({"gateway_backend_up", "gateway_build_info"})
+_LARGEST = frozenset({"gateway_backend_up", "gateway_build_info", "gateway_canary_share"})
 """Gauges that all worker processes set for the same thing. The largest is exported, since a sum would mean nothing."""
 
 
@@ -83,6 +83,7 @@ class Metrics:
             _OVERHEAD,
         )
         self._add_backends()
+        self._add_routes()
         self.build = _gauge(
             "gateway_build_info", "Always 1; the label says which version runs.", ("version",)
         )
@@ -124,6 +125,15 @@ class Metrics:
         )
         self.connections = _gauge(
             "gateway_upstream_connections", "Open connections to a backend.", ("backend", "state")
+        )
+
+    def _add_routes(self) -> None:
+        """Create the families that describe routes."""
+        self.canary_share = _gauge(
+            "gateway_canary_share", "The share of a route's requests that its canary gets now.", ("route",)
+        )
+        self.canary_rollbacks = _counter(
+            "gateway_canary_rollbacks", "Times a canary was out of bounds and went back to zero.", ("route",)
         )
 
     def target(self, model: str, backend: str) -> TargetMetrics:

@@ -81,6 +81,11 @@ class Timeline:
         return self.since - self.began
 
     @property
+    def until_answer(self) -> int:
+        """Return the nanoseconds from `received` until the answer began, once it has ended."""
+        return self.total - self.spent[RECEIVE] - self.spent[STREAM] - self.spent[FINISH]
+
+    @property
     def received(self) -> int:
         """Return the time from which deadlines and the time to the first token are measured.
 
