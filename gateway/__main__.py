@@ -21,9 +21,8 @@ from pathlib import Path
 
 from gateway import keys, logs
 from gateway.config import json_schema, notes
-from gateway.config.file import load
+from gateway.config.file import Loaded, read
 from gateway.config.problems import ConfigError
-from gateway.config.schema import Config
 from gateway.config.texts import NAME
 from gateway.console import backends, models
 from gateway.fake import command
@@ -128,9 +127,9 @@ def _key_name(text: str) -> str:
     return text
 
 
-def _load(file: Path) -> Config | None:
+def _load(file: Path) -> Loaded | None:
     try:
-        return load(file)
+        return read(file)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return None
@@ -140,27 +139,31 @@ def _serve(options: argparse.Namespace) -> int:
     loaded = _load(options.file)
     if loaded is None:
         return 1
-    logs.configure(loaded.server.log.level, loaded.server.log.format)
+    config = loaded.config
+    logs.configure(config.server.log.level, config.server.log.format)
     # The server's modules take a quarter of a second to import, which the other commands need not pay.
     from gateway.serve import serve, work
 
     if options.link is not None:
-        return work(loaded, options.port, options.link)
-    for note in notes.startup(loaded):
+        return work(config, options.port, options.link)
+    for note in notes.startup(config):
         log.warning("%s", note)
-    return serve(loaded, options.file, options.workers)
+    return serve(config, options.file, options.workers)
 
 
 def _check(options: argparse.Namespace) -> int:
     loaded = _load(options.file)
     if loaded is None:
         return 1
+    config = loaded.config
     counts = ", ".join(
         f"{len(names)} {word if len(names) != 1 else word[:-1]}"
-        for names, word in ((loaded.backends, "backends"), (loaded.models, "models"), (loaded.keys, "keys"))
+        for names, word in ((config.backends, "backends"), (config.models, "models"), (config.keys, "keys"))
     )
     print(f"{options.file}: ok ({counts})")
-    for note in notes.everything(loaded):
+    if len(loaded.files) > 1:
+        print("\n".join(("read in this order:", *(f"  {file}" for file in loaded.files))))
+    for note in notes.everything(config):
         print(f"note: {note}", file=sys.stderr)
     return 0
 

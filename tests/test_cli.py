@@ -421,3 +421,16 @@ def test_ctrl_c_while_the_engine_starts(tmp_path: Path) -> None:
         started.engine()
         started.stop()
         assert "Traceback" not in started.log.text
+
+
+def test_check_says_in_which_order_several_files_are_read(file: Path) -> None:
+    (file.parent / "conf.d").mkdir()
+    for name in ("b.yaml", "a.yaml"):
+        (file.parent / "conf.d" / name).write_text("defaults: {retry_budget: 20%}")
+    file.write_text(f"include: [conf.d]\n{DEMO}")
+    done = gateway("check", file)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1:] == [
+        "read in this order:",
+        *(f"  {path}" for path in (file, file.parent / "conf.d/a.yaml", file.parent / "conf.d/b.yaml")),
+    ]

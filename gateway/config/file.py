@@ -1,30 +1,65 @@
-"""Reading the config file: from a path to a complete, checked and frozen `Config`.
+"""Reading the config: from the path of its file to a complete, checked and frozen `Config`.
 
 Rules:
-- `load` returns an immutable `Config` or raises `ConfigError` with every problem there is, each with its place.
-- What it takes is beside it: the types in `schema`, reading YAML in `yaml_source`, rules between values in `check`.
+- `read` returns an immutable `Config` or raises `ConfigError` with every problem there is, each with its place.
+- What it takes is beside it: the types in `schema`, reading YAML in `yaml_source`, several files in `include`, rules
+  between values in `check`. What is filled in, names and types are checked in the whole, when all files are one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import typing
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.config import check, explain, yaml_source
+from gateway.config import check, explain
+from gateway.config.disk import Disk, Files
+from gateway.config.include import gather
 from gateway.config.problems import ConfigError, Problem, quote
 from gateway.config.schema import Config
 from gateway.config.section import validate
 from gateway.config.yaml_source import Source, Where
 
+NAMED = frozenset(
+    name for name, field in Config.model_fields.items() if typing.get_origin(field.annotation) is Mapping
+)
+"""The sections whose entries the user names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A config that was read, with what it was read from."""
+
+    config: Config
+    version: str
+    """A short hash of the text of its files. What is filled in into them is no part of it."""
+    files: tuple[str, ...]
+    """The files in the order in which they were read."""
+
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     """Read and check the config file. Raises ConfigError with every problem found."""
-    source = yaml_source.read(path, environ)
+    return read(path, environ).config
+
+
+def read(path: Path, environ: Mapping[str, str] = os.environ, files: Files | None = None) -> Loaded:
+    """Read and check the config file and those that it includes; `files` are read from, or else this machine's.
+
+    Raises ConfigError with every problem found.
+    """
+    found = gather(str(path), environ, files or Disk(), NAMED)
+    version = hashlib.sha256(b"".join(b"%d:%s" % (len(text), text) for text in found.contents))
+    return Loaded(_checked(found.source), version.hexdigest()[:12], found.names)
+
+
+def _checked(source: Source) -> Config:
     names = explain.Names()
     data = {key: value for key, value in source.root.plain().items() if value is not None}
     broken, found = list(_broken(source)), [*source.problems, *_empty(source)]

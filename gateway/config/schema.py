@@ -17,12 +17,17 @@ from gateway.config.key import Key
 from gateway.config.model import Model
 from gateway.config.section import Frozen, Section, setting
 from gateway.config.server import Server
-from gateway.config.texts import ModelName, Name
+from gateway.config.texts import Line, ModelName, Name
 
 
 class Config(Section):
     """The whole config file."""
 
+    include: tuple[Line, ...] = setting(
+        (),
+        "Further files that belong to this config: paths of files, of folders, or patterns such as `conf.d/*.yaml`, "
+        "all relative to this file.",
+    )
     server: Server = setting({}, "The gateway's own socket and what it accepts there.")
     defaults: Defaults = setting({}, "What every backend and model inherits.")
     backends: Frozen[Name, BackendConfig] = setting({}, "The engines, by name. At least one.")

@@ -11,11 +11,10 @@ Rules:
 from __future__ import annotations
 
 import re
-import stat
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from backends.facts.launching import place
+from gateway.config.disk import Files
 from gateway.config.problems import closest
 
 FILE_BYTES = 64 * 2**10
@@ -36,9 +35,10 @@ class Substitution:
     _PART = re.compile(r"\$\$\{|\$\{(?P<body>[^{}]*)\}|\$\{")
     _ENV = re.compile(r"env\.(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-(?P<fallback>.*))?", re.DOTALL)
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        """Take variables from `environ`."""
+    def __init__(self, environ: Mapping[str, str], files: Files) -> None:
+        """Take variables from `environ` and files from `files`."""
         self._environ = environ
+        self._files = files
 
     def fill(self, text: str, complain: Callable[[str], None]) -> tuple[str, bool]:
         """Return the text with its substitutions filled in, and whether it had any. `complain` is told each mistake."""
@@ -85,14 +85,12 @@ class Substitution:
         return ""
 
     def _file(self, name: str, complain: Callable[[str], None]) -> str:
-        path = Path(name)
         shown = place(repr(name)[1:-1])
         try:
-            if not stat.S_ISREG(path.stat().st_mode):
+            if not self._files.is_regular(name):
                 complain(f"cannot read {shown}: not a regular file")
                 return ""
-            with path.open("rb") as stream:
-                data = stream.read(FILE_BYTES + 1)
+            data = self._files.content(name, FILE_BYTES)
             if len(data) > FILE_BYTES:
                 complain(f"cannot read {shown}: larger than {FILE_BYTES >> 10} KiB")
                 return ""

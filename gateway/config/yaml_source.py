@@ -3,7 +3,7 @@
 Rules:
 - Built on the parser's events, so no tag can build an object and every value and key keeps its line and column.
 - Plain scalars follow YAML 1.2: `on`, `no`, `1:30` and dates are text. Keys are always text.
-- Bounded: file size, nesting, what aliases expand to. Anchors are allowed, tags and merge keys are not.
+- Bounded: nesting, what aliases expand to. Anchors are allowed, tags and merge keys are not.
 - Substitutions are filled in where the caller wants them, inside values, never inside keys. A node keeps what was
   written, so that no problem has to show what was filled in.
 - Whatever is wrong becomes a `Problem`; nothing but `ConfigError` leaves this module.
@@ -13,19 +13,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from backends.facts.launching import looked_in
 from gateway.config.problems import ConfigError, Problem, quote
-from gateway.config.substitution import Substitution, has_some, reason
+from gateway.config.substitution import Substitution, has_some
 
-FILE_BYTES = 4 * 2**20
-"""The largest config file."""
 DEPTH = 32
 """The deepest nesting."""
 ALIASED = 100_000
@@ -38,10 +34,11 @@ Where = tuple[Step, ...]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A position in the file; both numbers count from 1."""
+    """A position in a file; both numbers count from 1."""
 
     line: int
     column: int
+    file: str
 
 
 @dataclass(slots=True)
@@ -94,7 +91,7 @@ class Node:
 
 @dataclass(slots=True)
 class Source:
-    """A text that was read: its values, and what was wrong already while reading."""
+    """What was read, of one file or several: its values, and what was wrong already while reading."""
 
     file: str
     root: Node
@@ -134,29 +131,7 @@ class Source:
             as_key = depth == len(where) and at_key
             place = node.keys.get(str(step), found.place) if as_key else found.place
             node = found
-        return Problem(self.file, place.line, place.column, message)
-
-
-def read(path: Path, environ: Mapping[str, str]) -> Source:
-    """Read a config file and fill in its substitutions. Raises ConfigError where it is no YAML map."""
-    file = str(path)
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            [Problem(file, 1, 1, f"cannot read the file{looked_in(file)}: {reason(error)}")]
-        ) from None
-    if len(data) > FILE_BYTES:
-        raise ConfigError([Problem(file, 1, 1, f"the file is larger than {FILE_BYTES >> 20} MiB")])
-    source = parse(data, file, "a config file", Substitution(environ))
-    place, content = source.root.place, source.root.content
-    if content is None:
-        raise ConfigError([Problem(file, place.line, place.column, "the file is empty")])
-    if not isinstance(content, dict):
-        message = "expected a map with keys such as 'backends'"
-        raise ConfigError([Problem(file, place.line, place.column, message)])
-    return source
+        return Problem(place.file, place.line, place.column, message)
 
 
 def parse(data: bytes, file: str, what: str, substitution: Substitution | None = None) -> Source:
@@ -169,7 +144,7 @@ def parse(data: bytes, file: str, what: str, substitution: Substitution | None =
         ConfigError: It is no YAML, or uses what is not supported so that the rest cannot be read.
     """
     try:
-        builder = _Builder(_decode(data), what, substitution)
+        builder = _Builder(_decode(data, file), file, what, substitution)
         root = builder.document()
     except _Fatal as fatal:
         raise ConfigError([Problem(file, fatal.place.line, fatal.place.column, fatal.message)]) from None
@@ -190,21 +165,23 @@ _BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def _place(text: str, index: int) -> Place:
+def _place(text: str, index: int, file: str) -> Place:
     """Return line and column of a character, counting line breaks as YAML does."""
     breaks = list(_BREAK.finditer(text, 0, index))
-    return Place(len(breaks) + 1, index - (breaks[-1].end() if breaks else 0) + 1)
+    return Place(len(breaks) + 1, index - (breaks[-1].end() if breaks else 0) + 1, file)
 
 
-def _decode(data: bytes) -> str:
+def _decode(data: bytes, file: str) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = error.object[: error.start].decode("utf-8-sig")
         byte = error.object[error.start]
-        raise _Fatal(_place(before, len(before)), f"not UTF-8 text: unexpected byte 0x{byte:02x}") from None
+        raise _Fatal(
+            _place(before, len(before), file), f"not UTF-8 text: unexpected byte 0x{byte:02x}"
+        ) from None
     if bad := _FORBIDDEN.search(text):
-        raise _Fatal(_place(text, bad.start()), f"control character U+{ord(bad[0]):04X} is not allowed")
+        raise _Fatal(_place(text, bad.start(), file), f"control character U+{ord(bad[0]):04X} is not allowed")
     return text
 
 
@@ -231,8 +208,9 @@ def resolve(text: str) -> str | int | float | bool | None:
 class _Builder:
     """A builder of the nodes of one document from the parser's events."""
 
-    def __init__(self, text: str, what: str, substitution: Substitution | None) -> None:
+    def __init__(self, text: str, file: str, what: str, substitution: Substitution | None) -> None:
         self._text = text
+        self._file = file
         self._what = what
         self._substitution = substitution
         self._events = self._parse()
@@ -245,12 +223,12 @@ class _Builder:
         next(self._events)
         event = next(self._events)
         if isinstance(event, yaml.StreamEndEvent):
-            return Node(Place(1, 1), None)
+            return Node(Place(1, 1, self._file), None)
         root = self._node(next(self._events), 0)
         next(self._events)
         event = next(self._events)
         if not isinstance(event, yaml.StreamEndEvent):
-            raise _Fatal(_start(event), f"a second document starts here: {self._what} holds one")
+            raise _Fatal(self._start(event), f"a second document starts here: {self._what} holds one")
         return root
 
     def _parse(self) -> Iterator[yaml.Event]:
@@ -259,10 +237,10 @@ class _Builder:
         except yaml.MarkedYAMLError as error:
             raise self._not_yaml(error) from None
         except yaml.YAMLError:
-            raise _Fatal(Place(1, 1), "not valid YAML") from None
+            raise _Fatal(Place(1, 1, self._file), "not valid YAML") from None
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
-        place = _start(event)
+        place = self._start(event)
         if depth > DEPTH:
             raise _Fatal(place, f"nested more than {DEPTH} deep")
         if isinstance(event, yaml.AliasEvent):
@@ -307,7 +285,7 @@ class _Builder:
         keys: dict[str, Place] = {}
         merged = False
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
-            key, start = self._key(event), _start(event)
+            key, start = self._key(event), self._start(event)
             value = self._node(next(self._events), depth + 1)
             if key in content:
                 message = f"{quote(key)} is here twice; the first is on line {keys[key].line}"
@@ -322,12 +300,12 @@ class _Builder:
 
     def _key(self, event: yaml.Event) -> str:
         if not isinstance(event, yaml.ScalarEvent):
-            raise _Fatal(_start(event), "a key must be text")
+            raise _Fatal(self._start(event), "a key must be text")
         if event.tag is not None or event.anchor is not None:
-            self.complaints.append((_start(event), "a key cannot have a tag or an anchor"))
+            self.complaints.append((self._start(event), "a key cannot have a tag or an anchor"))
         if "${" in event.value and self._substitution is not None:
             self.complaints.append(
-                (_start(event), "nothing is filled in inside keys: write ${…} in values only")
+                (self._start(event), "nothing is filled in inside keys: write ${…} in values only")
             )
         return str(event.value)
 
@@ -343,11 +321,18 @@ class _Builder:
         broken = len(self.complaints) > before
         return Node(place, text, written=written, substituted=substituted, broken=broken, quoted=quoted)
 
+    def _start(self, event: yaml.Event) -> Place:
+        return self._at(event.start_mark)
+
+    def _at(self, mark: Any) -> Place:
+        """Return the parser's mark, which counts from zero, as a place."""
+        return Place(mark.line + 1, mark.column + 1, self._file)
+
     def _not_yaml(self, error: yaml.MarkedYAMLError) -> _Fatal:
         problem = str(error.problem or "")
         mark, opened = error.problem_mark or error.context_mark, error.context_mark
-        at, index = (_at(mark), mark.index) if mark else (Place(1, 1), 0)
-        start = _at(opened) if opened else at
+        at, index = (self._at(mark), mark.index) if mark else (Place(1, 1, self._file), 0)
+        start = self._at(opened) if opened else at
         character = self._text[index : index + 1]
         if problem.startswith("found character"):
             if character == "\t":
@@ -387,12 +372,3 @@ _YAML_WORDS: Sequence[tuple[str, bool, str]] = (
     ("block sequence entries are not allowed", False, "a list that starts with '-' cannot stand here"),
 )
 """How the parser's problem begins, whether to point at where the construct began, and what to say."""
-
-
-def _start(event: yaml.Event) -> Place:
-    return _at(event.start_mark)
-
-
-def _at(mark: Any) -> Place:
-    """Return the parser's mark, which counts from zero, as a place."""
-    return Place(mark.line + 1, mark.column + 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import yaml_source
+from gateway.config import include, yaml_source
 from gateway.config.file import load
 from gateway.config.problems import ConfigError
 from tests.config.files import config, lines, written
@@ -16,7 +16,7 @@ BACKEND = "backends: {a: {engine: openai, url: 'http://h:1'}}\n"
 
 
 def test_file_size(tmp_path: Path) -> None:
-    padding = "#" * (yaml_source.FILE_BYTES - len(BACKEND))
+    padding = "#" * (include.FILE_BYTES - len(BACKEND))
     assert lines(tmp_path, BACKEND + padding) == []
     assert lines(tmp_path, BACKEND + padding + "#") == ["1:1: the file is larger than 4 MiB"]
 
