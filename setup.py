@@ -35,6 +35,7 @@ COMPILED = [
     "gateway/fleet/evidence.py",
     "gateway/fleet/lease.py",
     "gateway/fleet/load.py",
+    "gateway/fleet/orders.py",
     "gateway/request.py",
     "gateway/routing/catalog.py",
     "gateway/telemetry/accounting.py",

@@ -24,7 +24,7 @@ from gateway.config import json_schema, notes
 from gateway.config.file import Loaded, read
 from gateway.config.problems import ConfigError
 from gateway.config.texts import NAME
-from gateway.console import backends, models
+from gateway.console import backends, models, orders
 from gateway.fake import command
 
 log = logging.getLogger("gateway")
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     new.set_defaults(run=_key_new)
 
-    backends.add_command(_command(commands, "backends", "show the backends of a running gateway"))
+    _add_operating(commands)
     models.add_command(
         _command(commands, "models", "pull, load, delete, ... models at a backend of a running gateway")
     )
@@ -96,6 +96,19 @@ def _parser() -> argparse.ArgumentParser:
     version = _command(commands, "version", "print the version, and whether the hot modules are compiled")
     version.set_defaults(run=_version)
     return parser
+
+
+def _add_operating(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands that look at a running gateway, or change what it does."""
+    listing = _command(commands, "backends", "show the backends of a running gateway")
+    backends.add_command(listing)
+    deeper = listing.add_subparsers(metavar="command")
+    orders.add_weight(_command(deeper, "weight", "multiply a backend's weight in every model by a factor"))
+    orders.add_reset_breaker(
+        _command(deeper, "reset-breaker", "close a backend's breaker and hold nothing against it")
+    )
+    orders.add_drain(_command(commands, "drain", "send a backend no more requests; those under way finish"))
+    orders.add_undrain(_command(commands, "undrain", "send a drained backend requests again"))
 
 
 def _command(

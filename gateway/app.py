@@ -23,6 +23,7 @@ from backends.base import Headers
 from gateway.api.admin import Admin
 from gateway.api.endpoint import Core, Endpoint
 from gateway.api.endpoints import HOT
+from gateway.api.orders import OrderEndpoints
 from gateway.api.paths import Paths
 from gateway.api.web import web, wrong_method
 from gateway.config.schema import Config
@@ -30,6 +31,7 @@ from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.retry import Budget
 from gateway.errors import GatewayError
 from gateway.fleet.fleet import Fleet
+from gateway.fleet.orders import Order
 from gateway.fleet.peers import Alone, Peers
 from gateway.fleet.view import BackendView
 from gateway.routing import snapshot
@@ -65,6 +67,7 @@ class Gateway:
         self.hot = {path: Endpoint(self.core, operation) for path, operation in HOT.items()}
         self._web = web(self.core, VERSION, self._lifespan)
         self.admin = Admin(self.core, self._backends, self._changed)
+        OrderEndpoints(self.admin, self._order).add_to(self._web)
         self.admin.add_to(self._web)
         served = [route.path for route in self._web.routes if isinstance(route, Route)]
         self._paths = Paths([*self.hot, *served])
@@ -137,6 +140,9 @@ class Gateway:
 
     async def _backends(self) -> list[BackendView]:
         return await self._peers.views(self.fleet)
+
+    async def _order(self, order: Order) -> None:
+        await self._peers.order(self.fleet, order)
 
     async def _changed(self, name: str) -> None:
         await self._peers.changed(self.fleet, name)

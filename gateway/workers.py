@@ -4,6 +4,7 @@ Rules:
 - Each worker has a listening socket of its own on the same port (SO_REUSEPORT), so the kernel spreads connections.
 - The master serves no requests. It owns what there must be only one of: the launched engines, the polls for their
   signals, the handling of SIGINT and SIGTERM, the metrics of workers that died.
+- An operator's orders for backends go to the master, which has all workers obey and tells them to workers that come.
 - The link is a socket pair with one JSON object per line. Each side takes its end as the end of the other.
 - `/metrics` and `/gateway/backends` on any worker show the sum over all, fetched when asked for; counts never go down
   when a worker dies.
@@ -27,9 +28,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from gateway.config.schema import Config
+from gateway.errors import GatewayError, Own
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.location import Location
+from gateway.fleet.orders import Order
 from gateway.fleet.signals import Report
 from gateway.fleet.view import BackendView, merged
 from gateway.telemetry.families import Dump
@@ -142,6 +145,18 @@ class Worker:
             log.warning("the master did not tell what all workers see; this is one worker's view")
             return _views(fleet)
 
+    async def order(self, fleet: Fleet, order: Order) -> None:
+        """Have all workers and the master do what an operator has ordered; returns when they have.
+
+        Raises:
+            GatewayError: The master does not answer.
+        """
+        try:
+            await self._link.ask("order", 2 * PATIENCE, order=order.plain())
+        except TimeoutError:
+            message = "the gateway's master process does not answer; nobody knows who has heard of the order"
+            raise GatewayError(Own.INTERNAL, message) from None
+
     async def changed(self, fleet: Fleet, name: str) -> None:
         """Ask a backend for its models anew: this worker has changed them. Have all other workers do the same."""
         self._link.tell("changed", name=name)
@@ -155,6 +170,10 @@ class Worker:
                 fleet.take_report(_REPORT.validate_python(message["report"], strict=False))
             case "changed":
                 fleet.wake(message["name"])
+            case "obey":
+                fleet.obey(Order.read(message["order"]))
+                if "number" in message:
+                    self._link.answer(message, None)
             case "numbers":
                 self._link.answer(message, metrics.dump())
             case "views":
@@ -260,6 +279,8 @@ class Master:
             now = asyncio.get_running_loop().time()
             for report, at in self._reports.values():
                 link.tell("load", report=asdict(report.aged(now - at)))
+            for order in self._fleet.standing():
+                link.tell("obey", order=order.plain())
             await link.listen(lambda message: self._on_message(link, message))
             return await process.wait()
         finally:
@@ -280,6 +301,8 @@ class Master:
             self._fleet.wake(message["name"])
             for other in self._links.keys() - {link}:
                 other.tell("changed", name=message["name"])
+        elif message["kind"] == "order":
+            self._answer(self._answer_order(link, message))
         elif message["kind"] == "total":
             self._answer(self._answer_total(link, message))
         elif message["kind"] == "backends":
@@ -294,6 +317,14 @@ class Master:
         own = _views(self._fleet)
         told = [_VIEWS.validate_python(views, strict=False) for views in await self._from_all("views")]
         link.answer(message, _VIEWS.dump_python(merged(own, told), mode="json"))
+
+    async def _answer_order(self, link: Link, message: Message) -> None:
+        order = Order.read(message["order"])
+        self._fleet.obey(order)
+        for other in self._links.keys() - self._listening:
+            other.tell("obey", order=order.plain())
+        await self._from_all("obey", order=order.plain())
+        link.answer(message, None)
 
     async def _busy(self, backend: Backend) -> BusyPeriods:
         """Return the busy periods of all workers at a backend."""

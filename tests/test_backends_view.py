@@ -21,7 +21,7 @@ from gateway.console.backends import table
 from gateway.console.client import Failed
 from gateway.console.models import Display, arguments_of
 from gateway.fleet.breaker import State
-from gateway.fleet.view import BackendView, ErrorView, merged
+from gateway.fleet.view import BackendView, ErrorView, OrdersView, merged
 from tests.clients.process import Running, running
 
 NOW = datetime(2026, 11, 21, 12, 0, 30, tzinfo=UTC)
@@ -43,6 +43,7 @@ def view(**changes: Any) -> BackendView:
         "launched": None,
         "state": Health.READY,
         "reason": "",
+        "orders": OrdersView(drained=False, drained_left=None, weight=1.0, weight_left=None),
         "breaker": State.CLOSED,
         "in_flight": 0,
         "models": (),
@@ -111,6 +112,21 @@ def test_the_table_says_what_can_be_relied_on() -> None:
         "running 3, waiting 2 (2 min old), kv_use 41%, prefix_hits missing, loras 1 (sql)",
         "12 s ago: it broke",
     ]
+
+
+def test_the_table_shows_what_an_operator_has_ordered() -> None:
+    def ordered(**changes: Any) -> OrdersView:
+        none = {"drained": False, "drained_left": None, "weight": 1.0, "weight_left": None}
+        return OrdersView(**none | changes)
+
+    _, a, b, c = shown(
+        view(state="drained", orders=ordered(drained=True, drained_left=540.0)),
+        view(name="b", state="drained", orders=ordered(drained=True), breaker="open"),
+        view(name="c", orders=ordered(weight=0.25, weight_left=30.0)),
+    )
+    assert "  drained (9 min left)  " in a
+    assert "  drained (open)  " in b
+    assert "  ready (weight 0.25, 30 s left)  " in c
 
 
 def test_the_table_fits_the_terminal_and_cannot_command_it() -> None:

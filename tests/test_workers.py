@@ -21,6 +21,7 @@ from backends.base import Call
 from gateway.config import file as config
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.location import Location
+from gateway.fleet.orders import Kind, Order
 from gateway.telemetry.metrics import Metrics, merge
 from gateway.workers import Link, Worker
 from tests.processes import alive, children
@@ -76,10 +77,16 @@ async def test_a_worker_tells_when_it_is_busy_and_hears_of_places_and_changes(tm
     assert backend.upstream is not None
     assert b"authorization: Bearer sk-engine\r\n" in backend.upstream.encode(Call("/"))
 
+    order = Order("local", Kind.DRAIN, seconds=3600.0)
+    assert await link.ask("obey", order=order.plain()) is None
+    [standing] = fleet.standing()
+    assert backend.orders.drained and standing.seconds is not None and 3590 < standing.seconds <= 3600
+    link.tell("obey", order=Order("local", Kind.UNDRAIN).plain())
+
     backend.woken.clear()
     link.tell("changed", name="local")
     await link.ask("views")
-    assert backend.woken.is_set()
+    assert backend.woken.is_set() and not backend.orders.drained
 
     # Whoever of the two goes, the other notices.
     far.shutdown(socket.SHUT_RDWR)

@@ -51,11 +51,11 @@ PASSED = {b"application/json", b"text/plain"}
 
 _ERROR = {"content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{ErrorBody.__name__}"}}}}
 # A `model` instead of the reference would give the same OpenAPI page, but FastAPI builds a validator for each model.
-_ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys(
-    (400, 401, 403, 404, 413, 415, 502, 503, 504), _ERROR
-)
-_KEY: dict[str, Any] = {"security": SECURITY}
-_TAKES = {**_KEY, "requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}}
+ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 403, 404, 413, 415, 502, 503, 504), _ERROR)
+"""What the reference page says of the errors of these endpoints."""
+KEY: dict[str, Any] = {"security": SECURITY}
+"""What it says of the key that they ask for."""
+_TAKES = {**KEY, "requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}}
 _object = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -80,15 +80,13 @@ class Admin:
     def add_to(self, app: FastAPI) -> None:
         """Add the endpoints to the application."""
 
-        @app.get("/gateway/backends", tags=["admin"], responses=_ERRORS, openapi_extra=_KEY)
+        @app.get("/gateway/backends", tags=["admin"], responses=ERRORS, openapi_extra=KEY)
         async def list_backends(request: Request) -> list[BackendView]:
             """List every backend with its state, its load, its signals and its last error."""
             self.let_in(request.scope)
             return await self.backends()
 
-        @app.post(
-            "/gateway/backends/{name}/{action}", tags=["admin"], responses=_ERRORS, openapi_extra=_TAKES
-        )
+        @app.post("/gateway/backends/{name}/{action}", tags=["admin"], responses=ERRORS, openapi_extra=_TAKES)
         async def act(name: str, action: str) -> Response:
             """Perform an action on the models of a backend, such as pull or load one.
 
@@ -134,7 +132,7 @@ class AdminAction(Response):
         try:
             caller = self._admin.let_in(scope)
             backend = self._admin.backend(self._name)
-            call = _call(backend, self._action, _arguments_in(headers, await way.body(BODY)))
+            call = _call(backend, self._action, arguments_in(headers, await way.body(BODY)))
             log.info(
                 "backend '%s': %s, asked for by '%s' (%s)",
                 self._name,
@@ -230,7 +228,7 @@ def _public(line: bytes) -> bytes:
     return GatewayError(Kind.FAILED, said[:WORDS]).body() if isinstance(said, str) else line
 
 
-def _arguments_in(headers: dict[bytes, bytes], body: bytes) -> dict[str, Any]:
+def arguments_in(headers: dict[bytes, bytes], body: bytes) -> dict[str, Any]:
     """Return the arguments in a request's body, none if it is empty. Raises GatewayError if they cannot be read."""
     if len(body) > BODY:
         raise GatewayError(Own.TOO_LARGE, f"the arguments are larger than {BODY} bytes")

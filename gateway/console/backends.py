@@ -1,5 +1,7 @@
 """`gateway backends`: a table of the backends of a running gateway, once or refreshed.
 
+What an operator may order for one of them is in `gateway.console.orders`.
+
 Rules:
 - Programs read `--json`; the table is for people and may change.
 - A signal that is stale, suspect or missing is marked as such, never shown as if it were current.
@@ -71,18 +73,32 @@ def table(views: Sequence[View], now: datetime, width: int | None) -> list[str]:
 
 
 def _row(view: View, now: datetime) -> tuple[str, ...]:
-    breaker = "" if view["breaker"] == "closed" else f" ({view['breaker']})"
     models = [model["id"] for model in view["models"]]
     more = f" +{len(models) - 2}" if len(models) > 2 else ""
     return (
         view["name"],
         view["engine"],
-        view["state"] + breaker,
+        state(view),
         ", ".join(models[:2]) + more or "-",
         str(view["in_flight"]),
         _signals(view["signals"]) or "-",
         _error(view["last_error"], now),
     )
+
+
+def state(view: View) -> str:
+    """Return the state of a backend in words, with its breaker and what an operator has ordered."""
+    orders = view["orders"]
+    beside = [_left(orders["drained_left"])] if orders["drained"] else []
+    beside += [] if view["breaker"] == "closed" else [view["breaker"]]
+    if orders["weight"] != 1:
+        beside += [f"weight {orders['weight']:g}", _left(orders["weight_left"])]
+    beside = [words for words in beside if words]
+    return f"{view['state']} ({', '.join(beside)})" if beside else str(view["state"])
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f"{ago(seconds)} left"
 
 
 def _signals(signals: dict[str, View]) -> str:
@@ -91,7 +107,7 @@ def _signals(signals: dict[str, View]) -> str:
         if facts["status"] == "ok":
             told.append(f"{name} {_number(name, facts)}")
         elif facts["status"] == "stale":
-            told.append(f"{name} {_number(name, facts)} ({_ago(facts['age'])} old)")
+            told.append(f"{name} {_number(name, facts)} ({ago(facts['age'])} old)")
         else:
             told.append(f"{name} {facts['status']}")
     return ", ".join(told)
@@ -108,10 +124,11 @@ def _error(error: View | None, now: datetime) -> str:
     if error is None:
         return "-"
     age = (now - datetime.fromisoformat(error["time"])).total_seconds()
-    return f"{_ago(max(0.0, age))} ago: {error['message']}"
+    return f"{ago(max(0.0, age))} ago: {error['message']}"
 
 
-def _ago(seconds: float) -> str:
+def ago(seconds: float) -> str:
+    """Return a span of time in words, rounded to its unit."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"

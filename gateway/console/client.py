@@ -28,12 +28,17 @@ class Failed(Exception):
     """A command failed; the message says why in one line."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name the gateway and the key."""
-    parser.add_argument("--url", default=URL, help=f"the gateway (default: {URL})")
+def add_arguments(parser: argparse.ArgumentParser, nested: bool = False) -> None:
+    """Add the options that name the gateway and the key.
+
+    `nested`: the command is part of another one that has them too, whose options count where its own are left out.
+    """
+    parser.add_argument(
+        "--url", default=argparse.SUPPRESS if nested else URL, help=f"the gateway (default: {URL})"
+    )
     parser.add_argument(
         "--key-env",
-        default=KEY_ENV,
+        default=argparse.SUPPRESS if nested else KEY_ENV,
         metavar="NAME",
         help=f"the environment variable that holds a key with `admin: true` (default: {KEY_ENV})",
     )
@@ -67,12 +72,33 @@ class Client:
 
     def backends(self) -> list[dict[str, Any]]:
         """Return every backend, as `GET /gateway/backends` answers."""
-        body = b"".join(self._exchange("GET", "/gateway/backends", None, PATIENCE))
+        found = self._ask("GET", "/gateway/backends")
         try:
-            found = json.loads(body)
             return [{**view} for view in found]
-        except (ValueError, TypeError):
-            raise Failed(f"what answers at {self._url} is not the gateway") from None
+        except TypeError:
+            raise self._stranger() from None
+
+    def order(self, backend: str, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Give an order for a backend, such as `drain`. Return the backend as it is then."""
+        return self._map("POST", f"/gateway/backends/{quote(backend, safe='')}/{what}", arguments)
+
+    def _map(self, method: str, path: str, arguments: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the object that the gateway answers."""
+        found = self._ask(method, path, arguments)
+        if not isinstance(found, dict):
+            raise self._stranger()
+        return found
+
+    def _ask(self, method: str, path: str, arguments: dict[str, Any] | None = None) -> Any:
+        """Return the JSON that the gateway answers."""
+        body = None if arguments is None else json.dumps(arguments).encode()
+        try:
+            return json.loads(b"".join(self._exchange(method, path, body, PATIENCE)))
+        except ValueError:
+            raise self._stranger() from None
+
+    def _stranger(self) -> Failed:
+        return Failed(f"what answers at {self._url} is not the gateway")
 
     def act(self, backend: str, action: str, arguments: dict[str, Any]) -> Iterator[bytes]:
         """Have a backend carry out an action. Yield the answer's lines as they come."""

@@ -70,8 +70,10 @@ class Candidates:
         return [target for group in self._groups for target in group.targets if target not in self._tried]
 
     def nobody(self, model: str) -> str:
-        """Return in words why no target can be tried: those that are left are not up, or all of them sleep."""
+        """Return in words why no target can be tried: those that are left are not up, or sleep, or are drained."""
         left = self.untried()
+        if left and all(target.backend.orders.drained for target in left):
+            return f"all backends of the model {model!r} are drained; an operator has to undrain one"
         if left and all(target.backend.asleep for target in left):
             return f"all backends of the model {model!r} sleep; somebody has to wake one"
         return f"no backend of the model {model!r} is up"

@@ -6,6 +6,8 @@ Rules:
 - Requests under way keep the connections they began with: a new location is for those that come later.
 - A backend that comes back, after it was down or its breaker was open, starts slowly: its weight grows from a tenth to
   all of it. One that crashes again and again, or has to fill its caches first, costs few requests.
+- What an operator has ordered (`gateway.fleet.orders`) holds whatever probes find. A drained backend is not usable, not
+  ready and not coming, so nobody waits for it; requests that wait for one of its slots go elsewhere at once.
 - One event loop, one writer.
 """
 
@@ -24,6 +26,7 @@ from gateway.admission.gate import UNLIMITED, Gate
 from gateway.fleet.breaker import Breaker, State
 from gateway.fleet.evidence import Evidence
 from gateway.fleet.load import Load
+from gateway.fleet.orders import Orders
 from gateway.telemetry.cells import Value
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.upstream import Upstream
@@ -109,6 +112,7 @@ class Backend:
         "load",
         "models",
         "name",
+        "orders",
         "reason",
         "slow_start",
         "slow_start_weight",
@@ -133,14 +137,12 @@ class Backend:
         request to it. `wall_clock` tells the time of an error.
         """
         self.name, self.label = name, name.encode()
-        self.engine = engine
         self.gate: Gate | None = None
         """Where requests wait that the engine cannot take at once; None where it has a queue of its own."""
         self.launched = False
         """Whether the gateway starts the engine itself, and starts it again when it dies."""
-        self.breaker = breaker
-        self.evidence = Evidence()
-        """The failures that may be their requests' own."""
+        self.breaker, self.evidence = breaker, Evidence()
+        """When to leave it alone; the failures that may be their requests' own."""
         self.heard_at = 0.0
         """The loop's time when content of an answer last came from it (first and last pieces are noted); 0: never."""
         self.answering = 0
@@ -164,24 +166,25 @@ class Backend:
         """Leases that are open."""
         self.busy_period = 0
         """How often it went from no request to one. While it is busy this is the number of the busy period."""
+        self.orders: Orders = Orders()
+        """What an operator has ordered for it; `obey` is called after each change."""
         self.slow_start_weight = 1.0
         """The share of its weight that it has now: less than 1 while it starts slowly."""
         self.slow_start = SLOW_START
         """Seconds until it has its whole weight again after it came back."""
         self.last_error: Trouble | None = None
         self._back_since: float | None = None
-        self._headers = headers
         self._key: str | None = None
-        self._wall_clock = wall_clock
         self._unreachable = False
-        self._metrics = metrics
+        self._headers, self._metrics, self._wall_clock = headers, metrics, wall_clock
         self._up: Value = metrics.backend_up.cell(name, engine.name)
         self.change_engine(engine)
+        self._show()
 
     @property
     def usable(self) -> bool:
-        """Whether it has a location and is ready, or not known to be anything else."""
-        return self.upstream is not None and self.health in (Health.READY, None)
+        """Whether it has a location, is not drained, and is ready or not known to be anything else."""
+        return self.upstream is not None and self.health in (Health.READY, None) and not self.orders.drained
 
     @property
     def flawed(self) -> bool:
@@ -190,8 +193,12 @@ class Backend:
 
     @property
     def ready(self) -> bool:
-        """Whether it can take requests: it is up, and it is known for what."""
-        return self.health is Health.READY and self.upstream is not None and not self.flawed
+        """Whether it can take requests: it is up and not drained, and it is known for what."""
+        return self._is_up and self.upstream is not None and not self.orders.drained
+
+    @property
+    def _is_up(self) -> bool:
+        return self.health is Health.READY and not self.flawed
 
     @property
     def asleep(self) -> bool:
@@ -201,7 +208,7 @@ class Backend:
     @property
     def coming(self) -> bool:
         """Whether it is not ready and is expected to be soon."""
-        return self.health is Health.LOADING
+        return self.health is Health.LOADING and not self.orders.drained
 
     def busy_periods(self) -> BusyPeriods:
         """Return this process's current busy period at this backend; none while no request runs there."""
@@ -211,12 +218,41 @@ class Backend:
         """Speak to the engine by this adapter from the next request on; the gate gets the adapter's number of slots."""
         self.engine = engine
         if engine.parallel is not None and self.gate is not None:
-            self.gate.resize(engine.parallel, ENGINE_QUEUE)
+            self._resize_gate(engine.parallel)
         elif engine.parallel is not None:
             self.gate = Gate(engine.parallel, ENGINE_QUEUE)
         elif self.gate is not None:
             self.gate.resize(UNLIMITED, ENGINE_QUEUE)
             self.gate = None
+
+    def obey(self) -> None:
+        """Act on its orders, which have changed."""
+        if self.gate is not None and self.engine.parallel is not None:
+            self._resize_gate(self.engine.parallel)
+        self._show()
+
+    def _resize_gate(self, slots: int) -> None:
+        """Give the gate so many slots; while the backend is drained as many as anybody wants.
+
+        So those who wait for a slot get one at once, find that the backend takes no requests, and go elsewhere.
+        """
+        assert self.gate is not None
+        self.gate.resize(UNLIMITED if self.orders.drained else slots, ENGINE_QUEUE)
+
+    def _show(self) -> None:
+        """Set the metrics that say whether it takes requests, and how many of them."""
+        orders = self.orders
+        self._up.value = 1.0 if self._is_up and not orders.drained else 0.0
+        self._metrics.backend_drained.cell(self.name).value = 1.0 if orders.drained else 0.0
+        self._metrics.backend_weight.cell(self.name).value = orders.weight
+
+    def reset_breaker(self) -> None:
+        """Close its breaker, end its rest, and hold no failure so far against it."""
+        breaker, was_open = self.breaker, self.breaker.open
+        breaker.reset()
+        self.evidence.clear()
+        if was_open:
+            self.breaker_closed(breaker)
 
     def change_headers(self, headers: Mapping[str, str]) -> None:
         """Send these headers with every request from the next one on. Connections stay open."""
@@ -276,7 +312,7 @@ class Backend:
             self.load.forget()
         if health is Health.DOWN:
             self.trouble(reason)
-        self._up.value = 1.0 if health is Health.READY and not self.flawed else 0.0
+        self._up.value = 1.0 if self._is_up and not self.orders.drained else 0.0
         return news
 
     def refused(self) -> None:

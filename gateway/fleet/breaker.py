@@ -138,6 +138,11 @@ class Breaker:
         if self._open_until is not None:
             self._open_until = 0.0
 
+    def reset(self) -> None:
+        """Close it, end a cooldown, and forget every failure so far: an operator knows that the engine is well."""
+        self._close()
+        self._cool_until = 0.0
+
     def succeeded(self, trial: bool, now: float) -> None:
         """Count a success. `trial` is what `begin` returned for the request, False once its trial was counted."""
         if self._open_until is None:

@@ -7,6 +7,7 @@ Rules:
   workers), that one tells the locations of the engines, and `relocate` takes them over. Only the one that launches asks
   engines for their signals.
 - Nothing runs before `run` and nothing after it, however it ends.
+- An operator's orders belong to names: a backend that comes later, or in the place of another, finds its own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.breaker import Settings
 from gateway.fleet.location import Location, OnLocation
 from gateway.fleet.member import Member, Shared, engine_of
+from gateway.fleet.orders import Kind, Order, Standing
 from gateway.fleet.pool import Pool
 from gateway.fleet.signals import OnReport, Poll, Report
 from gateway.fleet.view import BackendView
@@ -69,6 +71,8 @@ class Fleet:
         self._leaving: set[Member] = set()
         self._locations: dict[str, Location] = {}
         """The last word of another process on each engine; it may come before the config that names the backend."""
+        self._standing = Standing(self._order_ended)
+        self._expiring: asyncio.TimerHandle | None = None
         self._group: asyncio.TaskGroup | None = None
         metrics.before_scrape(self._count_connections)
         metrics.before_scrape(self._count_signals)
@@ -97,6 +101,8 @@ class Fleet:
                 member.change(settings, engine, config.server.drain)
                 continue
             member = self._members[name] = Member(name, settings, engine, self._shared, predecessor)
+            member.backend.orders = self._standing.of(name)
+            member.backend.obey()
             if name in self._locations:
                 member.relocate(self._locations[name])
             self._start(member)
@@ -124,6 +130,8 @@ class Fleet:
                 finally:
                     self._group = None
         finally:
+            if self._expiring is not None:
+                self._expiring.cancel()
             for member in (*self._members.values(), *self._leaving):
                 member.close()
 
@@ -141,6 +149,21 @@ class Fleet:
         if backend is not None:
             now = asyncio.get_running_loop().time()
             backend.load.take(report.ages, report.models, backend.in_flight, now)
+
+    def obey(self, order: Order) -> None:
+        """Do what an operator has ordered for a backend, from now on; the backend may come later."""
+        backend = self.pool.backends.get(order.backend)
+        if order.kind is Kind.RESET_BREAKER:
+            if backend is not None:
+                backend.reset_breaker()
+        else:
+            self._standing.of(order.backend).take(order, asyncio.get_running_loop().time())
+            self._apply_orders()
+        self.pool.announce()
+
+    def standing(self) -> list[Order]:
+        """Return the orders that hold now."""
+        return self._standing.told(asyncio.get_running_loop().time())
 
     def wake(self, name: str) -> None:
         """Have a backend probed, and asked for its models, at once; nothing where there is none of this name."""
@@ -168,6 +191,27 @@ class Fleet:
     def views(self, now: float) -> list[BackendView]:
         """Return every backend as it is at `now`, the event loop's time."""
         return [member.view(now) for member in self._members.values()]
+
+    def _apply_orders(self) -> None:
+        """Have all backends obey the orders as they are, and look again when the next one ends by itself."""
+        for backend in self.pool.backends.values():
+            backend.obey()
+        if self._expiring is not None:
+            self._expiring.cancel()
+        until = self._standing.next_end()
+        loop = asyncio.get_running_loop()
+        self._expiring = None if until is None else loop.call_at(until, self._expire_orders)
+
+    def _expire_orders(self) -> None:
+        self._standing.expire(asyncio.get_running_loop().time())
+        self._apply_orders()
+        self.pool.announce()
+
+    def _order_ended(self, name: str, kind: Kind) -> None:
+        if self._shared.launches:
+            # Of several processes one is enough to say so.
+            what = "it takes requests again" if kind is Kind.DRAIN else "it has its own weight again"
+            log.info("backend '%s': %s, as the time that an operator ordered is over", name, what)
 
     def _all(self) -> Iterator[Member]:
         """Yield the backends of the config, then those that are about to leave."""

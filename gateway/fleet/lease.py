@@ -4,7 +4,7 @@ Rules:
 - Choosing and counting are one plain call, `pick`: nothing else runs in between. It returns a `Lease`, closed once.
 - A backend that is known to be down, or whose breaker is open, is left out while another is up. As a last resort it is
   tried all the same: a probe can be wrong, and an error from the engine says more than one from the gateway. One that
-  sleeps is not: it would keep the request without a word.
+  sleeps is not: it would keep the request without a word. Nor is one that an operator has drained.
 - A backend whose slots are all taken is left out: the request waits for a slot of any of them, and holds no lease.
 - Closing a lease says nothing about the backend. What an answer or a failure says about it is told by `heard`,
   `succeeded` and `failed`, where the last may come later than `close`.
@@ -49,8 +49,9 @@ class Target:
 
     @property
     def weight(self) -> float:
-        """The weight it has now: less than its share while the backend starts slowly."""
-        return self.share * self.backend.slow_start_weight
+        """The weight it has now: less than its share while the backend starts slowly; times an operator's factor."""
+        backend = self.backend
+        return self.share * backend.slow_start_weight * backend.orders.factor
 
     @property
     def in_flight(self) -> int:
@@ -151,7 +152,9 @@ def _may_be_used(target: Target, now: float, tried: Container[Target], last_reso
         return False
     if backend.usable and backend.breaker.allows(now):
         return True
-    return last_resort and backend.upstream is not None and not (backend.coming or backend.asleep)
+    if not last_resort or backend.upstream is None or backend.orders.drained:
+        return False
+    return not (backend.coming or backend.asleep)
 
 
 def pick(

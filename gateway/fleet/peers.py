@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from gateway.fleet.fleet import Fleet
+from gateway.fleet.orders import Order
 from gateway.fleet.view import BackendView
 from gateway.telemetry.metrics import Metrics
 
@@ -29,6 +30,9 @@ class Peers(Protocol):
     async def views(self, fleet: Fleet) -> list[BackendView]:
         """Return the backends as all processes see them."""
 
+    async def order(self, fleet: Fleet, order: Order) -> None:
+        """Have all processes do what an operator has ordered; returns when they have."""
+
     async def changed(self, fleet: Fleet, name: str) -> None:
         """Say that this process has changed a backend's models; returns when it has asked the backend for them anew."""
 
@@ -45,6 +49,10 @@ class Alone:
     async def views(self, fleet: Fleet) -> list[BackendView]:
         """Return the backends as this process sees them."""
         return fleet.views(asyncio.get_running_loop().time())
+
+    async def order(self, fleet: Fleet, order: Order) -> None:
+        """Do what an operator has ordered."""
+        fleet.obey(order)
 
     async def changed(self, fleet: Fleet, name: str) -> None:
         """Ask the backend for its models anew."""

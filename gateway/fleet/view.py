@@ -18,6 +18,7 @@ from gateway.config.backend import BackendConfig
 from gateway.fleet.backend import Backend
 from gateway.fleet.breaker import State
 from gateway.fleet.launcher import Process
+from gateway.fleet.orders import Orders
 from gateway.fleet.signals import Book
 
 
@@ -31,6 +32,8 @@ class BackendState(enum.StrEnum):
     ASLEEP = "asleep"
     """It takes no requests until somebody wakes it."""
     DOWN = "down"
+    DRAINED = "drained"
+    """An operator has ordered that it takes no requests, however it is."""
 
 
 class _View(BaseModel):
@@ -68,6 +71,19 @@ class ErrorView(_View):
     time: datetime
 
 
+class OrdersView(_View):
+    """What an operator has ordered for the backend."""
+
+    drained: bool = Field(description="Whether it takes no requests.")
+    drained_left: float | None = Field(
+        description="Seconds until it takes requests again by itself; null: not before somebody undrains it."
+    )
+    weight: float = Field(description="The factor on its weight in every model.")
+    weight_left: float | None = Field(
+        description="Seconds until the factor is 1 again by itself; null: not before another is set."
+    )
+
+
 class BackendView(_View):
     """One backend as it is now."""
 
@@ -76,9 +92,11 @@ class BackendView(_View):
     url: str | None = Field(description="Where it answers; null while a launched engine does not run.")
     launched: LaunchedView | None = Field(description="Only for an engine that the gateway launches.")
     state: BackendState = Field(
-        description="`loading` also before the first check; `flawed` if it is up and does not tell its models."
+        description="`loading` also before the first check; `flawed` if it is up and does not tell its models; "
+        "`drained` by an operator, however it is."
     )
     reason: str = Field(description="Why it is not ready, or what is wrong with its model list; else empty.")
+    orders: OrdersView
     breaker: State
     in_flight: int = Field(description="The gateway's own requests there now.")
     models: tuple[ModelView, ...]
@@ -106,7 +124,8 @@ def backend_view(
         url=None if backend.upstream is None else backend.upstream.url,
         launched=_launched(settings, process),
         state=_state(backend),
-        reason=backend.listed.flaw if backend.health is Health.READY else backend.reason,
+        reason=_reason(backend),
+        orders=_orders(backend.orders, now),
         breaker=backend.breaker.state(now),
         in_flight=backend.in_flight,
         models=tuple(ModelView(id=card.id, context=card.context) for card in backend.models or ()),
@@ -129,9 +148,36 @@ def backend_view(
 
 
 def _state(backend: Backend) -> BackendState:
+    if backend.orders.drained:
+        return BackendState.DRAINED
+    return _undrained(backend)
+
+
+def _undrained(backend: Backend) -> BackendState:
+    """Return the state that a backend has or would have if it were not drained."""
     if backend.health is Health.READY and backend.flawed:
         return BackendState.FLAWED
     return BackendState(backend.health or Health.LOADING)
+
+
+def _reason(backend: Backend) -> str:
+    why = backend.listed.flaw if backend.health is Health.READY else backend.reason
+    if not backend.orders.drained:
+        return why
+    return f"an operator has drained it; else it is {_undrained(backend)}" + (f": {why}" if why else "")
+
+
+def _orders(orders: Orders, now: float) -> OrdersView:
+    return OrdersView(
+        drained=orders.drained,
+        drained_left=_left(orders.drained_until, now),
+        weight=orders.weight,
+        weight_left=_left(orders.weight_until, now),
+    )
+
+
+def _left(until: float | None, now: float) -> float | None:
+    return None if until is None else round(max(0.0, until - now), 1)
 
 
 def _launched(settings: BackendConfig, process: Process | None) -> LaunchedView | None:

@@ -27,7 +27,15 @@ _OVERHEAD = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025
 SIGNAL, SIGNAL_STATUS = "gateway_backend_signal", "gateway_backend_signal_status"
 """Gauges that only one of several worker processes sets."""
 
-_LARGEST = frozenset({"gateway_backend_up", "gateway_build_info", "gateway_canary_share"})
+_LARGEST = frozenset(
+    {
+        "gateway_backend_up",
+        "gateway_backend_drained",
+        "gateway_backend_weight",
+        "gateway_build_info",
+        "gateway_canary_share",
+    }
+)
 """Gauges that all worker processes set for the same thing. The largest is exported, since a sum would mean nothing."""
 
 
@@ -104,6 +112,12 @@ class Metrics:
         )
         self.backend_up = _gauge(
             "gateway_backend_up", "1 if the backend can take requests.", ("backend", "engine")
+        )
+        self.backend_drained = _gauge(
+            "gateway_backend_drained", "1 if an operator has drained the backend.", ("backend",)
+        )
+        self.backend_weight = _gauge(
+            "gateway_backend_weight", "An operator's factor on the backend's weight; 1 if none.", ("backend",)
         )
         self.backend_restarts = _counter(
             "gateway_backend_restarts",

@@ -88,6 +88,7 @@ async def test_every_backend_is_listed_with_what_is_known_of_it(tmp_path: Path) 
         "launched": None,
         "state": "ready",
         "reason": "",
+        "orders": {"drained": False, "drained_left": None, "weight": 1.0, "weight_left": None},
         "breaker": "closed",
         "in_flight": 0,
         "models": [{"id": "m", "context": None}],

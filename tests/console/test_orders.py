@@ -1,0 +1,91 @@
+"""`gateway drain`, `undrain`, `backends weight` and `backends reset-breaker` against a real gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from gateway.__main__ import main
+from tests.console.commands import command
+from tests.fleet.test_orders import ask, two, view
+from tests.serving import Served
+
+Capsys = pytest.CaptureFixture[str]
+
+
+async def test_a_backend_is_drained_and_undrained(tmp_path: Path, capsys: Capsys) -> None:
+    async with two(tmp_path) as (served, _, _):
+        said = await command(capsys, served, "drain", "a", "--for", "10m")
+        assert said == (0, "a: drained (10 min left), no request runs there\n", "")
+        assert (await view(served))["state"] == "drained"
+        said = await command(capsys, served, "undrain", "a")
+        assert said == (0, "a: ready, no request runs there\n", "")
+        assert (await view(served))["state"] == "ready"
+
+
+async def test_who_waits_is_told_when_nothing_runs_there_any_more(tmp_path: Path, capsys: Capsys) -> None:
+    async with two(tmp_path) as (served, a, _):
+        await command(capsys, served, "drain", "b")
+        a.set(rules=[{"gap": 0.1, "tokens": 8, "text": "count"}])
+        stream = ask(served, stream=True)
+        await a.until(lambda: any(exchange.events for exchange in a.requests))
+        said = await command(capsys, served, "drain", "a", "--wait")
+        assert said.status == 0 and said.out == "a: drained, no request runs there\n"
+        assert said.err == "waiting (0 s): requests that run there: 1\n"
+        assert stream.done() or (await asyncio.wait_for(stream, 5)).whole
+
+
+async def test_who_waits_is_told_when_somebody_undrains(tmp_path: Path, capsys: Capsys) -> None:
+    async with two(tmp_path) as (served, a, _):
+        await command(capsys, served, "drain", "b")
+        a.set(rules=[{"endless": True, "gap": 0.05, "text": "count"}])
+        stream = ask(served, stream=True)
+        await a.until(lambda: any(exchange.events for exchange in a.requests))
+        said = await command(capsys, served, "drain", "a", "--wait", "--for", "100ms")
+        assert (said.status, said.out) == (1, "")
+        assert said.err.splitlines()[-1] == "gateway: backend 'a' takes requests again"
+        await _stop(served, stream)
+
+
+async def _stop(served: Served, stream: asyncio.Task[object]) -> None:
+    for exchange in list(served.gateway.core.register.running):
+        exchange.way.lost()
+    stream.cancel()
+    await asyncio.wait([stream])
+
+
+async def test_a_weight_and_a_breaker(tmp_path: Path, capsys: Capsys) -> None:
+    async with two(tmp_path) as (served, _, _):
+        said = await command(capsys, served, "backends", "weight", "a", "0.25", "--for", "30s")
+        assert said == (0, "a: ready (weight 0.25, 30 s left), no request runs there\n", "")
+        said = await command(capsys, served, "backends")
+        assert "ready (weight 0.25, 30 s left)" in said.out
+        breaker = served.gateway.pool.backends["a"].breaker
+        now = asyncio.get_running_loop().time()
+        for _ in range(2):
+            breaker.failed(False, now)
+        assert "open" in (await command(capsys, served, "backends")).out
+        said = await command(capsys, served, "backends", "reset-breaker", "a")
+        assert said.status == 0 and "open" not in said.out
+        said = await command(capsys, served, "backends", "weight", "a", "11")
+        assert said.status == 1 and "less than or equal to 10" in said.err
+
+
+def test_an_option_before_the_inner_command_counts(capsys: Capsys) -> None:
+    for words in (
+        ["--url", "http://127.0.0.1:9", "weight", "a", "1"],
+        ["weight", "a", "1", "--url", "http://127.0.0.1:9"],
+        ["--url", "http://127.0.0.1:1", "reset-breaker", "a", "--url", "http://127.0.0.1:9"],
+    ):
+        assert main(["backends", *words]) == 1
+        assert "cannot reach the gateway at http://127.0.0.1:9:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["drain"], ["backends", "weight", "a"], ["backends", "weight", "a", "x"]])
+def test_a_wrong_command_line_is_told(capsys: Capsys, words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert "usage: gateway" in capsys.readouterr().err
