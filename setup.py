@@ -26,6 +26,7 @@ COMPILED = [
     "gateway/dispatch/blame.py",
     "gateway/dispatch/candidates.py",
     "gateway/dispatch/dispatcher.py",
+    "gateway/dispatch/failures.py",
     "gateway/dispatch/journey.py",
     "gateway/dispatch/quarantine.py",
     "gateway/dispatch/retry.py",

@@ -8,7 +8,8 @@ Rules:
   the second come out of a retry budget that all requests share.
 - A stream that ends before its first content and without a reason costs the engine one short question more
   (`gateway.dispatch.inquiry`), before anything follows from it.
-- Where a request may go is decided in `gateway.dispatch.candidates`, what a failure says in `gateway.dispatch.blame`.
+- Where a request may go is decided in `gateway.dispatch.candidates`, what follows from a failure in
+  `gateway.dispatch.failures`.
 - While it waits for a slot, a request holds no backend: it takes the first one that becomes free.
 - `_end` releases everything a request holds: its slots, its lease, its attempt and its share of the budget.
 """
@@ -19,15 +20,15 @@ import asyncio
 from time import perf_counter_ns
 from typing import Final
 
-from backends.base import Failure, Health, Kind
+from backends.base import Kind
 from gateway.admission.gate import Gate
-from gateway.dispatch.blame import Blame, fell_silent, fingerprint, report
+from gateway.dispatch.blame import fell_silent, fingerprint
 from gateway.dispatch.candidates import Candidates
+from gateway.dispatch.failures import Failures
 from gateway.dispatch.inquiry import reason
-from gateway.dispatch.retry import loading_pause, may_retry
 from gateway.dispatch.shared import Shared
 from gateway.errors import GatewayError, Own
-from gateway.fleet.lease import Lease, Target
+from gateway.fleet.lease import Lease
 from gateway.request import Exchange
 from gateway.telemetry.timeline import LOAD, ROUTE
 from gateway.wire.clocks import SECOND
@@ -42,18 +43,14 @@ class Journey:
     """The sequence of waits and attempts of one request."""
 
     __slots__ = (
-        "_asked_to_wait",
         "_attempt",
-        "_blame",
         "_candidates",
         "_exchange",
-        "_failure",
+        "_failures",
         "_gate",
         "_going",
         "_lease",
         "_loop",
-        "_pause",
-        "_retrying",
         "_shared",
         "_warm_until",
     )
@@ -65,13 +62,8 @@ class Journey:
         self._loop: asyncio.AbstractEventLoop = exchange.way.loop
         groups = plan.candidates.get(exchange.request.operation, ())
         self._candidates: Candidates = Candidates(groups, plan.attempts)
-        self._failure: Failure | None = None
-        self._blame: Blame | None = None
-        self._retrying: bool = False
+        self._failures: Failures | None = None
         self._warm_until: float = 0.0
-        self._asked_to_wait: int = 0
-        self._pause: float = 0.0
-        """Seconds to wait before the next attempt."""
         self._gate: Gate | None = None
         """The gate of the model, while the request holds a slot of it."""
         self._lease: Lease | None = None
@@ -112,9 +104,9 @@ class Journey:
         now = self._loop.time()
         lease.heard(now)
         attempt = self._attempt
-        if self._blame is not None and attempt is not None and not attempt.gathers:
+        if self._failures is not None and attempt is not None and not attempt.gathers:
             # What is gathered may still fail and be tried elsewhere: only its end tells whether it was served.
-            self._blame.answered(now)
+            self._failures.blame.answered(now)
 
     def attempt_over(self, attempt: Attempt) -> None:
         """End the request or continue with the next attempt, because this one is over."""
@@ -159,7 +151,7 @@ class Journey:
             while not exchange.over:
                 attempt = self._attempt
                 if attempt is None:
-                    if self._pause or not (self._passed_gate() and self._chosen()):
+                    if self._must_pause or not (self._passed_gate() and self._chosen()):
                         return False
                     if self._has_moved_away():
                         continue
@@ -171,6 +163,11 @@ class Journey:
             return True
         finally:
             self._going = False
+
+    @property
+    def _must_pause(self) -> bool:
+        """Whether the next attempt is to come later, because a backend is loading."""
+        return self._failures is not None and self._failures.pause > 0
 
     async def _wait(self) -> None:
         """Wait for each thing that `_go` finds missing, until it returns True."""
@@ -184,8 +181,8 @@ class Journey:
                 await attempt.connect()
                 if self._attempt is attempt:
                     return
-            elif self._pause:
-                pause, self._pause = self._pause, 0.0
+            elif (failures := self._failures) is not None and failures.pause:
+                pause, failures.pause = failures.pause, 0.0
                 timeline.mark(LOAD)
                 await asyncio.sleep(pause)
             elif not self._passed_gate():
@@ -239,7 +236,8 @@ class Journey:
 
     async def _load(self) -> None:
         """Wait while backends are loading, then lease one. Raises GatewayError if none can be used."""
-        failure, candidates = self._failure, self._candidates
+        failures, candidates = self._failures, self._candidates
+        failure = None if failures is None else failures.last
         if failure is None or failure.kind in _WORTH_WAITING:
             self._exchange.timeline.mark(LOAD)
             if self._loop.time() < self._patience():
@@ -247,8 +245,8 @@ class Journey:
             await self._shared.pool.warm(candidates.untried(), self._patience())
         if self._chosen() or self._chosen(last_resort=True):
             return
-        if failure is not None:
-            raise self._error(failure)
+        if failures is not None and failure is not None:
+            raise failures.error(failure)
         if candidates.waited_out is not None:
             raise candidates.waited_out
         raise GatewayError(Own.NO_BACKEND, candidates.nobody(self._exchange.plan.model), retry_after=5)
@@ -306,33 +304,16 @@ class Journey:
         if failure is None:
             if attempt.complete:
                 lease.succeeded(now)
-                if self._blame is not None:
-                    self._blame.answered(now)
+                if self._failures is not None:
+                    self._failures.blame.answered(now)
             return False
         timeline.mark(ROUTE)
-        if self._blame is None:
-            self._blame = Blame(self._exchange, self._shared.quarantine)
-        self._blame.failed(lease, failure, attempt.sent_at, now)
-        lease.trouble(failure, now)
-        # A backend that says again that it is loading is no news.
-        known = failure.kind is Kind.LOADING and self._asked_to_wait > 0
-        if attempt.committed or self._blame.own:
-            error: GatewayError | None = self._error(failure)
-        else:
-            self._failure = failure
-            error = self._another_or_error(lease.target, failure)
-        if not known:
-            report(self._exchange, lease.target, failure, "goes on" if error is None else "ends")
+        if self._failures is None:
+            self._failures = Failures(self._shared, self._exchange, self._candidates)
+        error = self._failures.follows(lease, attempt, failure, self._patience)
         if error is not None:
             raise error
-        if failure.kind is not Kind.LOADING:
-            self._shared.metrics.failovers.cell(lease.target.name, failure.kind.value).value += 1
         return True
-
-    def _error(self, failure: Failure) -> GatewayError:
-        """Return what the client is told about the last failure. It need not repeat what two engines have failed."""
-        final = self._candidates.spent > 1 or (self._blame is not None and self._blame.own)
-        return GatewayError.of(failure, self._candidates.place(self._exchange.backend), final)
 
     def _give_back_lease(self) -> None:
         """Release the lease, and count the attempt if one was made."""
@@ -344,39 +325,6 @@ class Journey:
         if attempt is not None:
             target = lease.target
             self._shared.accounting.attempted(self._exchange, target.backend.name, target.metrics, attempt)
-
-    def _another_or_error(self, target: Target, failure: Failure) -> GatewayError | None:
-        """Prepare another attempt after `failure`, or return the error that ends the request if none may follow."""
-        exchange, candidates, budget = self._exchange, self._candidates, self._shared.budget
-        if failure.kind is Kind.LOADING and self._loop.time() < self._patience():
-            # A loading backend is healthy and will answer soon: do not count the attempt, and allow waiting for it.
-            target.backend.note(Health.LOADING, "its model is loading")
-            candidates.forget(target)
-            exchange.attempts -= 1
-            self._let_load()
-            return None
-        if failure.kind in (Kind.CONNECT, Kind.UNRESOLVED):
-            candidates.unreached(target)
-            if target.backend.launched and failure.kind is Kind.CONNECT:
-                target.backend.note(Health.LOADING, "its engine does not listen; it is being started again")
-        left = (exchange.deadline - perf_counter_ns()) / SECOND
-        if not candidates.more() or not may_retry(failure, left):
-            return self._error(failure)
-        if candidates.spent > 1:
-            self._retrying = self._retrying or budget.take()
-            if not self._retrying:
-                return self._error(failure)
-        if failure.kind is Kind.LOADING:
-            self._let_load()
-        return None
-
-    def _let_load(self) -> None:
-        """Pause before the next attempt, longer each time, unless another backend is usable."""
-        # The backend's probe may report that it is ready although it answers that it is loading.
-        self._asked_to_wait += 1
-        if not any(target.backend.usable for target in self._candidates.untried()):
-            left = max(0.0, self._patience() - self._loop.time())
-            self._pause = loading_pause(self._asked_to_wait, left)
 
     # ending the request
 
@@ -390,10 +338,7 @@ class Journey:
         self._give_back_lease()
         if self._gate is not None:
             self._gate.leave()
-        if self._blame is not None:
-            self._blame.close(self._loop.time())
-        budget = self._shared.budget
-        if self._retrying:
-            budget.give_back()
-        budget.active -= 1
+        if self._failures is not None:
+            self._failures.close(self._loop.time())
+        self._shared.budget.active -= 1
         exchange.end(error)
