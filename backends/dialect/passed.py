@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from backends.base import Engine, Failure, Headers, Kind, Operation, Reply, Request, StreamDecoder, Usage
-from backends.dialect import content, reasons, responses, rewrite
-from backends.dialect.chunks import fresh_id
+from backends.dialect import content, messages, reasons, responses, rewrite
 from backends.dialect.decoder import Decoder, FramedDecoder
 from backends.dialect.errors import garbled
 from backends.dialect.shapes import SILENT, check_text, is_error
@@ -140,13 +139,8 @@ def reply(engine: Engine, request: Request, headers: Headers, body: bytes) -> Re
     if request.operation is Operation.RESPONSES:
         body = responses.whole(request, body)
     elif request.operation is Operation.MESSAGES and _said(members, "stop_sequence")[:1] == b'"':
-        body = _stopped(body)
+        body = messages.stopped(body)
     return Reply(body, usage)
-
-
-def _stopped(text: bytes) -> bytes:
-    """Return the end of a message at a stop sequence, which llama.cpp (b11549) calls the end of a turn."""
-    return text.replace(b'"stop_reason":"end_turn"', b'"stop_reason":"stop_sequence"')
 
 
 def _said(members: Mapping[str, msgspec.Raw], name: str) -> bytes:
@@ -304,7 +298,8 @@ class ResponseEvents(Events):
 class MessageEvents(Events):
     """Watches a stream of Anthropic's Messages API, which begins with `message_start` and tells why it ended.
 
-    llama.cpp (b11549) leaves out the beginning where the model opens with a part of a character; it is added here.
+    llama.cpp (b11549) leaves out the beginning where the model opens with a part of a character, and llama.cpp and vLLM
+    (0.32) the signature of a thought that begins, without which typed clients cannot read it; both are added here.
     """
 
     __slots__ = ("_ended", "_started")
@@ -326,26 +321,13 @@ class MessageEvents(Events):
     def _renamed(self, block: bytes, said: _Event) -> bytes:
         block = super()._renamed(block, said)
         if said.type == "message_delta" and isinstance(said.delta, dict) and said.delta.get("stop_sequence"):
-            block = _stopped(block)
+            block = messages.stopped(block)
+        elif said.type == "content_block_start":
+            block = messages.signed(block, said.content_block)
         if self._started or said.type == "ping":
             return block
         self._started = True
-        return block if said.type == "message_start" else self._beginning() + block
-
-    def _beginning(self) -> bytes:
-        """Return the event that begins a message, with its blank line."""
-        message: dict[str, Any] = {
-            "id": fresh_id("msg"),
-            "type": "message",
-            "role": "assistant",
-            "content": [],
-            "model": msgspec.Raw(self._name),
-            "stop_reason": None,
-            "stop_sequence": None,
-            "usage": {"input_tokens": 0, "output_tokens": 0},
-        }
-        event = msgspec.json.encode({"type": "message_start", "message": message})
-        return b"event: message_start\n" + sse.encode(event)
+        return block if said.type == "message_start" else messages.beginning(self._name) + block
 
 
 class Pieces(Decoder):

@@ -399,6 +399,30 @@ def test_other_apis_are_those_of_v1(engine: Ollama, operation: Operation, path: 
     assert b'"model":"demo"' not in said and b'"public"' in said
 
 
+TOOLS = {"tools": [{"name": "get_port"}]}
+
+
+@pytest.mark.parametrize("operation", [Operation.MESSAGES, Operation.RESPONSES])
+@pytest.mark.parametrize("choice", [None, "auto", {"type": "auto"}])
+def test_tools_that_may_be_called_pass_in_other_apis(operation: Operation, choice: object) -> None:
+    asked = {"model": "public", **TOOLS, "tool_choice": choice}
+    sent = json.loads(ENGINE.call(Request(operation, json.dumps(asked).encode(), "public"), "demo").body)
+    assert sent == asked | {"model": "demo"}
+
+
+@pytest.mark.parametrize("operation", [Operation.MESSAGES, Operation.RESPONSES])
+def test_a_forced_call_is_refused_in_other_apis_and_no_call_means_no_tools(operation: Operation) -> None:
+    """It hears no `tool_choice` there."""
+    for choice in ("required", {"type": "any"}, {"type": "tool", "name": "get_port"}):
+        body = json.dumps({"model": "public", **TOOLS, "tool_choice": choice}).encode()
+        with pytest.raises(RequestError) as refused:
+            ENGINE.call(Request(operation, body, "public"), "demo")
+        assert (refused.value.failure.kind, refused.value.failure.param) == (Kind.UNSUPPORTED, "tool_choice")
+    for free in ("none", {"type": "none"}):
+        body = json.dumps({"model": "public", **TOOLS, "tool_choice": free}).encode()
+        assert "tools" not in json.loads(ENGINE.call(Request(operation, body, "public"), "demo").body)
+
+
 def test_a_missing_model_is_told_in_every_api() -> None:
     failure = NATIVE.failure(404, JSON_TYPE, recorded("messages_missing"))
     assert failure.kind is Kind.MISSING

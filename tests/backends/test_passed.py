@@ -424,6 +424,28 @@ def test_a_message_without_a_reason_to_stop_was_broken_off(reason: str) -> None:
     assert played(Operation.MESSAGES, STOPPED + OVER)[1].finished
 
 
+@pytest.mark.parametrize(
+    ("block", "wanted"),
+    [
+        ({"type": "thinking", "thinking": ""}, {"type": "thinking", "thinking": "", "signature": ""}),
+        ({"type": "thinking", "thinking": "", "signature": "s"}, None),
+        ({"type": "text", "text": ""}, None),
+        ("text", None),
+    ],
+)
+def test_a_thought_that_begins_without_a_signature_gets_an_empty_one(block: object, wanted: object) -> None:
+    """llama.cpp and vLLM leave it out there; typed clients cannot read a thought without one."""
+    event = {"type": "content_block_start", "index": 0, "content_block": block}
+    data = b"event: content_block_start\ndata: " + json.dumps(event).encode() + b"\n\n"
+    begun = b'event: message_start\ndata: {"type":"message_start","message":{}}\n\n'
+    sent, _ = played(Operation.MESSAGES, begun + data, 1000)
+    if wanted is None:
+        assert sent == begun + data
+    else:
+        line = sent.removeprefix(begun).removeprefix(b"event: content_block_start\ndata: ")
+        assert json.loads(line) == event | {"content_block": wanted}
+
+
 def test_a_message_that_has_no_beginning_gets_one() -> None:
     """llama.cpp leaves it out where the model opens with a part of a character."""
     data = recorded("messages_stream")

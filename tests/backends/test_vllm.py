@@ -422,7 +422,7 @@ def test_a_response_that_it_does_not_know_is_no_missing_model() -> None:
 def test_what_it_refuses_in_a_stream_of_messages() -> None:
     """The words are cut off in the engine's own answer; the status is there."""
     asking = request(Operation.MESSAGES, messages=[], stream=True)
-    _, decoder = played(ENGINE, asking, "messages_thinking_stream")
+    _, decoder = played(ENGINE, asking, "messages_thinking_refused_stream")
     assert decoder.failure is not None
     assert (decoder.failure.kind, decoder.failure.unexplained) == (Kind.REJECTED, True)
     _, decoder = played(ENGINE, asking, "overloaded_messages_in_stream")

@@ -15,6 +15,7 @@ import asyncio
 import json
 from typing import Any
 
+from backends.base import Operation
 from tests.conformance import shapes
 from tests.conformance.shapes import MODEL
 from tests.conformance.stage import CHECKS, Stage, check
@@ -207,10 +208,8 @@ def chat_json_schema(answer: Answer) -> None:
     assert set(said) == {"engine"} and said["engine"] in ENGINE["enum"]
 
 
-PORT_TOOL = {
-    "type": "function",
-    "function": {"name": "get_port", "description": "The port of an engine.", "parameters": ONE_ENGINE},
-}
+PORT = {"name": "get_port", "description": "The port of an engine.", "parameters": ONE_ENGINE}
+PORT_TOOL = {"type": "function", "function": PORT}
 WITH_TOOLS = asking("Which port does Ollama use?", tools=[PORT_TOOL], tool_choice="required") | {
     "max_tokens": 200
 }
@@ -322,13 +321,19 @@ def score(answer: Answer) -> None:
 TEXT = "What is a gateway, 网关 🚀?"
 
 
-@check(TOKENIZE, {"model": MODEL, "prompt": TEXT, "add_special_tokens": False})
-async def tokenize(stage: Stage) -> None:
-    own = CHECKS["tokenize"]
-    answer = await stage.ask(own.path, own.body)
+TO_TOKENIZE = {"model": MODEL, "prompt": TEXT, "add_special_tokens": False}
+
+
+@check(TOKENIZE, TO_TOKENIZE)
+def tokenize(answer: Answer) -> None:
     assert answer.status == 200, answer.body[:500]
     tokens = answer.json()["tokens"]
     assert tokens and all(type(token) is int for token in tokens) and answer.json()["count"] == len(tokens)
+
+
+@check(DETOKENIZE, {"model": MODEL, "tokens": [1, 2, 3]}, operation=Operation.DETOKENIZE)
+async def detokenize(stage: Stage) -> None:
+    tokens = (await stage.ask(TOKENIZE, TO_TOKENIZE)).json()["tokens"]
     back = await stage.ask(DETOKENIZE, {"model": MODEL, "tokens": tokens})
     assert back.status == 200, back.body[:500]
     assert back.json()["prompt"] == TEXT

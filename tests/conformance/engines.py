@@ -97,19 +97,13 @@ def any_name(answer: Answer) -> None:
     assert answer.json()["model"] == "missing" and answer.json()["choices"][0]["message"]["content"]
 
 
-def tokens_alone(answer: Answer) -> None:
-    """Tokens, of which no text can be made again."""
-    assert answer.status == 200, answer.body[:500]
-    tokens = answer.json()["tokens"]
-    assert tokens and all(type(token) is int for token in tokens) and answer.json()["count"] == len(tokens)
-
-
 NO_TELLING = Silent("it does not listen before its model is loaded")
 NEVER_FULL = Instead(ignored, "it lets any number of requests wait")
 NO_SIGNALS = Instead(nothing, "it tells nothing of its load")
 TOY_TOOLS = "nothing makes the demo model write a tool call"
 TOY_RERANKER = "the demo model is no reranker"
-NO_DETOKENIZER = Instead(tokens_alone, "it tokenizes, but does not detokenize")
+TOY_INFILL = "the demo model has no tokens for the text between two others"
+NO_DEVICE = "no engine that hears, speaks or draws was at hand; written from OpenAI's API reference"
 
 ENGINES: dict[str, Row] = {
     "llama-cpp-python": Row(
@@ -139,7 +133,13 @@ ENGINES: dict[str, Row] = {
             "overloaded": NEVER_FULL,
             "health_down": Silent("it says 503 while it loads; one that is gone does not listen"),
         },
-        replayed={"chat_tools": TOY_TOOLS, "chat_tools_stream": TOY_TOOLS, "rerank": TOY_RERANKER},
+        replayed={
+            "chat_tools": TOY_TOOLS,
+            "chat_tools_stream": TOY_TOOLS,
+            "rerank": TOY_RERANKER,
+            "infill": TOY_INFILL,
+            "infill_stream": TOY_INFILL,
+        },
     ),
     "lmdeploy": Row(
         Proof.SERVERS,
@@ -148,7 +148,6 @@ ENGINES: dict[str, Row] = {
             "embeddings_list": Instead(not_supported, "its embeddings are a stub"),
             "rerank": Instead(not_supported, "it has no reranker"),
             "score": Instead(not_supported, "it has no scores for texts"),
-            "tokenize": NO_DETOKENIZER,
             "overloaded": NEVER_FULL,
             "health_loading": NO_TELLING,
         },
@@ -157,6 +156,8 @@ ENGINES: dict[str, Row] = {
         instead={
             "cut_in_call": Instead(not_supported, "it cannot be made to call a tool"),
             "cut_in_call_stream": Instead(not_supported, "it cannot be made to call a tool"),
+            "messages_tools": Instead(not_supported, "it cannot be made to call a tool"),
+            "messages_tools_stream": Instead(not_supported, "it cannot be made to call a tool"),
             "chat_n": Instead(not_supported, "it gives one answer to a request, whatever `n` says"),
             "chat_tools": Instead(not_supported, "it cannot be made to call a tool"),
             "chat_tools_stream": Instead(not_supported, "it cannot be made to call a tool"),
@@ -179,6 +180,15 @@ ENGINES: dict[str, Row] = {
             "chat_tools_stream": TOY_TOOLS,
             "rerank": TOY_RERANKER,
             "score": TOY_RERANKER,
+            "infill": TOY_INFILL,
+            "infill_stream": TOY_INFILL,
+            "transcriptions": NO_DEVICE,
+            "transcriptions_stream": NO_DEVICE,
+            "translations": NO_DEVICE,
+            "speech": NO_DEVICE,
+            "speech_stream": NO_DEVICE,
+            "images": NO_DEVICE,
+            "images_stream": NO_DEVICE,
         },
     ),
     "ray-serve": Row(
@@ -192,6 +202,7 @@ ENGINES: dict[str, Row] = {
             "chat_tools_stream": TOY_TOOLS,
             "score": TOY_RERANKER,
             "tokenize": "the application here passes on OpenAI's operations only",
+            "detokenize": "the application here passes on OpenAI's operations only",
             "signals": "Ray Serve LLM tells them, through Ray's metrics agent; it needs GPUs",
         },
     ),
@@ -212,7 +223,6 @@ ENGINES: dict[str, Row] = {
         instead={
             "rerank": Instead(not_supported, "its reranker has no settled form yet"),
             "score": Instead(not_supported, "it has no scores for texts"),
-            "tokenize": NO_DETOKENIZER,
             "model_missing": Instead(any_name, "it does not look at the name of the model"),
             "overloaded": NEVER_FULL,
             "refused": Instead(ignored, "it has no keys"),
@@ -231,7 +241,6 @@ ENGINES: dict[str, Row] = {
             "embeddings_list": Instead(not_supported, "embeddings are another server's"),
             "rerank": Instead(not_supported, "reranking is another server's: text-embeddings-inference"),
             "score": Instead(not_supported, "it has no scores for texts"),
-            "tokenize": NO_DETOKENIZER,
             "model_missing": Instead(any_name, "it does not look at the name of the model"),
             "health_loading": NO_TELLING,
         },

@@ -1,7 +1,7 @@
-"""Answers and events as the types of OpenAI's own SDK for Python read them, strictly.
+"""Answers and events as the types of OpenAI's and Anthropic's own SDKs for Python read them, strictly.
 
 Rules:
-- The SDK itself builds its objects without looking; typed clients of other languages do look. Its types say what they
+- The SDKs build their objects without looking; typed clients of other languages do look. Their types say what they
   expect, so every answer and every event of every engine is held against them, without any conversion of values.
 - Members that an engine adds are allowed, as they are for every client.
 - Where the types contradict OpenAI's own answers, the answers count: a piece of a streamed completion has no finish
@@ -10,11 +10,13 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-from openai.types import Completion, CreateEmbeddingResponse
+from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
+from openai.types import Completion, CreateEmbeddingResponse, ImageGenStreamEvent, ImagesResponse
+from openai.types.audio import Transcription, TranscriptionStreamEvent, Translation
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
@@ -27,7 +29,6 @@ TYPES: Mapping[str, TypeAdapter[Any]] = {
     "response": TypeAdapter(Response),
 }
 """The type of an answer or event by its `object`."""
-_RESPONSE_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 def fits(value: dict[str, Any]) -> None:
@@ -40,6 +41,22 @@ def fits(value: dict[str, Any]) -> None:
     TYPES[value["object"]].validate_json(msgspec.json.encode(value), strict=True)
 
 
-def fits_response_event(value: dict[str, Any]) -> None:
-    """Hold an event of the Responses API against its type; fails the test where it does not fit."""
-    _RESPONSE_EVENT.validate_json(msgspec.json.encode(value), strict=True)
+def _fits(kind: Any) -> Callable[[dict[str, Any]], None]:
+    """Return what holds a value against a type, and fails the test where it does not fit."""
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+
+    def fits(value: dict[str, Any]) -> None:
+        adapter.validate_json(msgspec.json.encode(value), strict=True)
+
+    return fits
+
+
+fits_response_event = _fits(ResponseStreamEvent)
+fits_message = _fits(Message)
+fits_message_event = _fits(RawMessageStreamEvent)
+fits_message_count = _fits(MessageTokensCount)
+fits_transcription = _fits(Transcription)
+fits_transcription_event = _fits(TranscriptionStreamEvent)
+fits_translation = _fits(Translation)
+fits_images = _fits(ImagesResponse)
+fits_image_event = _fits(ImageGenStreamEvent)

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from backends.base import Engine, Operation
 from tests.serving import Answer, Served
 
+FORM = "multipart/form-data; boundary=edge"
+
 
 class Watch(Protocol):
     """Stands between the gateway and the engine, or is the engine."""
@@ -42,16 +44,19 @@ class Stage:
     watch: Watch
 
     async def ask(self, path: str, body: Any) -> Answer:
-        """Return the answer to one request; None for a GET."""
-        return await self.served.get(path) if body is None else await self.served.post(path, body)
+        """Return the answer to one request; None for a GET, bytes for a form."""
+        if body is None:
+            return await self.served.get(path)
+        kind = FORM if isinstance(body, bytes) else "application/json"
+        return await self.served.post(path, body, content_type=kind)
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """One thing that must hold for every engine.
 
-    `path` and `body` are the client's request, `body` None for a GET. `reads` looks at its answer; `plays` does all of
-    it itself, where one answer is not enough.
+    `path` and `body` are the client's request, `body` None for a GET and bytes for a form. `reads` looks at its answer;
+    `plays` does all of it itself, where one answer is not enough.
     """
 
     name: str
@@ -78,7 +83,7 @@ class Check:
 
 
 CHECKS: dict[str, Check] = {}
-"""Every check by its name. Import `checks`, `edges` and `faults` to fill it."""
+"""Every check by its name. Import `checks`, `edges`, `faults` and `operations` to fill it."""
 
 Played = Callable[..., Any]
 

@@ -37,10 +37,18 @@ _STOPS = ("stop_of_tokens", "stop_of_tokens_stream")
 _CUTS = ("cut_in_call", "cut_in_call_stream")
 _RESPONSES = ("responses", "responses_stream")
 _MESSAGES = ("messages", "messages_stream")
+_TOOLS = ("messages_tools", "messages_tools_stream")
+_THOUGHTS = ("messages_thinking", "messages_thinking_stream")
+_HEARD = ("transcriptions", "transcriptions_stream")
 
 _CALL = _user(_SCRIPTED + '{"calls": [["get_port", {"engine": "ollama"}]]}#') | {
     "max_tokens": 14,
     "tool_choice": None,
+}
+_PING = {
+    "name": "ping",
+    "input_schema": {"type": "object", "properties": {}, "additionalProperties": False},
+    "strict": True,
 }
 _SAID = _user(_SCRIPTED + '{"say": "one two three OpenAI four STOP five. six seven", "slow": 0}#') | {
     "max_tokens": 60,
@@ -67,6 +75,7 @@ ASKED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "tgi": {"stop_of_tokens": {"stop": [" fro"]}, **_each(_CUTS, {"max_tokens": 26})},
     "triton-openai": _each(_CUTS, {"max_tokens": 5}),
     "vllm": {
+        **_each(_TOOLS, _user("What is this gateway?") | {"max_tokens": 100, "tools": [_PING]}),
         "overloaded_stream": _user("x") | {"max_tokens": 300, "temperature": None, "ignore_eos": True},
     },
 }
@@ -77,42 +86,41 @@ UNPROVEN: Mapping[str, Mapping[str, str]] = {
         **_none(NEVER_FULL, "overloaded_stream"),
     },
     "llamacpp": {
-        **_none(NO_SOUND, "transcriptions"),
-        **_none(NO_CALL, *_CUTS),
+        **_none(NO_SOUND, *_HEARD),
+        **_none(NO_CALL, *_CUTS, *_TOOLS),
         **_none(NEVER_FULL, "overloaded_stream"),
     },
     "lmdeploy": {
+        **_none(NOT_RECORDED, *_THOUGHTS),
         **_none(NEVER_FULL, "overloaded_stream"),
     },
     "ollama": {
-        **_none(NOT_RECORDED, "overloaded_stream", *_STOPS),
-        **_none(NO_SOUND, "transcriptions"),
+        **_none(NOT_RECORDED, "overloaded_stream", *_STOPS, *_THOUGHTS),
+        **_none(NO_SOUND, *_HEARD),
     },
     "openai": {
-        **_none(NO_SOUND, "transcriptions"),
-        **_none(NO_CALL, *_CUTS),
+        **_none(NO_CALL, *_CUTS, *_TOOLS),
         **_none(NOT_RECORDED, "overloaded_stream"),
     },
     "ray-serve": {
         **_none(NOT_RECORDED, "overloaded_stream"),
         **_none(NO_CALL, *_CUTS),
-        **_none(NO_SOUND, "transcriptions"),
+        **_none(NO_SOUND, *_HEARD),
     },
     "sglang": {
         **_none(NOT_RECORDED, "overloaded_stream"),
         **_none(ALIGNED, "stop_of_tokens_stream"),
-        **_none(NO_SOUND, "transcriptions"),
+        **_none(NO_SOUND, *_HEARD),
     },
     "tensorrt-llm": {
-        **_none(NOT_RECORDED, *_MESSAGES, *_RESPONSES, *_STOPS, *_CUTS),
+        **_none(NOT_RECORDED, *_MESSAGES, *_TOOLS, *_THOUGHTS, *_RESPONSES, *_STOPS, *_CUTS),
         **_none(NEVER_FULL, "overloaded_stream"),
     },
     "tgi": _none(ALIGNED, "stop_of_tokens_stream"),
     "transformers": {
-        **_none(NOT_RECORDED, *_RESPONSES, *_STOPS, *_CUTS),
         **_none(NEVER_FULL, "overloaded_stream"),
-        **_none(NO_SOUND, "transcriptions"),
+        **_none(NO_SOUND, *_HEARD),
     },
     "triton-openai": _none(ALIGNED, *_STOPS),
-    "vllm": _none(NO_SOUND, "transcriptions"),
+    "vllm": _none(NO_SOUND, *_HEARD, "translations"),
 }

@@ -97,14 +97,14 @@ def attempts(served: Served) -> float:
         ),
         (
             MESSAGES,
-            "messages_thinking_stream",
+            "messages_thinking_refused_stream",
             "messages_thinking_refused",
             "a budget for thinking needs a 'reasoning_parser' at the engine",
             2,
         ),
         (
             MESSAGES,
-            "messages_thinking_stream",
+            "messages_thinking_refused_stream",
             "messages_overflow",
             "This model's maximum context length is",
             1,

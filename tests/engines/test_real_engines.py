@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from tests.conformance import checks, edges, faults, record, shapes
+from tests.conformance import checks, edges, faults, operations, record, shapes
 from tests.conformance.checks import CHAT, user
 from tests.conformance.engines import ENGINES as ROWS
 from tests.conformance.engines import Proof
@@ -23,7 +23,7 @@ from tests.engines.hosts import ENGINES, Hosts
 from tests.engines.install import INSTALLATIONS, ROOT, is_installed
 from tests.serving import Served, serving
 
-assert checks and edges and faults  # importing them fills the table
+assert checks and edges and faults and operations  # importing them fills the table
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(700), pytest.mark.asyncio(loop_scope="session")]
 

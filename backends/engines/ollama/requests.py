@@ -28,6 +28,8 @@ from backends.dialect import edits, rewrite
 from backends.dialect.dropped import dropped
 from backends.engines.ollama.messages import Members, Message, native_messages, refusal
 
+NOT_FORCED = "it leaves it to the model whether to call a tool: 'auto' or 'none'"
+
 OPTIONS = {
     "temperature": "temperature",
     "top_p": "top_p",
@@ -184,10 +186,12 @@ def native_body(request: Request, model: str, defaults: Defaults) -> tuple[bytes
 
 
 def edited_body(request: Request) -> bytes:
-    """Return a chat or a completion as Ollama's `/v1` understands it.
+    """Return a request as Ollama's `/v1` understands it.
 
     Raise RequestError for what it would silently ignore although the answer depends on it.
     """
+    if request.operation in (Operation.MESSAGES, Operation.RESPONSES):
+        return _unforced(request.body)
     if request.operation not in (Operation.CHAT, Operation.COMPLETIONS):
         return request.body
     before = rewrite.members(request.body)
@@ -213,6 +217,21 @@ def edited_body(request: Request) -> bytes:
         if effort is not None:
             members["reasoning_effort"] = msgspec.json.encode(_SPOKEN.get(effort, effort))
     return request.body if members == before else rewrite.joined(members)
+
+
+def _unforced(body: bytes) -> bytes:
+    """Return a message or a response without tools if none is to be called; Ollama does not hear `tool_choice`."""
+    if b'"tool_choice"' not in body:
+        return body
+    members = rewrite.members(body)
+    choice = msgspec.json.decode(members.get("tool_choice", b"null"))
+    kind = choice.get("type") if isinstance(choice, dict) else choice
+    if kind in (None, "auto"):
+        return body
+    if kind != "none":
+        raise refusal("tool_choice", NOT_FORCED)
+    members.pop("tools", None)
+    return rewrite.joined(members)
 
 
 _SPOKEN: dict[bool | str, str] = {False: "none", True: "medium"}
@@ -349,7 +368,7 @@ def _only_texts(name: str, value: Any, why: str) -> None:
 def _refuse_chat(asked: _Chat) -> None:
     _refuse_sampled(asked)
     if asked.tool_choice not in (None, "auto", "none"):
-        raise refusal("tool_choice", "it leaves it to the model whether to call a tool: 'auto' or 'none'")
+        raise refusal("tool_choice", NOT_FORCED)
     if asked.functions:
         raise refusal("functions", "it knows 'tools', not their forerunner 'functions'")
     if any(tool.type != "function" for tool in asked.tools or ()):
