@@ -59,7 +59,7 @@ FLOORS = (
     Floor(("gateway.dispatch.*", "gateway.routing.snapshot"), siblings=True),
     Floor(("gateway.routing.*", "gateway.auth"), siblings=True),
     Floor(("gateway.fleet.*",), siblings=True),
-    Floor(("gateway.balance.*", "gateway.admission.*")),
+    Floor(("gateway.balance.*", "gateway.admission.*"), siblings=True),
     Floor(("gateway.wire.*",), siblings=True),
     Floor(
         (

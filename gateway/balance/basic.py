@@ -1,76 +1,54 @@
-"""Which of several targets takes the next request: pure choices from load and weight.
+"""Choices by load, weight and chance alone, whatever the request is.
 
 Rules:
-- Chance is an argument. A choice never waits.
-- A weight of 2 means twice the load of a weight of 1.
-- What a balancer remembers is kept by the target's name, never by the object: a target that a reload makes anew
-  continues where the one of the same name stopped.
+- A weight of 2 means twice the requests, or twice the load, of a weight of 1.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from random import Random
-from typing import Protocol
+
+from gateway.asked import Asked
+from gateway.balance.loaded import Balancer, Loaded, least
 
 
-class Loaded(Protocol):
-    """What a choice is made of."""
-
-    @property
-    def name(self) -> str:
-        """The name of the backend behind this target: unique among the targets of one model."""
-
-    @property
-    def weight(self) -> float:
-        """The share of requests this target should get, against the other targets' weights."""
-
-    @property
-    def in_flight(self) -> int:
-        """Requests at the backend behind this target now."""
-
-
-class Balancer(Protocol):
-    """A way to choose."""
-
-    def choose(self, targets: Sequence[Loaded]) -> int:
-        """Return the index of the target that takes the next request; `targets` has at least one."""
-
-
-class LeastLoaded:
+class LeastLoaded(Balancer):
     """The target with the fewest requests for its weight; among equals, chance. It remembers nothing."""
 
     __slots__ = ("_rng",)
 
     def __init__(self, rng: Random) -> None:
         """`rng` decides among equals."""
-        self._rng = rng
+        super().__init__()
+        self._rng: Random = rng
 
-    def choose(self, targets: Sequence[Loaded]) -> int:
+    def choose(self, targets: Sequence[Loaded], asked: Asked | None, now: float) -> int:
         """Return the index of the target with the least load for its weight."""
-        loads = [(target.in_flight + 1) / target.weight for target in targets]
-        least = min(loads)
-        equals = [index for index, load in enumerate(loads) if load == least]
-        return equals[0] if len(equals) == 1 else self._rng.choice(equals)
+        return least(targets, None, now, self._rng)
 
 
-class RoundRobin:
+class RoundRobin(Balancer):
     """Each target in turn, as often as its weight says, evenly spread: the smooth weighted rotation nginx uses."""
 
     __slots__ = ("_credit",)
 
     def __init__(self) -> None:
         """Start with no credit for anybody."""
+        super().__init__()
         self._credit: dict[str, float] = {}
 
-    def choose(self, targets: Sequence[Loaded]) -> int:
+    def choose(self, targets: Sequence[Loaded], asked: Asked | None, now: float) -> int:
         """Return the index of the target whose turn it is, and take note of the turn."""
         total = 0.0
         best, best_credit = 0, float("-inf")
-        for index, target in enumerate(targets):
-            credit = self._credit.get(target.name, 0.0) + target.weight
+        for index in range(len(targets)):
+            target = targets[index]
+            weight = target.weight
+            credit = self._credit.get(target.name, 0.0) + weight
             self._credit[target.name] = credit
-            total += target.weight
+            total += weight
             if credit > best_credit:
                 best, best_credit = index, credit
         self._credit[targets[best].name] -= total
@@ -80,3 +58,72 @@ class RoundRobin:
         """Forget every target whose name is not among `names`: it has left the config."""
         for name in self._credit.keys() - set(names):
             del self._credit[name]
+
+
+class Chance(Balancer):
+    """Any target, by chance alone. It remembers nothing."""
+
+    __slots__ = ("_by_weight", "_rng")
+
+    def __init__(self, rng: Random, by_weight: bool) -> None:
+        """`by_weight`: as often as the weights say; else all alike, but for a target that starts slowly."""
+        super().__init__()
+        self._rng: Random = rng
+        self._by_weight: bool = by_weight
+
+    def choose(self, targets: Sequence[Loaded], asked: Asked | None, now: float) -> int:
+        """Return the index that chance decides on."""
+        if self._by_weight:
+            parts = [target.weight for target in targets]
+        else:
+            parts = [target.weight / target.share for target in targets]
+        return by_sums(running_sums(parts), self._rng.random())
+
+
+class TwoChoices(Balancer):
+    """The less loaded of two targets that are drawn by weight: what many gateways side by side choose best by.
+
+    Gateways that all take the least loaded target, by the same numbers that are some seconds old, all take the same.
+    """
+
+    __slots__ = ("_rng",)
+
+    def __init__(self, rng: Random) -> None:
+        """`rng` draws the two."""
+        super().__init__()
+        self._rng: Random = rng
+
+    def choose(self, targets: Sequence[Loaded], asked: Asked | None, now: float) -> int:
+        """Return the index of the less loaded one of two."""
+        if len(targets) == 1:
+            return 0
+        first, second = two(targets, self._rng)
+        one, other = targets[first], targets[second]
+        return second if other.load(now) / other.weight < one.load(now) / one.weight else first
+
+
+def running_sums(parts: list[float]) -> list[float]:
+    """Return the sums of the first, the first two, ... numbers."""
+    sums: list[float] = []
+    total = 0.0
+    for part in parts:
+        total += part
+        sums.append(total)
+    return sums
+
+
+def by_sums(sums: list[float], chance: float) -> int:
+    """Return the index whose part `chance`, from 0 up to 1, falls into."""
+    return min(bisect_right(sums, chance * sums[-1]), len(sums) - 1)
+
+
+def two(targets: Sequence[Loaded], rng: Random) -> tuple[int, int]:
+    """Return the indexes of two targets of at least two, drawn by weight one after the other."""
+    weights = [target.weight for target in targets]
+    first = by_sums(running_sums(weights), rng.random())
+    weights[first] = 0.0
+    second = by_sums(running_sums(weights), rng.random())
+    if second == first:
+        # Rounding at the very end of the last part.
+        second = first - 1 if first else 1
+    return first, second

@@ -30,6 +30,7 @@ def check(config: Config, source: Source, names: Names) -> Iterator[Problem]:
     owners, clashes = _owners(source)
     yield from clashes
     yield from _targets(config, source, names)
+    yield from _balances(config, source)
     yield from _fallbacks(config, source, owners, names)
     yield from _cycles(config, source, owners)
     yield from _keys(config, source)
@@ -129,6 +130,18 @@ def _targets(config: Config, source: Source, names: Names) -> Iterator[Problem]:
             if backend not in known:
                 message = f"unknown backend {quote(backend)}{names.suggest(backend, known)}"
                 yield source.problem((*where, backend), message, at_key=True)
+
+
+def _balances(config: Config, source: Source) -> Iterator[Problem]:
+    for name, model in config.models.items():
+        where: Where = ("models", name, "balance")
+        policy = model.balance.policy
+        for key in _given(source, where, "by", "load_factor", "load_floor"):
+            needed = ("session",) if key == "by" else ("prefix", "session")
+            if policy not in needed:
+                owner = " and ".join(needed)
+                message = f"{quote(key)} says nothing with the policy {quote(policy)}: it belongs to {owner}"
+                yield source.problem((*where, key), message, at_key=True)
 
 
 def _fallbacks(config: Config, source: Source, owners: dict[str, str], names: Names) -> Iterator[Problem]:

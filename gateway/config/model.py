@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BeforeValidator
 
 from backends.facts.units import Duration, expected
+from gateway.config.balance import Balance, Policy, named_policy
 from gateway.config.defaults import Retry, TimeoutOverrides
 from gateway.config.section import Frozen, Section, setting
 from gateway.config.texts import Line, ModelName, Name
@@ -38,8 +39,11 @@ class Model(Section):
         "Backends that serve the model: backend to the backend's own name for it, or to a map with `model` and "
         "`weight`.",
     )
-    balance: Literal["least_loaded", "round_robin"] = setting(
-        "least_loaded", "How one of several targets is chosen."
+    balance: Annotated[Balance, BeforeValidator(named_policy, json_schema_input_type=Policy | Balance)] = (
+        setting(
+            "least_loaded",
+            "How one of several targets is chosen: the name of a policy, or a map with `policy`.",
+        )
     )
     fallback: tuple[ModelName, ...] = setting(
         (),

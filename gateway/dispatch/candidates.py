@@ -8,23 +8,44 @@ Rules:
 
 from __future__ import annotations
 
+import logging
+
 from backends.base import Headers
 from gateway.admission.gate import Gate
+from gateway.asked import Asked
 from gateway.errors import GatewayError
 from gateway.fleet.backend import Backend
 from gateway.fleet.lease import Lease, Target, full, pick
+from gateway.request import Exchange
 from gateway.routing.catalog import Group
+
+log = logging.getLogger("gateway.dispatch")
 
 
 class Candidates:
     """The targets of one request, and what has become of those that were tried."""
 
-    __slots__ = ("_attempts", "_groups", "_tried", "_unreached", "model", "spent", "waited_out")
+    __slots__ = (
+        "_affinity",
+        "_asked",
+        "_attempts",
+        "_groups",
+        "_tried",
+        "_unreached",
+        "model",
+        "spent",
+        "waited_out",
+    )
 
-    def __init__(self, groups: tuple[Group, ...], attempts: int) -> None:
-        """Start with every target of `groups` untried; `attempts` is how many attempts the config allows."""
+    def __init__(self, groups: tuple[Group, ...], attempts: int, asked: Asked | None = None) -> None:
+        """Start with every target of `groups` untried; `attempts` is how many attempts the config allows.
+
+        `asked` is what the request asks for, where the choice may depend on it.
+        """
         self._groups: tuple[Group, ...] = groups
         self._attempts: int = attempts
+        self._asked: Asked | None = asked
+        self._affinity: str = ""
         self._tried: list[Target] = []
         self._unreached: list[Target] | None = None
         self.spent: int = 0
@@ -40,7 +61,7 @@ class Candidates:
         for group in self._groups:
             if self._is_spent(group):
                 continue
-            lease = pick(group.targets, group.balancer, now, tried, last_resort)
+            lease = pick(group.targets, group.balancer, now, tried, last_resort, None, self._asked)
             if lease is not None:
                 return self._taken(lease, group)
             if self.waited_out is None and not last_resort and full(group.targets, now, tried):
@@ -51,7 +72,7 @@ class Candidates:
         """Return a lease with the slot of `gate` that the caller holds; None if its backend cannot be used any more."""
         for group in self._groups:
             targets = [target for target in group.targets if target.backend.gate is gate]
-            lease = pick(targets, group.balancer, now, self._tried, False, gate)
+            lease = pick(targets, group.balancer, now, self._tried, False, gate, self._asked)
             if lease is not None:
                 return self._taken(lease, group)
         return None
@@ -105,13 +126,17 @@ class Candidates:
             self._unreached.remove(target)
             self._tried.remove(target)
 
-    def headers(self, backend: Backend, attempts: int) -> Headers:
-        """Return the headers that tell the client who answers: `attempts` with this one."""
-        return (
+    def headers(self, backend: Backend, exchange: Exchange) -> Headers:
+        """Return the headers that tell the client who answers, for the attempt that begins now."""
+        headers = (
             (b"x-gateway-backend", backend.label),
             (b"x-gateway-model", self.model.encode()),
-            (b"x-gateway-attempts", b"%d" % attempts),
+            (b"x-gateway-attempts", b"%d" % exchange.attempts),
         )
+        if not self._affinity:
+            return headers
+        log.debug("request %s: backend '%s', affinity %s", exchange.name, backend.name, self._affinity)
+        return (*headers, (b"x-gateway-affinity", self._affinity.encode()))
 
     def place(self, backend: str) -> str:
         """Return where an attempt was made, in words."""
@@ -121,6 +146,7 @@ class Candidates:
         self._tried.append(lease.target)
         self.spent += 1
         self.model = group.model
+        self._affinity = lease.affinity
         return lease
 
     def _is_spent(self, group: Group) -> bool:

@@ -61,7 +61,7 @@ class Journey:
         self._exchange: Exchange = exchange
         self._loop: asyncio.AbstractEventLoop = exchange.way.loop
         groups = plan.candidates.get(exchange.request.operation, ())
-        self._candidates: Candidates = Candidates(groups, plan.attempts)
+        self._candidates: Candidates = Candidates(groups, plan.attempts, exchange.asked)
         self._failures: Failures | None = None
         self._warm_until: float = 0.0
         self._gate: Gate | None = None
@@ -271,7 +271,7 @@ class Journey:
         exchange.attempts += 1
         exchange.backend = backend.name
         exchange.served = self._candidates.model
-        headers = self._candidates.headers(backend, exchange.attempts)
+        headers = self._candidates.headers(backend, exchange)
         attempt = self._attempt = Attempt(exchange, target, self, headers)
         return attempt
 

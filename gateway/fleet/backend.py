@@ -14,12 +14,13 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from backends.base import Engine, Health, ModelCard
 from gateway.admission.gate import UNLIMITED, Gate
@@ -45,6 +46,10 @@ UNCHECKED = "not checked yet"
 BusyPeriods = frozenset[tuple[int, int]]
 """Busy periods of the gateway at a backend: process id, and the number of that process's busy period. One that two
 looks find lasted from the first to the second."""
+
+
+_generations: Final = itertools.count(1)
+"""No two engines of this process, nor two lives of one, have the same."""
 
 
 class Trouble(NamedTuple):
@@ -102,6 +107,7 @@ class Backend:
         "engine",
         "evidence",
         "gate",
+        "generation",
         "health",
         "heard_at",
         "in_flight",
@@ -160,8 +166,7 @@ class Backend:
         self.listed = Listed()
         self.woken = asyncio.Event()
         """Set when a probe should come at once."""
-        self.load = Load()
-        """What its engine reports of its load, as far as it may be believed now."""
+        self._forget_engine()
         self.in_flight = 0
         """Leases that are open."""
         self.busy_period = 0
@@ -309,7 +314,7 @@ class Backend:
             self.woken.set()
         self.health, self.reason = health, reason
         if news and health in (Health.DOWN, Health.ASLEEP):
-            self.load.forget()
+            self._forget_engine()
         if health is Health.DOWN:
             self.trouble(reason)
         self._up.value = 1.0 if self._is_up and not self.orders.drained else 0.0
@@ -319,6 +324,7 @@ class Backend:
         """Take note that a connection to it could not be made: probe it at once, unless that is known already."""
         if not self._unreachable:
             self._unreachable = True
+            self.generation = next(_generations)
             self.woken.set()
         self._confirm_death()
 
@@ -365,8 +371,15 @@ class Backend:
 
     def _move(self, url: str | None, key: str | None) -> None:
         self._key = key
-        self.load.forget()
+        self._forget_engine()
         self.upstream = None if url is None else Upstream(url, headers=self._sent_headers())
+
+    def _forget_engine(self) -> None:
+        """Believe nothing of what the engine has told, or has in memory."""
+        self.load = Load()
+        """What its engine reports of its load, as far as it may be believed now."""
+        self.generation = next(_generations)
+        """Another number after everything by which the engine may have lost what it had in memory."""
 
     def _sent_headers(self) -> Mapping[str, str]:
         """Return the headers of every request, with the engine's own key if it has one."""

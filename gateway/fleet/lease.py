@@ -12,11 +12,12 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 from backends.base import Failure, Kind
 from gateway.admission.gate import Gate
-from gateway.balance.basic import Balancer
+from gateway.asked import Asked
+from gateway.balance.loaded import Balancer, Loaded
 from gateway.errors import ROWS
 from gateway.fleet.backend import Backend
 from gateway.fleet.breaker import Breaker
@@ -29,23 +30,22 @@ LONGEST_COOLDOWN = 60.0
 """Seconds of the longest cooldown a backend may ask for."""
 
 
-class Target:
+class Target(Loaded):
     """Where a model is served: one backend, and its name for the model."""
 
-    __slots__ = ("backend", "clocks", "metrics", "model", "name", "share")
+    __slots__ = ("backend", "clocks", "metrics", "model")
 
     def __init__(
         self, backend: Backend, model: str, metrics: TargetMetrics, clocks: Clocks, share: int = 1
     ) -> None:
         """`model` is the backend's name for the model; `share` is the target's weight as the config has it."""
+        super().__init__(backend.name, share)
         self.backend = backend
         self.model = model
         self.metrics = metrics
         """The metric cells of the model on this backend."""
         self.clocks = clocks
         """How long each phase of a request may take here."""
-        self.share = share
-        self.name = backend.name
 
     @property
     def weight(self) -> float:
@@ -54,15 +54,35 @@ class Target:
         return self.share * backend.slow_start_weight * backend.orders.factor
 
     @property
+    def generation(self) -> int:
+        """Another number after everything by which the engine may have lost what it had in memory."""
+        return self.backend.generation
+
+    @property
     def in_flight(self) -> int:
         """Requests at the backend now, for whichever model."""
         return self.backend.in_flight
+
+    def load(self, now: float) -> float:
+        """Return how many requests are at the engine: our own for whichever model, and others' as far as it tells."""
+        backend = self.backend
+        return backend.in_flight + backend.load.foreign(now)
 
 
 class Lease:
     """The right to send one request to one backend, with one of its slots. Close it exactly once."""
 
-    __slots__ = ("_breaker", "_gate", "_heard", "_open", "_trial", "target")
+    __slots__ = (
+        "_began",
+        "_breaker",
+        "_gate",
+        "_heard",
+        "_listener",
+        "_open",
+        "_trial",
+        "affinity",
+        "target",
+    )
 
     def __init__(self, target: Target, now: float, gate: Gate | None = None) -> None:
         """Count a request at the target's backend. `now` is the loop's time; a slot of `gate` is held for it."""
@@ -72,6 +92,10 @@ class Lease:
         self._gate = gate
         self._open = True
         self._heard = False
+        self._began = now
+        self._listener: Balancer | None = None
+        self.affinity = ""
+        """What became of affinity when it was chosen: `hit`, `miss` or `moved`; empty where there is none."""
         self._breaker: Breaker = backend.breaker
         self._trial = self._breaker.begin(now)
         if self._trial:
@@ -81,10 +105,16 @@ class Lease:
         backend.in_flight += 1
         target.metrics.in_flight.value += 1
 
+    def listen(self, balancer: Balancer) -> None:
+        """Tell the balancer how long the first token takes."""
+        self._listener = balancer
+
     def heard(self, now: float) -> None:
         """Take note of the first content of the answer: the backend works. A trial ends with it."""
         backend = self.target.backend
         self._heard = True
+        if self._listener is not None:
+            self._listener.answered(backend.name, now - self._began, now)
         backend.heard_at = now
         backend.answering += 1
         if self._trial:
@@ -113,6 +143,8 @@ class Lease:
             backend.answering -= 1
             if not fell_silent:
                 backend.heard_at = now
+        elif self._listener is not None:
+            self._listener.waited(backend.name, now - self._began, now)
         if self._trial:
             self._breaker.end_trial()
 
@@ -146,9 +178,9 @@ class Lease:
             self._breaker.cool(COOLDOWN if asked is None else min(asked, LONGEST_COOLDOWN), now)
 
 
-def _may_be_used(target: Target, now: float, tried: Container[Target], last_resort: bool) -> bool:
+def _may_be_used(target: Target, now: float, tried: Sequence[Target], last_resort: bool) -> bool:
     backend = target.backend
-    if target in tried:
+    if tried and target in tried:
         return False
     if backend.usable and backend.breaker.allows(now):
         return True
@@ -159,16 +191,19 @@ def _may_be_used(target: Target, now: float, tried: Container[Target], last_reso
 
 def pick(
     targets: Sequence[Target],
-    balancer: Balancer,
+    balancer: Balancer | None,
     now: float,
-    tried: Container[Target] = (),
+    tried: Sequence[Target] = (),
     last_resort: bool = False,
     held: Gate | None = None,
+    asked: Asked | None = None,
 ) -> Lease | None:
     """Return a lease on the best target that was not tried yet and has a slot; None if there is none.
 
-    `now` is the loop's time. With `last_resort`, targets are taken too that are thought to be down or to need a rest.
-    The lease takes a slot, unless it is one of `held`: then it is the one that the caller has already.
+    `balancer` chooses, and takes note of the choice even where there is but one; None: the model has one target. `now`
+    is the loop's time. With `last_resort`, targets are taken too that are thought to be down or to need a rest. The
+    lease takes a slot, unless it is one of `held`: then it is the one that the caller has already. `asked` is what the
+    request asks for, where that is known.
     """
     found: list[Target] = []
     for target in targets:
@@ -178,18 +213,24 @@ def pick(
     if not found:
         return None
     target = found[0]
-    if len(found) > 1:
-        for target in found:
-            if target.backend.slow_start_weight < 1.0:
-                target.backend.update_slow_start(now)
-        target = found[balancer.choose(found)]
+    if balancer is not None:
+        if len(found) > 1:
+            for target in found:
+                if target.backend.slow_start_weight < 1.0:
+                    target.backend.update_slow_start(now)
+        target = found[balancer.choose(found, asked, now)]
     gate = target.backend.gate
     if gate is not None and gate is not held:
         gate.try_enter()
-    return Lease(target, now, gate)
+    lease = Lease(target, now, gate)
+    if balancer is not None:
+        lease.affinity = balancer.note
+        if balancer.hears and asked is not None and asked.request.stream:
+            lease.listen(balancer)
+    return lease
 
 
-def full(targets: Sequence[Target], now: float, tried: Container[Target] = ()) -> list[Gate]:
+def full(targets: Sequence[Target], now: float, tried: Sequence[Target] = ()) -> list[Gate]:
     """Return the gates of the targets that `pick` would have taken if they had a free slot."""
     gates: list[Gate] = []
     for target in targets:

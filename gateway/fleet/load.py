@@ -100,10 +100,6 @@ class Load:
         known = [until for until in (self._running_until, self._waiting_until) if until != _NEVER]
         self._foreign_until = min(known, default=_NEVER)
 
-    def forget(self) -> None:
-        """Believe nothing: the engine has gone, or another one answers from now on."""
-        self.take({}, (), 0, 0.0)
-
 
 def _believed(ages: Ages, signal: str, now: float) -> tuple[float, float]:
     """Return the value of a signal and the time until which it may be believed; 0 and never where it was not told."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from backends.base import Kind, Operation
 from gateway.admission.gate import Gate
 from gateway.auth import Caller
-from gateway.balance.basic import Balancer
+from gateway.balance.loaded import Balancer
 from gateway.errors import GatewayError, Own
 from gateway.fleet.lease import Target
 from gateway.similar import Similar
@@ -32,12 +32,12 @@ class Group:
     __slots__ = ("balancer", "model", "names", "targets")
 
     def __init__(
-        self, model: str, names: tuple[str, ...], targets: tuple[Target, ...], balancer: Balancer
+        self, model: str, names: tuple[str, ...], targets: tuple[Target, ...], balancer: Balancer | None
     ) -> None:
         self.model: str = model
         self.names: tuple[str, ...] = names
         self.targets: tuple[Target, ...] = targets
-        self.balancer: Balancer = balancer
+        self.balancer: Balancer | None = balancer
 
     def allowed(self, caller: Caller) -> bool:
         """Tell whether the caller may use this model."""

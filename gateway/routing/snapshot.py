@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.auth import Keys
+from gateway.config.balance import Balance
 from gateway.config.inherit import owners, retry, succession, timeouts
 from gateway.config.schema import Config
 from gateway.routing.catalog import Catalog, Group, Listed, Plan
@@ -65,7 +66,7 @@ def _offered(config: Config, state: State) -> list[Group]:
     groups = []
     for name, backends in sorted(backends_of.items()):
         targets = tuple(state.target(config, name, backend, name) for backend in backends)
-        groups.append(Group(name, (name,), targets, state.balancer(name, "least_loaded", targets)))
+        groups.append(Group(name, (name,), targets, state.balancer(name, Balance(), targets)))
     return groups
 
 

@@ -9,11 +9,18 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from random import Random
 
 from gateway.admission.gate import UNLIMITED, Gate
-from gateway.balance.basic import Balancer, LeastLoaded, RoundRobin
+from gateway.balance.basic import Chance, LeastLoaded, RoundRobin, TwoChoices
+from gateway.balance.bound import Bound
+from gateway.balance.latency import Latency
+from gateway.balance.loaded import Balancer, Outcomes
+from gateway.balance.prefix import Prefix
+from gateway.balance.session import Session
+from gateway.balance.sessions import Source
+from gateway.config.balance import Balance
 from gateway.config.inherit import timeouts
 from gateway.config.model import Model
 from gateway.config.schema import Config
@@ -31,8 +38,9 @@ class State:
         """Start with the backends of `pool` and nothing for any model. `rng` breaks ties between targets."""
         self.pool = pool
         self.metrics = metrics
-        self._least_loaded = LeastLoaded(rng)
-        self._rotations: dict[str, RoundRobin] = {}
+        self._rng = rng
+        self._balancers: dict[str, tuple[Balance, Balancer]] = {}
+        """By model, with the settings that each was made for."""
         self._gates: dict[str, Gate] = {}
         self.canaries = Canaries(metrics)
 
@@ -52,14 +60,39 @@ class State:
             gate.resize(settings.concurrency, settings.queue_size)
         return gate
 
-    def balancer(self, model: str, balance: str, targets: Collection[Target]) -> Balancer:
-        """Return the balancer of a model, named as in the config. It remembers what concerns `targets`."""
-        if balance != "round_robin":
-            self._rotations.pop(model, None)
-            return self._least_loaded
-        rotation = self._rotations.setdefault(model, RoundRobin())
-        rotation.keep({target.name for target in targets})
-        return rotation
+    def balancer(self, model: str, settings: Balance, targets: Sequence[Target]) -> Balancer | None:
+        """Return the balancer of a model; None where there is nothing to choose.
+
+        It is the one from before while the settings are the same, and remembers what concerns `targets`.
+        """
+        if len(targets) < 2:
+            self._balancers.pop(model, None)
+            return None
+        before = self._balancers.get(model)
+        if before is None or before[0] != settings:
+            before = settings, self._new_balancer(model, settings)
+            self._balancers[model] = before
+        before[1].keep({target.name for target in targets})
+        return before[1]
+
+    def _new_balancer(self, model: str, settings: Balance) -> Balancer:
+        rng = self._rng
+        match settings.policy:
+            case "least_loaded":
+                return LeastLoaded(rng)
+            case "round_robin":
+                return RoundRobin()
+            case "random" | "weighted":
+                return Chance(rng, by_weight=settings.policy == "weighted")
+            case "power_of_two":
+                return TwoChoices(rng)
+            case "latency":
+                return Latency(rng)
+        bound, cell = Bound(settings.load_factor, settings.load_floor), self.metrics.affinity.cell
+        outcomes = Outcomes(cell(model, "hit"), cell(model, "miss"), cell(model, "moved"))
+        if settings.policy == "prefix":
+            return Prefix(bound, outcomes, rng)
+        return Session(tuple(map(Source, settings.by)), bound, outcomes, rng)
 
     def target(self, config: Config, model: str, backend: str, upstream_name: str, weight: int = 1) -> Target:
         """Return the target for a model on a backend, which calls the model `upstream_name`."""
@@ -68,7 +101,7 @@ class State:
 
     def keep(self, models: Collection[str]) -> None:
         """Forget every model that is not among `models`, but for gates that are still in use."""
-        for model in self._rotations.keys() - set(models):
-            del self._rotations[model]
+        for model in self._balancers.keys() - set(models):
+            del self._balancers[model]
         for model in [model for model in self._gates if model not in models and self._gates[model].idle]:
             del self._gates[model]

@@ -105,6 +105,12 @@ class Metrics:
 
     def _add_backends(self) -> None:
         """Create the families that describe backends rather than requests."""
+        self.affinity = _counter(
+            "gateway_affinity",
+            "Choices of a backend by prefix or session: hit (where it was before), miss (it was nowhere before), moved "
+            "(where it was before could not be used, or had too much to do).",
+            ("model", "outcome"),
+        )
         self.failovers = _counter(
             "gateway_failovers",
             "Requests that went on to another backend after a failure at this one, by kind of failure.",

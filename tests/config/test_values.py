@@ -187,7 +187,7 @@ def test_models_and_keys(tmp_path: Path) -> None:
     model = found.models["m/1:2@3+4-5"]
     assert dict(model.targets) == {"b": Target(model="up"), "a": Target(model="a name", weight=3)}
     assert list(model.targets) == ["b", "a"]
-    assert (model.aliases, model.balance, model.fallback) == (("on", "2"), "round_robin", ("other",))
+    assert (model.aliases, model.balance.policy, model.fallback) == (("on", "2"), "round_robin", ("other",))
     assert dict(found.backends["a"].labels) == {"gpu": "h200", "no": "on"}
     assert found.backends["a"].models == ("x", "y/z:1")
     assert (found.keys["k"].sha256, found.keys["k"].models) == ("0" * 64, ("m/*", "?"))

@@ -8,7 +8,8 @@ import pytest
 
 from backends.base import Health
 from backends.engines.openai import OpenAI
-from gateway.balance.basic import Balancer, LeastLoaded, RoundRobin
+from gateway.balance.basic import LeastLoaded, RoundRobin
+from gateway.balance.loaded import Balancer
 from gateway.config.defaults import Timeouts
 from gateway.fleet.backend import SLOW_START, SLOW_START_FLOOR, Backend
 from gateway.fleet.breaker import Breaker, Settings

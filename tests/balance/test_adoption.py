@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.balance.basic import RoundRobin
-from tests.fleet.test_balance import Candidate
+from tests.balance.candidates import Candidate
 
 Weights = dict[str, int]
 
@@ -26,7 +26,7 @@ def turns(balancer: RoundRobin, weights: Weights, count: int) -> list[str]:
     found = []
     for _ in range(count):
         targets = candidates(weights)
-        found.append(targets[balancer.choose(targets)].name)
+        found.append(targets[balancer.choose(targets, None, 0.0)].name)
     return found
 
 
@@ -35,7 +35,7 @@ def test_new_targets_of_the_same_names_continue_the_rotation(
     weights: Weights, before: int, after: int
 ) -> None:
     one, other, targets = RoundRobin(), RoundRobin(), candidates(weights)
-    expected = [targets[other.choose(targets)].name for _ in range(before + after)]
+    expected = [targets[other.choose(targets, None, 0.0)].name for _ in range(before + after)]
     found = turns(one, weights, before)
     one.keep(weights.keys())
     assert found + turns(one, weights, after) == expected

@@ -1,0 +1,140 @@
+"""Choices that send prompts which begin alike to the backend that has their beginning in its cache.
+
+Rules:
+- The longest known start decides; of several backends that know it, the one with the least load. Affinity gives way
+  where the backend has too much to do (`gateway.balance.bound`).
+- A start that many go on from is common: a system prompt, a template. Each backend that knows it may take its own share
+  of all requests for it; beyond that another one learns it. So a prompt that all share ends up everywhere, and one that
+  few share stays where it is. What an application's requests share is common at once, a conversation only after several
+  requests have gone on from the same place: an agent that asks a few things at once stays together.
+- A backend knows nothing after it restarted, slept or moved: it has another generation then.
+- Memory is bounded: the start that was not seen for longest is forgotten first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Final
+
+from gateway.asked import Asked
+from gateway.balance.bound import Bound
+from gateway.balance.loaded import Balancer, Loaded, Outcomes, least
+from gateway.balance.prompt import Starts, starts
+
+REMEMBERED: Final = 100_000
+"""Starts of a model's prompts that are remembered: about 20 MB."""
+SEVERAL: Final = 8.0
+"""Requests that may go on from one place of a conversation before it counts as common."""
+HALF_LIFE: Final = 1024.0
+"""Requests after which one that went on from a start counts half."""
+
+
+class Start:
+    """The backends that know a start, and how many requests went on from there."""
+
+    __slots__ = ("_at", "_count", "_holders")
+
+    def __init__(self) -> None:
+        self._holders: dict[str, int] | None = None
+        """Backend to its generation when it learned the start."""
+        self._count: float = 0.0
+        self._at: int = 0
+
+    def held_by(self, target: Loaded) -> bool:
+        """Tell whether a backend knows this start."""
+        holders = self._holders
+        return holders is not None and holders.get(target.name, -1) == target.generation
+
+    def learn(self, target: Loaded) -> None:
+        """Take note that a backend gets a prompt with this start."""
+        if self._holders is None:
+            self._holders = {target.name: target.generation}
+        else:
+            self._holders[target.name] = target.generation
+
+    def count(self, request: int) -> float:
+        """Count one more request that goes on from here; `request` is its number. Return how many there were lately."""
+        self._count = self._count * _decayed(request - self._at) + 1.0
+        self._at = request
+        return self._count
+
+
+class Prefix(Balancer):
+    """The backend that has the beginning of a prompt in its cache."""
+
+    __slots__ = ("_bound", "_number", "_outcomes", "_recent", "_rng", "_starts")
+
+    def __init__(self, bound: Bound, outcomes: Outcomes, rng: Random) -> None:
+        """`rng` decides among equals."""
+        super().__init__()
+        self._bound: Bound = bound
+        self._outcomes: Outcomes = outcomes
+        self._rng: Random = rng
+        self._starts: dict[int, Start] = {}
+        """By number; the one that was seen last stands last."""
+        self._number: int = 0
+        self._recent: float = 0.0
+        """The requests lately, each counted as in `Start.count`."""
+
+    def choose(self, targets: Sequence[Loaded], asked: Asked | None, now: float) -> int:
+        """Return the index of the target that knows most of the prompt."""
+        prompt = None if asked is None else starts(asked)
+        if prompt is None or not prompt.numbers:
+            self.note = ""
+            return least(targets, None, now, self._rng)
+        self._number += 1
+        self._recent = self._recent * _decayed(1) + 1.0
+        self._bound.look(targets, now)
+        index = self._known(targets, prompt, now)
+        if index < 0:
+            index = least(targets, None, now, self._rng)
+        self._learn(prompt, targets[index])
+        self._outcomes.count(self.note)
+        return index
+
+    def _known(self, targets: Sequence[Loaded], prompt: Starts, now: float) -> int:
+        """Return the index of a target with room that knows the longest start; -1 where another one should learn it."""
+        self.note = "miss"
+        bound, numbers = self._bound, prompt.numbers
+        for depth in range(len(numbers) - 1, -1, -1):
+            start = self._starts.get(numbers[depth])
+            if start is None:
+                continue
+            roomy: list[int] = []
+            weight = 0.0
+            for index in range(len(targets)):
+                target = targets[index]
+                if start.held_by(target):
+                    weight += target.weight
+                    if bound.room(target, now):
+                        roomy.append(index)
+            if weight == 0.0:
+                continue
+            if self.note == "miss":
+                # Only the longest start that anybody knows: that is where this request goes on from.
+                several = 1.0 if prompt.shared and depth == 0 else SEVERAL
+                count = start.count(self._number)
+                if count > several and count > self._recent * bound.part(weight):
+                    return -1
+            if roomy:
+                self.note = "hit"
+                return least(targets, roomy, now, self._rng)
+            self.note = "moved"
+        return -1
+
+    def _learn(self, prompt: Starts, target: Loaded) -> None:
+        known = self._starts
+        for number in prompt.numbers:
+            start = known.pop(number, None)
+            if start is None:
+                start = Start()
+            start.learn(target)
+            known[number] = start
+        while len(known) > REMEMBERED:
+            del known[next(iter(known))]
+
+
+def _decayed(requests: int) -> float:
+    """Return what a request counts after so many others."""
+    return float(0.5 ** (requests / HALF_LIFE))
