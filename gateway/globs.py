@@ -1,8 +1,11 @@
-"""Patterns of names, as keys have them: `*` stands for any text, `?` for any one character.
+"""Patterns of names, as keys and aliases have them: `*` stands for any text, `?` for any one character.
 
 Rules:
 - Every other character stands for itself, brackets too: names of models have them.
 - A name is matched in time linear in its length, and only against patterns that begin as it does.
+- Of several patterns that fit, the best says most of the name: the one with the most characters that stand for
+  themselves. Between equals the one with fewer `*` wins, then the first in the order of their letters. In which order
+  they were written never matters.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from collections.abc import Iterable
 from typing import Final
 
 _WILD: Final = re.compile(r"[*?]")
+_RUN: Final = re.compile(r"[*?]*\*[*?]*")
+"""Several wild characters in a row, a `*` among them."""
 
 
 def is_wild(pattern: str) -> bool:
@@ -30,8 +35,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
     It does not go back over a name again and again: fnmatch makes each `*` but the last take the shortest text only.
     """
-    single = re.sub(r"\*[*?]*\*", lambda run: "?" * run[0].count("?") + "*", pattern)
-    return re.compile(fnmatch.translate(single.replace("[", "[[]")))
+    return re.compile(fnmatch.translate(same(pattern).replace("[", "[[]")))
 
 
 class Globs:
@@ -63,3 +67,39 @@ class Globs:
             if begin in self._open or any(glob.fullmatch(name) for glob in self._wild.get(begin, ())):
                 return True
         return False
+
+
+def rank(pattern: str) -> tuple[int, int, str]:
+    """Return what orders patterns, the best first."""
+    stars = pattern.count("*")
+    return stars + pattern.count("?") - len(pattern), stars, pattern
+
+
+def same(pattern: str) -> str:
+    """Return the plainest pattern that fits the same names."""
+    return _RUN.sub(lambda run: "?" * run[0].count("?") + "*", pattern)
+
+
+class Ranked:
+    """Some patterns, of which a name is matched by the best that fits."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._beginnings: dict[str, list[tuple[int, re.Pattern[str]]]] = {}
+        """For each text that patterns begin with: their places in the order, and how they match."""
+        self._order: list[str] = sorted(dict.fromkeys(patterns), key=rank)
+        for place, pattern in enumerate(self._order):
+            self._beginnings.setdefault(beginning(pattern), []).append((place, compiled(pattern)))
+        self._lengths: list[int] = sorted({len(text) for text in self._beginnings})
+
+    def best(self, name: str) -> str | None:
+        """Return the best pattern that fits a name; None where none does."""
+        found = len(self._order)
+        for length in self._lengths:
+            if length > len(name):
+                break
+            for place, glob in self._beginnings.get(name[:length], ()):
+                if place >= found:
+                    break
+                if glob.fullmatch(name):
+                    found = place
+        return self._order[found] if found < len(self._order) else None

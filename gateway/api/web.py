@@ -79,7 +79,8 @@ def _models(app: FastAPI, core: Core) -> None:
         return core.snapshot.keys.identify(headers_of(request.scope))
 
     def info(entry: Listed) -> dict[str, Any]:
-        told = {} if entry.context is None else {"max_model_len": entry.context}
+        context = entry.group.context
+        told = {} if context is None else {"max_model_len": context}
         return {"id": entry.name, "object": "model", "created": created, "owned_by": "gateway", **told}
 
     @app.get("/v1/models", tags=["models"], response_model=schemas.ModelList)
@@ -93,10 +94,9 @@ def _models(app: FastAPI, core: Core) -> None:
         """Show one model or alias."""
         model = model.replace("%2F", "/")  # SDKs encode a slash in a model's name
         who = caller(request)
-        catalog = core.snapshot.catalog
-        catalog.resolve(model, who)
-        found = next(entry for entry in catalog.listed(who) if entry.name == model)
-        return Response(msgspec.json.encode(info(found)), media_type="application/json")
+        return Response(
+            msgspec.json.encode(info(core.snapshot.catalog.entry(model, who))), media_type="application/json"
+        )
 
 
 def _operations(app: FastAPI, core: Core) -> None:

@@ -18,7 +18,7 @@ from gateway.config.explain import Names
 from gateway.config.problems import Problem, quote
 from gateway.config.schema import Config
 from gateway.config.yaml_source import Node, Source, Where
-from gateway.globs import beginning, compiled, is_wild
+from gateway.globs import Ranked, beginning, compiled, is_wild, same
 
 _FROM_OUTSIDE = re.compile(r"\$\{(env\.[A-Za-z_][A-Za-z0-9_]*|file:[^{}]+)\}")
 
@@ -85,23 +85,33 @@ def _given(source: Source, where: Where, *keys: str) -> list[str]:
 
 
 def _owners(source: Source) -> tuple[dict[str, str], list[Problem]]:
-    """Return the model that each public name or alias belongs to, and a problem for each name that is given twice."""
+    """Return the model that each public name or alias belongs to, and a problem for each name that is given twice.
+
+    A pattern counts as given twice where another one fits the same names, however it is written.
+    """
     owners = {name: name for name in source.names("models")}
     clashes: list[Problem] = []
     for model, node in source.names("models").items():
-        for index, alias in enumerate(_aliases(node)):
+        for where, alias in _aliases(model, node):
             if not isinstance(alias.content, str) or alias.broken:
                 continue
-            if alias.content in owners:
-                message = f"{quote(alias.written)} is already a name of model {quote(owners[alias.content])}"
-                clashes.append(source.problem(("models", model, "aliases", index), message))
-            owners.setdefault(alias.content, model)
+            name = same(alias.content)
+            if name in owners:
+                what = "pattern" if is_wild(name) else "name"
+                message = f"{quote(alias.written)} is already a {what} of model {quote(owners[name])}"
+                clashes.append(source.problem(where, message))
+            owners.setdefault(name, model)
     return owners, clashes
 
 
-def _aliases(model: Node) -> list[Node]:
-    aliases = model.child("aliases")
-    return aliases.content if aliases and isinstance(aliases.content, list) else []
+def _aliases(model: str, node: Node) -> Iterator[tuple[Where, Node]]:
+    """Yield the aliases of a model, each with its place, in whichever form they are written."""
+    aliases = node.child("aliases")
+    found = aliases.content if aliases and isinstance(aliases.content, list) else []
+    for index, alias in enumerate(found):
+        where: Where = ("models", model, "aliases", index)
+        name = alias.child("name")
+        yield (where, alias) if name is None else ((*where, "name"), name)
 
 
 def _written(source: Source, where: Where) -> str:
@@ -114,8 +124,8 @@ def _public(source: Source) -> Iterator[str]:
     """Yield the names of models, own and aliases, that may be shown: nothing in them was filled in."""
     for name, model in source.names("models").items():
         yield name
-        for alias in _aliases(model):
-            if isinstance(alias.content, str) and not alias.substituted:
+        for _, alias in _aliases(name, model):
+            if isinstance(alias.content, str) and not alias.substituted and not is_wild(alias.written):
                 yield alias.written
 
 
@@ -210,17 +220,26 @@ def _keys(config: Config, source: Source) -> Iterator[Problem]:
 
 def _globs(config: Config, source: Source, owners: dict[str, str], names: Names) -> Iterator[Problem]:
     """Yield a problem for each key permission that allows nothing; each distinct pattern is tried once."""
-    public = Public(owners)
+    public, patterns = Public(owners), [name for name in owners if is_wild(name)]
+    ranked, begun = Ranked(patterns), [beginning(pattern) for pattern in patterns]
     fits: dict[str, bool] = {}
     for name, key in config.keys.items() if owners else ():
         for index, glob in enumerate(key.models or ()):
             if glob not in fits:
-                fits[glob] = glob in owners or (is_wild(glob) and public.has_one_like(glob))
+                if is_wild(glob):
+                    fits[glob] = public.has_one_like(glob) or _may_meet(beginning(glob), begun)
+                else:
+                    fits[glob] = glob in owners or ranked.best(glob) is not None
             if not fits[glob]:
                 where: Where = ("keys", name, "models", index)
                 shown = _written(source, where)
                 hint = "" if is_wild(glob) else names.suggest(shown, _public(source))
                 yield source.problem(where, f"no model is named {quote(shown)}{hint}")
+
+
+def _may_meet(begin: str, others: list[str]) -> bool:
+    """Tell whether a pattern that begins so may fit a name that one of the others fits too."""
+    return any(begin.startswith(other) or other.startswith(begin) for other in others)
 
 
 class Public:

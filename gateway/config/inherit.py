@@ -41,8 +41,8 @@ def retry(config: Config, model: str | None) -> Retry:
 
 
 def owners(config: Config) -> dict[str, str]:
-    """Return the model that each name clients may ask for belongs to: its own name, and its aliases."""
-    return {name: model for model, own in config.models.items() for name in (model, *own.aliases)}
+    """Return the model that each name belongs to: its own name, and its aliases, but for those that are patterns."""
+    return {name: model for model, own in config.models.items() for name in (model, *own.names)}
 
 
 def succession(config: Config, model: str, owner: Mapping[str, str]) -> list[str]:

@@ -10,7 +10,8 @@ from backends.facts.units import Duration, expected
 from gateway.config.balance import Balance, Policy, named_policy
 from gateway.config.defaults import Retry, TimeoutOverrides
 from gateway.config.section import Frozen, Section, setting
-from gateway.config.texts import Line, ModelName, Name
+from gateway.config.texts import Line, ModelGlob, ModelName, Name
+from gateway.globs import is_wild
 
 
 def _target(value: object) -> object:
@@ -28,10 +29,39 @@ class Target(Section):
     weight: int = setting(1, "The share of requests, against the other targets' weights.", ge=1, le=1000)
 
 
+def _alias(value: object) -> object:
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, dict | Alias):
+        return value
+    raise expected("a name, or a map with 'name' and 'unlisted'")
+
+
+class Alias(Section):
+    """Another name for a model."""
+
+    name: ModelGlob = setting(
+        ..., "The name, or a pattern in which `*` stands for any text and `?` for any character."
+    )
+    unlisted: bool = setting(False, "Whether it can be used without being shown in lists of models.")
+
+
 class Model(Section):
     """A name that clients may ask for, and where it is served."""
 
-    aliases: tuple[ModelName, ...] = setting((), "Other names for the same model.")
+    aliases: tuple[
+        Annotated[Alias, BeforeValidator(_alias, json_schema_input_type=ModelGlob | Alias)], ...
+    ] = setting(
+        (),
+        "Other names for the same model, or patterns such as `gpt-4*`, which are never shown. Names win over patterns, "
+        "and patterns with more letters over others, in whatever order they stand.",
+    )
+    unlisted: bool = setting(
+        False, "Whether clients can use the model without its being shown in lists, under any of its names."
+    )
+    internal: bool = setting(
+        False, "Whether only rules and fallbacks lead to the model: for clients there is none of its names."
+    )
     targets: Frozen[
         Name, Annotated[Target, BeforeValidator(_target, json_schema_input_type=Line | Target)]
     ] = setting(
@@ -69,3 +99,13 @@ class Model(Section):
         "proxies that give up on silence. Failures are then told in the stream. Left out, headers come with the first "
         "token.",
     )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The aliases that are names."""
+        return tuple(alias.name for alias in self.aliases if not is_wild(alias.name))
+
+    @property
+    def globs(self) -> tuple[str, ...]:
+        """The aliases that are patterns of names."""
+        return tuple(alias.name for alias in self.aliases if is_wild(alias.name))

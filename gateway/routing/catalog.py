@@ -2,7 +2,9 @@
 
 Rules:
 - Plans are made when the config is read or a backend tells its models; a request only looks one up.
-- A model that a caller may not use is never named to it: the answer is that of a model that does not exist.
+- Names win over patterns of names, and the best of several patterns counts (`gateway.globs`), whoever asks.
+- A model that a caller may not use is never named to it: the answer is that of a model that does not exist. So it is
+  for everybody with an internal model: only rules and fallbacks lead there.
 - A backend whose engine cannot do an operation is no candidate for it: each operation has candidates of its own.
 """
 
@@ -16,20 +18,25 @@ from gateway.auth import Caller
 from gateway.balance.loaded import Balancer
 from gateway.errors import GatewayError, Own
 from gateway.fleet.lease import Target
+from gateway.globs import Ranked
 from gateway.similar import Similar
 from gateway.wire.sizes import Sizes
 
 _SHOWN = 20
 """How many names an error lists."""
+_REMEMBERED = 4096
+"""Names of which it is remembered which pattern they fit: clients choose them."""
+_LONGEST_REMEMBERED = 256
+"""Most characters of such a name."""
 
 
 class Group:
     """The targets of one model, any of which may serve a request for it. Never changed once it is made.
 
-    `names` are the model's own name and its aliases: a key that allows one of them allows the model.
+    `names` are the model's own name and its aliases that are names: a key that allows one of them allows the model.
     """
 
-    __slots__ = ("balancer", "model", "names", "targets")
+    __slots__ = ("balancer", "context", "model", "names", "targets")
 
     def __init__(
         self, model: str, names: tuple[str, ...], targets: tuple[Target, ...], balancer: Balancer | None
@@ -38,17 +45,24 @@ class Group:
         self.names: tuple[str, ...] = names
         self.targets: tuple[Target, ...] = targets
         self.balancer: Balancer | None = balancer
+        self.context: int | None = None
+        """The most tokens of prompt and answer together, where that is known."""
 
-    def allowed(self, caller: Caller) -> bool:
-        """Tell whether the caller may use this model."""
+    def allowed(self, caller: Caller, asked: str = "") -> bool:
+        """Tell whether the caller may use this model; `asked` is the name it asks for, where a pattern fits that."""
         if not caller.limited:
             return True
-        return any(caller.allows(name) for name in self.names)
+        for name in self.names:
+            if caller.allows(name):
+                return True
+        return bool(asked) and caller.may_name(asked)
 
     def able(self, operation: Operation) -> Group:
         """Return the same group without the targets whose engines cannot do the operation."""
         able = tuple([target for target in self.targets if operation in target.backend.engine.operations])
-        return Group(self.model, self.names, able, self.balancer)
+        group = Group(self.model, self.names, able, self.balancer)
+        group.context = self.context
+        return group
 
 
 class Plan:
@@ -98,39 +112,86 @@ def _candidates(groups: tuple[Group, ...]) -> dict[Operation, tuple[Group, ...]]
 class Listed:
     """One entry of the model list."""
 
-    __slots__ = ("context", "group", "name")
+    __slots__ = ("group", "name")
 
-    def __init__(self, name: str, context: int | None, group: Group) -> None:
+    def __init__(self, name: str, group: Group) -> None:
         self.name: str = name
-        self.context: int | None = context
         self.group: Group = group
+
+
+class Names:
+    """Every name of every model, of which a catalog is made.
+
+    `public` are the names that clients may use, `patterns` those of which any name may fit one, `models` all models by
+    their own names, internal ones too. `listed` are the lines of the model list in their order.
+    """
+
+    __slots__ = ("listed", "models", "patterns", "public")
+
+    def __init__(
+        self,
+        public: Mapping[str, Plan],
+        listed: Iterable[Listed],
+        patterns: Mapping[str, Plan] | None = None,
+        models: Mapping[str, Plan] | None = None,
+    ) -> None:
+        self.public: Mapping[str, Plan] = public
+        self.listed: tuple[Listed, ...] = tuple(listed)
+        self.patterns: Mapping[str, Plan] = {} if patterns is None else patterns
+        self.models: Mapping[str, Plan] = public if models is None else models
 
 
 class Catalog:
     """Every model name and alias that clients may ask for."""
 
-    def __init__(
-        self,
-        plans: Mapping[str, Plan],
-        listed: Iterable[Listed],
-        untold: Callable[[], bool] | None = None,
-    ) -> None:
-        """Take the plan of every name and alias, and the lines of the model list in their order.
+    def __init__(self, names: Names, untold: Callable[[], bool] | None = None) -> None:
+        """Take the names of all models.
 
         `untold` tells whether a backend may have more models than it has told so far; None: all are known.
         """
-        self._plans = plans
-        self._listed = tuple(listed)
-        self._untold = untold
+        self._plans: Mapping[str, Plan] = names.public
+        self._patterns: Mapping[str, Plan] = names.patterns
+        self._ranked: Ranked = Ranked(names.patterns)
+        self._fitted: dict[str, Plan | None] = {}
+        """What the names asked for lately fit, if no model is called so."""
+        self._models: Mapping[str, Plan] = names.models
+        self._listed: tuple[Listed, ...] = names.listed
+        self._untold: Callable[[], bool] | None = untold
         self._listed_for: dict[Caller, list[Listed]] = {}
-        self._similar = Similar(entry.name for entry in self._listed)
+        self._similar: Similar = Similar(entry.name for entry in self._listed)
 
     def resolve(self, name: str, caller: Caller) -> Plan:
-        """Return the plan for a model name or alias. Raises GatewayError where the caller may use no such model."""
-        plan = self._plans.get(name)
-        if plan is None or not plan.groups[0].allowed(caller):
-            raise self._unknown(name, caller)
+        """Return the plan for a name. Raises GatewayError where the caller may use no such model."""
+        plan = self.find(name, caller)
+        if plan is None:
+            raise self.unknown(name, caller)
         return plan
+
+    def find(self, name: str, caller: Caller) -> Plan | None:
+        """Return the plan for a name; None where the caller may use no such model."""
+        plan = self._plans.get(name)
+        if plan is not None:
+            return plan if plan.groups[0].allowed(caller) else None
+        plan = self._fitting(name) if self._patterns else None
+        return plan if plan is not None and plan.groups[0].allowed(caller, name) else None
+
+    def model(self, name: str) -> Plan | None:
+        """Return the plan of a model by its own name, whoever may use it, internal ones too; None if there is none."""
+        return self._models.get(name)
+
+    def _fitting(self, name: str) -> Plan | None:
+        """Return the plan of the best pattern that a name fits."""
+        if len(name) > _LONGEST_REMEMBERED:
+            return self._best(name)
+        if name not in self._fitted:
+            if len(self._fitted) >= _REMEMBERED:
+                del self._fitted[next(iter(self._fitted))]
+            self._fitted[name] = self._best(name)
+        return self._fitted[name]
+
+    def _best(self, name: str) -> Plan | None:
+        pattern = self._ranked.best(name)
+        return None if pattern is None else self._patterns[pattern]
 
     def unsupported(self, plan: Plan, operation: Operation, caller: Caller) -> GatewayError:
         """Return the error for an operation that no backend of a model can do; it names the models that can."""
@@ -143,6 +204,10 @@ class Catalog:
         )
         return GatewayError(Kind.UNSUPPORTED, message, param="model")
 
+    def entry(self, name: str, caller: Caller) -> Listed:
+        """Return what the model list would say of a name, listed or not. Raises GatewayError as `resolve`."""
+        return Listed(name, self.resolve(name, caller).groups[0])
+
     def listed(self, caller: Caller) -> list[Listed]:
         """Return the names and aliases the caller may use."""
         found = self._listed_for.get(caller)
@@ -152,8 +217,8 @@ class Catalog:
         return found
 
     def everything(self) -> list[str]:
-        """Return every name and alias, for the operator."""
-        return [entry.name for entry in self._listed]
+        """Return every name that clients may use, for the operator: first those that are listed."""
+        return [*dict.fromkeys([*(entry.name for entry in self._listed), *self._plans])]
 
     def _may_tell(self, caller: Caller) -> Callable[[str], bool] | None:
         """Return what tells whether a name may be told to a caller; None where all may."""
@@ -161,7 +226,8 @@ class Catalog:
             return None
         return lambda name: self._plans[name].groups[0].allowed(caller)
 
-    def _unknown(self, name: str, caller: Caller) -> GatewayError:
+    def unknown(self, name: str, caller: Caller) -> GatewayError:
+        """Return the error for a name of which the caller may use no model."""
         if self._untold is not None and self._untold() and caller.may_name(name):
             message = f"there is no model {_quoted(name)} so far; not all backends have told their models yet"
             return GatewayError(Own.NO_BACKEND, message, param="model", retry_after=5)

@@ -8,16 +8,21 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.auth import Keys
 from gateway.config.balance import Balance
 from gateway.config.inherit import owners, retry, succession, timeouts
+from gateway.config.model import Model
 from gateway.config.schema import Config
-from gateway.routing.catalog import Catalog, Group, Listed, Plan
+from gateway.routing.catalog import Catalog, Group, Listed, Names, Plan
 from gateway.routing.state import State
 from gateway.wire.cors import Origins
 from gateway.wire.sizes import Sizes
+
+_OFFERED = Model(targets={})
+"""The settings of a model that the config does not name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +38,32 @@ class Snapshot:
 def build(config: Config, state: State) -> Snapshot:
     """Build the snapshot of a config with the backends as they are now. `state` is what earlier snapshots left."""
     groups = _configured(config, state) if config.models else _offered(config, state)
-    names = {name: group for group in groups for name in group.names}
-    owner, plans = owners(config), {}
+    by_name = {name: group for group in groups for name in group.names}
+    owner = owners(config)
     for group in groups:
-        plan = _plan(config, group, names, owner, state)
-        plans.update(dict.fromkeys(group.names, plan))
-    state.keep({group.model for group in groups})
-    listed = [Listed(name, _context(group), group) for group in groups for name in group.names]
+        group.context = _context(group)
+    plans = {group.model: _plan(config, group, by_name, owner, state) for group in groups}
+    state.keep(plans.keys())
     untold = None if config.models else state.pool.untold
-    return Snapshot(config, Keys(config), Catalog(plans, listed, untold), Origins(config))
+    catalog = Catalog(_names(config, plans), untold)
+    return Snapshot(config, Keys(config), catalog, Origins(config))
+
+
+def _names(config: Config, plans: Mapping[str, Plan]) -> Names:
+    """Return the names of the models with these plans, as far as the config shows them."""
+    public: dict[str, Plan] = {}
+    patterns: dict[str, Plan] = {}
+    listed: list[Listed] = []
+    for model, plan in plans.items():
+        own, group = config.models.get(model, _OFFERED), plan.groups[0]
+        if own.internal:
+            continue
+        public.update(dict.fromkeys(group.names, plan))
+        patterns.update(dict.fromkeys(own.globs, plan))
+        hidden = {alias.name for alias in own.aliases if alias.unlisted}
+        shown = [] if own.unlisted else [name for name in group.names if name not in hidden]
+        listed += [Listed(name, group) for name in shown]
+    return Names(public, listed, patterns, plans)
 
 
 def _configured(config: Config, state: State) -> list[Group]:
@@ -53,7 +75,7 @@ def _configured(config: Config, state: State) -> list[Group]:
             for backend, target in model.targets.items()
         )
         balancer = state.balancer(name, model.balance, targets)
-        groups.append(Group(name, (name, *model.aliases), targets, balancer))
+        groups.append(Group(name, (name, *model.names), targets, balancer))
     return groups
 
 

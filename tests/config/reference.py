@@ -24,7 +24,7 @@ from gateway.config import json_schema
 from gateway.config.address import ListenAddress, Url
 from gateway.config.backend import BackendConfig, engine_section
 from gateway.config.defaults import TimeoutOverrides
-from gateway.config.model import Target
+from gateway.config.model import Alias, Target
 from gateway.config.schema import Config
 from gateway.config.texts import Hash, Line, ModelGlob, ModelName, Name, Secret
 
@@ -92,8 +92,7 @@ def sections(kind: type[BaseModel], title: str) -> Iterator[tuple[str, type[Base
             and inner not in (TimeoutOverrides,)
             and not (title.startswith("models") and name == "retry")
         ):
-            entry = ".NAME" if _is_map(hint) else ""
-            yield from sections(inner, f"{title}.{name}{entry}".lstrip("."))
+            yield from sections(inner, f"{title}.{name}{_entry(hint)}".lstrip("."))
 
 
 def hints(kind: type[BaseModel]) -> dict[str, Any]:
@@ -103,11 +102,18 @@ def hints(kind: type[BaseModel]) -> dict[str, Any]:
 
 
 def section_of(hint: Any) -> type[BaseModel] | None:
-    """Return the section that a field holds, itself or as the entries of a map."""
+    """Return the section that a field holds, itself or as the entries of a map or a list."""
     bare = _bare(hint)
     if isinstance(bare, type) and issubclass(bare, BaseModel):
         return None if bare in (EngineOptions, LaunchOptions) else bare
-    return section_of(typing.get_args(bare)[1]) if _is_map(hint) else None
+    if _is_map(hint):
+        return section_of(typing.get_args(bare)[1])
+    return section_of(typing.get_args(bare)[0]) if typing.get_origin(bare) is tuple else None
+
+
+def _entry(hint: Any) -> str:
+    """Return what stands for one entry of a map or a list in the way to it."""
+    return ".NAME" if _is_map(hint) else "[]" if typing.get_origin(_bare(hint)) is tuple else ""
 
 
 def _is_map(hint: Any) -> bool:
@@ -152,8 +158,10 @@ def _type(hint: Any, field: FieldInfo, title: str, name: str) -> str:
         return f"[timeouts]({_anchor('defaults.timeouts')}), each optional"
     if inner is Target:
         return f"map of text or [map]({_anchor('models.NAME.targets.NAME')})"
+    if inner is Alias:
+        return f"list of names, globs or [maps]({_anchor('models.NAME.aliases')})"
     if inner:
-        entry = ".NAME" if _is_map(hint) else ""
+        entry = _entry(hint)
         shared = "defaults.retry" if title.startswith("models") and name == "retry" else ""
         return f"[map]({_anchor(shared or f'{title}.{name}{entry}')})"
     bare = _bare(hint)
@@ -197,7 +205,7 @@ def _sentence(kind: type[BaseModel]) -> str:
 
 
 def _anchor(title: str) -> str:
-    return "#" + title.lstrip(".").lower().replace(".", "").replace(" ", "-")
+    return "#" + title.lstrip(".").lower().translate({ord(sign): None for sign in ".[]"}).replace(" ", "-")
 
 
 if __name__ == "__main__":

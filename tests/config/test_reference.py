@@ -125,6 +125,9 @@ def keys_of(value: object, path: str) -> Iterator[str]:
             step = f"{path}.{'NAME' if named else key}".lstrip(".")
             yield step
             yield from keys_of(inner, step)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from keys_of(inner, f"{path}[]")
 
 
 @pytest.mark.parametrize(

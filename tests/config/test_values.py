@@ -171,7 +171,7 @@ def test_models_and_keys(tmp_path: Path) -> None:
               b: {engine: openai, url: "http://h:2"}
             models:
               m/1:2@3+4-5:
-                aliases: [on, "2"]
+                aliases: [on, "2", "gpt-*", {name: "x?", unlisted: true}]
                 targets: {b: up, a: {model: "a name", weight: 3}}
                 balance: round_robin
                 fallback: [other]
@@ -187,7 +187,11 @@ def test_models_and_keys(tmp_path: Path) -> None:
     model = found.models["m/1:2@3+4-5"]
     assert dict(model.targets) == {"b": Target(model="up"), "a": Target(model="a name", weight=3)}
     assert list(model.targets) == ["b", "a"]
-    assert (model.aliases, model.balance.policy, model.fallback) == (("on", "2"), "round_robin", ("other",))
+    assert (model.names, model.balance.policy, model.fallback) == (("on", "2"), "round_robin", ("other",))
+    assert (model.globs, [alias.unlisted for alias in model.aliases]) == (
+        ("gpt-*", "x?"),
+        [False] * 3 + [True],
+    )
     assert dict(found.backends["a"].labels) == {"gpu": "h200", "no": "on"}
     assert found.backends["a"].models == ("x", "y/z:1")
     assert (found.keys["k"].sha256, found.keys["k"].models) == ("0" * 64, ("m/*", "?"))
