@@ -24,7 +24,7 @@ from gateway.config import json_schema, notes
 from gateway.config.file import Loaded, read
 from gateway.config.problems import ConfigError
 from gateway.config.texts import NAME
-from gateway.console import backends, models, orders
+from gateway.console import backends, explain, models, orders
 from gateway.fake import command
 
 log = logging.getLogger("gateway")
@@ -73,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     check = _command(commands, "check", "check a config file and show every mistake with its place")
     check.add_argument("file", type=Path, help="the YAML config file")
     check.set_defaults(run=_check)
+
+    explain.add_command(_command(commands, "explain", "say where a config sends a request, and why"))
 
     schema = _command(commands, "schema", "print the JSON Schema of the config file")
     schema.set_defaults(run=_schema)

@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from backends.base import Headers
+from gateway.api import explain
 from gateway.api.admin import Admin
 from gateway.api.endpoint import Core, Endpoint
 from gateway.api.endpoints import HOT
@@ -69,6 +70,7 @@ class Gateway:
         self.admin = Admin(self.core, self._backends, self._changed)
         OrderEndpoints(self.admin, self._order).add_to(self._web)
         self.admin.add_to(self._web)
+        explain.add_to(self._web, self.core, self.admin)
         served = [route.path for route in self._web.routes if isinstance(route, Route)]
         self._paths = Paths([*self.hot, *served])
 

@@ -81,6 +81,10 @@ class Keys:
         self.open = config.server.auth == "none" or not self._callers
         self._loopback = config.server.listen.loopback
 
+    def named(self, name: str) -> Caller | None:
+        """Return the holder of the key of this name in the config; None if there is none."""
+        return next((caller for caller in self._callers.values() if caller.name == name), None)
+
     def identify(self, headers: Mapping[bytes, bytes]) -> Caller:
         """Return the caller behind the headers of a request. Raises GatewayError where there is none."""
         return ANYONE if self.open else self._holder(headers)

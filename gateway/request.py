@@ -28,6 +28,7 @@ from gateway.telemetry.timeline import FINISH, Timeline
 if TYPE_CHECKING:
     from gateway.auth import Caller
     from gateway.routing.catalog import Plan
+    from gateway.routing.decision import Decision
 
 log = logging.getLogger("gateway.request")
 
@@ -172,6 +173,7 @@ class Exchange:
         "coding",
         "cors",
         "deadline",
+        "decision",
         "events",
         "headers",
         "id",
@@ -209,6 +211,7 @@ class Exchange:
         self.caller: Caller
         self.request: Request
         self.asked: Asked
+        self.decision: Decision | None = None
         self.surface: Surface
         self.operation: Operation
         self.deadline: int = 0
@@ -238,7 +241,7 @@ class Exchange:
     def start(self, headers: Headers) -> None:
         """Send the head of a streamed answer, unless it has been sent already."""
         if not self.way.started:
-            self.way.start(200, [*headers, (b"x-request-id", self.id), *self.cors])
+            self.way.start(200, [*headers, *self._marks(), *self.cors])
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a complete answer; if the head has been sent already, send `body` as the rest of that answer."""
@@ -246,7 +249,15 @@ class Exchange:
             self.way.write(body)
             self.way.finish()
         else:
-            self.way.reply(status, [*headers, (b"x-request-id", self.id), *self.cors], body)
+            self.way.reply(status, [*headers, *self._marks(), *self.cors], body)
+
+    def _marks(self) -> Headers:
+        """Return the headers by which an answer is found again: the request's id, the decision's, and its rule."""
+        decision = self.decision
+        if decision is None:
+            return ((b"x-request-id", self.id),)
+        marks = (b"x-request-id", self.id), (b"x-gateway-decision", decision.id)
+        return (*marks, (b"x-gateway-route", decision.rule.encode())) if decision.rule else marks
 
     def has_content(self) -> None:
         """Stop the heartbeat, because the first content is about to be sent to the client."""
@@ -261,7 +272,13 @@ class Exchange:
             self.way.abort()
         else:
             body = self.surface.error(error.facts)
-            self.reply(error.status, [*JSON_HEADERS, *error.headers()], body)
+            self.reply(error.status, [*JSON_HEADERS, *error.headers(), *self._tried()], body)
+
+    def _tried(self) -> Headers:
+        """Return the headers that tell where the request was tried last, if it was."""
+        if not self.attempts or self.backend == NONE:
+            return ()
+        return (b"x-gateway-backend", self.backend.encode()), (b"x-gateway-attempts", b"%d" % self.attempts)
 
     # ending the request
 

@@ -87,6 +87,7 @@ RUNNERS = re.compile(r"backends\.engines\.\w+\.runner|gateway\.fleet\.warden")
 # path -> why this file imports inside a function
 LATE_IMPORTS = {
     "gateway/__main__.py": "`check`, `schema` and `key` do not pay for the server's imports",
+    "gateway/console/explain.py": "the other commands do not pay for the gateway's imports",
 }
 
 # (module, imported module) -> why it names a type of a higher floor, under `if TYPE_CHECKING` only
@@ -94,6 +95,7 @@ NAMED_TYPES = {
     ("gateway.asked", "gateway.auth"): "a request is described with its caller",
     ("gateway.request", "gateway.auth"): "a request carries its caller",
     ("gateway.request", "gateway.routing.catalog"): "a request carries its plan",
+    ("gateway.request", "gateway.routing.decision"): "a request carries why it goes where it goes",
 }
 
 # path -> why this file is longer than MAX_FILE_LINES

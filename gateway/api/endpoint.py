@@ -179,7 +179,7 @@ class Endpoint:
         self._core.dispatcher.run(exchange)
 
     def _route(self, exchange: Exchange, body: bytes) -> None:
-        operation, catalog = self._operation, self._core.snapshot.catalog
+        operation = self._operation
         content_type = exchange.headers.get(b"content-type", b"")
         request = self._surface.read(operation, content_type, body)
         if self._surface.forwarded:
@@ -188,10 +188,10 @@ class Endpoint:
             )
         exchange.request = request
         exchange.asked = Asked(request, exchange.headers, exchange.caller)
-        plan = exchange.plan = catalog.resolve(request.model, exchange.caller)
+        decision = self._core.snapshot.router.decide(exchange.asked, exchange.way.loop.time())
+        exchange.decision = decision
+        plan = exchange.plan = decision.plan
         exchange.model = plan.model
-        if operation not in plan.candidates:
-            raise catalog.unsupported(plan, operation, exchange.caller)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request that came through ASGI."""

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from backends import registry
 from backends.base import OptionsError
+from gateway.config import check_routes
 from gateway.config.explain import Names
 from gateway.config.problems import Problem, quote
 from gateway.config.schema import Config
@@ -35,6 +36,7 @@ def check(config: Config, source: Source, names: Names) -> Iterator[Problem]:
     yield from _cycles(config, source, owners)
     yield from _keys(config, source)
     yield from _globs(config, source, owners, names)
+    yield from check_routes.check(config, source, owners, list(_public(source)), names)
 
 
 def _server(config: Config, source: Source) -> Iterator[Problem]:
@@ -220,6 +222,10 @@ def _keys(config: Config, source: Source) -> Iterator[Problem]:
 
 def _globs(config: Config, source: Source, owners: dict[str, str], names: Names) -> Iterator[Problem]:
     """Yield a problem for each key permission that allows nothing; each distinct pattern is tried once."""
+    owners = {
+        **owners,
+        **{name: name for route in config.routes for name in check_routes.virtual(route, owners)},
+    }
     public, patterns = Public(owners), [name for name in owners if is_wild(name)]
     ranked, begun = Ranked(patterns), [beginning(pattern) for pattern in patterns]
     fits: dict[str, bool] = {}

@@ -15,6 +15,7 @@ from gateway.config.backend import BackendConfig
 from gateway.config.defaults import Defaults
 from gateway.config.key import Key
 from gateway.config.model import Model
+from gateway.config.route import Route
 from gateway.config.section import Frozen, Section, setting
 from gateway.config.server import Server
 from gateway.config.texts import Line, ModelName, Name
@@ -34,5 +35,10 @@ class Config(Section):
     models: Frozen[ModelName, Model] = setting(
         {},
         "The models clients may ask for, by name. Left out, every backend's own models under their own names.",
+    )
+    routes: tuple[Route, ...] = setting(
+        (),
+        "Rules that say where requests go: the first that fits decides. Where none fits, a request goes to the model "
+        "that it names.",
     )
     keys: Frozen[Name, Key] = setting({}, "Who may use the gateway, by name.")

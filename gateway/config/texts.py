@@ -96,7 +96,15 @@ _OWN_HEADERS = frozenset(
 )
 _HEADER_CHECK, _HEADER_SCHEMA = _text(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", "a header's name")
 
+
+def _no_credential(value: str) -> str:
+    if value.lower() in ("authorization", "cookie", "x-api-key", "api-key"):
+        raise expected("another header: this one holds a secret, which 'key' and 'key_tag' stand for")
+    return value
+
+
 HeaderName = Annotated[str, _HEADER_CHECK, AfterValidator(_free_header), _HEADER_SCHEMA]
+HeaderToMatch = Annotated[str, _HEADER_CHECK, AfterValidator(_no_credential), _HEADER_SCHEMA]
 HeaderValue = Annotated[
     SecretStr, AfterValidator(_sendable_line), WithJsonSchema({"type": "string", "minLength": 1})
 ]

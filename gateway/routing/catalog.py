@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from backends.base import Kind, Operation
 from gateway.admission.gate import Gate
@@ -97,6 +97,19 @@ class Plan:
         self.sizes: Sizes = sizes or Sizes()
         self.candidates: dict[Operation, tuple[Group, ...]] = _candidates(groups)
 
+    def followed_by(self, others: Sequence[Plan]) -> Plan:
+        """Return a plan with the limits of this one, and the groups of all in their order, each model once."""
+        groups = {group.model: group for plan in (self, *others) for group in plan.groups}
+        return Plan(
+            tuple(groups.values()),
+            self.attempts,
+            self.queue,
+            self.total,
+            self.gate,
+            self.heartbeat,
+            self.sizes,
+        )
+
 
 def _candidates(groups: tuple[Group, ...]) -> dict[Operation, tuple[Group, ...]]:
     """Return the groups that can do each operation."""
@@ -158,6 +171,8 @@ class Catalog:
         self._listed: tuple[Listed, ...] = names.listed
         self._untold: Callable[[], bool] | None = untold
         self._listed_for: dict[Caller, list[Listed]] = {}
+        self._ruled: dict[str, Group] = {}
+        """Names that only rules have, each with what stands for it in lists."""
         self._similar: Similar = Similar(entry.name for entry in self._listed)
 
     def resolve(self, name: str, caller: Caller) -> Plan:
@@ -172,15 +187,15 @@ class Catalog:
         plan = self._plans.get(name)
         if plan is not None:
             return plan if plan.groups[0].allowed(caller) else None
-        plan = self._fitting(name) if self._patterns else None
+        plan = self.fitting(name) if self._patterns else None
         return plan if plan is not None and plan.groups[0].allowed(caller, name) else None
 
     def model(self, name: str) -> Plan | None:
         """Return the plan of a model by its own name, whoever may use it, internal ones too; None if there is none."""
         return self._models.get(name)
 
-    def _fitting(self, name: str) -> Plan | None:
-        """Return the plan of the best pattern that a name fits."""
+    def fitting(self, name: str) -> Plan | None:
+        """Return the plan of the best pattern that a name fits, whoever asks; None where it fits none."""
         if len(name) > _LONGEST_REMEMBERED:
             return self._best(name)
         if name not in self._fitted:
@@ -195,9 +210,11 @@ class Catalog:
 
     def unsupported(self, plan: Plan, operation: Operation, caller: Caller) -> GatewayError:
         """Return the error for an operation that no backend of a model can do; it names the models that can."""
-        message = f"no backend of the model {_quoted(plan.model)} can do '{operation}'"
+        message = f"no backend of the model {quoted(plan.model)} can do '{operation}'"
         able = [
-            entry.name for entry in self.listed(caller) if operation in self._plans[entry.name].candidates
+            entry.name
+            for entry in self.listed(caller)
+            if entry.name in self._plans and operation in self._plans[entry.name].candidates
         ]
         message += (
             f"; models here that can: {_shown(able, len(able))}" if able else "; no other model here can"
@@ -206,7 +223,22 @@ class Catalog:
 
     def entry(self, name: str, caller: Caller) -> Listed:
         """Return what the model list would say of a name, listed or not. Raises GatewayError as `resolve`."""
+        ruled = self._ruled.get(name)
+        if ruled is not None and ruled.allowed(caller):
+            return Listed(name, ruled)
         return Listed(name, self.resolve(name, caller).groups[0])
+
+    def name_also(self, names: Mapping[str, Plan], listed: Collection[str]) -> None:
+        """Take in names that only rules have, each with a plan that it may lead to, while the catalog is made.
+
+        Those among `listed` are shown in lists.
+        """
+        for name, plan in names.items():
+            first = plan.groups[0]
+            group = self._ruled[name] = Group(name, (name,), first.targets, first.balancer)
+            group.context = first.context
+        self._listed += tuple([Listed(name, self._ruled[name]) for name in names if name in listed])
+        self._similar = Similar(entry.name for entry in self._listed)
 
     def listed(self, caller: Caller) -> list[Listed]:
         """Return the names and aliases the caller may use."""
@@ -224,15 +256,16 @@ class Catalog:
         """Return what tells whether a name may be told to a caller; None where all may."""
         if not caller.limited:
             return None
-        return lambda name: self._plans[name].groups[0].allowed(caller)
+        allowed = {entry.name: entry.group for entry in self._listed}
+        return lambda name: allowed[name].allowed(caller)
 
     def unknown(self, name: str, caller: Caller) -> GatewayError:
         """Return the error for a name of which the caller may use no model."""
         if self._untold is not None and self._untold() and caller.may_name(name):
-            message = f"there is no model {_quoted(name)} so far; not all backends have told their models yet"
+            message = f"there is no model {quoted(name)} so far; not all backends have told their models yet"
             return GatewayError(Own.NO_BACKEND, message, param="model", retry_after=5)
         listed = self.listed(caller)
-        message = f"there is no model {_quoted(name)}" + (" for this API key" if caller.limited else "")
+        message = f"there is no model {quoted(name)}" + (" for this API key" if caller.limited else "")
         close = self._similar.closest(name, self._may_tell(caller))
         if close:
             message += f" (did you mean '{close}'?)"
@@ -248,5 +281,6 @@ def _shown(names: list[str], count: int) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """Return a name that a client sent as an error shows it."""
     return repr(name if len(name) <= 128 else name[:125] + "...")

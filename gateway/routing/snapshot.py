@@ -16,7 +16,9 @@ from gateway.config.balance import Balance
 from gateway.config.inherit import owners, retry, succession, timeouts
 from gateway.config.model import Model
 from gateway.config.schema import Config
+from gateway.routing import rules
 from gateway.routing.catalog import Catalog, Group, Listed, Names, Plan
+from gateway.routing.router import Router
 from gateway.routing.state import State
 from gateway.wire.cors import Origins
 from gateway.wire.sizes import Sizes
@@ -32,6 +34,7 @@ class Snapshot:
     config: Config
     keys: Keys
     catalog: Catalog
+    router: Router
     origins: Origins
 
 
@@ -46,7 +49,11 @@ def build(config: Config, state: State) -> Snapshot:
     state.keep(plans.keys())
     untold = None if config.models else state.pool.untold
     catalog = Catalog(_names(config, plans), untold)
-    return Snapshot(config, Keys(config), catalog, Origins(config))
+    known = rules.Models({name: plans[group.model] for name, group in by_name.items()}, catalog.fitting)
+    ruled = rules.build(config, known, state.crowding)
+    catalog.name_also(ruled.led_to(), [name for name, shown in ruled.virtual.items() if shown])
+    router = Router(catalog, ruled, state)
+    return Snapshot(config, Keys(config), catalog, router, Origins(config))
 
 
 def _names(config: Config, plans: Mapping[str, Plan]) -> Names:

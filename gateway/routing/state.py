@@ -27,6 +27,8 @@ from gateway.config.schema import Config
 from gateway.fleet.lease import Target
 from gateway.fleet.pool import Pool
 from gateway.routing.canaries import Canaries
+from gateway.routing.crowding import Crowding
+from gateway.routing.decision import Decisions
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.clocks import Clocks
 
@@ -38,11 +40,13 @@ class State:
         """Start with the backends of `pool` and nothing for any model. `rng` breaks ties between targets."""
         self.pool = pool
         self.metrics = metrics
-        self._rng = rng
+        self.rng = rng
+        self.decisions = Decisions()
         self._balancers: dict[str, tuple[Balance, Balancer]] = {}
         """By model, with the settings that each was made for."""
         self._gates: dict[str, Gate] = {}
         self.canaries = Canaries(metrics)
+        self._crowding: dict[str, Crowding] = {}
 
     def gate(self, model: str, settings: Model) -> Gate | None:
         """Return the gate of a model with the numbers of its settings; None where they set no limit.
@@ -76,7 +80,7 @@ class State:
         return before[1]
 
     def _new_balancer(self, model: str, settings: Balance) -> Balancer:
-        rng = self._rng
+        rng = self.rng
         match settings.policy:
             case "least_loaded":
                 return LeastLoaded(rng)
@@ -93,6 +97,10 @@ class State:
         if settings.policy == "prefix":
             return Prefix(bound, outcomes, rng)
         return Session(tuple(map(Source, settings.by)), bound, outcomes, rng)
+
+    def crowding(self, rule: str) -> Crowding:
+        """Return what the overflow rule of this name remembers of how busy its models are."""
+        return self._crowding.setdefault(rule, Crowding())
 
     def target(self, config: Config, model: str, backend: str, upstream_name: str, weight: int = 1) -> Target:
         """Return the target for a model on a backend, which calls the model `upstream_name`."""

@@ -155,6 +155,11 @@ class Metrics:
         self.canary_rollbacks = _counter(
             "gateway_canary_rollbacks", "Times a canary was out of bounds and went back to zero.", ("route",)
         )
+        self.decisions = _counter(
+            "gateway_route_decisions",
+            "Requests by the rule that said where they go (`-`: none did), why, and the model they went to.",
+            ("rule", "reason", "model"),
+        )
 
     def target(self, model: str, backend: str) -> TargetMetrics:
         """Return the cells of one model at one backend, creating them on the first call."""

@@ -19,8 +19,8 @@ from gateway.errors import GatewayError, Own
 from gateway.wire.origins import is_own
 
 EXPOSED: Final = (
-    b"retry-after, x-gateway-attempts, x-gateway-backend, x-gateway-dropped, x-gateway-model, x-request-id, "
-    b"x-should-retry"
+    b"retry-after, x-gateway-attempts, x-gateway-backend, x-gateway-decision, x-gateway-dropped, x-gateway-model, "
+    b"x-gateway-route, x-request-id, x-should-retry"
 )
 """The headers of answers that pages may read beside those that they always may."""
 _METHODS: Final = b"GET, HEAD, POST"

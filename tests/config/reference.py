@@ -18,15 +18,16 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from backends import registry
-from backends.base import EngineOptions, LaunchOptions
+from backends.base import EngineOptions, LaunchOptions, Operation
 from backends.facts.units import Duration, Share, Size, Wait
 from gateway.config import json_schema
 from gateway.config.address import ListenAddress, Url
 from gateway.config.backend import BackendConfig, engine_section
 from gateway.config.defaults import TimeoutOverrides
 from gateway.config.model import Alias, Target
+from gateway.config.route import Choice, Clock, Day, Globs, Match
 from gateway.config.schema import Config
-from gateway.config.texts import Hash, Line, ModelGlob, ModelName, Name, Secret
+from gateway.config.texts import Hash, HeaderToMatch, Line, ModelGlob, ModelName, Name, Secret
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "configs" / "schema.json"
@@ -34,10 +35,18 @@ PAGE = ROOT / "docs" / "configuration.md"
 BEGIN = "<!-- reference: made by `python -m tests.config.reference` -->\n"
 END = "<!-- end of reference -->\n"
 
+HOMES: dict[type[BaseModel], tuple[str, str]] = {
+    Match: ("routes[].match", "conditions"),
+    Choice: ("routes[].to", "choice"),
+}
+"""Sections that stand at several places, with the one where they are described and what they are called elsewhere."""
 WORDS: list[tuple[Any, str]] = [
     (Duration, "duration"),
     (Wait, "duration"),
     (Size, "size"),
+    (Clock, "time of day"),
+    (Day, "day"),
+    (HeaderToMatch, "header"),
     (ListenAddress, "host:port"),
     (Url, "URL"),
     (Hash, "hash"),
@@ -87,12 +96,14 @@ def sections(kind: type[BaseModel], title: str) -> Iterator[tuple[str, type[Base
     yield title, kind
     for name, hint in hints(kind).items():
         inner = section_of(hint)
+        way = f"{title}.{name}{_entry(hint)}".lstrip(".")
         if (
             inner
             and inner not in (TimeoutOverrides,)
             and not (title.startswith("models") and name == "retry")
+            and HOMES.get(inner, (way,))[0] == way
         ):
-            yield from sections(inner, f"{title}.{name}{_entry(hint)}".lstrip("."))
+            yield from sections(inner, way)
 
 
 def hints(kind: type[BaseModel]) -> dict[str, Any]:
@@ -154,26 +165,46 @@ def _type(hint: Any, field: FieldInfo, title: str, name: str) -> str:
         if known in (hint, _bare(hint)):
             return word + _bounds(field)
     inner = section_of(hint)
-    if inner is TimeoutOverrides:
-        return f"[timeouts]({_anchor('defaults.timeouts')}), each optional"
-    if inner is Target:
-        return f"map of text or [map]({_anchor('models.NAME.targets.NAME')})"
-    if inner is Alias:
-        return f"list of names, globs or [maps]({_anchor('models.NAME.aliases')})"
     if inner:
-        entry = _entry(hint)
-        shared = "defaults.retry" if title.startswith("models") and name == "retry" else ""
-        return f"[map]({_anchor(shared or f'{title}.{name}{entry}')})"
+        return _map(inner, hint, f"{title}.{name}".lstrip("."))
     bare = _bare(hint)
     if bare in (EngineOptions, LaunchOptions):
         return "map, by engine"
     if typing.get_origin(bare) is typing.Literal:
         return " or ".join(f"`{choice}`" for choice in typing.get_args(bare))
+    if bare is Operation:
+        return "operation"
     if _is_map(hint):
-        return "map of text"
+        inside = typing.get_args(bare)[1]
+        values = {int: "whole numbers", Globs: "texts"}.get(inside, "text")
+        return f"map of {values}"
     if typing.get_origin(bare) in (tuple, list):
         return f"list of {_type(typing.get_args(bare)[0], FieldInfo(), title, name)}s"
     return f"`{' or '.join(bare)}`"
+
+
+def _map(kind: type[BaseModel], hint: Any, way: str) -> str:
+    """Return the type of a field that holds a section, itself or as entries."""
+    if kind is TimeoutOverrides:
+        return f"[timeouts]({_anchor('defaults.timeouts')}), each optional"
+    if kind is Target:
+        return f"map of text or [map]({_anchor('models.NAME.targets.NAME')})"
+    if kind is Alias:
+        return f"list of names, globs or [maps]({_anchor('models.NAME.aliases')})"
+    if kind in HOMES:
+        return _shared(kind, hint, way)
+    entry = _entry(hint)
+    linked = f"({_anchor('defaults.retry' if way == 'models.NAME.retry' else way + entry)})"
+    return f"list of [maps]{linked}" if entry == "[]" else f"[map]{linked}"
+
+
+def _shared(kind: type[BaseModel], hint: Any, way: str) -> str:
+    """Return the type of a field that holds a section which may stand elsewhere too."""
+    home, word = HOMES[kind]
+    linked = f"[{word if home != way else 'map'}]({_anchor(home)})"
+    if _entry(hint):
+        return f"list of names or {linked}s"
+    return f"model name or {linked}" if kind is Choice else linked
 
 
 def _bounds(field: FieldInfo) -> str:
@@ -197,7 +228,7 @@ def _default(field: FieldInfo, hint: Any) -> str:
         return f"`{value / 60:g}m`" if value >= 60 and value % 60 == 0 else f"`{value:g}s`"
     if isinstance(value, BaseModel):
         return ""
-    return f"`{json.dumps(value) if isinstance(value, bool) else value}`"
+    return f"`{json.dumps(value) if isinstance(value, bool | tuple | dict) else value}`"
 
 
 def _sentence(kind: type[BaseModel]) -> str:

@@ -134,7 +134,11 @@ def keys_of(value: object, path: str) -> Iterator[str]:
     "change",
     [
         {"backends": {}},
-        {"routes": []},
+        {"routes": [{"to": "m"}]},
+        {"routes": [{"name": "r"}]},
+        {"routes": [{"name": "r", "to": {"weigted": {"m": 1}}}]},
+        {"routes": [{"name": "r", "to": "m", "match": {"time": {"after": "25:00"}}}]},
+        {"routes": [{"name": "r", "to": "m", "match": {"operation": "chatting"}}]},
         {"backends": {"a": {"engine": "openai"}}},
         {"backends": {"a": {"engine": "openai", "url": "http://h", "launch": {"model": "m"}}}},
         {"backends": {"a": {"engine": "openai", "launch": {"model": "m"}}}},

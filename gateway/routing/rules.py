@@ -1,0 +1,183 @@
+"""The rules of a config in the form in which requests are held against them.
+
+Rules:
+- The first rule that fits decides. Which rules can fit a model's name is known before any request comes.
+- A rule goes to models, never to another rule: there are no circles.
+- A name that only a rule has is one that clients may ask for, as long as that rule fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from gateway.asked import Asked
+from gateway.config import route as settings
+from gateway.config.check_routes import virtual as new_names
+from gateway.config.schema import Config
+from gateway.routing.catalog import Plan
+from gateway.routing.choices import Absent, Choice, Failover, Overflow, Served, Warm, Weighted
+from gateway.routing.crowding import Crowding
+from gateway.routing.decision import Moment
+from gateway.routing.match import Condition, OneOf, conditions
+
+
+class Rule:
+    """One rule: conditions, exceptions, and where a request goes that fits."""
+
+    __slots__ = ("choice", "conditions", "exceptions", "label", "name")
+
+    def __init__(
+        self, name: str, conditions: Sequence[Condition], exceptions: Sequence[Condition], choice: Choice
+    ) -> None:
+        """Make a rule that requests fit which meet all conditions, unless there are exceptions and they meet all."""
+        self.name: str = name
+        self.label: bytes = name.encode()
+        self.conditions: tuple[Condition, ...] = tuple(conditions)
+        self.exceptions: tuple[Condition, ...] = tuple(exceptions)
+        self.choice: Choice = choice
+
+    def fits(self, asked: Asked, moment: Moment) -> bool:
+        """Tell whether a request fits."""
+        for condition in self.conditions:
+            if not condition.fits(asked, moment):
+                return False
+        if not self.exceptions:
+            return True
+        return not all(condition.fits(asked, moment) for condition in self.exceptions)
+
+
+class Rules:
+    """All rules, in their order."""
+
+    __slots__ = ("_for_name", "_rules", "virtual")
+
+    def __init__(self, rules: Sequence[Rule], names: Mapping[str, str], virtual: Mapping[str, bool]) -> None:
+        """Take the rules.
+
+        `names` are all names that models have, with the model's own name of each. `virtual` are the names that only
+        rules have, and whether each is in the list of models.
+        """
+        self._rules: tuple[Rule, ...] = tuple(rules)
+        self.virtual: Mapping[str, bool] = virtual
+        self._for_name: dict[str, tuple[Rule, ...]] = {
+            name: self._that_may_fit(name, own) for name, own in names.items()
+        }
+        for name in virtual:
+            self._for_name[name] = self._that_may_fit(name, name)
+
+    def __bool__(self) -> bool:
+        return bool(self._rules)
+
+    def led_to(self) -> dict[str, Plan]:
+        """Return each name that only rules have, with a plan that one of them leads to, if there is one."""
+        found: dict[str, Plan] = {}
+        for name in self.virtual:
+            plans = [plan for rule in self._for_name[name] for plan in rule.choice.plans()]
+            if plans:
+                found[name] = plans[0]
+        return found
+
+    def all(self) -> tuple[Rule, ...]:
+        """Return every rule, in their order."""
+        return self._rules
+
+    def first(self, asked: Asked, moment: Moment) -> Rule | None:
+        """Return the rule that decides on a request; None where none fits."""
+        rules = self._for_name.get(asked.request.model)
+        for rule in self._rules if rules is None else rules:
+            if rule.fits(asked, moment):
+                return rule
+        return None
+
+    def _that_may_fit(self, name: str, own: str) -> tuple[Rule, ...]:
+        """Return the rules that a request for a model may fit, as far as the model tells."""
+        return tuple([rule for rule in self._rules if _may_fit(rule, (name, own))])
+
+
+def _may_fit(rule: Rule, names: tuple[str, str]) -> bool:
+    for condition in rule.conditions:
+        if condition.name == "model" and isinstance(condition, OneOf):
+            return any(map(condition.accepts, names))
+    return True
+
+
+class Models:
+    """The plans of all models, for rules: by every name they have, internal ones too."""
+
+    def __init__(self, plans: Mapping[str, Plan], fitting: Callable[[str], Plan | None]) -> None:
+        """Take the plan of each name; `fitting` returns that of a pattern which another name fits."""
+        self.names: Mapping[str, str] = {name: plan.model for name, plan in plans.items()}
+        self._plans = plans
+        self._fitting = fitting
+
+    def find(self, names: Iterable[str]) -> dict[str, Plan]:
+        """Return the plans of those of the names that there are."""
+        found = {name: self._plans.get(name) or self._fitting(name) for name in names}
+        return {name: plan for name, plan in found.items() if plan is not None}
+
+    def own_name(self, name: str) -> str:
+        """Return a model's own name for any of its names; for other text that text."""
+        known = self.names.get(name)
+        if known is not None:
+            return known
+        plan = self._fitting(name)
+        return name if plan is None else plan.model
+
+
+def build(config: Config, models: Models, crowding: Callable[[str], Crowding]) -> Rules:
+    """Build the rules of a config.
+
+    `crowding` returns what a rule of this name remembers of how busy its models are.
+    """
+    builder = _Builder(models, crowding)
+    rules = [builder.rule(route) for route in config.routes]
+    virtual: dict[str, bool] = {}
+    for route in config.routes:
+        for name in new_names(route, models.names):
+            virtual[name] = virtual.get(name, False) or not route.unlisted
+    return Rules(rules, models.names, virtual)
+
+
+class _Builder:
+    """Makes rules and choices of their sections."""
+
+    def __init__(self, models: Models, crowding: Callable[[str], Crowding]) -> None:
+        self._models = models
+        self._crowding = crowding
+
+    def rule(self, route: settings.Route) -> Rule:
+        """Return a rule."""
+        salt, own_name = route.name, self._models.own_name
+        return Rule(
+            route.name,
+            conditions(route.match, salt, own_name),
+            [] if route.unless is None else conditions(route.unless, f"{salt}/unless", own_name),
+            self._choice(route.to, salt),
+        )
+
+    def _choice(self, to: settings.Choice, path: str) -> Choice:
+        """Return a choice. `path` is where it stands, so that its draws and what it remembers are its own."""
+        if to.failover is not None:
+            choices = [self._choice(each, f"{path}/{at}") for at, each in enumerate(to.failover)]
+            served = [choice for choice in choices if not isinstance(choice, Absent)]
+            return Failover(served) if served else choices[0]
+        if to.overflow is not None:
+            return self._overflow(to.overflow, path)
+        names = to.warm or tuple(to.weighted or ()) or (to.model or "",)
+        plans = self._models.find([name for name in names if to.weighted is None or to.weighted[name]])
+        if not plans:
+            return Absent(names[0])
+        if to.warm is not None:
+            return Warm(list(plans.values()))
+        if to.weighted is not None:
+            weights = {name: to.weighted[name] for name in plans}
+            return Weighted([plans[name] for name in weights], list(weights.values()), path)
+        return Served(plans[names[0]])
+
+    def _overflow(self, to: settings.OverflowTo, path: str) -> Choice:
+        crowding = self._crowding(path)
+        crowding.bounds, crowding.hold = to.when, to.hold
+        home, away = self._choice(to.home, f"{path}/home"), self._choice(to.to, f"{path}/to")
+        if isinstance(home, Absent) or isinstance(away, Absent):
+            return away if isinstance(home, Absent) else home
+        return Overflow(home, away, crowding, conditions(to.keep, f"{path}/keep", self._models.own_name))
