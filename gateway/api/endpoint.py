@@ -190,6 +190,8 @@ class Endpoint:
         exchange.asked = Asked(request, exchange.headers, exchange.caller)
         decision = self._core.snapshot.router.decide(exchange.asked, exchange.way.loop.time())
         exchange.decision = decision
+        if decision.trial is not None:
+            decision.trial.watch(exchange, decision.is_canary)
         plan = exchange.plan = decision.plan
         exchange.model = plan.model
 

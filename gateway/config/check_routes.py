@@ -97,14 +97,7 @@ def _choices(to: Choice, source: Source, where: Where, known: _Known) -> Iterato
     below: Where = (*where, kind) if named else where
     if to.model is not None:
         yield from known.missing(to.model, source, below)
-    for at, name in enumerate(to.warm or ()):
-        yield from known.missing(name, source, (*below, at))
-    for name, weight in (to.weighted or {}).items():
-        yield from known.missing(name, source, (*below, name), at_key=True)
-        if weight < 0:
-            yield source.problem((*below, name), f"expected a weight of at least 0, got {weight}")
-    if to.weighted and not sum(max(0, weight) for weight in to.weighted.values()):
-        yield source.problem(below, "the weights sum to nothing: no model would get a request", at_key=True)
+    yield from _named(to, source, below, known)
     for at, each in enumerate(to.failover or ()):
         yield from _choices(each, source, (*below, at), known)
     if to.overflow is not None:
@@ -113,6 +106,23 @@ def _choices(to: Choice, source: Source, where: Where, known: _Known) -> Iterato
         yield from _conditions(to.overflow.keep, source, (*below, "keep"))
         if all(bound is None for _, bound in to.overflow.when):
             yield source.problem((*below, "when"), "give at least one bound", at_key=True)
+
+
+def _named(to: Choice, source: Source, where: Where, known: _Known) -> Iterator[Problem]:
+    """Yield a problem for each model that a choice names and that does not exist, and for wrong weights."""
+    for at, name in enumerate(to.warm or ()):
+        yield from known.missing(name, source, (*where, at))
+    for name, weight in (to.weighted or {}).items():
+        yield from known.missing(name, source, (*where, name), at_key=True)
+        if weight < 0:
+            yield source.problem((*where, name), f"expected a weight of at least 0, got {weight}")
+    if to.weighted and not sum(max(0, weight) for weight in to.weighted.values()):
+        yield source.problem(where, "the weights sum to nothing: no model would get a request", at_key=True)
+    if to.canary is not None:
+        yield from known.missing(to.canary.model, source, (*where, "model"))
+        yield from known.missing(to.canary.against, source, (*where, "against"))
+        if to.canary.model == to.canary.against:
+            yield source.problem((*where, "model"), "a canary is another model than the one it is to replace")
 
 
 def _conditions(match: Match, source: Source, where: Where) -> Iterator[Problem]:

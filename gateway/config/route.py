@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Strict, WithJsonSchema
 
 from backends.base import Operation
 from backends.facts.units import Duration, Share, expected
+from gateway.config.canary import Growth
 from gateway.config.section import Frozen, Section, setting
 from gateway.config.texts import HeaderToMatch, Line, ModelGlob, ModelName, Name
 
@@ -128,10 +129,24 @@ class OverflowTo(Section):
     )
 
 
+class CanaryTo(Growth):
+    """A new model that gets a growing share of another one's requests while it is as good."""
+
+    model: ModelName = setting(..., "The new model, by its name or an alias.")
+    against: ModelName = setting(..., "The model that it is to replace, which gets the other requests.")
+
+
 def _choice(value: object) -> object:
     if isinstance(value, dict):
-        return {kind: tuple(given) if isinstance(given, list) else given for kind, given in value.items()}
+        return {kind: _plain(given) for kind, given in value.items()}
     return {"model": value} if isinstance(value, str) else value
+
+
+def _plain(given: object) -> object:
+    """Return a value without lists: what a validator has returned is no JSON, so a list must be a tuple."""
+    if isinstance(given, list):
+        return tuple(given)
+    return {name: _plain(value) for name, value in given.items()} if isinstance(given, dict) else given
 
 
 class Choice(Section):
@@ -152,6 +167,9 @@ class Choice(Section):
         None, "The first choice; when none of its backends can answer, the next one.", min_length=1
     )
     overflow: OverflowTo | None = setting(None, "Another choice for as long as a model is too busy.")
+    canary: CanaryTo | None = setting(
+        None, "A new model that gets a growing share of another one's requests while it is as good."
+    )
 
     def given(self) -> Iterator[str]:
         """Yield the kinds of choice that are given."""

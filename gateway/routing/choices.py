@@ -16,8 +16,10 @@ from itertools import accumulate
 
 from backends.base import Operation
 from gateway.asked import Asked
+from gateway.config.canary import Growth
 from gateway.errors import GatewayError, Own
 from gateway.fleet.lease import Target
+from gateway.routing.canaries import Canaries
 from gateway.routing.catalog import Plan
 from gateway.routing.crowding import Crowding
 from gateway.routing.decision import Decision, Moment
@@ -217,6 +219,35 @@ class Overflow(Choice):
 
     def _stays(self, asked: Asked, moment: Moment) -> bool:
         return bool(self._keep) and all(condition.fits(asked, moment) for condition in self._keep)
+
+
+class Trial(Choice):
+    """A canary's model for its share of the requests, which grows while it is as good, else the incumbent's."""
+
+    def __init__(self, canaries: Canaries, path: str, of: tuple[Plan, Plan, Growth]) -> None:
+        """`of` is the incumbent, the canary, and how its share grows. `path` is what it is remembered by."""
+        self._canaries = canaries
+        self._path = path
+        self._incumbent, self._canary, growth = of
+        self._of = (self._incumbent.model, self._canary.model, growth)
+
+    def choose(self, asked: Asked, moment: Moment, decision: Decision) -> Plan:
+        live = self._canaries.canary(self._path, self._of, moment.now)
+        decision.trial = live
+        decision.is_canary = lot(asked, self._path, moment) < live.share
+        decision.reason = "canary" if decision.is_canary else "incumbent"
+        return self._canary if decision.is_canary else self._incumbent
+
+    def plans(self) -> Iterator[Plan]:
+        yield self._incumbent
+        yield self._canary
+
+    def why(self, asked: Asked, moment: Moment) -> list[str]:
+        live = self._canaries.canary(self._path, self._of, moment.now)
+        whose = f"by the user {asked.user[:80]!r}" if asked.user else "by chance: no user is named"
+        state = live.state.value.replace("_", " ") + (f": {live.reason}" if live.reason else "")
+        share = f"the canary '{self._canary.model}' gets {live.share:.3g} of the requests ({state})"
+        return [share, f"the model '{self._incumbent.model}' gets the others", whose]
 
 
 def is_warm(target: Target, now: float) -> bool:

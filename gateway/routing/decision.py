@@ -14,6 +14,7 @@ from os import urandom
 from random import Random
 from typing import Final
 
+from gateway.routing.canaries import LiveCanary
 from gateway.routing.catalog import Plan
 
 KEPT: Final = 1000
@@ -36,11 +37,11 @@ class Decision:
     """Where one request goes.
 
     `asked_for` is the name the client asked for, `rule` the name of the rule that decided, empty where none did.
-    `reason` is from a closed set: how the plan was chosen. `plan` is what the request is served by. `arm` is which part
-    of a trial it is in, `canary` or `incumbent`; empty where there is none. `shadow` is a plan that gets a copy.
+    `reason` is from a closed set: how the plan was chosen. `plan` is what the request is served by. `trial` is the
+    canary that its outcome counts for, None for most; `is_canary` whether it goes to the canary's own model.
     """
 
-    __slots__ = ("arm", "asked_for", "at", "id", "plan", "reason", "rule", "shadow")
+    __slots__ = ("asked_for", "at", "id", "is_canary", "plan", "reason", "rule", "trial")
 
     def __init__(self, id: bytes, asked_for: str, rule: str, at: float) -> None:
         """Begin a decision at `at`, seconds since the epoch."""
@@ -50,8 +51,8 @@ class Decision:
         self.at: float = at
         self.reason: str = "name"
         self.plan: Plan
-        self.arm: str = ""
-        self.shadow: Plan | None = None
+        self.trial: LiveCanary | None = None
+        self.is_canary: bool = False
 
     def told(self) -> dict[str, object]:
         """Return the decision as plain values."""

@@ -9,13 +9,16 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from gateway.asked import Asked
 from gateway.config import route as settings
+from gateway.config.canary import Growth
 from gateway.config.check_routes import virtual as new_names
 from gateway.config.schema import Config
+from gateway.routing.canaries import Canaries
 from gateway.routing.catalog import Plan
-from gateway.routing.choices import Absent, Choice, Failover, Overflow, Served, Warm, Weighted
+from gateway.routing.choices import Absent, Choice, Failover, Overflow, Served, Trial, Warm, Weighted
 from gateway.routing.crowding import Crowding
 from gateway.routing.decision import Moment
 from gateway.routing.match import Condition, OneOf, conditions
@@ -124,13 +127,20 @@ class Models:
         return name if plan is None else plan.model
 
 
-def build(config: Config, models: Models, crowding: Callable[[str], Crowding]) -> Rules:
-    """Build the rules of a config.
+class Memory(Protocol):
+    """What choices remember from one config to the next, by where they stand."""
 
-    `crowding` returns what a rule of this name remembers of how busy its models are.
-    """
-    builder = _Builder(models, crowding)
+    canaries: Canaries
+
+    def crowding(self, path: str) -> Crowding:
+        """Return what an overflow remembers of how busy its models are."""
+
+
+def build(config: Config, models: Models, memory: Memory) -> Rules:
+    """Build the rules of a config. What no choice of it remembers any more is forgotten."""
+    builder = _Builder(models, memory)
     rules = [builder.rule(route) for route in config.routes]
+    memory.canaries.keep(builder.trials)
     virtual: dict[str, bool] = {}
     for route in config.routes:
         for name in new_names(route, models.names):
@@ -141,9 +151,11 @@ def build(config: Config, models: Models, crowding: Callable[[str], Crowding]) -
 class _Builder:
     """Makes rules and choices of their sections."""
 
-    def __init__(self, models: Models, crowding: Callable[[str], Crowding]) -> None:
+    def __init__(self, models: Models, memory: Memory) -> None:
         self._models = models
-        self._crowding = crowding
+        self._memory = memory
+        self.trials: list[str] = []
+        """Where canaries stand."""
 
     def rule(self, route: settings.Route) -> Rule:
         """Return a rule."""
@@ -163,6 +175,8 @@ class _Builder:
             return Failover(served) if served else choices[0]
         if to.overflow is not None:
             return self._overflow(to.overflow, path)
+        if to.canary is not None:
+            return self._canary(to.canary, path)
         names = to.warm or tuple(to.weighted or ()) or (to.model or "",)
         plans = self._models.find([name for name in names if to.weighted is None or to.weighted[name]])
         if not plans:
@@ -174,8 +188,18 @@ class _Builder:
             return Weighted([plans[name] for name in weights], list(weights.values()), path)
         return Served(plans[names[0]])
 
+    def _canary(self, to: settings.CanaryTo, path: str) -> Choice:
+        plans = self._models.find((to.against, to.model))
+        incumbent, canary = plans.get(to.against), plans.get(to.model)
+        self.trials.append(path)
+        if incumbent is None or canary is None:
+            found = incumbent or canary
+            return Absent(to.against) if found is None else Served(found)
+        growth = Growth(**{name: getattr(to, name) for name in Growth.model_fields})
+        return Trial(self._memory.canaries, path, (incumbent, canary, growth))
+
     def _overflow(self, to: settings.OverflowTo, path: str) -> Choice:
-        crowding = self._crowding(path)
+        crowding = self._memory.crowding(path)
         crowding.bounds, crowding.hold = to.when, to.hold
         home, away = self._choice(to.home, f"{path}/home"), self._choice(to.to, f"{path}/to")
         if isinstance(home, Absent) or isinstance(away, Absent):

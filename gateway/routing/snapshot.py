@@ -50,7 +50,7 @@ def build(config: Config, state: State) -> Snapshot:
     untold = None if config.models else state.pool.untold
     catalog = Catalog(_names(config, plans), untold)
     known = rules.Models({name: plans[group.model] for name, group in by_name.items()}, catalog.fitting)
-    ruled = rules.build(config, known, state.crowding)
+    ruled = rules.build(config, known, state)
     catalog.name_also(ruled.led_to(), [name for name, shown in ruled.virtual.items() if shown])
     router = Router(catalog, ruled, state)
     return Snapshot(config, Keys(config), catalog, router, Origins(config))

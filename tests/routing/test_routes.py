@@ -144,3 +144,20 @@ async def test_warm_takes_the_first_model_that_is_loaded(tmp_path: Path) -> None
         assert (model_of(answer), answer.headers["x-gateway-attempts"]) == ("small", "1")
         assert served.metric("gateway_route_decisions_total", rule="warm", reason="warm", model="small") == 1
         await first.up()
+
+
+async def test_a_canary_gets_its_share_and_goes_back_by_itself(tmp_path: Path) -> None:
+    growth = "steps: [50%, 100%], interval: 1h, samples: 10, within: {errors: 1%}"
+    rules = f"  - {{name: trial, match: {{model: big}}, to: {{canary: {{model: small, against: big, {growth}}}}}}}"
+    async with routed(tmp_path, rules) as (served, _, second):
+        found = collections.Counter([model_of(await ask(served)) for _ in range(40)])
+        assert 8 <= found["small"] <= 32
+        assert served.metric("gateway_canary_share", route="trial") == 0.5
+        told = (await served.post("/v1/route:explain", {**chat(), "model": "big"})).json()
+        assert told["choice"][0] == "the canary 'small' gets 0.5 of the requests (growing)"
+        second.set(rules=[{"reply": {"status": 500, "body": "{}"}}])
+        answers = [await ask(served) for _ in range(60)]
+        assert served.metric("gateway_canary_rollbacks_total", route="trial") == 1
+        assert served.metric("gateway_canary_share", route="trial") == 0
+        assert {model_of(answer) for answer in answers[-10:]} == {"big"}
+        assert (await ask(served)).headers["x-gateway-route"] == "trial"
