@@ -24,7 +24,9 @@ from gateway.api import explain
 from gateway.api.admin import Admin
 from gateway.api.endpoint import Core, Endpoint
 from gateway.api.endpoints import HOT
+from gateway.api.observing import Observing
 from gateway.api.orders import OrderEndpoints
+from gateway.api.overview import Overview
 from gateway.api.paths import Paths
 from gateway.api.web import web, wrong_method
 from gateway.config.schema import Config
@@ -68,6 +70,8 @@ class Gateway:
         self.hot = {path: Endpoint(self.core, operation) for path, operation in HOT.items()}
         self._web = web(self.core, VERSION, self._lifespan)
         self.admin = Admin(self.core, self._backends, self._changed)
+        self.overview = Overview(self.core, VERSION)
+        Observing(self.admin, self._asked).add_to(self._web)
         OrderEndpoints(self.admin, self._order).add_to(self._web)
         self.admin.add_to(self._web)
         explain.add_to(self._web, self.core, self.admin)
@@ -145,6 +149,9 @@ class Gateway:
 
     async def _order(self, order: Order) -> None:
         await self._peers.order(self.fleet, order)
+
+    async def _asked(self, kind: str, arguments: dict[str, Any]) -> Any:
+        return await self._peers.asked(kind, arguments, self.overview.own)
 
     async def _changed(self, name: str) -> None:
         await self._peers.changed(self.fleet, name)

@@ -40,6 +40,8 @@ class Own(enum.StrEnum):
     QUEUE_TIMEOUT = "queue_timeout"
     QUARANTINED = "quarantined"
     DRAINING = "draining"
+    CANCELLED = "cancelled"
+    """An operator has ended the request."""
     INTERNAL = "internal"
 
 
@@ -61,7 +63,7 @@ class Row:
 CLIENT_GONE, CLIENT_SLOW = "client_gone", "client_slow"
 OUTCOMES = (
     *("ok", "client_error", CLIENT_GONE, CLIENT_SLOW, "upstream_error", "timeout", "overloaded"),
-    "internal_error",
+    *("cancelled", "internal_error"),
 )
 
 _INVALID, _UPSTREAM, _BUSY = "invalid_request_error", "upstream_error", "overloaded_error"
@@ -102,6 +104,7 @@ ROWS: dict[Kind | Own, Row] = {
     Own.QUEUE_TIMEOUT: Row(503, _BUSY, "queue_timeout", "overloaded"),
     Own.QUARANTINED: Row(400, _INVALID, "request_refused", "client_error"),
     Own.DRAINING: Row(503, _BUSY, "draining", "overloaded"),
+    Own.CANCELLED: Row(500, "server_error", "cancelled_by_operator", "cancelled"),
     Own.INTERNAL: Row(500, "server_error", "internal_error", "internal_error"),
 }
 

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from backends.base import Headers, Operation, Request
+from backends.base import Headers, Operation, Request, Usage
 from backends.surfaces.openai import JSON_HEADERS
 from backends.surfaces.surface import InvalidRequest, Surface
 from gateway.asked import Asked
@@ -118,6 +118,14 @@ class Work(Protocol):
         """Stop, release every resource, and end the request with `error`."""
 
 
+class Trying(Protocol):
+    """An attempt to have a backend serve a request."""
+
+    @property
+    def tokens(self) -> Usage:
+        """The tokens so far: one for each piece of content, until the engine says how many there were."""
+
+
 class Beating(Protocol):
     """A heartbeat: it keeps a client's connection alive until there is content."""
 
@@ -166,6 +174,7 @@ class Exchange:
 
     __slots__ = (
         "asked",
+        "attempt",
         "attempts",
         "backend",
         "beating",
@@ -215,6 +224,8 @@ class Exchange:
         self.surface: Surface
         self.operation: Operation
         self.deadline: int = 0
+        self.attempt: Trying | None = None
+        """The attempt that was sent last."""
         self.attempts: int = 0
         self.model: str = NONE
         self.backend: str = NONE
@@ -334,7 +345,7 @@ class Exchange:
 
     def _let_go(self) -> None:
         """Leave the register, and let the client's connection and whoever waits for the end go on."""
-        self.work = self.task = None
+        self.work = self.task = self.attempt = None
         self.register.remove(self)
         way = self.way
         way.source = way.exchange = None

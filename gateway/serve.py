@@ -33,13 +33,14 @@ from gateway.config.schema import Config
 from gateway.errors import GatewayError, Own
 from gateway.fleet.peers import Peers
 from gateway.greeting import address, greeting
+from gateway.link import Link
 from gateway.outlet import Outlet
 from gateway.wire.context import ServerContext, ServerState
 from gateway.wire.door import Door
 from gateway.wire.limits import Limits
 from gateway.wire.room import watch
 from gateway.wire.server import protocol_with
-from gateway.workers import Link, Master, Worker
+from gateway.workers import Master, Worker
 
 log = logging.getLogger("gateway.serve")
 
@@ -337,7 +338,10 @@ async def _work(config: Config, listener: socket.socket, end: socket.socket) -> 
         worker.tell_listening()
         worker.tell_ready(await gateway.ready())
 
-    async with _beside(worker.run(gateway.fleet, gateway.metrics, server.stop)), _beside(tell()):
+    async with (
+        _beside(worker.run(gateway.fleet, gateway.metrics, server.stop, gateway.overview.own)),
+        _beside(tell()),
+    ):
         await server.run_until_signal(listener)
 
 

@@ -5,7 +5,6 @@ Rules:
 - The master serves no requests. It owns what there must be only one of: the launched engines, the polls for their
   signals, the handling of SIGINT and SIGTERM, the metrics of workers that died.
 - An operator's orders for backends go to the master, which has all workers obey and tells them to workers that come.
-- The link is a socket pair with one JSON object per line. Each side takes its end as the end of the other.
 - `/metrics` and `/gateway/backends` on any worker show the sum over all, fetched when asked for; counts never go down
   when a worker dies.
 """
@@ -13,8 +12,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import itertools
-import json
 import logging
 import signal
 import socket
@@ -27,14 +24,17 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from gateway.api.overview import merged as merged_answers
 from gateway.config.schema import Config
 from gateway.errors import GatewayError, Own
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.location import Location
 from gateway.fleet.orders import Order
+from gateway.fleet.peers import Own as Answers
 from gateway.fleet.signals import Report
 from gateway.fleet.view import BackendView, merged
+from gateway.link import PATIENCE, Link, Message
 from gateway.telemetry.families import Dump
 from gateway.telemetry.metrics import SIGNAL, SIGNAL_STATUS, Metrics, merge
 
@@ -42,68 +42,9 @@ log = logging.getLogger("gateway.workers")
 
 PAUSE = 1.0
 """Seconds between the end of a worker and the start of the next."""
-PATIENCE = 2.0
-"""Seconds a worker may take to answer a question of the master. The master may take twice that, for it asks workers."""
-LINE = 64 << 20
-"""Bytes of the longest line on the link: the metrics of a worker with very many models."""
-
-Message = dict[str, Any]
 
 _VIEWS = TypeAdapter(list[BackendView])
 _REPORT = TypeAdapter(Report)
-
-
-class Link:
-    """One end of the link between the master and a worker."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Use an open connection; nothing is read before `listen`."""
-        self._reader = reader
-        self._writer = writer
-        self._numbers = itertools.count()
-        self._asked: dict[int, asyncio.Future[Any]] = {}
-
-    @classmethod
-    async def on(cls, end: socket.socket) -> Link:
-        """Return the link over one end of a socket pair."""
-        return cls(*await asyncio.open_unix_connection(sock=end, limit=LINE))
-
-    def tell(self, kind: str, **content: Any) -> None:
-        """Send one message; do nothing where the other side is gone."""
-        if not self._writer.is_closing():
-            self._writer.write(json.dumps({"kind": kind, **content}).encode() + b"\n")
-
-    async def ask(self, kind: str, patience: float = PATIENCE, **content: Any) -> Any:
-        """Send a question and wait for its answer, at most `patience` seconds. Raises TimeoutError where none comes."""
-        number = next(self._numbers)
-        answer = self._asked[number] = asyncio.get_running_loop().create_future()
-        self.tell(kind, number=number, **content)
-        try:
-            async with asyncio.timeout(patience):
-                return await answer
-        finally:
-            del self._asked[number]
-
-    async def listen(self, on_message: Callable[[Message], None]) -> None:
-        """Pass on the other side's messages until it is gone."""
-        while line := await self._line():
-            message = json.loads(line)
-            if message["kind"] != "answer":
-                on_message(message)
-            elif message["number"] in self._asked and not self._asked[message["number"]].done():
-                self._asked[message["number"]].set_result(message["content"])
-        self._writer.close()
-
-    async def _line(self) -> bytes:
-        try:
-            return await self._reader.readline()
-        except OSError:
-            # A process that is killed with messages unread resets the link instead of ending it.
-            return b""
-
-    def answer(self, message: Message, content: Any) -> None:
-        """Answer a question."""
-        self.tell("answer", number=message["number"], content=content)
 
 
 class Worker:
@@ -114,9 +55,15 @@ class Worker:
     def __init__(self, link: Link) -> None:
         """Use the link to the master; nothing is read from it before `run`."""
         self._link = link
+        self._own: Answers | None = None
+        self._answering: set[asyncio.Task[None]] = set()
 
-    async def run(self, fleet: Fleet, metrics: Metrics, stop: Callable[[], None]) -> None:
-        """Serve the link until the master is gone; then call `stop`. `fleet` and `metrics` are this worker's own."""
+    async def run(self, fleet: Fleet, metrics: Metrics, stop: Callable[[], None], own: Answers) -> None:
+        """Serve the link until the master is gone; then call `stop`.
+
+        `fleet` and `metrics` are this worker's own; `own` answers operators' questions for it.
+        """
+        self._own = own
         await self._link.listen(lambda message: self._on_message(message, fleet, metrics))
         stop()
 
@@ -157,6 +104,18 @@ class Worker:
             message = "the gateway's master process does not answer; nobody knows who has heard of the order"
             raise GatewayError(Own.INTERNAL, message) from None
 
+    async def asked(self, kind: str, arguments: dict[str, Any], own: Answers) -> Any:
+        """Return what all workers answer to a question, as one answer."""
+        try:
+            return await self._link.ask("question", 2 * PATIENCE, about=kind, arguments=arguments)
+        except TimeoutError:
+            log.warning("the master did not tell what all workers answer; this is one worker's answer")
+            return await own(kind, arguments)
+
+    async def _answer_question(self, message: Message) -> None:
+        assert self._own is not None
+        self._link.answer(message, await self._own(message["about"], message["arguments"]))
+
     async def changed(self, fleet: Fleet, name: str) -> None:
         """Ask a backend for its models anew: this worker has changed them. Have all other workers do the same."""
         self._link.tell("changed", name=name)
@@ -174,6 +133,10 @@ class Worker:
                 fleet.obey(Order.read(message["order"]))
                 if "number" in message:
                     self._link.answer(message, None)
+            case "question":
+                task = asyncio.create_task(self._answer_question(message))
+                self._answering.add(task)
+                task.add_done_callback(self._answering.discard)
             case "numbers":
                 self._link.answer(message, metrics.dump())
             case "views":
@@ -303,6 +266,8 @@ class Master:
                 other.tell("changed", name=message["name"])
         elif message["kind"] == "order":
             self._answer(self._answer_order(link, message))
+        elif message["kind"] == "question":
+            self._answer(self._answer_question(link, message))
         elif message["kind"] == "total":
             self._answer(self._answer_total(link, message))
         elif message["kind"] == "backends":
@@ -325,6 +290,12 @@ class Master:
             other.tell("obey", order=order.plain())
         await self._from_all("obey", order=order.plain())
         link.answer(message, None)
+
+    async def _answer_question(self, link: Link, message: Message) -> None:
+        about, arguments = message["about"], message["arguments"]
+        told = await self._from_all("question", about=about, arguments=arguments)
+        if told:
+            link.answer(message, merged_answers(about, arguments, told))
 
     async def _busy(self, backend: Backend) -> BusyPeriods:
         """Return the busy periods of all workers at a backend."""

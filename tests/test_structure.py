@@ -65,6 +65,8 @@ FLOORS = (
         (
             "gateway.asked",
             "gateway.request",
+            "gateway.running",
+            "gateway.link",
             "gateway.errors",
             "gateway.telemetry.*",
             "gateway.logs",

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,9 @@ from gateway.config import file as config
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.location import Location
 from gateway.fleet.orders import Kind, Order
+from gateway.link import Link
 from gateway.telemetry.metrics import Metrics, merge
-from gateway.workers import Link, Worker
+from gateway.workers import Worker
 from tests.processes import alive, children
 
 ROOT = Path(__file__).parent.parent
@@ -58,13 +60,18 @@ async def test_a_worker_tells_when_it_is_busy_and_hears_of_places_and_changes(tm
     fleet = Fleet(Metrics("9"), Random(1), lambda: None, launches=False)
     fleet.apply(config.load(file))
     backend = fleet.pool.backends["local"]
+
+    async def nothing(kind: str, arguments: dict[str, Any]) -> Any:
+        return [kind, arguments]
+
     near, far = socket.socketpair()
     link = await Link.on(near)
     stopped = asyncio.Event()
-    worker = asyncio.create_task(Worker(await Link.on(far)).run(fleet, Metrics("9"), stopped.set))
+    worker = asyncio.create_task(Worker(await Link.on(far)).run(fleet, Metrics("9"), stopped.set, nothing))
     master = asyncio.create_task(link.listen(lambda message: None))
 
     assert await link.ask("busy", name="local") == []
+    assert await link.ask("question", about="x", arguments={"a": 1}) == ["x", {"a": 1}]
     backend.in_flight, backend.busy_period = 1, 7
     assert await link.ask("busy", name="local") == [[os.getpid(), 7]]
     assert fleet.busy_periods("local") == {(os.getpid(), 7)}

@@ -35,6 +35,16 @@ class Gate:
         self._queue: deque[asyncio.Future[Gate]] = deque()
 
     @property
+    def slots(self) -> int:
+        """How many requests may run at once."""
+        return self._slots
+
+    @property
+    def held(self) -> int:
+        """Slots that are taken now."""
+        return self._held
+
+    @property
     def waiting(self) -> int:
         """Requests in the queue."""
         return len(self._queue)

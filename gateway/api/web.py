@@ -29,6 +29,7 @@ from gateway.api import schemas
 from gateway.api.endpoint import Core, headers_of
 from gateway.api.endpoints import SHAPES, described
 from gateway.api.home import add_home
+from gateway.api.overview import unready
 from gateway.api.swagger import add_docs
 from gateway.auth import Caller
 from gateway.errors import GatewayError, Own
@@ -110,11 +111,9 @@ def _operations(app: FastAPI, core: Core) -> None:
     @app.get("/readyz", tags=["operations"], responses={503: {"model": schemas.ErrorBody}})
     async def readyz() -> schemas.Status:
         """Report whether some backend can take requests and the gateway is not shutting down."""
-        if core.draining:
-            raise GatewayError(Own.DRAINING, "the gateway is shutting down")
-        if not core.dispatcher.ready():
-            flaws = core.dispatcher.flaws()
-            raise GatewayError(Own.NO_BACKEND, "no backend is ready yet" + (f" ({flaws})" if flaws else ""))
+        error = unready(core)
+        if error is not None:
+            raise error
         return schemas.Status(status="ready")
 
     @app.get("/metrics", tags=["operations"], response_class=Response)

@@ -8,13 +8,16 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Protocol
 
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.orders import Order
 from gateway.fleet.view import BackendView
 from gateway.telemetry.metrics import Metrics
+
+Own = Callable[[str, dict[str, Any]], Awaitable[Any]]
+"""Answers an operator's question for one process, in plain JSON; what may be asked is in `gateway.api.overview`."""
 
 
 class Peers(Protocol):
@@ -32,6 +35,9 @@ class Peers(Protocol):
 
     async def order(self, fleet: Fleet, order: Order) -> None:
         """Have all processes do what an operator has ordered; returns when they have."""
+
+    async def asked(self, kind: str, arguments: dict[str, Any], own: Own) -> Any:
+        """Return what all processes answer to a question, as one answer. `own` answers for this one."""
 
     async def changed(self, fleet: Fleet, name: str) -> None:
         """Say that this process has changed a backend's models; returns when it has asked the backend for them anew."""
@@ -53,6 +59,10 @@ class Alone:
     async def order(self, fleet: Fleet, order: Order) -> None:
         """Do what an operator has ordered."""
         fleet.obey(order)
+
+    async def asked(self, kind: str, arguments: dict[str, Any], own: Own) -> Any:
+        """Return what this process answers."""
+        return await own(kind, arguments)
 
     async def changed(self, fleet: Fleet, name: str) -> None:
         """Ask the backend for its models anew."""

@@ -248,6 +248,10 @@ class Catalog:
             self._listed_for[caller] = found
         return found
 
+    def plans(self) -> list[Plan]:
+        """Return the plan of every model once, for the operator."""
+        return list({plan.model: plan for plan in self._plans.values()}.values())
+
     def everything(self) -> list[str]:
         """Return every name that clients may use, for the operator: first those that are listed."""
         return [*dict.fromkeys([*(entry.name for entry in self._listed), *self._plans])]

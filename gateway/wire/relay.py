@@ -206,6 +206,7 @@ class Attempt(Sink):
 
     def _send(self, connection: Connection) -> None:
         exchange = self._exchange
+        exchange.attempt = self
         self._connection = connection
         self._way.source = connection
         now = self.sent_at = exchange.timeline.mark(SEND)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -21,8 +22,9 @@ from gateway.fleet.fleet import Fleet
 from gateway.fleet.load import FRESH, Load
 from gateway.fleet.pool import Pool
 from gateway.fleet.signals import Book, Poll, Report
+from gateway.link import Link
 from gateway.telemetry.metrics import Metrics
-from gateway.workers import Link, Worker
+from gateway.workers import Worker
 from tests.toy_engine import Orchard, page
 
 
@@ -156,9 +158,13 @@ async def test_a_worker_believes_what_the_process_that_asks_tells_it(tmp_path: P
     fleet.apply(config.load(file))
     a = fleet.pool.backends["a"]
     a.in_flight = 2
+
+    async def nothing(kind: str, arguments: dict[str, Any]) -> Any:
+        return [kind, arguments]
+
     near, far = socket.socketpair()
     link = await Link.on(near)
-    worker = asyncio.create_task(Worker(await Link.on(far)).run(fleet, Metrics("9"), lambda: None))
+    worker = asyncio.create_task(Worker(await Link.on(far)).run(fleet, Metrics("9"), lambda: None, nothing))
     master = asyncio.create_task(link.listen(lambda message: None))
 
     report = Report("a", {"running": (7.0, 2.0), "models": (1.0, 2.0)}, ("m",))
