@@ -24,7 +24,7 @@ from gateway.config import json_schema, notes
 from gateway.config.file import Loaded, read
 from gateway.config.problems import ConfigError
 from gateway.config.texts import NAME
-from gateway.console import backends, explain, models, orders
+from gateway.console import backends, explain, models, orders, requests, status, top
 from gateway.fake import command
 
 log = logging.getLogger("gateway")
@@ -102,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_operating(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands that look at a running gateway, or change what it does."""
+    status.add_command(_command(commands, "status", "say whether a running gateway is ready, and how it is"))
+    top.add_command(_command(commands, "top", "show what a running gateway does, second by second"))
+    requests.add_command(_command(commands, "requests", "show the requests that run, or cancel one"))
     listing = _command(commands, "backends", "show the backends of a running gateway")
     backends.add_command(listing)
     deeper = listing.add_subparsers(metavar="command")

@@ -82,7 +82,7 @@ def _row(view: View, now: datetime) -> tuple[str, ...]:
         ", ".join(models[:2]) + more or "-",
         str(view["in_flight"]),
         _signals(view["signals"]) or "-",
-        _error(view["last_error"], now),
+        error(view["last_error"], now),
     )
 
 
@@ -120,11 +120,12 @@ def _number(name: str, facts: View) -> str:
     return f"{facts['value']:g}{names}"
 
 
-def _error(error: View | None, now: datetime) -> str:
-    if error is None:
+def error(found: View | None, now: datetime) -> str:
+    """Return a backend's last error and how long ago it was, in words."""
+    if found is None:
         return "-"
-    age = (now - datetime.fromisoformat(error["time"])).total_seconds()
-    return f"{ago(max(0.0, age))} ago: {error['message']}"
+    age = (now - datetime.fromisoformat(found["time"])).total_seconds()
+    return f"{ago(max(0.0, age))} ago: {found['message']}"
 
 
 def ago(seconds: float) -> str:

@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 URL = "http://127.0.0.1:8080"
 KEY_ENV = "GATEWAY_KEY"
@@ -47,10 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser, nested: bool = False) -> None
 class Client:
     """One gateway."""
 
-    def __init__(self, url: str, key: str | None = None, key_env: str = KEY_ENV) -> None:
+    def __init__(
+        self, url: str, key: str | None = None, key_env: str = KEY_ENV, patience: float = PATIENCE
+    ) -> None:
         """Prepare requests to the gateway at a URL. Raises Failed for what is no URL.
 
-        `key_env` is the environment variable that the key was taken from, for messages.
+        `key_env` is the environment variable that the key was taken from, for messages. `patience` is how many seconds
+        the gateway may take for an answer it has ready.
         """
         try:
             parts = urlsplit(url)
@@ -61,22 +64,40 @@ class Client:
             raise Failed(f"{url!r} is no URL such as {URL}")
         self._tls = parts.scheme == "https"
         self._prefix = parts.path.rstrip("/")
-        self._url = url
+        self.url = url
+        self._patience = patience
         self._key = key
         self._key_env = key_env
 
     @classmethod
-    def of(cls, options: argparse.Namespace) -> Client:
+    def of(cls, options: argparse.Namespace, patience: float = PATIENCE) -> Client:
         """Return the client for the gateway that a command's options name."""
-        return cls(options.url, os.environ.get(options.key_env) or None, options.key_env)
+        return cls(options.url, os.environ.get(options.key_env) or None, options.key_env, patience)
 
     def backends(self) -> list[dict[str, Any]]:
         """Return every backend, as `GET /gateway/backends` answers."""
-        found = self._ask("GET", "/gateway/backends")
-        try:
-            return [{**view} for view in found]
-        except TypeError:
-            raise self._stranger() from None
+        return self._list("/gateway/backends")
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return every model, as `GET /gateway/models` answers."""
+        return self._list("/gateway/models")
+
+    def status(self) -> dict[str, Any]:
+        """Return the state of the gateway, as `GET /gateway/status` answers."""
+        return self._map("GET", "/gateway/status")
+
+    def requests(self, filters: dict[str, str]) -> dict[str, Any]:
+        """Return the requests that run, as `GET /gateway/requests` answers with these filters."""
+        return self._map("GET", "/gateway/requests" + (f"?{urlencode(filters)}" if filters else ""))
+
+    def cancel(self, id: str) -> int:
+        """Cancel the requests with an id. Return how many there were."""
+        return int(self._map("DELETE", f"/gateway/requests/{quote(id, safe='')}")["cancelled"])
+
+    def metrics(self) -> str:
+        """Return the metrics page."""
+        page = b"".join(self._exchange("GET", "/metrics", None, self._patience))
+        return page.decode(errors="replace")
 
     def order(self, backend: str, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Give an order for a backend, such as `drain`. Return the backend as it is then."""
@@ -89,16 +110,24 @@ class Client:
             raise self._stranger()
         return found
 
+    def _list(self, path: str) -> list[dict[str, Any]]:
+        """Return the list of objects that the gateway answers."""
+        found = self._ask("GET", path)
+        try:
+            return [{**view} for view in found]
+        except TypeError:
+            raise self._stranger() from None
+
     def _ask(self, method: str, path: str, arguments: dict[str, Any] | None = None) -> Any:
         """Return the JSON that the gateway answers."""
         body = None if arguments is None else json.dumps(arguments).encode()
         try:
-            return json.loads(b"".join(self._exchange(method, path, body, PATIENCE)))
+            return json.loads(b"".join(self._exchange(method, path, body, self._patience)))
         except ValueError:
             raise self._stranger() from None
 
     def _stranger(self) -> Failed:
-        return Failed(f"what answers at {self._url} is not the gateway")
+        return Failed(f"what answers at {self.url} is not the gateway")
 
     def act(self, backend: str, action: str, arguments: dict[str, Any]) -> Iterator[bytes]:
         """Have a backend carry out an action. Yield the answer's lines as they come."""
@@ -111,7 +140,7 @@ class Client:
 
     def _exchange(self, method: str, path: str, body: bytes | None, patience: float) -> Iterator[bytes]:
         kind = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
-        connection = kind(self._host or "", self._port, timeout=PATIENCE)
+        connection = kind(self._host or "", self._port, timeout=self._patience)
         headers = {"content-type": "application/json"} if body is not None else {}
         if self._key is not None:
             headers["authorization"] = f"Bearer {self._key}"
@@ -128,7 +157,7 @@ class Client:
             raise Failed("the answer broke off") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise Failed(f"cannot reach the gateway at {self._url}: {why}") from None
+            raise Failed(f"cannot reach the gateway at {self.url}: {why}") from None
         finally:
             connection.close()
 
