@@ -26,6 +26,8 @@ _PICTURES = ("image_url", "image", "input_image", "video_url", "video", "audio_u
 """Parts of a content that only some models read; they pass as they are."""
 _SHORTEST_CALL = len('[{"function":{"arguments":""}}]')
 
+_SYSTEM: Members = {"role": b'"system"'}
+
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
 _any = msgspec.json.Decoder()
 _strings = msgspec.json.Decoder(str | list[str])
@@ -204,6 +206,23 @@ def messages(members: Members) -> None:
         members["messages"] = b"[" + b",".join(out) + b"]"
 
 
+def developer(members: Members) -> None:
+    """Turn messages of the role `developer` into those of `system`, for engines or templates that know no such role."""
+    value = members.get("messages", b"")
+    if b'"developer"' not in value:
+        return
+    try:
+        found = _raws.decode(value)
+        roles = [bytes(_message.decode(raw).role) for raw in found]
+    except (ValueError, RecursionError):
+        return
+    out = [
+        rewrite.joined(rewrite.members(bytes(raw)) | _SYSTEM) if role == b'"developer"' else bytes(raw)
+        for raw, role in zip(found, roles, strict=True)
+    ]
+    members["messages"] = b"[" + b",".join(out) + b"]"
+
+
 def ends_with_an_answer(members: Members) -> bool:
     """Return whether the last message of a chat is text of the assistant, with which the answer is to begin."""
     try:
@@ -219,7 +238,7 @@ def _edited(message: _Message) -> Mapping[str, bytes]:
     """Return the members of a message that must be others."""
     edited: dict[str, bytes] = {}
     if bytes(message.role) == b'"developer"':
-        edited["role"] = b'"system"'
+        edited |= _SYSTEM
     content = bytes(message.content)
     if content.startswith(b"["):
         text = _joined(content)

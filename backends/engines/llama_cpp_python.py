@@ -7,11 +7,15 @@ Rules:
   with `[DONE]` as if it were complete. A launch switches that off; only one request is sent at a time in any case.
 - Nearly every mistake of a client is reported as status 500, distinguished only by its wording, or as a stream that
   ends before it began. What the server cannot do at all is refused here.
-- The server can be forced to call a named tool, but not to call any tool: if there is only one tool, it is named.
+- The server can be forced to call a named tool, but does not hear that any tool must be called: if there is only one
+  tool, it is named, otherwise the request is refused. A call that the token limit cut ends like a whole one; it is
+  `length` if its arguments are no JSON.
+- The server refuses nulls, some of them as its own fault, and the role `developer`.
 - The server answers a request whose `x-request-id` is not a UUID with an empty 400, so no id is sent.
 - The server answers for any model name.
-- Streams report no usage, and only in streams does the server notice that a client has left. Whole answers are asked
-  for as such, for their usage, and are computed to their end even if nobody waits for them.
+- Streams report no usage, and only in streams does the server notice that a client has left, at once. Whole answers
+  are asked for as such, for their usage, and are computed to their end even if nobody waits for them (measured: an
+  answer of 9.2 s whose client left after 0.7 s was computed for 7.2 s more).
 - A model without pooling returns a vector for each token; their mean is taken, as llama.cpp itself does.
 """
 
@@ -42,7 +46,7 @@ from backends.base import (
     RequestError,
     StreamDecoder,
 )
-from backends.dialect import rewrite
+from backends.dialect import edits, partial, rewrite
 from backends.dialect.errors import garbled
 from backends.dialect.openai import OpenAICompatible
 from backends.dialect.stream import EventStream
@@ -233,6 +237,8 @@ class LlamaCppPython(OpenAICompatible):
                 return Reply(msgspec.json.encode({"prompt": _text.decode(body).text}))
             if request.operation is Operation.EMBEDDINGS:
                 body = _pooled(body)
+            if request.operation is Operation.CHAT and b'"finish_reason":"tool_calls"' in body:
+                body = partial.cut_told(body)
         except (ValueError, RecursionError) as error:
             return garbled("the engine's reply is not the JSON object expected", body, error)
         return super().reply(request, model, headers, body)
@@ -261,15 +267,19 @@ class LlamaCppPython(OpenAICompatible):
 class _Stream(EventStream):
     """A stream that may end before it begins, and repeats a tool's name and id with each piece of its arguments."""
 
-    __slots__ = ("_named",)
+    __slots__ = ("_arguments",)
 
     def __init__(self, engine: OpenAICompatible, request: Request) -> None:
         super().__init__(engine, request)
-        self._named: set[tuple[int, int]] = set()
+        self._arguments: dict[tuple[int, int], str] = {}
+        """What was said of the arguments of each call, by the indices of its choice and its own."""
 
     def _decode(self, payload: bytes, event: bytes) -> bytes:
         if b'"tool_calls": [' in payload:
             payload = self._named_once(payload)
+            event = sse.encode(payload)
+        elif _CALLED in payload and not all(map(partial.is_whole, self._arguments.values())):
+            payload = payload.replace(_CALLED, b'"finish_reason": "length"')
             event = sse.encode(payload)
         return super()._decode(payload, event)
 
@@ -281,10 +291,11 @@ class _Stream(EventStream):
                 choice["delta"].pop("function_call", None)
                 for call in choice["delta"]["tool_calls"]:
                     place = choice["index"], call["index"]
-                    if place in self._named:
-                        call.update(function={"arguments": call["function"]["arguments"]})
+                    said = call["function"]["arguments"]
+                    if place in self._arguments:
+                        call.update(function={"arguments": said})
                         del call["id"], call["type"]
-                    self._named.add(place)
+                    self._arguments[place] = self._arguments.get(place, "") + said
             return msgspec.json.encode(chunk)
         except (ValueError, LookupError, TypeError, AttributeError):
             return payload
@@ -294,6 +305,9 @@ class _Stream(EventStream):
         if self.failure is not None and self.failure.kind is Kind.RESET and not self._begun:
             self.failure = Failure(Kind.REJECTED, TOO_LONG)
         return out
+
+
+_CALLED = b'"finish_reason": "tool_calls"'
 
 
 def _check(request: Request) -> None:
@@ -307,19 +321,28 @@ def _check(request: Request) -> None:
         raise RequestError(Failure(Kind.UNSUPPORTED, message, param="prompt"))
 
 
+_REWRITTEN = (b"max_completion_tokens", b"json_schema", b'"required"', b"null", b'"developer"')
+
+
 def _as_it_reads(body: bytes) -> bytes:
-    """Return the body with OpenAI's newer members replaced by the older ones that the engine knows."""
-    if not any(word in body for word in (b"max_completion_tokens", b"json_schema", b'"required"')):
+    """Return the body without nulls, and with OpenAI's newer members replaced by the older ones that the engine knows.
+
+    Raise RequestError where any of several tools must be called.
+    """
+    if not any(word in body for word in _REWRITTEN):
         return body
-    members = rewrite.members(body)
-    limit = members.pop("max_completion_tokens", b"null")
-    if limit != b"null":
-        members["max_tokens"] = limit
+    members = edits.without_nulls(rewrite.members(body))
+    edits.developer(members)
+    if "max_completion_tokens" in members:
+        members["max_tokens"] = members.pop("max_completion_tokens")
     form = _format.decode(members.get("response_format", b"null"))
     if form is not None and form.json_schema is not None:
         members["response_format"] = b'{"type":"json_object","schema":%s}' % bytes(form.json_schema.schema)
     tools = _tools.decode(members.get("tools", b"null"))
-    if members.get("tool_choice") == b'"required"' and tools and len(tools) == 1:
+    if members.get("tool_choice") == b'"required"' and tools:
+        if len(tools) > 1:
+            message = "the engine can be made to call a named tool, not any of several"
+            raise RequestError(Failure(Kind.UNSUPPORTED, message, param="tool_choice"))
         named = {"type": "function", "function": {"name": tools[0].function.name}}
         members["tool_choice"] = msgspec.json.encode(named)
     return rewrite.joined(members)

@@ -49,8 +49,31 @@ def test_newer_fields_in_older_words() -> None:
 def test_the_only_tool_is_named_where_one_must_be_called() -> None:
     named = {"type": "function", "function": {"name": "get_port"}}
     assert sent(tools=[TOOL], tool_choice="required")["tool_choice"] == named
-    assert sent(tools=[TOOL, TOOL], tool_choice="required")["tool_choice"] == "required"
     assert sent(tools=[TOOL], tool_choice="auto")["tool_choice"] == "auto"
+    assert refused(tools=[TOOL, TOOL], tool_choice="required") == (Kind.UNSUPPORTED, "tool_choice")
+
+
+def test_nulls_and_the_role_developer_are_not_sent() -> None:
+    """The engine refuses both."""
+    messages = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "developer"}]
+    found = sent(messages=messages, top_p=None, stream=None)
+    assert found == {"model": "demo", "messages": [{**messages[0], "role": "system"}, messages[1]]}
+
+
+@pytest.mark.parametrize(("arguments", "reason"), [('{"a": 1}', "tool_calls"), ('{"a": ', "length")])
+def test_a_call_that_the_limit_cut_says_so(arguments: str, reason: str) -> None:
+    """The engine calls it complete."""
+    function = {"name": "get_port", "arguments": arguments}
+    call = {"index": 0, "id": "call_1", "type": "function", "function": function}
+    decoder = ENGINE.decoder(request(stream=True), "demo")
+    out = decoder.feed(chunk({"content": None, "tool_calls": [call]})) + decoder.feed(chunk({}, "tool_calls"))
+    out += decoder.feed(b"data: [DONE]\n\n")
+    assert b'"finish_reason": "%b"' % reason.encode() in out and decoder.finished
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    body = json.dumps({"model": "demo", "choices": [choice]}, separators=(",", ":")).encode()
+    reply = ENGINE.reply(request(), "demo", (), body)
+    assert isinstance(reply, Reply) and json.loads(reply.body)["choices"][0]["finish_reason"] == reason
 
 
 def test_what_it_does_not_do_is_refused() -> None:

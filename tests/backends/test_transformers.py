@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from backends import registry
-from backends.base import Action, Health, Kind, LaunchError, Operation, Request, RequestError
+from backends.base import Action, Health, Kind, LaunchError, Operation, Reply, Request, RequestError
 from backends.dialect.stream import EventStream
 from backends.engines.transformers import Transformers, TransformersLaunch, TransformersOptions
 
@@ -54,6 +55,31 @@ def test_a_client_s_own_generation_config_wins() -> None:
     config = json.loads(sent(top_k=5, generation_config='{"top_k": 7}', max_tokens=1)["generation_config"])
     assert config == {"top_k": 7}
     assert refused(top_k=5, generation_config="no JSON") == (Kind.REJECTED, "generation_config")
+
+
+def test_the_role_developer_is_system() -> None:
+    """Templates that do not know it leave such messages out, or write a role that the model has never seen."""
+    messages: list[dict[str, Any]] = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text"}]},
+    ]
+    assert sent(messages=messages)["messages"] == [{**messages[0], "role": "system"}, messages[1]]
+
+
+def test_a_streamed_transcription_is_asked_for_as_a_whole() -> None:
+    """Its own stream is bare text."""
+    form = (
+        b'--edge\r\ncontent-disposition: form-data; name="model"\r\n\r\nears\r\n'
+        b'--edge\r\ncontent-disposition: form-data; name="stream"\r\n\r\ntrue\r\n--edge--'
+    )
+    kind = b"multipart/form-data; boundary=edge"
+    asked = Request(Operation.TRANSCRIPTIONS, form, "ears", True, content_type=kind)
+    call = ENGINE.call(asked, "whisper")
+    assert call.whole and call.content_type == kind
+    assert call.body == form.replace(b"ears", b"whisper").replace(b"true", b"false")
+    reply = ENGINE.reply(asked, "whisper", ((b"content-type", b"application/json"),), b'{"text":"One two."}')
+    assert isinstance(reply, Reply) and reply.body.count(b"data: ") == 2
+    assert not ENGINE.call(structs.replace(asked, stream=False), "whisper").whole
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,7 @@ ASKED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 }
 
 UNPROVEN: Mapping[str, Mapping[str, str]] = {
-    "llama-cpp-python": {
-        **_none(NOT_RECORDED, "nulls", *_STOPS, *_CUTS),
-        **_none(NEVER_FULL, "overloaded_stream"),
-    },
+    "llama-cpp-python": _none(NEVER_FULL, "overloaded_stream"),
     "llamacpp": {
         **_none(NO_SOUND, *_HEARD),
         **_none(NO_CALL, *_CUTS, *_TOOLS),
