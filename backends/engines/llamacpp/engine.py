@@ -4,7 +4,8 @@ Facts are those of llama.cpp b11549 (xllamacpp 2026.10). The server speaks OpenA
 API, and has its own infill. Its tokenize and detokenize use other member names and are translated.
 
 Rules:
-- `asked.py` says what the server would not hear, `answers.py` puts log probabilities right.
+- `asked.py` says what the server would not hear, `answers.py` puts log probabilities right, `forced.py` looks whether
+  the tool was called that had to be.
 - The engine is launched under the public model name, so its answers need no rewriting.
 - The type of an error decides; wording decides only where the type is not specific.
 - The fraction of the cache in use is computed from the tokens of running requests. With `--kv-unified` every slot
@@ -44,7 +45,7 @@ from backends.base import (
 from backends.dialect import rewrite
 from backends.dialect.errors import garbled
 from backends.dialect.openai import OpenAICompatible
-from backends.engines.llamacpp import answers
+from backends.engines.llamacpp import answers, forced
 from backends.engines.llamacpp.asked import edited
 from backends.engines.llamacpp.launch import LlamaCppLaunch
 from backends.facts import cards
@@ -154,9 +155,13 @@ class LlamaCpp(OpenAICompatible):
                 body = answers.of_completions(body, {})
         except (ValueError, RecursionError) as error:
             return garbled("the engine's reply is not the JSON object expected", body, error)
+        if forced.is_forced(request) and forced.talked(request, body):
+            return forced.failure()
         return super().reply(request, model, headers, body)
 
     def decoder(self, request: Request, model: str) -> StreamDecoder:
+        if request.operation is Operation.CHAT and forced.is_forced(request):
+            return forced.ForcedStream(self, request)
         if request.operation is Operation.COMPLETIONS and b'"logprobs"' in request.body:
             return answers.TextStream(self, request)
         return super().decoder(request, model)
