@@ -255,6 +255,10 @@ class LaunchOptions(Options):
         """Return what the operator should know of options that can be used; each note is one line."""
         return ()
 
+    def slots(self) -> int | None:
+        """Return how many requests the engine will compute at once; None where the options do not say."""
+        return None
+
     def engine_options(self) -> EngineOptions | None:
         """Return the engine options that follow from launching it so, which replace the backend's own; else None."""
         return None

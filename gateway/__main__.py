@@ -129,6 +129,7 @@ def _worker_of(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("file", type=Path)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--link", type=int, required=True)
+    parser.add_argument("--workers", type=int, required=True)
     parser.set_defaults(run=_serve)
     return parser.parse_args(words)
 
@@ -163,7 +164,7 @@ def _serve(options: argparse.Namespace) -> int:
     from gateway.serve import serve, work
 
     if options.link is not None:
-        return work(config, options.port, options.link)
+        return work(config, options.port, options.link, options.workers)
     for note in notes.startup(config):
         log.warning("%s", note)
     return serve(config, options.file, options.workers)

@@ -46,6 +46,8 @@ from gateway.wire.downstream import Receive, Scope, Send, closing_early, way_bac
 
 log = logging.getLogger("gateway.app")
 
+FOLLOW = 1.0
+"""Seconds after which the gates of models look at the latest at what their engines tell."""
 VERSION = importlib.metadata.version("llm-serving-gateway")
 
 
@@ -64,6 +66,7 @@ class Gateway:
         self.fleet = Fleet(self.metrics, rng, self._rebuild, self._peers.launches)
         self.pool = self.fleet.pool
         self._state = State(self.pool, self.metrics, rng)
+        self._state.processes = self._peers.serving
         self._budget = Budget()
         dispatcher = Dispatcher(self.pool, self.metrics, Accounting(self.metrics), self._budget)
         self.core = Core(self._applied(config), dispatcher, self.metrics, Pages(self._page))
@@ -158,14 +161,24 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        running = asyncio.create_task(self.fleet.run())
-        running.add_done_callback(_say_if_broken)
+        tasks = [asyncio.create_task(self.fleet.run()), asyncio.create_task(self._follow())]
+        for task in tasks:
+            task.add_done_callback(_say_if_broken)
         try:
             yield
         finally:
             self.drain()
-            running.cancel()
-            await asyncio.wait([running])
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _follow(self) -> None:
+        """Have the gates of models follow what their engines tell and how they are, until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FOLLOW):
+                    await self.pool.change()
+            self._state.follow()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, what: Headers | GatewayError) -> None:
         """Answer a request that no endpoint sees: with an error, or with headers and nothing else."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import blake2b
+from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from backends.base import Request
 from backends.dialect.openai import FORMS
+from gateway.priority import NUMBERS
 
 if TYPE_CHECKING:
     from gateway.auth import Caller
@@ -33,13 +35,15 @@ _IMAGES: Final = (b'"image_url"', b'"input_image"', b'"image"')
 escaped, so only a whole string can be meant."""
 _BYTES_PER_TOKEN: Final = 4
 """Of English text and of JSON: about four. Other scripts have fewer characters and more bytes for each token."""
+_PATIENCE: Final = (b"x-stainless-read-timeout", b"x-stainless-timeout")
+"""How the SDKs of OpenAI and of Anthropic say after how many seconds without an answer they give up."""
 _DATA: Final = b";base64,"
 
 
 class Asked:
     """What a request asks for."""
 
-    __slots__ = ("_found", "_prompt_tokens", "caller", "headers", "request")
+    __slots__ = ("_found", "_prompt_tokens", "best_priority", "caller", "headers", "request")
 
     def __init__(self, request: Request, headers: Mapping[bytes, bytes], caller: Caller) -> None:
         """Describe a request that was read; `headers` have lower-case names."""
@@ -48,6 +52,8 @@ class Asked:
         self.caller: Caller = caller
         self._found: dict[str, msgspec.Raw] | None = None
         self._prompt_tokens: int = -1
+        self.best_priority: int = caller.priority
+        """The number of the best class it may wait in: its key's, or what a route says."""
 
     @property
     def members(self) -> Mapping[str, msgspec.Raw]:
@@ -126,6 +132,23 @@ class Asked:
             self._prompt_tokens = sum([_tokens(bytes(found[name])) for name in _PROMPTS if name in found])
         return self._prompt_tokens
 
+    @property
+    def priority(self) -> int:
+        """The number of the class in which it waits: the best it may have, or the lower one that it asks for.
+
+        It asks by the header `x-gateway-priority`, or by `"service_tier": "flex"`, which means low.
+        """
+        wanted = NUMBERS.get(self.headers.get(b"x-gateway-priority", b"").strip().lower().decode("latin-1"))
+        if wanted is None and self.text("service_tier") == "flex":
+            wanted = NUMBERS["low"]
+        return self.best_priority if wanted is None else max(wanted, self.best_priority)
+
+    @property
+    def patience(self) -> float | None:
+        """How many seconds its client waits for an answer, where its SDK says so; None where it does not."""
+        told = [self.headers[name] for name in _PATIENCE if name in self.headers]
+        return min([seconds for seconds in map(_seconds, told) if seconds > 0.0], default=None)
+
     def share(self, salt: str, whose: str = "") -> float:
         """Return a number from 0 up to 1 that is the same for the same `salt` and user (`whose`, else `user`)."""
         return share(salt, whose or self.user)
@@ -135,6 +158,15 @@ def share(salt: str, whose: str) -> float:
     """Return a number from 0 up to 1, evenly spread, that is the same for the same two texts on every machine."""
     digest = blake2b(f"{salt}\0{whose}".encode("utf-8", "replace"), digest_size=7).digest()
     return int.from_bytes(digest, "big") / (1 << 56)
+
+
+def _seconds(text: bytes) -> float:
+    """Return the seconds in a header; 0 where there are none."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return 0.0
+    return seconds if isfinite(seconds) else 0.0
 
 
 def _text_of(found: msgspec.Raw | None) -> str:

@@ -17,12 +17,13 @@ from typing import Final
 from gateway.config.schema import Config
 from gateway.errors import GatewayError, Own
 from gateway.globs import Globs
+from gateway.priority import NORMAL, NUMBERS
 
 
 class Caller:
     """The holder of a key."""
 
-    __slots__ = ("_globs", "_known", "admin", "name", "tags")
+    __slots__ = ("_globs", "_known", "admin", "name", "priority", "tags", "weight")
 
     def __init__(
         self,
@@ -30,15 +31,19 @@ class Caller:
         models: tuple[str, ...] | None = None,
         admin: bool = False,
         tags: tuple[str, ...] = (),
+        priority: int = NORMAL,
+        weight: int = 1,
     ) -> None:
         """Create a caller.
 
         `models` are globs of model names; None allows all. `admin`: may see and manage engines. `tags` are the key's,
-        for rules.
+        for rules. `priority` is the number of the best class its requests may wait in, `weight` its share there.
         """
         self.name = name
         self.admin = admin
         self.tags = tags
+        self.priority = priority
+        self.weight = weight
         self._globs: Globs | None = None if models is None else Globs(models)
         self._known: dict[str, bool] = {}
 
@@ -75,7 +80,9 @@ class Keys:
     def __init__(self, config: Config) -> None:
         """Take the keys and the rules for callers without one from the config."""
         self._callers: Mapping[bytes, Caller] = {
-            bytes.fromhex(key.sha256): Caller(name, key.models, key.admin, key.tags)
+            bytes.fromhex(key.sha256): Caller(
+                name, key.models, key.admin, key.tags, NUMBERS[key.priority], key.weight
+            )
             for name, key in config.keys.items()
         }
         self.open = config.server.auth == "none" or not self._callers

@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from backends.base import Failure, Kind, Phase
+from backends.base import Failure, Headers, Kind, Phase
 from backends.dialect.errors import public
 from backends.surfaces.openai import OPENAI
 from backends.surfaces.surface import ErrorFacts, InvalidRequest
@@ -38,6 +38,7 @@ class Own(enum.StrEnum):
     NO_BACKEND = "no_backend"
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "queue_timeout"
+    QUEUE_DEADLINE = "queue_deadline"
     QUARANTINED = "quarantined"
     DRAINING = "draining"
     CANCELLED = "cancelled"
@@ -102,6 +103,7 @@ ROWS: dict[Kind | Own, Row] = {
     Own.NO_BACKEND: Row(503, _BUSY, "no_healthy_backend", "overloaded"),
     Own.QUEUE_FULL: Row(503, _BUSY, "queue_full", "overloaded"),
     Own.QUEUE_TIMEOUT: Row(503, _BUSY, "queue_timeout", "overloaded"),
+    Own.QUEUE_DEADLINE: Row(503, _BUSY, "queue_deadline", "overloaded"),
     Own.QUARANTINED: Row(400, _INVALID, "request_refused", "client_error"),
     Own.DRAINING: Row(503, _BUSY, "draining", "overloaded"),
     Own.CANCELLED: Row(500, "server_error", "cancelled_by_operator", "cancelled"),
@@ -177,6 +179,10 @@ class GatewayError(Exception):
         """Return the error for a request that could not be read."""
         kind = Own.MEDIA_TYPE if error.media_type else Own.INVALID
         return cls(kind, error.message, param=error.param, code=error.code)
+
+    def add_headers(self, headers: Headers) -> None:
+        """Add headers to the answer."""
+        self._headers = (*self._headers, *headers)
 
     @property
     def facts(self) -> ErrorFacts:

@@ -133,6 +133,13 @@ class Beating(Protocol):
         """Send no more signs of life."""
 
 
+class Standing(Protocol):
+    """What a request that waits for a slot knows of its queue."""
+
+    def words(self) -> str:
+        """Return where it stands now, in words; empty where nothing is known."""
+
+
 class FinishedSink(Protocol):
     """A consumer of finished requests, such as metrics or an access log."""
 
@@ -192,10 +199,12 @@ class Exchange:
         "outcome",
         "over",
         "plan",
+        "queue_position",
         "register",
         "request",
         "served",
         "sink",
+        "standing",
         "surface",
         "task",
         "timeline",
@@ -233,6 +242,10 @@ class Exchange:
         self.outcome: str = "ok"
         self.events: int = 0
         """The number of the next event of a stream, where the client's API numbers them."""
+        self.queue_position: int = 0
+        """Where it stood when it began to wait for a slot; 0 if it did not wait."""
+        self.standing: Standing | None = None
+        """Where it stands while it waits for a slot."""
         self.over: bool = False
         self.task: asyncio.Task[None] | None = None
         self.work: Work | None = None

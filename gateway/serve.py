@@ -259,15 +259,15 @@ def serve(config: Config, file: Path, workers: int = 1) -> int:
     return 0
 
 
-def work(config: Config, port: int, link: int) -> int:
-    """Run one worker of several, and return the exit status.
+def work(config: Config, port: int, link: int, workers: int) -> int:
+    """Run one worker of several, of which there are `workers`, and return the exit status.
 
     `link` is the file descriptor of the socket that connects the worker to the master.
     """
     listener = listen(Listen(config.server.listen.host, port), shared=True)
     if listener is None:
         return 1
-    _run(_work(config, listener, socket.socket(fileno=link)))
+    _run(_work(config, listener, socket.socket(fileno=link), workers))
     return 0
 
 
@@ -330,8 +330,8 @@ async def _serve(config: Config, listener: socket.socket, url: str, shown: str, 
         await server.run_until_signal(listener)
 
 
-async def _work(config: Config, listener: socket.socket, end: socket.socket) -> None:
-    worker = Worker(await Link.on(end))
+async def _work(config: Config, listener: socket.socket, end: socket.socket, workers: int) -> None:
+    worker = Worker(await Link.on(end), workers)
     server, gateway = build(config, worker)
 
     async def tell() -> None:

@@ -52,11 +52,12 @@ class Worker:
 
     launches = False
 
-    def __init__(self, link: Link) -> None:
-        """Use the link to the master; nothing is read from it before `run`."""
+    def __init__(self, link: Link, serving: int = 1) -> None:
+        """Use the link to the master; nothing is read from it before `run`. `serving`: how many workers there are."""
         self._link = link
         self._own: Answers | None = None
         self._answering: set[asyncio.Task[None]] = set()
+        self.serving = serving
 
     async def run(self, fleet: Fleet, metrics: Metrics, stop: Callable[[], None], own: Answers) -> None:
         """Serve the link until the master is gone; then call `stop`.
@@ -226,7 +227,7 @@ class Master:
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "gateway", "worker", str(self._file)),
-                *("--port", str(port), "--link", str(theirs.fileno())),
+                *("--port", str(port), "--link", str(theirs.fileno()), "--workers", str(self._count)),
                 pass_fds=[theirs.fileno()],
                 # Ctrl-C goes to the master alone, which ends the workers.
                 start_new_session=True,

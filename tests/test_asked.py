@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from backends.base import Operation, Request
 from gateway.asked import Asked, share
-from gateway.auth import ANYONE
+from gateway.auth import ANYONE, Caller
+from gateway.priority import CLASSES, NUMBERS
 
 
 def asked(body: object, operation: Operation = Operation.CHAT) -> Asked:
@@ -124,3 +125,46 @@ def test_shares_are_spread_evenly() -> None:
     assert 850 < below < 1150
     same = sum((share("a", f"{n}") < 0.5) == (share("b", f"{n}") < 0.5) for n in range(10_000))
     assert 4700 < same < 5300, "two salts are independent"
+
+
+@pytest.mark.parametrize(
+    ("best", "headers", "body", "found"),
+    [
+        ("normal", {}, {}, "normal"),
+        ("high", {b"x-gateway-priority": b"low"}, {}, "low"),
+        ("high", {b"x-gateway-priority": b" Batch "}, {}, "batch"),
+        ("low", {b"x-gateway-priority": b"high"}, {}, "low"),
+        ("normal", {b"x-gateway-priority": b"urgent"}, {}, "normal"),
+        ("normal", {b"x-gateway-priority": b"\xff"}, {"service_tier": "flex"}, "low"),
+        ("high", {}, {"service_tier": "flex"}, "low"),
+        ("batch", {}, {"service_tier": "flex"}, "batch"),
+        ("normal", {}, {"service_tier": "priority"}, "normal"),
+        ("normal", {}, {"service_tier": 5}, "normal"),
+        ("high", {b"x-gateway-priority": b"normal"}, {"service_tier": "flex"}, "normal"),
+    ],
+)
+def test_a_request_may_lower_its_priority_and_never_raise_it(
+    best: str, headers: dict[bytes, bytes], body: object, found: str
+) -> None:
+    request = Request(Operation.CHAT, json.dumps(body).encode(), "m")
+    what = Asked(request, headers, Caller("k", priority=NUMBERS[best]))
+    assert CLASSES[what.priority] == found
+    what.best_priority = NUMBERS["batch"]
+    assert CLASSES[what.priority] == "batch", "what a route says takes the place of the key's"
+
+
+@pytest.mark.parametrize(
+    ("headers", "found"),
+    [
+        ({}, None),
+        ({b"x-stainless-read-timeout": b"600.0"}, 600.0),
+        ({b"x-stainless-timeout": b"20"}, 20.0),
+        ({b"x-stainless-timeout": b"NOT_GIVEN", b"x-stainless-read-timeout": b"5"}, 5.0),
+        ({b"x-stainless-timeout": b"30", b"x-stainless-read-timeout": b"5"}, 5.0),
+        ({b"x-stainless-timeout": b"-1"}, None),
+        ({b"x-stainless-timeout": b"inf", b"x-stainless-read-timeout": b"\xff"}, None),
+        ({b"x-stainless-timeout": b"nan"}, None),
+    ],
+)
+def test_how_long_the_client_waits(headers: dict[bytes, bytes], found: float | None) -> None:
+    assert Asked(Request(Operation.CHAT, b"{}", "m"), headers, ANYONE).patience == found

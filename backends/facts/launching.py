@@ -171,6 +171,9 @@ class GpuServerLaunch(ServerLaunch):
         False, description="Whether Python code that comes with the model may run in the engine."
     )
 
+    def slots(self) -> int | None:
+        return self.max_num_seqs
+
     def notes(self) -> tuple[str, ...]:
         return too_long("max_model_len", self.max_model_len, Path(self.model))
 

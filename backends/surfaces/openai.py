@@ -32,7 +32,6 @@ class OpenAI(Surface):
         (b"cache-control", b"no-cache"),
         *UNBUFFERED,
     )
-    heartbeat: ClassVar[bytes] = b": keep-alive\n"
 
     def check(self, operation: Operation, content_type: bytes) -> None:
         if operation in FORMS:
@@ -49,6 +48,9 @@ class OpenAI(Surface):
         if operation in FORMS:
             return forms.decode(operation, body, content_type)
         return bodies.decode(operation, body)
+
+    def heartbeat(self, words: str) -> bytes:
+        return b": " + words.encode() + b"\n"
 
     def error(self, facts: ErrorFacts) -> bytes:
         return msgspec.json.encode({"error": facts._asdict()})

@@ -53,8 +53,6 @@ class Surface(ABC):
 
     stream_headers: ClassVar[Headers]
     """The headers of a streamed answer, besides those that the gateway adds."""
-    heartbeat: ClassVar[bytes]
-    """Bytes that keep a silent stream alive; clients ignore them."""
     forwarded: ClassVar[tuple[bytes, ...]] = ()
     """The client's headers that belong to the API and that an engine which speaks it gets too."""
 
@@ -68,6 +66,10 @@ class Surface(ABC):
 
         Raises InvalidRequest if anything is wrong with it.
         """
+
+    @abstractmethod
+    def heartbeat(self, words: str) -> bytes:
+        """Return the bytes that keep a silent stream alive and say something to people; clients ignore them."""
 
     @abstractmethod
     def error(self, facts: ErrorFacts) -> bytes:

@@ -58,6 +58,8 @@ _PRIVATE = {"env", "extra_args", "url"}
 """Fields that are no secrets by type and may still hold one."""
 
 
+_PLAIN = ("models", "tags", "priority", "weight")
+"""Fields of a key in which no secret stands."""
 _MOST_UNKNOWN = 100
 """Unknown keys of one map that are told one by one."""
 
@@ -115,7 +117,7 @@ def problems(source: Source, error: ValidationError, names: Names) -> Iterator[P
             told[holder] += 1
             if told[holder] > _MOST_UNKNOWN:
                 continue
-            hint = names.suggest(word, _keys_at(source, holder))
+            hint = _below(source, holder, word) or names.suggest(word, _keys_at(source, holder))
             if told[holder] == _MOST_UNKNOWN < unknown[holder]:
                 hint += f", and {unknown[holder] - _MOST_UNKNOWN} more in the same map"
             yield source.problem(where, f"unknown key {quote(word)}{hint}", at_key=True)
@@ -186,7 +188,7 @@ def _shown(node: Node | None, secret: bool) -> str:
 
 def _secret(source: Source, where: Where) -> bool:
     """Tell whether a secret may stand at this place."""
-    if where[:1] == ("keys",) and (len(where) < 3 or where[2] not in ("models", "tags")):
+    if where[:1] == ("keys",) and (len(where) < 3 or where[2] not in _PLAIN):
         return True
     return not _PRIVATE.isdisjoint(map(str, where)) or _bare(_kind_at(source, where)) is SecretStr
 
@@ -203,6 +205,14 @@ def _keys_at(source: Source, where: Where) -> Iterable[str]:
     """Return the keys that the map at `where` may have."""
     found = _section(_kind_at(source, where))
     return found.model_fields if found else ()
+
+
+def _below(source: Source, where: Where, word: str) -> str:
+    """Return the end of a message that says below which keys of the map at `where` a key may stand; usually nothing."""
+    found = _section(_kind_at(source, where))
+    inner = {name: _section(field.annotation) for name, field in found.model_fields.items()} if found else {}
+    holders = [name for name, section in inner.items() if section and word in section.model_fields]
+    return f" (it stands below {' or '.join(map(quote, holders))})" if holders else ""
 
 
 def _member(kind: Any, step: str | int, holder: Node | None) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 
 from gateway.config.section import Section, setting
 from gateway.config.texts import Hash, Line, ModelGlob, Secret
+from gateway.priority import Priority
 
 
 class Key(Section):
@@ -27,6 +28,17 @@ class Key(Section):
     )
     tags: tuple[Line, ...] = setting(
         (), "Free text about the holder of the key, for the rules below `routes`."
+    )
+    priority: Priority = setting(
+        "normal",
+        "The class of the key's requests where they wait: high, normal, low or batch. A request may ask for a lower "
+        "one by the header `x-gateway-priority`.",
+    )
+    weight: int = setting(
+        1,
+        "The key's share of tokens, against the weights of other keys that wait in its class.",
+        ge=1,
+        le=1000,
     )
     admin: bool = setting(
         False, "Whether the key may see and manage the engines: `/gateway/backends` and all below it."

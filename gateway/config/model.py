@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator
 
 from backends.facts.units import Duration, expected
+from gateway.config.admission import Admission
 from gateway.config.balance import Balance, Policy, named_policy
 from gateway.config.defaults import Retry, TimeoutOverrides
 from gateway.config.section import Frozen, Section, setting
@@ -84,14 +85,8 @@ class Model(Section):
         {}, "Timeouts of requests for this model, where they differ. They win over the backend's."
     )
     retry: Retry | None = setting(None, "How failed attempts are retried. Left out, as in `defaults`.")
-    concurrency: int | None = setting(
-        None,
-        "How many requests run at once; more wait in a queue. Left out, no limit.",
-        ge=1,
-        le=1_000_000,
-    )
-    queue_size: int = setting(
-        128, "How many requests may wait; more are refused with 503.", ge=0, le=1_000_000
+    admission: Admission | None = setting(
+        None, "How many requests run at once, and how the others wait. Left out, no limit and no queue."
     )
     heartbeat: Duration | None = setting(
         None,

@@ -24,9 +24,10 @@ from backends.base import Kind
 from gateway.admission.gate import Gate
 from gateway.dispatch.blame import fell_silent, fingerprint
 from gateway.dispatch.candidates import Candidates
+from gateway.dispatch.charges import Charges, charged
 from gateway.dispatch.failures import Failures
 from gateway.dispatch.inquiry import reason
-from gateway.dispatch.shared import Shared
+from gateway.dispatch.shared import Shared, waited
 from gateway.errors import GatewayError, Own
 from gateway.fleet.lease import Lease
 from gateway.request import Exchange
@@ -45,6 +46,7 @@ class Journey:
     __slots__ = (
         "_attempt",
         "_candidates",
+        "_charges",
         "_exchange",
         "_failures",
         "_gate",
@@ -66,6 +68,8 @@ class Journey:
         self._warm_until: float = 0.0
         self._gate: Gate | None = None
         """The gate of the model, while the request holds a slot of it."""
+        self._charges: Charges | None = None
+        """What the request is to be charged with, if it waited for a slot."""
         self._lease: Lease | None = None
         self._attempt: Attempt | None = None
         self._going: bool = False
@@ -189,7 +193,8 @@ class Journey:
                 gate = self._exchange.plan.gate
                 assert gate is not None
                 until = self._loop.time() + self._exchange.plan.queue
-                self._gate = await self._shared.queue(self._exchange, (gate,), min(self._deadline(), until))
+                place = await self._shared.queue(self._exchange, (gate,), min(self._deadline(), until))
+                self._gate, self._charges = gate, charged(self._charges, place)
             else:
                 gates = self._candidates.gates(self._loop.time())
                 if gates:
@@ -217,13 +222,15 @@ class Journey:
     async def _wait_for_slot(self, gates: list[Gate]) -> None:
         """Wait until one of the gates has a free slot, and lease a backend with it; or until that took too long."""
         try:
-            gate = await self._shared.queue(self._exchange, gates, self._patience())
+            place = await self._shared.queue(self._exchange, gates, self._patience())
         except GatewayError as error:
             self._candidates.waited_out = error
             return
-        self._lease = self._candidates.pick_with_slot(gate, self._loop.time())
+        self._lease = self._candidates.pick_with_slot(place.gate, self._loop.time())
         if self._lease is None:
-            gate.leave()
+            place.leave()
+        else:
+            self._charges = charged(self._charges, place, backend=True)
 
     def _has_moved_away(self) -> bool:
         """Release the lease if the backend has lost its location since it was chosen. Return whether that is so."""
@@ -271,7 +278,7 @@ class Journey:
         exchange.attempts += 1
         exchange.backend = backend.name
         exchange.served = self._candidates.model
-        headers = self._candidates.headers(backend, exchange)
+        headers = waited(exchange, self._candidates.headers(backend, exchange))
         attempt = self._attempt = Attempt(exchange, target, self, headers)
         return attempt
 
@@ -321,6 +328,8 @@ class Journey:
         self._lease = self._attempt = None
         if lease is None:
             return
+        if self._charges is not None:
+            self._charges.attempted(attempt)
         lease.close(self._loop.time(), attempt is not None and fell_silent(attempt.failure))
         if attempt is not None:
             target = lease.target
@@ -336,6 +345,8 @@ class Journey:
         if self._attempt is not None:
             self._attempt.drop()
         self._give_back_lease()
+        if self._charges is not None:
+            self._charges.over()
         if self._gate is not None:
             self._gate.leave()
         if self._failures is not None:

@@ -26,7 +26,7 @@ from backends.base import Engine, Health, ModelCard
 from gateway.admission.gate import UNLIMITED, Gate
 from gateway.fleet.breaker import Breaker, State
 from gateway.fleet.evidence import Evidence
-from gateway.fleet.load import Load
+from gateway.fleet.load import Load, Slots
 from gateway.fleet.orders import Orders
 from gateway.telemetry.cells import Value
 from gateway.telemetry.metrics import Metrics
@@ -120,6 +120,7 @@ class Backend:
         "name",
         "orders",
         "reason",
+        "slots",
         "slow_start",
         "slow_start_weight",
         "suspected_death",
@@ -167,6 +168,7 @@ class Backend:
         self.woken = asyncio.Event()
         """Set when a probe should come at once."""
         self._forget_engine()
+        self.slots = Slots()
         self.in_flight = 0
         """Leases that are open."""
         self.busy_period = 0
@@ -372,6 +374,7 @@ class Backend:
     def _move(self, url: str | None, key: str | None) -> None:
         self._key = key
         self._forget_engine()
+        self.slots.told = None
         self.upstream = None if url is None else Upstream(url, headers=self._sent_headers())
 
     def _forget_engine(self) -> None:

@@ -101,6 +101,28 @@ class Load:
         self._foreign_until = min(known, default=_NEVER)
 
 
+class Slots:
+    """How many requests one engine computes at once; None where that is not known.
+
+    What it told last counts until it has gone elsewhere: a busy engine may be slow to tell it again.
+    """
+
+    __slots__ = ("launched", "told")
+
+    def __init__(self) -> None:
+        self.launched: int | None = None
+        """As the options say that it was launched with."""
+        self.told: int | None = None
+        """As it has told itself."""
+
+    def count(self, load: Load, now: float) -> int | None:
+        """Return how many there are, as the engine tells, or else as it was launched."""
+        told = load.slots(now)
+        if told is not None and told >= 1.0:
+            self.told = int(told)
+        return self.told or self.launched
+
+
 def _believed(ages: Ages, signal: str, now: float) -> tuple[float, float]:
     """Return the value of a signal and the time until which it may be believed; 0 and never where it was not told."""
     found = ages.get(signal)

@@ -93,6 +93,7 @@ class Member:
             headers_of(settings),
         )
         self.backend.launched = settings.launch is not None
+        self.backend.slots.launched = _slots(settings)
         self.watch = Watch(self.backend, shared.pool, shared.on_models, shared.rng)
         self.poll: Poll | None = None
         self.supervisor: Supervisor | None = None
@@ -136,6 +137,7 @@ class Member:
         before, self.settings = self.settings, settings
         backend, self.patience = self.backend, patience
         backend.change_engine(engine)
+        backend.slots.launched = _slots(settings)
         if settings.url is not None and settings.url != before.url:
             self._leave_location(settings.url)
         elif settings.url is None and _launched_by(settings) != _launched_by(before):
@@ -278,6 +280,11 @@ def _models(settings: BackendConfig) -> tuple[str, ...] | None:
     if settings.models is None and settings.launch is not None:
         return settings.launch.served_names() or None
     return settings.models
+
+
+def _slots(settings: BackendConfig) -> int | None:
+    """Return how many requests a launched engine computes at once, where its options say so."""
+    return None if settings.launch is None else settings.launch.slots()
 
 
 def _launched_by(settings: BackendConfig) -> tuple[object, ...]:

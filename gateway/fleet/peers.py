@@ -27,6 +27,10 @@ class Peers(Protocol):
     def launches(self) -> bool:
         """Whether this process launches engines, and asks for their signals; else another one does."""
 
+    @property
+    def serving(self) -> int:
+        """How many processes serve requests."""
+
     async def page(self, metrics: Metrics) -> Iterable[str]:
         """Return the metrics page with the numbers of all processes, in pieces that are made one by one."""
 
@@ -47,6 +51,7 @@ class Alone:
     """The only process."""
 
     launches = True
+    serving = 1
 
     async def page(self, metrics: Metrics) -> Iterable[str]:
         """Return the metrics page of this process, in pieces that are made one by one."""

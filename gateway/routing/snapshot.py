@@ -106,7 +106,7 @@ def _plan(config: Config, group: Group, names: dict[str, Group], owner: dict[str
     attempts = retry(config, group.model).attempts
     own = config.models.get(group.model)
     sizes = Sizes(config.server.limits.reply, config.server.limits.event)
-    gate = None if own is None else state.gate(group.model, own)
+    gate = None if own is None else state.gate(group.model, own, group.targets)
     heartbeat = None if own is None else own.heartbeat
     return Plan(tuple(order), attempts, limits.queue, limits.total, gate, heartbeat, sizes)
 

@@ -9,7 +9,8 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from random import Random
 
 from gateway.admission.gate import UNLIMITED, Gate
@@ -29,6 +30,7 @@ from gateway.fleet.pool import Pool
 from gateway.routing.canaries import Canaries
 from gateway.routing.crowding import Crowding
 from gateway.routing.decision import Decisions
+from gateway.routing.slots import Following
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.clocks import Clocks
 
@@ -47,22 +49,37 @@ class State:
         self._gates: dict[str, Gate] = {}
         self.canaries = Canaries(metrics)
         self._crowding: dict[str, Crowding] = {}
+        self._follows: dict[str, Following] = {}
+        self.processes: int = 1
+        """How many processes serve, each with gates of its own."""
+        self.clock: Callable[[], float] = time.monotonic
 
-    def gate(self, model: str, settings: Model) -> Gate | None:
+    def gate(self, model: str, settings: Model, targets: Collection[Target]) -> Gate | None:
         """Return the gate of a model with the numbers of its settings; None where they set no limit.
 
-        Where the limit was lifted, those who wait enter at once.
+        `targets` are the model's own. Where the limit was lifted, those who wait enter at once.
         """
-        gate = self._gates.get(model)
-        if settings.concurrency is None:
+        gate, wanted = self._gates.get(model), settings.admission
+        self._follows.pop(model, None)
+        if wanted is None:
             if gate is not None:
-                gate.resize(UNLIMITED, settings.queue_size)
+                gate.resize(UNLIMITED, 0)
             return None
         if gate is None:
-            gate = self._gates[model] = Gate(settings.concurrency, settings.queue_size)
+            gate = self._gates[model] = Gate(UNLIMITED, wanted.queue, wanted.ageing)
+        if isinstance(wanted.concurrency, int):
+            gate.resize(wanted.concurrency, wanted.queue, wanted.ageing)
         else:
-            gate.resize(settings.concurrency, settings.queue_size)
+            backends = tuple(dict.fromkeys(target.backend for target in targets))
+            self._follows[model] = Following(gate, wanted, backends, self.processes)
+            self._follows[model].follow(self.clock())
         return gate
+
+    def follow(self) -> None:
+        """Give the gates whose number of slots is `auto` as many as their engines have now."""
+        now = self.clock()
+        for following in self._follows.values():
+            following.follow(now)
 
     def balancer(self, model: str, settings: Balance, targets: Sequence[Target]) -> Balancer | None:
         """Return the balancer of a model; None where there is nothing to choose.
@@ -111,5 +128,7 @@ class State:
         """Forget every model that is not among `models`, but for gates that are still in use."""
         for model in self._balancers.keys() - set(models):
             del self._balancers[model]
+        for model in self._follows.keys() - set(models):
+            del self._follows[model]
         for model in [model for model in self._gates if model not in models and self._gates[model].idle]:
             del self._gates[model]

@@ -65,9 +65,7 @@ class Metrics:
         self.in_flight = _gauge(
             "gateway_requests_in_flight", "Requests at a backend now.", where, sparse=True
         )
-        self.queued = _gauge(
-            "gateway_requests_queued", "Requests waiting for a slot.", ("model",), sparse=True
-        )
+        self._add_queues()
         self.duration = _histogram(
             "gateway_request_duration_seconds",
             "From the request's last byte to the answer's last byte.",
@@ -102,6 +100,27 @@ class Metrics:
         self._process = CollectorRegistry(auto_describe=False)
         for standard in (ProcessCollector, PlatformCollector, GCCollector):
             standard(registry=self._process)
+
+    def _add_queues(self) -> None:
+        """Create the families that describe those who wait for a slot."""
+        self.queued = _gauge(
+            "gateway_requests_queued",
+            "Requests waiting for a slot, by the class of priority that they came with.",
+            ("model", "priority"),
+            sparse=True,
+        )
+        self.queue_wait = _histogram(
+            "gateway_queue_wait_seconds",
+            "How long requests waited that got no slot at once, whether they got one or not.",
+            ("model",),
+            _DURATION,
+        )
+        self.queue_refused = _counter(
+            "gateway_queue_refused",
+            "Requests that got no slot: the queue was full, others displaced them, they would have been too late, or "
+            "they waited too long.",
+            ("model", "priority", "reason"),
+        )
 
     def _add_backends(self) -> None:
         """Create the families that describe backends rather than requests."""

@@ -6,6 +6,7 @@ Rules:
 - The headers are sent as soon as the request really waits: what is known at once, such as a full queue, is still told
   by its status. Then the client dialect's heartbeat is sent at each interval until the first content. It does not count
   as content, so another backend may still be tried.
+- A request that waits for a slot is told where it stands: `queued 3 of 12, about 4 s`.
 - A beat is a single line: go-openai and what is made of it end a stream after 300 lines without data, empty ones
   included. One empty line ends them all, for readers that split at empty lines.
 """
@@ -21,16 +22,18 @@ SOON: Final = 0.25
 """Seconds after which a request waits rather than being answered at once."""
 
 
+_ALIVE: Final = "keep-alive"
+
+
 class Heartbeat:
     """The heartbeat of one request, from its creation until `stop`."""
 
-    __slots__ = ("_beat_bytes", "_beaten", "_exchange", "_interval", "_timer")
+    __slots__ = ("_beaten", "_exchange", "_interval", "_timer")
 
     def __init__(self, exchange: Exchange, interval: float) -> None:
         """Send the headers of a stream soon, and a heartbeat every `interval` seconds after that."""
         self._exchange: Exchange | None = exchange
         self._interval: float = interval
-        self._beat_bytes: bytes = exchange.surface.heartbeat
         self._beaten: bool = False
         self._timer: asyncio.TimerHandle = exchange.way.loop.call_later(min(SOON, interval), self._begin)
 
@@ -50,6 +53,8 @@ class Heartbeat:
     def _beat(self) -> None:
         exchange = self._exchange
         if exchange is not None:
-            exchange.way.write(self._beat_bytes)
+            standing = exchange.standing
+            words = "" if standing is None else standing.words()
+            exchange.way.write(exchange.surface.heartbeat(f"queued {words}" if words else _ALIVE))
             self._beaten = True
             self._timer = exchange.way.loop.call_later(self._interval, self._beat)

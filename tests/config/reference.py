@@ -22,6 +22,7 @@ from backends.base import EngineOptions, LaunchOptions, Operation
 from backends.facts.units import Duration, Share, Size, Wait
 from gateway.config import json_schema
 from gateway.config.address import ListenAddress, Url
+from gateway.config.admission import Slots
 from gateway.config.backend import BackendConfig, engine_section
 from gateway.config.defaults import TimeoutOverrides
 from gateway.config.model import Alias, Target
@@ -60,6 +61,7 @@ WORDS: list[tuple[Any, str]] = [
     (Path, "path"),
     (int, "whole number"),
     (Share, "percentage"),
+    (Slots, "`auto` or a whole number, 1 to 1000000"),
     (float, "number"),
     (bool, "`true` or `false`"),
 ]

@@ -181,7 +181,7 @@ async def test_after_the_wait_the_fallback_serves(tmp_path: Path) -> None:
 
 
 async def test_a_full_queue_is_told_by_its_status_though_there_is_a_heartbeat(tmp_path: Path) -> None:
-    text = config("{url}", model="heartbeat: 20ms, concurrency: 1, queue_size: 1")
+    text = config("{url}", model="heartbeat: 20ms, admission: {concurrency: 1, queue: 1}")
     async with (
         FakeEngine(models=["up"], rules=RULES) as engine,
         serving(tmp_path, text.replace("{url}", engine.url)) as served,

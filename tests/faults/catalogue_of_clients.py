@@ -82,7 +82,7 @@ CLIENTS = (
     not_yet(
         "S09",
         "opens many streams with one key",
-        "keys have no limits of their own yet; `concurrency` limits a model",
+        "keys have no limits of their own yet; `admission` limits a model",
     ),
     fault(
         "S10",

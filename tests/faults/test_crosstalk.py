@@ -50,7 +50,9 @@ async def test_no_nonce_of_another_is_ever_seen(tmp_path: Path) -> None:
     async with (
         FakeEngine(models=["up"], defaults=echo) as first,
         FakeEngine(models=["up"], defaults=echo) as second,
-        serving(tmp_path, config(first.url, second.url, model="concurrency: 24, queue_size: 100")) as served,
+        serving(
+            tmp_path, config(first.url, second.url, model="admission: {concurrency: 24, queue: 100}")
+        ) as served,
     ):
         await asyncio.gather(*(run(number, served.port) for number in range(CLIENTS)))
         await rest(served)

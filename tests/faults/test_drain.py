@@ -75,7 +75,9 @@ async def test_what_takes_longer_is_told_and_cut(tmp_path: Path, caplog: pytest.
     """A stream gets the error event and no proper end; a request without an answer yet gets 503, a queued one too."""
     async with (
         FakeEngine(models=["up"], defaults=ENDLESS) as engine,
-        serving(tmp_path, config(engine.url, server="drain: 300ms", model="concurrency: 2")) as served,
+        serving(
+            tmp_path, config(engine.url, server="drain: 300ms", model="admission: {concurrency: 2}")
+        ) as served,
         client(served.port) as streaming,
         client(served.port) as waiting,
         client(served.port) as queued,

@@ -115,7 +115,7 @@ async def test_leaving(name: str, how: str, tmp_path: Path) -> None:
 async def test_leaving_the_queue(how: str, tmp_path: Path) -> None:
     async with (
         FakeEngine(models=["up"], defaults=ENDLESS) as engine,
-        serving(tmp_path, config(engine.url, model="concurrency: 1")) as served,
+        serving(tmp_path, config(engine.url, model="admission: {concurrency: 1}")) as served,
         client(served.port) as holder,
     ):
         await holder.send(http(chat(stream=True)))
@@ -243,7 +243,7 @@ async def test_leaving_at_any_moment(tmp_path: Path) -> None:
     requests = [http(chat("x" * size, stream=stream)) for size in (1, 100_000) for stream in (True, False)]
     async with (
         FakeEngine(models=["up"], defaults={"tokens": 20, "gap": 0.001}) as engine,
-        serving(tmp_path, config(engine.url, model="concurrency: 10, queue_size: 1000")) as served,
+        serving(tmp_path, config(engine.url, model="admission: {concurrency: 10, queue: 1000}")) as served,
     ):
         engine.journal.clear()
 

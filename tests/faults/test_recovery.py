@@ -30,7 +30,7 @@ backends:
 """
 ONE_AT_A_TIME = """
 models:
-  alone: {{targets: {{up: m}}, concurrency: 1, queue_size: {queue_size}, timeouts: {{queue: {queue}}}}}
+  alone: {{targets: {{up: m}}, admission: {{concurrency: 1, queue: {queue_size}}}, timeouts: {{queue: {queue}}}}}
 backends: {{up: {{engine: openai, url: "{url}", models: [m]}}}}
 """
 

@@ -217,7 +217,8 @@ async def test_a_request_that_drips_ends_at_its_deadline(tmp_path: Path) -> None
     async with (
         FakeEngine(models=["up"]) as engine,
         serving(
-            tmp_path, config(engine.url, server="timeouts: {body: 500ms}", model="concurrency: 1")
+            tmp_path,
+            config(engine.url, server="timeouts: {body: 500ms}", model="admission: {concurrency: 1}"),
         ) as served,
         client(served.port) as slow,
     ):

@@ -154,7 +154,7 @@ async def test_a_backend_may_leave_in_the_middle_of_a_stream(tmp_path: Path) -> 
 
 
 async def test_a_request_that_waits_when_its_backend_leaves_is_answered_all_the_same(tmp_path: Path) -> None:
-    models = "models: {m: {targets: {a: m}, concurrency: 1, queue_size: 9}}"
+    models = "models: {m: {targets: {a: m}, admission: {concurrency: 1, queue: 9}}}"
     async with engines() as (a, b), reloading(tmp_path, text(models, a=url(a))) as at:
         hold(a)
         stream = await at.streaming(a)
@@ -228,21 +228,21 @@ async def test_a_gate_grows_and_shrinks_while_requests_wait(tmp_path: Path) -> N
     def config(slots: str) -> str:
         return text(f"models: {{m: {{targets: {{a: m}}, {slots}}}}}", a=url(a))
 
-    async with engines(1) as (a,), reloading(tmp_path, config("concurrency: 1, queue_size: 9")) as at:
+    async with engines(1) as (a,), reloading(tmp_path, config("admission: {concurrency: 1, queue: 9}")) as at:
         hold(a)
         tasks = [at.ask(stream=True) for _ in range(4)]
         await until(lambda: at.served.metric("gateway_requests_queued") == 3, "three wait")
-        at.apply(config("concurrency: 2, queue_size: 0"))
+        at.apply(config("admission: {concurrency: 2, queue: 0}"))
         await until(lambda: at.backend("a").in_flight == 2, "one more runs")
         assert at.served.metric("gateway_requests_queued") == 2, "who waits may go on waiting"
         assert (await at.ask()).error["code"] == "queue_full"
-        at.apply(config("concurrency: 1, queue_size: 9"))
+        at.apply(config("admission: {concurrency: 1, queue: 9}"))
         assert all(whole(answer) for answer in await asyncio.gather(*tasks))
         await idle(at.gateway)
         assert max_at_once(a) == 2
         first, second = await at.streaming(a), at.ask(stream=True)
         await until(lambda: at.served.metric("gateway_requests_queued") == 1, "one slot is what is left")
-        at.apply(config("queue_size: 9"))
+        at.apply(config("balance: least_loaded"))
         await until(lambda: at.backend("a").in_flight == 2, "no limit any more")
         assert whole(await first) and whole(await second)
 

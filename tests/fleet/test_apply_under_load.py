@@ -24,7 +24,7 @@ def any_config(rng: Random, started: list[FakeEngine]) -> str:
     }
     targets = ", ".join(f"{name}: {{model: m, weight: {rng.randint(1, 3)}}}" for name in names)
     balance = rng.choice(["least_loaded", "round_robin"])
-    gate = rng.choice(["", f", concurrency: {rng.randint(1, 6)}, queue_size: 100"])
+    gate = rng.choice(["", f", admission: {{concurrency: {rng.randint(1, 6)}, queue: 100}}"])
     config = text(f"models: {{m: {{targets: {{{targets}}}, balance: {balance}{gate}}}}}", **backends)
     return config.replace("engine: openai", f"engine: {rng.choice(['openai', 'vllm'])}")
 

@@ -61,7 +61,7 @@ async def test_each_hop_is_where_the_time_went(headers: tuple[str, ...], tmp_pat
     """Delays are put in one hop after the other, and are found there; every request's hops sum to its total."""
     async with (
         FakeEngine(models=["up"]) as engine,
-        serving(tmp_path, config(engine.url, model="concurrency: 1")) as served,
+        serving(tmp_path, config(engine.url, model="admission: {concurrency: 1}")) as served,
     ):
         kept = Kept(served.gateway.core.sink)
         served.gateway.core.sink = kept

@@ -85,6 +85,9 @@ class LlamaCppLaunch(GgufLaunch):
             raise ValueError("'rerank' goes with neither 'embeddings' nor 'pooling': it pools by rank")
         return self
 
+    def slots(self) -> int | None:
+        return self.parallel
+
     def notes(self) -> tuple[str, ...]:
         return too_long("context", self.context, self.model)
 

@@ -160,6 +160,9 @@ class OllamaLaunch(ProcessLaunch):
     )
     debug: bool = Field(False, description="Whether Ollama writes more to the gateway's log.")
 
+    def slots(self) -> int | None:
+        return self.parallel
+
     def served_names(self) -> tuple[str, ...]:
         """Return none: the running server is asked which models are in its folder."""
         return ()

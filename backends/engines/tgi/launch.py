@@ -83,6 +83,9 @@ class TGILaunch(ServerLaunch):
         """Return the model's public name and those of its adapters."""
         return (self.public_name, *self.lora)
 
+    def slots(self) -> int | None:
+        return self.max_num_seqs
+
     def notes(self) -> tuple[str, ...]:
         return too_long("max_model_len", self.max_model_len, Path(self.model))
 

@@ -74,6 +74,9 @@ class VLLMLaunch(GpuServerLaunch):
         """Return the model's public name and those of its adapters."""
         return (self.public_name, *self.lora)
 
+    def slots(self) -> int | None:
+        return None if self.max_num_seqs is None else self.max_num_seqs * (self.data_parallel or 1)
+
     def launch(self, host: str, port: int) -> Launch:
         command = self.command or COMMAND
         argv = [*program(command, INSTALL)]

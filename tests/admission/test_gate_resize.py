@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admission.gate import UNLIMITED, Gate, enter
+from gateway.admission.gate import UNLIMITED, Gate, Place
 from gateway.errors import GatewayError, Own
+from tests.admission.virtual import enter
 
 
 def soon() -> float:
@@ -29,7 +30,7 @@ class Scene:
         self.gate = Gate(slots, capacity)
         self.slots = self.most = slots
         self.held = 0
-        self.queue: list[asyncio.Task[Gate]] = []
+        self.queue: list[asyncio.Task[Place]] = []
 
     async def come(self) -> None:
         """Let one request come: it enters, waits, or is refused."""

@@ -6,8 +6,9 @@ from random import Random
 
 import pytest
 
-from gateway.admission.gate import Gate, enter
+from gateway.admission.gate import Gate, Place
 from gateway.errors import GatewayError
+from tests.admission.virtual import enter
 
 
 def soon() -> float:
@@ -46,7 +47,7 @@ async def test_who_waits_is_served_in_order_and_nobody_overtakes() -> None:
     await asyncio.gather(*tasks)
 
 
-async def _refused(waiting: Awaitable[Gate]) -> str:
+async def _refused(waiting: Awaitable[Place]) -> str:
     with pytest.raises(GatewayError) as caught:
         await waiting
     assert caught.value.status == 503
