@@ -21,10 +21,11 @@ from pathlib import Path
 
 from gateway import keys, logs
 from gateway.config import json_schema, notes
+from gateway.config.disk import Disk
 from gateway.config.file import Loaded, read
 from gateway.config.problems import ConfigError
 from gateway.config.texts import NAME
-from gateway.console import backends, explain, models, orders, requests, status, top
+from gateway.console import backends, config, explain, models, orders, requests, status, top
 from gateway.fake import command
 
 log = logging.getLogger("gateway")
@@ -68,13 +69,15 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--workers", type=_count, default=1, metavar="N", help="processes to serve with (default: 1)"
     )
-    serve.set_defaults(run=_serve, link=None)
+    serve.set_defaults(run=_serve)
 
     check = _command(commands, "check", "check a config file and show every mistake with its place")
     check.add_argument("file", type=Path, help="the YAML config file")
     check.set_defaults(run=_check)
 
     explain.add_command(_command(commands, "explain", "say where a config sends a request, and why"))
+    config.add_diff(_command(commands, "diff", "say in words what another config would change"))
+    config.add_reload(_command(commands, "reload", "have a running gateway read its config anew"))
 
     schema = _command(commands, "schema", "print the JSON Schema of the config file")
     schema.set_defaults(run=_schema)
@@ -124,13 +127,11 @@ def _command(
 
 
 def _worker_of(words: Sequence[str]) -> argparse.Namespace:
-    """Return the options of a worker, which `gateway.workers` writes."""
+    """Return the options of a worker, which `gateway.workers` writes. Its config comes on stdin."""
     parser = argparse.ArgumentParser(prog=f"gateway {WORKER}")
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--link", type=int, required=True)
     parser.add_argument("--workers", type=int, required=True)
-    parser.set_defaults(run=_serve)
+    parser.set_defaults(run=_work)
     return parser.parse_args(words)
 
 
@@ -146,28 +147,37 @@ def _key_name(text: str) -> str:
     return text
 
 
-def _load(file: Path) -> Loaded | None:
+def _load(file: Path, disk: Disk | None = None) -> Loaded | None:
     try:
-        return read(file)
+        return read(file, files=disk)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return None
 
 
 def _serve(options: argparse.Namespace) -> int:
-    loaded = _load(options.file)
+    disk = Disk()
+    loaded = _load(options.file, disk)
     if loaded is None:
         return 1
-    config = loaded.config
-    logs.configure(config.server.log.level, config.server.log.format)
+    own_log = loaded.config.server.log
+    logs.configure(own_log.level, own_log.format)
     # The server's modules take a quarter of a second to import, which the other commands need not pay.
-    from gateway.serve import serve, work
+    from gateway.serve import serve
 
-    if options.link is not None:
-        return work(config, options.port, options.link, options.workers)
-    for note in notes.startup(config):
+    for note in notes.startup(loaded.config):
         log.warning("%s", note)
-    return serve(config, options.file, options.workers)
+    return serve(loaded, disk, options.file, options.workers)
+
+
+def _work(options: argparse.Namespace) -> int:
+    from gateway.serve import work
+    from gateway.together import received
+
+    loaded, where = received(sys.stdin.buffer.read())
+    own_log = loaded.config.server.log
+    logs.configure(own_log.level, own_log.format)
+    return work(loaded, where, options.link, options.workers)
 
 
 def _check(options: argparse.Namespace) -> int:

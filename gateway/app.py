@@ -22,6 +22,7 @@ from starlette.routing import Route
 from backends.base import Headers
 from gateway.api import explain
 from gateway.api.admin import Admin
+from gateway.api.configuration import add_config
 from gateway.api.endpoint import Core, Endpoint
 from gateway.api.endpoints import HOT
 from gateway.api.observing import Observing
@@ -29,6 +30,7 @@ from gateway.api.orders import OrderEndpoints
 from gateway.api.overview import Overview
 from gateway.api.paths import Paths
 from gateway.api.web import web, wrong_method
+from gateway.config.outcome import InForce
 from gateway.config.schema import Config
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.retry import Budget
@@ -62,6 +64,7 @@ class Gateway:
         """
         rng = rng or Random()
         self._peers = Alone() if peers is None else peers
+        self.in_force = InForce()
         self.metrics = Metrics(VERSION)
         self.fleet = Fleet(self.metrics, rng, self._rebuild, self._peers.launches)
         self.pool = self.fleet.pool
@@ -78,6 +81,7 @@ class Gateway:
         OrderEndpoints(self.admin, self._order).add_to(self._web)
         self.admin.add_to(self._web)
         explain.add_to(self._web, self.core, self.admin)
+        add_config(self._web, self.admin, self.in_force, self._peers.reload)
         served = [route.path for route in self._web.routes if isinstance(route, Route)]
         self._paths = Paths([*self.hot, *served])
 
@@ -127,7 +131,7 @@ class Gateway:
     def apply(self, config: Config) -> None:
         """Replace the config for requests that begin from now on; running ones finish with the old one.
 
-        Of its `server` section only `auth` and `limits.body` take effect; the rest needs a restart.
+        Of its `server` section this applies what concerns requests; `gateway.adopt` does the rest.
 
         Raises:
             OptionsError: An engine cannot use its options. Nothing has changed then.

@@ -24,6 +24,8 @@ CAUSES = 5
 LIMIT = 4000
 """The largest number of characters of one message; what is longer ends in `…`."""
 
+Style = Literal["text", "json"]
+
 ENGINE = "gateway.backend."
 """The logger of what an engine says is this and the backend's name."""
 
@@ -83,9 +85,21 @@ class Json(logging.Formatter):
         return json.dumps(line)
 
 
-def configure(level: str, style: Literal["text", "json"]) -> None:
+def configure(level: str, style: Style) -> None:
     """Send the log of this process to stderr. Libraries log warnings and errors only."""
-    handler = OutletHandler(sys.stderr, Json() if style == "json" else Text())
+    handler = OutletHandler(sys.stderr, _formatter(style))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("gateway").setLevel(level.upper())
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
+
+
+def change(level: str, style: Style) -> None:
+    """Give a log that was configured another level and style from now on."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, OutletHandler):
+            handler.setFormatter(_formatter(style))
+    logging.getLogger("gateway").setLevel(level.upper())
+
+
+def _formatter(style: Style) -> logging.Formatter:
+    return Json() if style == "json" else Text()

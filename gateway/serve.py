@@ -5,7 +5,8 @@ Rules:
   finish. The second one ends all requests at once.
 - Stopping never polls. A signal, the end of the last request and of the last connection are events, so an idle
   gateway stops at once.
-- A clean stop exits with status 0. A port in use gives one clear line on stderr and status 1. SIGHUP is only logged.
+- A clean stop exits with status 0. A port in use gives one clear line on stderr and status 1. SIGHUP reloads the
+  config, unless the process ignores it (nohup).
 - One process is the normal case. Several workers are for machines with more cores than one event loop can use.
 """
 
@@ -13,33 +14,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
 import logging
-import resource
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import uvicorn
-from uvicorn.server import ServerState as UvicornState
 
+from gateway.adopt import Process
 from gateway.app import VERSION, Gateway
 from gateway.config.address import Listen
+from gateway.config.disk import Disk
+from gateway.config.file import Loaded
 from gateway.config.schema import Config
 from gateway.errors import GatewayError, Own
-from gateway.fleet.peers import Peers
+from gateway.fleet.peers import Alone, Peers
+from gateway.front import Front
 from gateway.greeting import address, greeting
 from gateway.link import Link
+from gateway.listening import BACKLOG, opened, why_not
 from gateway.outlet import Outlet
-from gateway.wire.context import ServerContext, ServerState
-from gateway.wire.door import Door
-from gateway.wire.limits import Limits
+from gateway.reload import Reloader
 from gateway.wire.room import watch
-from gateway.wire.server import protocol_with
 from gateway.workers import Master, Worker
 
 log = logging.getLogger("gateway.serve")
@@ -50,9 +50,6 @@ run several times per hundred requests for nothing."""
 
 TELL = 1.0
 """Seconds between two lines on how many requests a stop waits for."""
-
-BACKLOG = 4096
-"""Connections that may wait in the kernel's queue to be accepted."""
 
 PARTING = 1.0
 """Seconds that clients have, after the drain, to take the last bytes that were written to them."""
@@ -80,10 +77,13 @@ class Connections(set[Any]):
 class Server(uvicorn.Server):
     """uvicorn's server with the gateway's own main loop and graceful shutdown."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, front: Front) -> None:
         super().__init__(config)
         self._gateway = gateway
+        self._front = front
+        self._sockets: list[socket.socket] = []
         self._connections = self.server_state.connections = Connections()
+        self._began = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -99,10 +99,44 @@ class Server(uvicorn.Server):
         self.should_exit = True
         self._stopping.set()
 
+    @property
+    def listener(self) -> socket.socket:
+        """The socket that clients connect to now."""
+        return self._sockets[-1]
+
+    def limit(self, config: Config) -> None:
+        """Hold clients to the limits and deadlines of a config from now on."""
+        self._front.limit(config)
+        self.config.timeout_keep_alive = config.server.timeouts.keep_alive  # type: ignore[assignment]
+        self.config.timeout_graceful_shutdown = config.server.drain  # type: ignore[assignment]
+
+    async def move(self, listener: socket.socket) -> None:
+        """Accept clients on this socket and no longer on the one before. Connections that are open stay."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(self._protocol, sock=listener, backlog=BACKLOG)
+        before: tuple[Any, ...] = (*self.servers, *self._sockets)
+        self.servers, self._sockets = [server], [listener]
+        for each in before:
+            each.close()
+
+    def part(self) -> None:
+        """Close each client's connection as soon as it is idle."""
+        for connection in tuple(self._connections):
+            connection.shutdown()
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self._front.door(self.config, self.server_state, self.lifespan.state)  # type: ignore[return-value]
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._sockets = list(sockets or ())
         # Every answer needs the date header; uvicorn would create it only after the first connections are accepted.
         await self.on_tick(0)
         await super().startup(sockets)
+        self._began.set()
+
+    async def serving(self) -> None:
+        """Wait until connections are accepted. Before that nothing of it can be changed."""
+        await self._began.wait()
 
     async def main_loop(self) -> None:
         while not self.should_exit:
@@ -112,12 +146,12 @@ class Server(uvicorn.Server):
                     await self._stopping.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for listener in (*self.servers, *(sockets or ())):
+        listeners: tuple[Any, ...] = (*self.servers, *self._sockets)
+        for listener in listeners:
             listener.close()
         # Connections that were accepted in this turn of the loop still have to register themselves.
         await asyncio.sleep(0)
-        for connection in tuple(self._connections):
-            connection.shutdown()
+        self.part()
         patience = self.config.timeout_graceful_shutdown or 0
         waits = [asyncio.create_task(self._drained()), asyncio.create_task(self._hurry.wait())]
         telling = asyncio.create_task(self._tell(patience))
@@ -187,9 +221,10 @@ def build(config: Config, peers: Peers | None = None) -> tuple[Server, Gateway]:
     `peers` are the processes of this gateway; None if this is the only one.
     """
     gateway = Gateway(config, peers=peers)
+    front = Front(config, gateway)
     settings = uvicorn.Config(
         gateway,
-        http=_front_door(config, gateway),  # type: ignore[arg-type]  # uvicorn only calls it
+        http=front.door,  # type: ignore[arg-type]  # uvicorn only calls it
         loop="uvloop",
         ws="none",
         lifespan="on",
@@ -201,38 +236,15 @@ def build(config: Config, peers: Peers | None = None) -> tuple[Server, Gateway]:
         timeout_graceful_shutdown=config.server.drain,  # type: ignore[arg-type]
         backlog=BACKLOG,
     )
-    return Server(settings, gateway), gateway
+    return Server(settings, gateway, front), gateway
 
 
-def _front_door(config: Config, gateway: Gateway) -> Callable[..., Door]:
-    """Return the factory with which uvicorn creates the protocol of each client connection."""
-    limits = _limits(config)
+def serve(loaded: Loaded, disk: Disk, file: Path, workers: int = 1) -> int:
+    """Serve until a signal ends it, and return the exit status.
 
-    def refused(reason: str) -> None:
-        gateway.metrics.refused.cell(reason).value += 1
-
-    full = protocol_with(limits, cors=gateway.core.cors, refused=refused)
-    hot = {path.encode(): endpoint for path, endpoint in gateway.hot.items()}
-    contexts: list[ServerContext] = []
-
-    def door(
-        config: uvicorn.Config,
-        server_state: UvicornState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> Door:
-        loop = _loop or asyncio.get_running_loop()
-        if not contexts:
-            made = functools.partial(full, config, server_state, app_state, loop)
-            shared = cast(ServerState, server_state)  # its set may hold anything that has a `shutdown` method
-            contexts.append(ServerContext(made, hot, limits, shared, config.timeout_keep_alive))
-        return Door(contexts[0], loop)
-
-    return door
-
-
-def serve(config: Config, file: Path, workers: int = 1) -> int:
-    """Serve until a signal ends it, and return the exit status. `file` is the path the config was read from."""
+    `loaded` was read from `disk` by the path `file`, which is read again at each reload.
+    """
+    config = loaded.config
     listener = listen(config.server.listen)
     if listener is None:
         return 1
@@ -242,32 +254,34 @@ def serve(config: Config, file: Path, workers: int = 1) -> int:
     terminal = Outlet(sys.stdout)
     shown = url if url.endswith(where) else f"http://{where}, here {url}"
     if workers == 1:
-        _run(_serve(config, listener, url, shown, terminal))
+        _run(_serve(loaded, disk, file, listener, lambda: _greeted(terminal, shown, url)))
         terminal.flush()
         return 0
     listener.close()
     is_open = config.server.auth == "none" or not config.keys
     master = Master(
-        config,
-        file,
+        (file, loaded, disk),
+        port,
         workers,
         on_listening=lambda: terminal.put(f"gateway {VERSION} listens on {shown} with {workers} workers"),
         on_ready=lambda models: terminal.put(greeting(url, models, is_open)),
     )
-    _run(master.run(port))
+    _run(_survive(master.run(), master.hup))
     terminal.flush()
     return 0
 
 
-def work(config: Config, port: int, link: int, workers: int) -> int:
-    """Run one worker of several, of which there are `workers`, and return the exit status.
+def work(loaded: Loaded, where: Listen, link: int, workers: int) -> int:
+    """Run one worker of several, of which there are `workers`, by a config that the master has read.
 
-    `link` is the file descriptor of the socket that connects the worker to the master.
+    Return the exit status.
+
+    `where` is where it listens, `link` the file descriptor of the socket that connects it to the master.
     """
-    listener = listen(Listen(config.server.listen.host, port), shared=True)
+    listener = listen(where, shared=True)
     if listener is None:
         return 1
-    _run(_work(config, listener, socket.socket(fileno=link), workers))
+    _run(_work(loaded, listener, socket.socket(fileno=link), workers))
     return 0
 
 
@@ -276,26 +290,13 @@ def listen(where: Listen, shared: bool = False) -> socket.socket | None:
 
     Several processes can listen on one port if each passes `shared`.
     """
-    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if shared:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
-        listener.bind((where.host, where.port))
-        # From here on the kernel accepts connections, so "listens on" can be printed before the server runs.
-        listener.listen(BACKLOG)
+        return opened(where, shared)
     except OSError as error:
-        listener.close()
-        why = error.strerror or error
         for handler in logging.getLogger().handlers:
             handler.flush()  # the log has a writer of its own, whose lines would begin or end within this one
-        print(
-            f"gateway: cannot listen on {where}: {why}; `server.listen` in the config says where",
-            file=sys.stderr,
-        )
+        print(f"gateway: {why_not(where, error)}; `server.listen` in the config says where", file=sys.stderr)
         return None
-    return listener
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
@@ -304,45 +305,62 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
     gc.set_threshold(*GC_THRESHOLD)
     loop_factory = uvicorn.Config("", loop="uvloop", log_config=None).get_loop_factory()
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(_survive(main))
+        runner.run(main)
 
 
-async def _survive(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` with a SIGHUP handler that only logs, unless the process ignores SIGHUP already (nohup)."""
+async def _survive(main: Coroutine[Any, Any, None], hup: Callable[[], None]) -> None:
+    """Run `main`, and `hup` at each SIGHUP, unless the process ignores SIGHUP already (nohup)."""
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        asyncio.get_running_loop().add_signal_handler(
-            signal.SIGHUP,
-            log.warning,
-            "SIGHUP: reading the config anew is not supported; restart to apply changes",
-        )
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hup)
     await main
 
 
-async def _serve(config: Config, listener: socket.socket, url: str, shown: str, terminal: Outlet) -> None:
-    server, gateway = build(config)
-
-    async def greet() -> None:
-        # Not earlier: who reads this line may send a signal, and only now does one stop the gateway cleanly.
-        terminal.put(f"gateway {VERSION} listens on {shown}")
-        terminal.put(greeting(url, await gateway.ready(), gateway.core.snapshot.keys.open))
-
-    async with _beside(greet()):
-        await server.run_until_signal(listener)
+Greet = Callable[[], Callable[[list[str], bool], None]]
 
 
-async def _work(config: Config, listener: socket.socket, end: socket.socket, workers: int) -> None:
+def _greeted(terminal: Outlet, shown: str, url: str) -> Callable[[list[str], bool], None]:
+    """Print where the gateway listens. Return what prints how to use it, once its models are known."""
+    terminal.put(f"gateway {VERSION} listens on {shown}")
+    return lambda models, is_open: terminal.put(greeting(url, models, is_open))
+
+
+async def _serve(loaded: Loaded, disk: Disk, file: Path, listener: socket.socket, greet: Greet) -> None:
+    peers = Alone()
+    server, gateway = build(loaded.config, peers)
+    process = Process(gateway, server)
+    process.begin(loaded)
+    reloader = Reloader(file, loaded, disk, process, gateway.metrics)
+    peers.on_reload = reloader.ask
+
+    async def run() -> None:
+        # Not earlier: who reads the first line may send a signal, and only now does one stop the gateway cleanly.
+        ready = greet()
+        await server.serving()
+        async with _beside(reloader.run()):
+            ready(await gateway.ready(), gateway.core.snapshot.keys.open)
+            await asyncio.get_running_loop().create_future()
+
+    async with _beside(run()):
+        await _survive(server.run_until_signal(listener), lambda: reloader.wake("SIGHUP"))
+
+
+async def _work(loaded: Loaded, listener: socket.socket, end: socket.socket, workers: int) -> None:
     worker = Worker(await Link.on(end), workers)
-    server, gateway = build(config, worker)
+    server, gateway = build(loaded.config, worker)
+    process = Process(gateway, server, shared=True)
+    process.begin(loaded)
 
     async def tell() -> None:
         worker.tell_listening()
         worker.tell_ready(await gateway.ready())
 
-    async with (
-        _beside(worker.run(gateway.fleet, gateway.metrics, server.stop, gateway.overview.own)),
-        _beside(tell()),
-    ):
-        await server.run_until_signal(listener)
+    async def follow() -> None:
+        await server.serving()
+        await worker.follower(process).run()
+
+    running = worker.run(gateway.fleet, gateway.metrics, server.stop, gateway.overview.own)
+    async with _beside(follow()), _beside(running), _beside(tell()):
+        await _survive(server.run_until_signal(listener), worker.hup)
 
 
 @contextlib.asynccontextmanager
@@ -354,26 +372,3 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
-
-
-def _descriptors() -> int:
-    """Raise the limit of open files to the most that the system allows, and return it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
-    return soft
-
-
-def _limits(config: Config) -> Limits:
-    limits, timeouts = config.server.limits, config.server.timeouts
-    return Limits(
-        body=limits.body,
-        headers=limits.headers,
-        header_count=limits.header_count,
-        # Each client may need a connection to an engine too. Without descriptors for these, engines would look dead.
-        connections=max(1, min(limits.connections, _descriptors() // 2 - 16)),
-        header_seconds=timeouts.headers,
-        body_seconds=timeouts.body,
-        write_seconds=timeouts.write,
-    )

@@ -5,6 +5,9 @@ Rules:
 - The master serves no requests. It owns what there must be only one of: the launched engines, the polls for their
   signals, the handling of SIGINT and SIGTERM, the metrics of workers that died.
 - An operator's orders for backends go to the master, which has all workers obey and tells them to workers that come.
+- The master reads the config, at the start and at each reload, and hands the workers what it has read: all of them
+  have the same, also one that starts while the files are wrong. A change is first tried by all, then made by all; a
+  worker that cannot make it after all is replaced.
 - `/metrics` and `/gateway/backends` on any worker show the sum over all, fetched when asked for; counts never go down
   when a worker dies.
 """
@@ -12,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -24,8 +28,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from gateway.adopt import Process
 from gateway.api.overview import merged as merged_answers
-from gateway.config.schema import Config
+from gateway.config.disk import Disk
+from gateway.config.file import Loaded
+from gateway.config.outcome import Outcome
 from gateway.errors import GatewayError, Own
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.fleet import Fleet
@@ -35,8 +42,10 @@ from gateway.fleet.peers import Own as Answers
 from gateway.fleet.signals import Report
 from gateway.fleet.view import BackendView, merged
 from gateway.link import PATIENCE, Link, Message
+from gateway.reload import Reloader
 from gateway.telemetry.families import Dump
-from gateway.telemetry.metrics import SIGNAL, SIGNAL_STATUS, Metrics, merge
+from gateway.telemetry.metrics import CONFIG_SUCCESS, SIGNAL, SIGNAL_STATUS, Metrics, merge
+from gateway.together import RELOAD, Follower, Leader
 
 log = logging.getLogger("gateway.workers")
 
@@ -58,6 +67,7 @@ class Worker:
         self._own: Answers | None = None
         self._answering: set[asyncio.Task[None]] = set()
         self.serving = serving
+        self._told: asyncio.Queue[Message] = asyncio.Queue()
 
     async def run(self, fleet: Fleet, metrics: Metrics, stop: Callable[[], None], own: Answers) -> None:
         """Serve the link until the master is gone; then call `stop`.
@@ -67,6 +77,10 @@ class Worker:
         self._own = own
         await self._link.listen(lambda message: self._on_message(message, fleet, metrics))
         stop()
+
+    def follower(self, process: Process) -> Follower:
+        """Return what makes this process fit another config whenever the master says so."""
+        return Follower(self._link, process, self._told)
 
     def tell_listening(self) -> None:
         """Tell the master that connections are accepted."""
@@ -122,6 +136,17 @@ class Worker:
         self._link.tell("changed", name=name)
         await fleet.refresh(name)
 
+    async def reload(self) -> Outcome:
+        """Have the master read the config anew, and return what became of that."""
+        try:
+            return Outcome.of(await self._link.ask("reload", RELOAD))
+        except TimeoutError:
+            raise GatewayError(Own.INTERNAL, "the reload takes very long; see the gateway's log") from None
+
+    def hup(self) -> None:
+        """Have the master read the config anew, because this process got a SIGHUP."""
+        self._link.tell("hup")
+
     def _on_message(self, message: Message, fleet: Fleet, metrics: Metrics) -> None:
         match message["kind"]:
             case "location":
@@ -144,6 +169,8 @@ class Worker:
                 self._link.answer(message, _VIEWS.dump_python(_views(fleet), mode="json"))
             case "busy":
                 self._link.answer(message, list(fleet.busy_periods(message["name"])))
+            case "prepare" | "commit" | "abort" | "outcome":
+                self._told.put_nowait(message)
 
 
 def _views(fleet: Fleet) -> list[BackendView]:
@@ -156,19 +183,18 @@ class Master:
 
     def __init__(
         self,
-        config: Config,
-        file: Path,
+        read: tuple[Path, Loaded, Disk],
+        port: int,
         count: int,
         on_listening: Callable[[], None],
         on_ready: Callable[[list[str]], None],
     ) -> None:
         """Start nothing yet.
 
-        `file` is what `config` was read from; the workers read it anew. `on_listening` is called once when the first
-        worker accepts connections, `on_ready` once with the names of the models when a worker has a backend that can
-        take requests.
+        `read` is the path of the config, the config, and the disk it was read from. `port` is where workers listen.
+        `on_listening` is called once when the first worker accepts connections, `on_ready` once with the names of the
+        models when a worker has a backend that can take requests.
         """
-        self._file = file
         self._count = count
         self._on_listening: Callable[[], None] | None = on_listening
         self._on_ready: Callable[[list[str]], None] | None = on_ready
@@ -190,29 +216,39 @@ class Master:
             busy=self._busy,
             on_report=self._on_report,
         )
-        self._fleet.apply(config)
-        self._processes: set[asyncio.subprocess.Process] = set()
+        path, loaded, disk = read
+        self._fleet.apply(loaded.config)
+        self._leader = Leader(path, loaded, disk, port, self._fleet)
+        self._leader.serving, self._leader.links = lambda: self._listening, lambda: self._links
+        self._leader.end = lambda link: self._processes[link].terminate()
+        self._reloader = Reloader(path, loaded, disk, self._leader, self._metrics)
+        self._processes: dict[Link, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
         self._answering: set[asyncio.Task[None]] = set()
 
-    async def run(self, port: int) -> None:
-        """Run the workers on `port` until a signal comes and all have ended."""
+    def hup(self) -> None:
+        """Read the config anew, because this process or a worker got a SIGHUP."""
+        self._reloader.wake("SIGHUP")
+
+    async def run(self) -> None:
+        """Run the workers until a signal comes and all have ended."""
         loop = asyncio.get_running_loop()
         for stop in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(stop, self._on_signal)
-        engines = asyncio.create_task(self._fleet.run())
+        beside = [asyncio.create_task(self._fleet.run()), asyncio.create_task(self._reloader.run())]
         try:
             async with asyncio.TaskGroup() as group:
                 for number in range(self._count):
-                    group.create_task(self._keep(number, port))
+                    group.create_task(self._keep(number))
         finally:
-            engines.cancel()
-            await asyncio.wait([engines])
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
 
-    async def _keep(self, number: int, port: int) -> None:
+    async def _keep(self, number: int) -> None:
         """Keep one worker running: start another when it ends."""
         while not self._stopping.is_set():
-            status = await self._one(port)
+            status = await self._one()
             if not self._stopping.is_set():
                 log.error("worker %d ended with status %d; starting another", number, status)
                 try:
@@ -221,21 +257,23 @@ class Master:
                 except TimeoutError:
                     pass
 
-    async def _one(self, port: int) -> int:
+    async def _one(self) -> int:
         """Run one worker process. Return its exit status."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "gateway", "worker", str(self._file)),
-                *("--port", str(port), "--link", str(theirs.fileno()), "--workers", str(self._count)),
+                *(sys.executable, "-m", "gateway", "worker"),
+                *("--link", str(theirs.fileno()), "--workers", str(self._count)),
+                stdin=asyncio.subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
                 # Ctrl-C goes to the master alone, which ends the workers.
                 start_new_session=True,
             )
         link = await Link.on(ours)
-        self._processes.add(process)
+        self._processes[link] = process
         self._links[link] = []
         try:
+            await self._hand(process)
             if self._stopping.is_set():
                 process.terminate()
             for location in self._locations.values():
@@ -248,9 +286,17 @@ class Master:
             await link.listen(lambda message: self._on_message(link, message))
             return await process.wait()
         finally:
-            self._processes.discard(process)
+            del self._processes[link]
             self._listening.discard(link)
             self._past = merge([self._past, _lasting(self._links.pop(link))])
+
+    async def _hand(self, process: asyncio.subprocess.Process) -> None:
+        """Give a worker the config to run by."""
+        assert process.stdin is not None
+        process.stdin.write(self._leader.handed.encode())
+        process.stdin.close()
+        with contextlib.suppress(OSError):  # a worker that is gone needs none
+            await process.stdin.wait_closed()
 
     def _on_message(self, link: Link, message: Message) -> None:
         if message["kind"] == "listening":
@@ -269,6 +315,10 @@ class Master:
             self._answer(self._answer_order(link, message))
         elif message["kind"] == "question":
             self._answer(self._answer_question(link, message))
+        elif message["kind"] == "hup":
+            self.hup()
+        elif message["kind"] == "reload":
+            self._answer(self._answer_reload(link, message))
         elif message["kind"] == "total":
             self._answer(self._answer_total(link, message))
         elif message["kind"] == "backends":
@@ -298,6 +348,9 @@ class Master:
         if told:
             link.answer(message, merged_answers(about, arguments, told))
 
+    async def _answer_reload(self, link: Link, message: Message) -> None:
+        link.answer(message, asdict(await self._reloader.ask()))
+
     async def _busy(self, backend: Backend) -> BusyPeriods:
         """Return the busy periods of all workers at a backend."""
         told = await self._from_all("busy", name=backend.name)
@@ -323,7 +376,7 @@ class Master:
 
         await asyncio.gather(*map(numbers, tuple(self._listening)))
         own = self._metrics.dump()
-        signals = [entry for entry in own if entry[1] in (SIGNAL, SIGNAL_STATUS)]
+        signals = [entry for entry in own if entry[1] in (SIGNAL, SIGNAL_STATUS, CONFIG_SUCCESS)]
         link.answer(message, merge([self._past, _lasting(own), signals, *self._links.values()]))
 
     def _on_location(self, location: Location) -> None:
@@ -338,7 +391,7 @@ class Master:
 
     def _on_signal(self) -> None:
         self._stopping.set()
-        for process in self._processes:
+        for process in self._processes.values():
             process.terminate()
 
 

@@ -434,3 +434,19 @@ def test_check_says_in_which_order_several_files_are_read(file: Path) -> None:
         "read in this order:",
         *(f"  {path}" for path in (file, file.parent / "conf.d/a.yaml", file.parent / "conf.d/b.yaml")),
     ]
+
+
+def test_diff_says_in_words_what_differs_and_exits_as_diff_does(file: Path) -> None:
+    new = file.with_name("new.yaml")
+    file.write_text(DEMO)
+    new.write_text(DEMO + "keys: {team: {hash: 'sha256:" + "0" * 64 + "'}}\n")
+    done = gateway("diff", file, new)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "key 'team' is added\n", "")
+    done = gateway("diff", new, file)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "key 'team' is removed\n", "")
+    done = gateway("diff", file, file)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    new.write_text("backends: {a: {engine: vlm}}")
+    done = gateway("diff", file, new)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{new}:1:24: unknown engine 'vlm'" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Annotated
 
 from pydantic import ValidationInfo, WithJsonSchema, field_validator
@@ -77,3 +78,30 @@ def engine_section(engine: str, section: str) -> type[Options] | None:
     """Return the type of `options` or `launch` for an engine; None where the engine has no such section."""
     kind = registry.engine(engine)
     return kind.launch_options if section == "launch" else kind.options_type
+
+
+class Consequence(enum.Enum):
+    """What becomes of a running backend when its settings change."""
+
+    KEPT = enum.auto()
+    """Its engine, its connections and what is known of it stay."""
+    MOVED = enum.auto()
+    """Its engine is elsewhere: there are new connections."""
+    RELAUNCHED = enum.auto()
+    """The gateway has to start its engine anew."""
+    REPLACED = enum.auto()
+    """It becomes another one, of which nothing is known."""
+
+
+def consequence(before: BackendConfig, after: BackendConfig) -> Consequence:
+    """Return what a change of a backend's settings means for what runs."""
+    if before.engine != after.engine or (before.url is None) != (after.url is None):
+        return Consequence.REPLACED
+    if after.url is not None:
+        return Consequence.MOVED if after.url != before.url else Consequence.KEPT
+    return Consequence.RELAUNCHED if _launched_by(before) != _launched_by(after) else Consequence.KEPT
+
+
+def _launched_by(settings: BackendConfig) -> tuple[object, ...]:
+    """Return what a launched engine's command line and environment are made of."""
+    return settings.launch, settings.options, settings.api_key

@@ -42,3 +42,8 @@ class Config(Section):
         "that it names.",
     )
     keys: Frozen[Name, Key] = setting({}, "Who may use the gateway, by name.")
+
+    @property
+    def guarded(self) -> bool:
+        """Whether nobody gets in by mistake: there are keys, or only this machine is let in, or the config says so."""
+        return bool(self.keys) or self.server.listen.loopback or self.server.auth == "none"

@@ -129,6 +129,15 @@ class Client:
     def _stranger(self) -> Failed:
         return Failed(f"what answers at {self.url} is not the gateway")
 
+    def reload(self) -> dict[str, Any]:
+        """Have the config read anew, and return what `POST /gateway/reload` answers."""
+        body = b"".join(self._exchange("POST", "/gateway/reload", b"{}", LONG))
+        try:
+            found: dict[str, Any] = json.loads(body)
+            return {name: found[name] for name in ("result", "version", "changes", "notes")}
+        except (ValueError, TypeError, KeyError):
+            raise self._stranger() from None
+
     def act(self, backend: str, action: str, arguments: dict[str, Any]) -> Iterator[bytes]:
         """Have a backend carry out an action. Yield the answer's lines as they come."""
         path = f"/gateway/backends/{quote(backend, safe='')}/{quote(action, safe='')}"

@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from random import Random
 
-from backends.base import Status
+from backends.base import Engine, Status
 from gateway.config.schema import Config
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.breaker import Settings
@@ -85,11 +85,7 @@ class Fleet:
         Raises:
             OptionsError: An engine cannot use its options. Nothing has changed then.
         """
-        engines = {
-            name: engine_of(settings)
-            for name, settings in config.backends.items()
-            if name not in self._members or self._members[name].settings != settings
-        }
+        engines = self.check(config)
         for name in self._members.keys() - config.backends.keys():
             log.info("backend '%s' has left the config", name)
             self._retire(name, None)
@@ -117,6 +113,18 @@ class Fleet:
         self._members = {name: self._members[name] for name in config.backends}
         self.pool.backends = {name: member.backend for name, member in self._members.items()}
         self.pool.announce()
+
+    def check(self, config: Config) -> dict[str, Engine]:
+        """Return the adapters of the backends that are new in a config, or have other settings there.
+
+        Raises:
+            OptionsError: An engine cannot use its options.
+        """
+        return {
+            name: engine_of(settings)
+            for name, settings in config.backends.items()
+            if name not in self._members or self._members[name].settings != settings
+        }
 
     async def run(self) -> None:
         """Launch and watch until cancelled; then end what was launched and close every connection."""

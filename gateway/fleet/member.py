@@ -18,7 +18,7 @@ from random import Random
 
 from backends import registry
 from backends.base import Engine, Health, Signal, Status
-from gateway.config.backend import BackendConfig
+from gateway.config.backend import BackendConfig, Consequence, consequence
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.breaker import Breaker
 from gateway.fleet.health import Watch
@@ -125,8 +125,7 @@ class Member:
 
     def fits(self, settings: BackendConfig) -> bool:
         """Tell whether this member can become what `settings` say, or another has to take its place."""
-        same_engine = settings.engine == self.settings.engine
-        return same_engine and (settings.url is None) == (self.settings.url is None)
+        return consequence(self.settings, settings) is not Consequence.REPLACED
 
     def change(self, settings: BackendConfig, engine: Engine, patience: float) -> None:
         """Become what `settings` say, which this member must fit.
@@ -138,9 +137,10 @@ class Member:
         backend, self.patience = self.backend, patience
         backend.change_engine(engine)
         backend.slots.launched = _slots(settings)
-        if settings.url is not None and settings.url != before.url:
+        meaning = consequence(before, settings)
+        if meaning is Consequence.MOVED:
             self._leave_location(settings.url)
-        elif settings.url is None and _launched_by(settings) != _launched_by(before):
+        elif meaning is Consequence.RELAUNCHED:
             self._leave_location(None)
             backend.note(Health.LOADING, "its launch options have changed")
             if self.supervisor is not None:
@@ -285,11 +285,6 @@ def _models(settings: BackendConfig) -> tuple[str, ...] | None:
 def _slots(settings: BackendConfig) -> int | None:
     """Return how many requests a launched engine computes at once, where its options say so."""
     return None if settings.launch is None else settings.launch.slots()
-
-
-def _launched_by(settings: BackendConfig) -> tuple[object, ...]:
-    """Return what a launched engine's command line and environment are made of."""
-    return settings.launch, settings.options, settings.api_key
 
 
 def _signals_from(settings: BackendConfig) -> tuple[object, ...]:

@@ -11,6 +11,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
+from backends.base import Kind
+from gateway.config.outcome import Outcome
+from gateway.errors import GatewayError
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.orders import Order
 from gateway.fleet.view import BackendView
@@ -43,6 +46,9 @@ class Peers(Protocol):
     async def asked(self, kind: str, arguments: dict[str, Any], own: Own) -> Any:
         """Return what all processes answer to a question, as one answer. `own` answers for this one."""
 
+    async def reload(self) -> Outcome:
+        """Read the config anew and apply it in all processes. Raises GatewayError where there is nothing to read."""
+
     async def changed(self, fleet: Fleet, name: str) -> None:
         """Say that this process has changed a backend's models; returns when it has asked the backend for them anew."""
 
@@ -52,6 +58,16 @@ class Alone:
 
     launches = True
     serving = 1
+
+    def __init__(self) -> None:
+        self.on_reload: Callable[[], Awaitable[Outcome]] | None = None
+        """Reads the config anew; None where the gateway was not made from a file."""
+
+    async def reload(self) -> Outcome:
+        """Read the config anew and apply it. Raises GatewayError where there is nothing to read."""
+        if self.on_reload is None:
+            raise GatewayError(Kind.UNSUPPORTED, "this gateway was not started from a config file")
+        return await self.on_reload()
 
     async def page(self, metrics: Metrics) -> Iterable[str]:
         """Return the metrics page of this process, in pieces that are made one by one."""

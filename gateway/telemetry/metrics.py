@@ -27,6 +27,9 @@ _OVERHEAD = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025
 SIGNAL, SIGNAL_STATUS = "gateway_backend_signal", "gateway_backend_signal_status"
 """Gauges that only one of several worker processes sets."""
 
+CONFIG_SUCCESS = "gateway_config_last_reload_success"
+"""A gauge that only the process sets that reads the config."""
+
 _LARGEST = frozenset(
     {
         "gateway_backend_up",
@@ -34,6 +37,7 @@ _LARGEST = frozenset(
         "gateway_backend_weight",
         "gateway_build_info",
         "gateway_canary_share",
+        "gateway_config_info",
     }
 )
 """Gauges that all worker processes set for the same thing. The largest is exported, since a sum would mean nothing."""
@@ -90,10 +94,7 @@ class Metrics:
         )
         self._add_backends()
         self._add_routes()
-        self.build = _gauge(
-            "gateway_build_info", "Always 1; the label says which version runs.", ("version",)
-        )
-        self.build.cell(version).value = 1
+        self._add_config(version)
         self.families: list[AnyFamily] = [value for value in vars(self).values() if isinstance(value, Family)]
         self._targets: dict[tuple[str, str], TargetMetrics] = {}
         self._looks: list[Callable[[], None]] = []
@@ -121,6 +122,29 @@ class Metrics:
             "they waited too long.",
             ("model", "priority", "reason"),
         )
+
+    def _add_config(self, version: str) -> None:
+        """Create the families that describe the program, of this version, and its config."""
+        self.build = _gauge(
+            "gateway_build_info", "Always 1; the label says which version runs.", ("version",)
+        )
+        self.build.cell(version).value = 1
+        self.config_reloads = _counter(
+            "gateway_config_reloads", "Attempts to reload the config, by what became of them.", ("result",)
+        )
+        self.config_success = _gauge(
+            CONFIG_SUCCESS, "1 if the last attempt to load the config succeeded.", ()
+        )
+        self.config_info = _gauge(
+            "gateway_config_info",
+            "Always 1; the label says which version of the config is in force.",
+            ("version",),
+        )
+
+    def set_config(self, version: str) -> None:
+        """Show which version of the config is in force."""
+        self.config_info.cells.clear()
+        self.config_info.cell(version).value = 1
 
     def _add_backends(self) -> None:
         """Create the families that describe backends rather than requests."""

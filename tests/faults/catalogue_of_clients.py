@@ -334,8 +334,8 @@ STOPPING = (
     fault(
         "D05",
         "SIGHUP",
-        "nothing; the log says that a changed config needs a restart",
-        DRAIN + "hanging_up_stops_nothing_and_says_so",
+        "nothing: the config is read anew, and running requests go on",
+        DRAIN + "hanging_up_reads_the_config_anew_and_stops_nothing",
     ),
     fault(
         "D06",

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 ELSEWHERE = {
     "T04, T10-T13": "no scopes, budgets or caches yet",
     "T08": "keys are looked up by SHA-256: nothing compares a secret letter by letter; timings here are noise",
-    "T17 by reload": "there is no reload yet; two keys of one holder overlap in test_tenants",
+    "T17 by reload": "tests/reload; two keys of one holder overlap in test_tenants",
 }
 """Rows about tenants without a test; those about engines, clients and requests are in the catalogue."""
 

@@ -1,0 +1,57 @@
+"""`gateway diff` and `gateway reload`: what a change of the config would do, and having a running gateway make it.
+
+Rules:
+- `diff` exits like the program of that name: 0 where nothing differs, 1 where something does, 2 where it cannot tell.
+- What differs is said in the words of the log after a reload. No secrets are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from gateway.config.diff import changes
+from gateway.config.file import load
+from gateway.config.problems import ConfigError
+from gateway.console.client import Client, Failed, add_arguments, printable
+
+
+def add_diff(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `diff`."""
+    parser.add_argument("old", type=Path, help="the YAML config file before")
+    parser.add_argument("new", type=Path, help="the YAML config file after")
+    parser.set_defaults(run=diff)
+
+
+def add_reload(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `reload`."""
+    add_arguments(parser)
+    parser.set_defaults(run=reload)
+
+
+def diff(options: argparse.Namespace) -> int:
+    """Print what differs between two configs. Return the exit status."""
+    try:
+        found = changes(load(options.old), load(options.new))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for line in found:
+        print(line)
+    return 1 if found else 0
+
+
+def reload(options: argparse.Namespace) -> int:
+    """Have a running gateway read its config anew. Return the exit status."""
+    try:
+        answer = Client.of(options).reload()
+        lines = [*answer["changes"], *(f"note: {note}" for note in answer["notes"])]
+        print(f"{answer['result']}: version {answer['version']}")
+        for line in lines:
+            print(printable(str(line)))
+    except Failed as error:
+        for line in str(error).split("\n"):
+            print(f"gateway: {printable(line)}", file=sys.stderr)
+        return 1
+    return 0
