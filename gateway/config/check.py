@@ -32,6 +32,7 @@ def check(config: Config, source: Source, names: Names) -> Iterator[Problem]:
     yield from clashes
     yield from _targets(config, source, names)
     yield from _balances(config, source)
+    yield from _hedges(config, source)
     yield from _fallbacks(config, source, owners, names)
     yield from _cycles(config, source, owners)
     yield from _keys(config, source)
@@ -154,6 +155,15 @@ def _balances(config: Config, source: Source) -> Iterator[Problem]:
                 owner = " and ".join(needed)
                 message = f"{quote(key)} says nothing with the policy {quote(policy)}: it belongs to {owner}"
                 yield source.problem((*where, key), message, at_key=True)
+
+
+def _hedges(config: Config, source: Source) -> Iterator[Problem]:
+    for name, model in config.models.items():
+        if model.hedge is not None and len(model.targets) == 1:
+            message = (
+                "a second attempt needs a second target: name another backend in 'targets', or leave it out"
+            )
+            yield source.problem(("models", name, "hedge"), message, at_key=True)
 
 
 def _fallbacks(config: Config, source: Source, owners: dict[str, str], names: Names) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ from backends.facts.units import Duration, expected
 from gateway.config.admission import Admission
 from gateway.config.balance import Balance, Policy, named_policy
 from gateway.config.defaults import Retry, TimeoutOverrides
+from gateway.config.hedge import Hedge
 from gateway.config.section import Frozen, Section, setting
 from gateway.config.texts import Line, ModelGlob, ModelName, Name
 from gateway.globs import is_wild
@@ -85,6 +86,10 @@ class Model(Section):
         {}, "Timeouts of requests for this model, where they differ. They win over the backend's."
     )
     retry: Retry | None = setting(None, "How failed attempts are retried. Left out, as in `defaults`.")
+    hedge: Hedge | None = setting(
+        None,
+        "A second attempt at another backend for requests whose answer does not begin. Left out, there is none.",
+    )
     admission: Admission | None = setting(
         None, "How many requests run at once, and how the others wait. Left out, no limit and no queue."
     )

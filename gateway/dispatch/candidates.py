@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from backends.base import Headers
 from gateway.admission.gate import Gate
@@ -75,6 +76,14 @@ class Candidates:
             lease = pick(targets, group.balancer, now, self._tried, False, gate, self._asked)
             if lease is not None:
                 return self._taken(lease, group)
+        return None
+
+    def pick_beside(self, target: Target, now: float) -> Lease | None:
+        """Return a lease on another backend of the same model that is up and has no queue; None if there is none."""
+        for group in self._groups:
+            if target in group.targets:
+                lease = pick_quiet(group.targets, now, self._tried, target.backend.in_flight)
+                return None if lease is None else self._taken(lease, group)
         return None
 
     def gates(self, now: float) -> list[Gate]:
@@ -156,3 +165,28 @@ class Candidates:
     def _is_fresh(self, group: Group) -> bool:
         """Tell whether none of the group's targets was tried."""
         return not any(target in self._tried for target in group.targets)
+
+
+def pick_quiet(
+    targets: Sequence[Target], now: float, tried: Sequence[Target] = (), most: int | None = None
+) -> Lease | None:
+    """Return a lease on the least busy target where a request would begin at once, as far as is known.
+
+    Where the engine tells of no queue that is empty, it may have fewer than `most` requests from here, else so many.
+    No balancer takes note of the choice: what it knows of requests is where they are sent first.
+    """
+    for target in sorted(targets, key=_in_flight):
+        backend = target.backend
+        waiting, slots = backend.load.waiting(now), backend.load.slots(now)
+        if backend.breaker.open or waiting or (slots and backend.in_flight >= slots):
+            continue
+        if most is not None and backend.in_flight + (waiting is None) > most:
+            continue
+        lease = pick((target,), None, now, tried)
+        if lease is not None:
+            return lease
+    return None
+
+
+def _in_flight(target: Target) -> int:
+    return target.backend.in_flight

@@ -5,7 +5,8 @@ Rules:
   a task and then calls `_go` again. Each rule is written once, and both use it.
 - No task runs while an attempt is in progress: the attempt reports its end to `attempt_over`.
 - Attempts are made one after the other, within one deadline, only until the client has received content. Those after
-  the second come out of a retry budget that all requests share.
+  the second come out of a retry budget that all requests share. A slow one may have another beside it
+  (`gateway.dispatch.hedge`).
 - A stream that ends before its first content and without a reason costs the engine one short question more
   (`gateway.dispatch.inquiry`), before anything follows from it.
 - Where a request may go is decided in `gateway.dispatch.candidates`, what follows from a failure in
@@ -20,12 +21,13 @@ import asyncio
 from time import perf_counter_ns
 from typing import Final
 
-from backends.base import Kind
+from backends.base import Failure, Kind
 from gateway.admission.gate import Gate
 from gateway.dispatch.blame import fell_silent, fingerprint
 from gateway.dispatch.candidates import Candidates
 from gateway.dispatch.charges import Charges, charged
 from gateway.dispatch.failures import Failures
+from gateway.dispatch.hedge import Race
 from gateway.dispatch.inquiry import reason
 from gateway.dispatch.shared import Shared, waited
 from gateway.errors import GatewayError, Own
@@ -53,6 +55,7 @@ class Journey:
         "_going",
         "_lease",
         "_loop",
+        "_race",
         "_shared",
         "_warm_until",
     )
@@ -72,6 +75,8 @@ class Journey:
         """What the request is to be charged with, if it waited for a slot."""
         self._lease: Lease | None = None
         self._attempt: Attempt | None = None
+        self._race: Race | None = None
+        """What may set a second attempt beside the first; None where the model is not hedged."""
         self._going: bool = False
 
     def begin(self) -> None:
@@ -108,12 +113,16 @@ class Journey:
         now = self._loop.time()
         lease.heard(now)
         attempt = self._attempt
+        if self._race is not None and attempt is not None:
+            self._race.began(attempt)
         if self._failures is not None and attempt is not None and not attempt.gathers:
             # What is gathered may still fail and be tried elsewhere: only its end tells whether it was served.
             self._failures.blame.answered(now)
 
     def attempt_over(self, attempt: Attempt) -> None:
         """End the request or continue with the next attempt, because this one is over."""
+        if self._race is not None and self._race.goes_on_without(attempt):
+            return
         try:
             again = self._settle(attempt)
         except Exception as error:  # noqa: BLE001 (any error ends this request only)
@@ -280,7 +289,25 @@ class Journey:
         exchange.served = self._candidates.model
         headers = waited(exchange, self._candidates.headers(backend, exchange))
         attempt = self._attempt = Attempt(exchange, target, self, headers)
+        if exchange.plan.hedging is not None and exchange.plan.model == self._candidates.model:
+            if self._race is None:
+                self._race = Race(self._shared, exchange, self._candidates, self)
+            self._race.watch(attempt, target)
         return attempt
+
+    def switch(self, attempt: Attempt, lease: Lease) -> Lease:
+        """Go on with an attempt and its lease instead of those so far. Return the lease so far, which is closed."""
+        former = self._lease
+        assert former is not None and self._attempt is not None
+        self._attempt.drop()
+        self._give_back_lease()
+        self._attempt, self._lease = attempt, lease
+        self._exchange.backend = lease.target.name
+        return former
+
+    def charge(self, lease: Lease, attempt: Attempt, failure: Failure) -> None:
+        """Take what the failure of an attempt beside the one that goes on says. Its lease is closed."""
+        self._failed().charge(lease, attempt, failure)
 
     def _settle(self, attempt: Attempt) -> bool:
         """Account for an attempt that is over. Return whether another follows; raise what ends the request, if any."""
@@ -311,16 +338,22 @@ class Journey:
         if failure is None:
             if attempt.complete:
                 lease.succeeded(now)
+                if self._race is not None:
+                    self._race.began(attempt)
                 if self._failures is not None:
                     self._failures.blame.answered(now)
             return False
         timeline.mark(ROUTE)
-        if self._failures is None:
-            self._failures = Failures(self._shared, self._exchange, self._candidates)
-        error = self._failures.follows(lease, attempt, failure, self._patience)
+        error = self._failed().follows(lease, attempt, failure, self._patience)
         if error is not None:
             raise error
         return True
+
+    def _failed(self) -> Failures:
+        """Return the failures of this request, because there is one now."""
+        if self._failures is None:
+            self._failures = Failures(self._shared, self._exchange, self._candidates)
+        return self._failures
 
     def _give_back_lease(self) -> None:
         """Release the lease, and count the attempt if one was made."""
@@ -330,6 +363,8 @@ class Journey:
             return
         if self._charges is not None:
             self._charges.attempted(attempt)
+        if self._race is not None:
+            self._race.rest()
         lease.close(self._loop.time(), attempt is not None and fell_silent(attempt.failure))
         if attempt is not None:
             target = lease.target
@@ -342,6 +377,9 @@ class Journey:
         exchange = self._exchange
         if exchange.over:
             return
+        if self._race is not None:
+            self._race.stop()
+            self._race = None
         if self._attempt is not None:
             self._attempt.drop()
         self._give_back_lease()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from backends.base import Kind, Operation
 from gateway.admission.gate import Gate
 from gateway.auth import Caller
+from gateway.balance.hedging import Hedging
 from gateway.balance.loaded import Balancer
 from gateway.errors import GatewayError, Own
 from gateway.fleet.lease import Target
@@ -73,9 +74,21 @@ class Plan:
     number is not limited. `heartbeat` is the seconds between comments before a stream's first content; None for no
     comments, and headers only with content. `candidates` are, for each operation, the groups that can do it, in the
     same order; without the operations that no group can do. `sizes` limit the answers of engines.
+    `hedging` says when a slow request gets a second attempt beside its first; None for never.
     """
 
-    __slots__ = ("attempts", "candidates", "gate", "groups", "heartbeat", "model", "queue", "sizes", "total")
+    __slots__ = (
+        "attempts",
+        "candidates",
+        "gate",
+        "groups",
+        "heartbeat",
+        "hedging",
+        "model",
+        "queue",
+        "sizes",
+        "total",
+    )
 
     def __init__(
         self,
@@ -86,6 +99,7 @@ class Plan:
         gate: Gate | None = None,
         heartbeat: float | None = None,
         sizes: Sizes | None = None,
+        hedging: Hedging | None = None,
     ) -> None:
         self.groups: tuple[Group, ...] = groups
         self.model: str = groups[0].model
@@ -94,6 +108,7 @@ class Plan:
         self.total: float = total
         self.gate: Gate | None = gate
         self.heartbeat: float | None = heartbeat
+        self.hedging: Hedging | None = hedging
         self.sizes: Sizes = sizes or Sizes()
         self.candidates: dict[Operation, tuple[Group, ...]] = _candidates(groups)
 
@@ -108,6 +123,7 @@ class Plan:
             self.gate,
             self.heartbeat,
             self.sizes,
+            self.hedging,
         )
 
 

@@ -108,7 +108,8 @@ def _plan(config: Config, group: Group, names: dict[str, Group], owner: dict[str
     sizes = Sizes(config.server.limits.reply, config.server.limits.event)
     gate = None if own is None else state.gate(group.model, own, group.targets)
     heartbeat = None if own is None else own.heartbeat
-    return Plan(tuple(order), attempts, limits.queue, limits.total, gate, heartbeat, sizes)
+    hedging = None if own is None else state.hedging(group.model, own)
+    return Plan(tuple(order), attempts, limits.queue, limits.total, gate, heartbeat, sizes, hedging)
 
 
 def _context(group: Group) -> int | None:

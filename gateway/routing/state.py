@@ -16,6 +16,7 @@ from random import Random
 from gateway.admission.gate import UNLIMITED, Gate
 from gateway.balance.basic import Chance, LeastLoaded, RoundRobin, TwoChoices
 from gateway.balance.bound import Bound
+from gateway.balance.hedging import Hedging
 from gateway.balance.latency import Latency
 from gateway.balance.loaded import Balancer, Outcomes
 from gateway.balance.prefix import Prefix
@@ -47,6 +48,7 @@ class State:
         self._balancers: dict[str, tuple[Balance, Balancer]] = {}
         """By model, with the settings that each was made for."""
         self._gates: dict[str, Gate] = {}
+        self._hedging: dict[str, Hedging] = {}
         self.canaries = Canaries(metrics)
         self._crowding: dict[str, Crowding] = {}
         self._follows: dict[str, Following] = {}
@@ -119,6 +121,15 @@ class State:
         """Return what the overflow rule of this name remembers of how busy its models are."""
         return self._crowding.setdefault(rule, Crowding())
 
+    def hedging(self, model: str, settings: Model) -> Hedging | None:
+        """Return when requests of a model are hedged, with the numbers of its settings; None where they are not."""
+        if settings.hedge is None:
+            self._hedging.pop(model, None)
+            return None
+        hedging = self._hedging.setdefault(model, Hedging())
+        hedging.change(settings.hedge.after, settings.hedge.budget)
+        return hedging
+
     def target(self, config: Config, model: str, backend: str, upstream_name: str, weight: int = 1) -> Target:
         """Return the target for a model on a backend, which calls the model `upstream_name`."""
         live, cells = self.pool.backends[backend], self.metrics.target(model, backend)
@@ -130,5 +141,7 @@ class State:
             del self._balancers[model]
         for model in self._follows.keys() - set(models):
             del self._follows[model]
+        for model in self._hedging.keys() - set(models):
+            del self._hedging[model]
         for model in [model for model in self._gates if model not in models and self._gates[model].idle]:
             del self._gates[model]

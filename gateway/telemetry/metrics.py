@@ -191,7 +191,12 @@ class Metrics:
         )
 
     def _add_routes(self) -> None:
-        """Create the families that describe routes."""
+        """Create the families that describe what is made of requests beside their attempts."""
+        self.hedges = _counter(
+            "gateway_hedges",
+            "Second attempts beside a slow first one; result is won, lost, failed or cancelled.",
+            ("model", "result"),
+        )
         self.canary_share = _gauge(
             "gateway_canary_share", "The share of a route's requests that its canary gets now.", ("route",)
         )

@@ -12,6 +12,8 @@ Rules:
 - A stream is recognised by its first bytes where its content type does not tell.
 - Only `connect` awaits. Bytes move from the engine's socket to the client's in one synchronous pass, without a task or
   a future. If the client reads slowly, reading from the engine is paused.
+- Where two attempts of a request run beside each other, one of them passes something on only after the other was
+  dropped (`Contest`).
 - However the attempt ends, its connection returns to the pool only after a complete answer.
 
 The file is long because an attempt is one state machine, whose phases are read together.
@@ -45,7 +47,7 @@ from backends.framing import sse
 from backends.surfaces.openai import UNBUFFERED
 from gateway.request import Exchange, WayBack
 from gateway.telemetry.cells import Histogram
-from gateway.telemetry.timeline import CONNECT, FINISH, FIRST_BYTE, FIRST_TOKEN, SEND, STREAM
+from gateway.telemetry.timeline import CONNECT, FINISH, FIRST_BYTE, FIRST_TOKEN, SEND, STREAM, Timeline
 from gateway.wire.answer import Held, content_type, is_stream, may_be_stream
 from gateway.wire.clocks import LATE, SECOND, Clocks
 from gateway.wire.connection import Connection, Sink
@@ -64,6 +66,13 @@ class Listener(Protocol):
 
     def answer_began(self) -> None: ...
     def attempt_over(self, attempt: Attempt) -> None: ...
+
+
+class Contest(Protocol):
+    """The choice between two attempts of one request that run beside each other."""
+
+    def won(self, attempt: Attempt) -> None:
+        """Drop the other attempt, because this one answers."""
 
 
 class Attempt(Sink):
@@ -100,6 +109,7 @@ class Attempt(Sink):
         "_sizes",
         "_status",
         "_streams",
+        "_timeline",
         "_token_gap",
         "_unlabelled",
         "_upstream",
@@ -107,6 +117,7 @@ class Attempt(Sink):
         "_whole",
         "committed",
         "complete",
+        "contest",
         "crash",
         "failure",
         "first_token_at",
@@ -118,12 +129,13 @@ class Attempt(Sink):
     def __init__(self, exchange: Exchange, target: Destination, listener: Listener, headers: Headers) -> None:
         """Prepare to send the request to `target`; `headers` are added to the client's answer."""
         backend = target.backend
-        request = exchange.request
-        upstream = backend.upstream
-        assert upstream is not None
+        assert backend.upstream is not None
         self._exchange: Exchange = exchange
+        self._timeline: Timeline = exchange.timeline
+        self.contest: Contest | None = None
+        """Who is asked before anything of the answer is passed on; None while no other attempt runs beside this one."""
         self._way: WayBack = exchange.way
-        self._upstream: Upstream = upstream
+        self._upstream: Upstream = backend.upstream
         self._engine: Engine = backend.engine
         self._model: str = target.model
         self._clocks: Clocks = target.clocks
@@ -132,10 +144,10 @@ class Attempt(Sink):
         self._token_gap: Histogram = target.metrics.token_gap
         self._listener: Listener | None = listener
         self._headers: Headers = headers
-        self._streams: bool = request.stream
+        self._streams: bool = exchange.request.stream
         self._whole: bool = False
         """Whether the engine was asked for a whole answer, whose time limits apply then, whatever the client wants."""
-        self.gathers: bool = not (request.stream or request.operation is Operation.SPEECH)
+        self.gathers: bool = not (self._streams or exchange.request.operation is Operation.SPEECH)
         """Whether a stream from the engine is assembled into one JSON answer, because the client did not ask for a
         stream. Never for speech, whose audio may be streamed in any case."""
         self._data: bytes = b""
@@ -192,7 +204,7 @@ class Attempt(Sink):
     async def connect(self) -> None:
         """Open a connection and send the request on it. Cancelling it leaves no connection open."""
         exchange = self._exchange
-        left = exchange.deadline - exchange.timeline.mark(CONNECT)
+        left = exchange.deadline - self._timeline.mark(CONNECT)
         try:
             connection = await self._upstream.connect(max(0.001, min(self._clocks.connect, left / SECOND)))
         except ConnectError as error:
@@ -205,14 +217,14 @@ class Attempt(Sink):
             self._send(connection)
 
     def _send(self, connection: Connection) -> None:
-        exchange = self._exchange
-        exchange.attempt = self
         self._connection = connection
-        self._way.source = connection
-        now = self.sent_at = exchange.timeline.mark(SEND)
+        if self.contest is None:
+            self._way.source = connection
+            self._exchange.attempt = self
+        now = self.sent_at = self._timeline.mark(SEND)
         connection.send(self._data, self)
         if connection.flushed:
-            now = exchange.timeline.mark(FIRST_BYTE)
+            now = self._timeline.mark(FIRST_BYTE)
             self._enter(Phase.FIRST_BYTE, now)
         else:
             self._enter(Phase.SEND, now)
@@ -267,6 +279,26 @@ class Attempt(Sink):
             return self.usage
         return Usage(output=self._decoder.content if self._decoder is not None else 0)
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing of an answer has come: neither content of a stream, nor the head of another answer."""
+        decoder = self._decoder
+        return not self.committed and (not self._status if decoder is None else not decoder.content)
+
+    def stand_beside(self, contest: Contest) -> None:
+        """Run beside another attempt, whose hops are those of the request, until `contest` decides between the two."""
+        self.contest = contest
+        self._timeline = Timeline(perf_counter_ns())
+
+    def lead(self, listener: Listener, headers: Headers = ()) -> None:
+        """Go on alone, after another attempt ran beside this one; `headers` are added to the client's answer."""
+        self.contest = None
+        self._listener = listener
+        self._headers = (*self._headers, *headers)
+        self._timeline = self._exchange.timeline
+        self._way.source = self._connection
+        self._exchange.attempt = self
+
     def drop(self) -> None:
         """Abandon the attempt without calling the listener. Closing the connection tells the engine to stop."""
         self._listener = None
@@ -310,7 +342,7 @@ class Attempt(Sink):
 
     def on_sent(self) -> None:
         if self._phase is Phase.SEND:
-            self._enter(Phase.FIRST_BYTE, self._exchange.timeline.mark(FIRST_BYTE))
+            self._enter(Phase.FIRST_BYTE, self._timeline.mark(FIRST_BYTE))
 
     def on_head(self, status: int, headers: Headers) -> None:
         self._status = status
@@ -321,11 +353,11 @@ class Attempt(Sink):
             self._watch()
         else:
             self._unlabelled = status == 200 and may_be_stream(self._exchange.request)
-            self._exchange.timeline.mark(STREAM)
+            self._timeline.mark(STREAM)
 
     def _watch(self) -> None:
         """Begin to decode the answer as a stream."""
-        now = self._exchange.timeline.mark(FIRST_TOKEN)
+        now = self._timeline.mark(FIRST_TOKEN)
         if self._whole:
             # It streams although it was not asked to.
             self._whole = False
@@ -394,6 +426,8 @@ class Attempt(Sink):
         """Take note that content has come: the first of the answer, or more of it."""
         now = perf_counter_ns()
         if first:
+            if self.contest is not None:
+                self.contest.won(self)
             if self._listener is not None:
                 self._listener.answer_began()
             if self.gathers:
@@ -456,7 +490,9 @@ class Attempt(Sink):
     def _commit(self, out: bytes) -> None:
         """Send the head and everything held back, because the first content has arrived."""
         exchange = self._exchange
-        now = self.first_token_at = exchange.timeline.mark(STREAM)
+        if self.contest is not None:
+            self.contest.won(self)
+        now = self.first_token_at = self._timeline.mark(STREAM)
         self._enter(Phase.STREAM, now)
         self.committed = True
         exchange.has_content()
@@ -472,14 +508,14 @@ class Attempt(Sink):
             return
         if not self.committed:
             self._commit(b"")
-        self._exchange.timeline.mark(FINISH)
+        self._timeline.mark(FINISH)
         self._way.write(out)
         self._way.finish()
         self.complete = True
 
     def _answer(self) -> None:
         """Convert an answer that has arrived completely and send it to the client, or set `failure`."""
-        self._exchange.timeline.mark(FINISH)
+        self._timeline.mark(FINISH)
         body = self._held.take()
         request = self._exchange.request
         found: Reply | Failure
@@ -491,6 +527,8 @@ class Attempt(Sink):
             self.failure = dataclasses.replace(found, phase=Phase.FIRST_TOKEN)
             return
         exchange = self._exchange
+        if self.contest is not None:
+            self.contest.won(self)
         self.usage = found.usage
         exchange.has_content()
         kind = exchange.surface.stream_headers if self._streams else ((b"content-type", found.content_type),)
@@ -536,7 +574,8 @@ class Attempt(Sink):
     def _let_go(self) -> None:
         """Release the connection. The pool keeps it if its exchange has ended, and closes it otherwise."""
         self._over = True
-        self._way.source = None
+        if self.contest is None:
+            self._way.source = None
         connection = self._connection
         if connection is not None:
             connection.wake(None, 0)

@@ -25,6 +25,7 @@ from gateway.config.address import ListenAddress, Url
 from gateway.config.admission import Slots
 from gateway.config.backend import BackendConfig, engine_section
 from gateway.config.defaults import TimeoutOverrides
+from gateway.config.hedge import After
 from gateway.config.model import Alias, Target
 from gateway.config.route import Choice, Clock, Day, Globs, Match
 from gateway.config.schema import Config
@@ -44,6 +45,7 @@ HOMES: dict[type[BaseModel], tuple[str, str]] = {
 WORDS: list[tuple[Any, str]] = [
     (Duration, "duration"),
     (Wait, "duration"),
+    (After, "duration, `p90`, `p95` or `p99`"),
     (Size, "size"),
     (Clock, "time of day"),
     (Day, "day"),
