@@ -75,6 +75,7 @@ COMPILED = [
     "gateway/wire/room.py",
     "gateway/wire/sizes.py",
     "gateway/wire/stall.py",
+    "gateway/wire/tee.py",
     "gateway/wire/upstream.py",
 ]
 """The modules that every request runs through. Those with msgspec structs, pydantic models or subclasses of uvicorn's

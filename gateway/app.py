@@ -125,8 +125,9 @@ class Gateway:
         return self.core.snapshot.catalog.everything()
 
     def drain(self) -> None:
-        """Report at `/readyz`, which load balancers poll, that the gateway is about to stop."""
+        """Report at `/readyz`, which load balancers poll, that the gateway is about to stop; end all shadows."""
         self.core.draining = True
+        self.core.dispatcher.shadows.stop()
 
     def apply(self, config: Config) -> None:
         """Replace the config for requests that begin from now on; running ones finish with the old one.

@@ -173,7 +173,8 @@ class Exchange:
     """One request of a client, and everything that is known about it.
 
     `caller`, `request`, `asked` and `plan` are set as soon as each is known. `model`, `backend` and `outcome` are label
-    values for the metrics; `served` is the model of the last attempt: `model`, or one of its fallbacks.
+    values for the metrics; `served` is the model of the last attempt: `model`, or one of its fallbacks,
+    and `usage` its tokens once it is over.
     `deadline` is in nanoseconds of the timeline's clock. `trace` holds the header lines of the
     trace context that are forwarded to the engine, `cors` headers of the answer. `coding` is how the body comes
     compressed.
@@ -209,6 +210,7 @@ class Exchange:
         "task",
         "timeline",
         "trace",
+        "usage",
         "waiting",
         "way",
         "work",
@@ -240,6 +242,7 @@ class Exchange:
         self.backend: str = NONE
         self.served: str = NONE
         self.outcome: str = "ok"
+        self.usage: Usage | None = None
         self.events: int = 0
         """The number of the next event of a stream, where the client's API numbers them."""
         self.queue_position: int = 0

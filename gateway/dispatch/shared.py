@@ -18,6 +18,7 @@ from gateway.admission.tickets import Claim
 from gateway.admission.waiting import Patience, Waiting, enter_now
 from gateway.dispatch.quarantine import Quarantine
 from gateway.dispatch.retry import Budget
+from gateway.dispatch.shadow import Shadows
 from gateway.errors import GatewayError
 from gateway.fleet.pool import Pool
 from gateway.priority import CLASSES
@@ -51,6 +52,7 @@ class Shared:
         self.quarantine: Quarantine = Quarantine()
         self.rng: Random = Random()
         """Spreads the times at which those come again who were refused."""
+        self.shadows: Shadows = Shadows(metrics)
 
     async def queue(self, exchange: Exchange, gates: Sequence[Gate], until: float) -> Place:
         """Wait for a slot of one of the gates until `until` (loop time), and take it; return its place.

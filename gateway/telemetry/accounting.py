@@ -50,7 +50,7 @@ class Accounting:
             cells.first_token.observe((attempt.first_token_at - timeline.received) / SECOND)
         if attempt.sent_at:
             cells.overhead.observe((timeline.spent[AUTH] + timeline.spent[ROUTE]) / SECOND)
-        tokens = attempt.tokens
+        tokens = exchange.usage = attempt.tokens
         cells.input_tokens.value += tokens.input
         cells.output_tokens.value += tokens.output
         self._metrics.attempts.cell(backend, attempt.result).value += 1

@@ -21,6 +21,7 @@ from gateway.telemetry.page import CELLS, pieces_of
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 _DURATION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _TOKEN_GAP = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_RATIO = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.05, 1.1, 1.25, 1.5, 2, 4, 10)
 _OVERHEAD = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5)
 
 
@@ -196,6 +197,29 @@ class Metrics:
             "gateway_hedges",
             "Second attempts beside a slow first one; result is won, lost, failed or cancelled.",
             ("model", "result"),
+        )
+        self.shadows = _counter(
+            "gateway_shadow",
+            "Copies of requests that another model was to answer to nobody; result is ok, failed, busy, skipped or "
+            "cancelled.",
+            ("route", "result"),
+        )
+        self.shadow_compared = _counter(
+            "gateway_shadow_compared",
+            "Answers to copies that are the same as the original in an aspect (outcome, finish, text), or different.",
+            ("route", "aspect", "result"),
+        )
+        self.shadow_tokens = _histogram(
+            "gateway_shadow_tokens_ratio",
+            "Tokens of the answer to a copy for each token of the original's.",
+            ("route",),
+            _RATIO,
+        )
+        self.shadow_first_token = _histogram(
+            "gateway_shadow_first_token_ratio",
+            "Time to the first token of a copy, as a multiple of the original's.",
+            ("route",),
+            _RATIO,
         )
         self.canary_share = _gauge(
             "gateway_canary_share", "The share of a route's requests that its canary gets now.", ("route",)

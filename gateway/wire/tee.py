@@ -1,0 +1,134 @@
+"""Channels that keep what an answer is: one beside its way to the client, one for an answer that goes nowhere.
+
+Rules:
+- What is kept is bounded; an answer that is longer is not kept at all.
+- `Tee` changes nothing of what the client gets, of its flow control, or of how it leaves. It stands in for the channel
+  of one request only.
+"""
+
+from __future__ import annotations
+
+from backends.base import Headers
+from gateway.request import Exchange, WayBack
+
+
+class Kept:
+    """The status and the body of an answer."""
+
+    __slots__ = ("_left", "_parts", "status")
+
+    def __init__(self, most: int) -> None:
+        """Keep at most so many bytes of the body."""
+        self._left: int = most
+        self._parts: list[bytes] = []
+        self.status: int = 0
+        """The status; 0 where there was no answer."""
+
+    def add(self, data: bytes) -> None:
+        """Keep a part of the body."""
+        self._left -= len(data)
+        if self._left >= 0:
+            self._parts.append(data)
+        else:
+            self._parts.clear()
+
+    def forget(self) -> None:
+        """Keep nothing, now and later."""
+        self._left = -1
+        self._parts.clear()
+
+    @property
+    def body(self) -> bytes | None:
+        """The body; None where it was too long to be kept."""
+        return b"".join(self._parts) if self._left >= 0 else None
+
+
+class Tee(WayBack):
+    """The channel of one request to its client, which also keeps the answer."""
+
+    __slots__ = ("_kept", "_way")
+
+    def __init__(self, way: WayBack, kept: Kept) -> None:
+        """Take the place of `way`, before anything was sent on it."""
+        super().__init__(way.loop)
+        self._way: WayBack = way
+        self._kept: Kept = kept
+        self.exchange = way.exchange
+        self.gone = way.gone
+        self.started = way.started
+        self.source = way.source
+        way.source = self
+
+    def pause(self) -> None:
+        """Pause the source, because the client's socket buffer is full."""
+        if self.source is not None:
+            self.source.pause()
+
+    def resume(self) -> None:
+        """Resume the source."""
+        if self.source is not None:
+            self.source.resume()
+
+    def start(self, status: int, headers: Headers) -> None:
+        self.started = True
+        self._kept.status = status
+        self._way.start(status, headers)
+
+    def write(self, data: bytes) -> None:
+        self._kept.add(data)
+        self._way.write(data)
+
+    def write_chunk(self, framed: bytes, start: int, end: int) -> None:
+        self._kept.add(framed[start:end])
+        self._way.write_chunk(framed, start, end)
+
+    def finish(self) -> None:
+        self._way.finish()
+
+    def abort(self) -> None:
+        self._way.abort()
+
+    def reply(self, status: int, headers: Headers, body: bytes) -> None:
+        self.started = True
+        self._kept.status = status
+        self._kept.add(body)
+        self._way.reply(status, headers, body)
+
+    def release(self) -> None:
+        self._way.source = self._way.exchange = None
+        self._way.release()
+
+    def keep(self, exchange: Exchange) -> bool:
+        return self._way.keep(exchange)
+
+
+class Nowhere(WayBack):
+    """The channel of an answer that nobody waits for."""
+
+    __slots__ = ("_kept",)
+
+    def __init__(self, beside: WayBack, kept: Kept) -> None:
+        """Belong to the same event loop as another channel."""
+        super().__init__(beside.loop)
+        self._kept: Kept = kept
+
+    def start(self, status: int, headers: Headers) -> None:
+        self.started = True
+        self._kept.status = status
+
+    def write(self, data: bytes) -> None:
+        self._kept.add(data)
+
+    def finish(self) -> None:
+        """Do nothing: what was written is kept."""
+
+    def abort(self) -> None:
+        """Do nothing: the request's outcome says that the answer is incomplete."""
+
+    def reply(self, status: int, headers: Headers, body: bytes) -> None:
+        self.started = True
+        self._kept.status = status
+        self._kept.add(body)
+
+    def release(self) -> None:
+        """Do nothing: there is no connection."""
