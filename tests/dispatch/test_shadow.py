@@ -178,7 +178,7 @@ async def test_a_backend_that_cannot_be_reached_fails_copies_and_its_breaker_ope
 
 
 async def test_a_copy_waits_for_no_slot(tmp_path: Path) -> None:
-    async with staged(tmp_path, "concurrency: 1") as stage:
+    async with staged(tmp_path, "admission: {concurrency: 1}") as stage:
         stage.other.set(rules=[FOREVER])
         await stage.ask()
         assert (await stage.ask()).whole
