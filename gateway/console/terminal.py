@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 import sys
 import termios
@@ -27,6 +26,8 @@ from gateway.console.frames import Line
 _TAKE, _GIVE_BACK = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 """The other screen, without a cursor; and back."""
 _HOME, _REST_OF_LINE, _REST = "\x1b[H", "\x1b[K", "\x1b[J"
+USUAL_SIZE = (80, 24)
+"""Columns and lines of a terminal that does not say how large it is."""
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 
 
@@ -43,7 +44,14 @@ class Screen:
     @property
     def size(self) -> tuple[int, int] | None:
         """Columns and lines; None where frames may be as large as they are."""
-        return tuple(shutil.get_terminal_size()) if self.is_terminal else None  # type: ignore[return-value]
+        if not self.is_terminal:
+            return None
+        # Not what the environment says (COLUMNS, LINES), which is how large the terminal was when the shell started.
+        with contextlib.suppress(OSError):
+            columns, lines = os.get_terminal_size(sys.stdout.fileno())
+            if columns and lines:
+                return columns, lines
+        return USUAL_SIZE
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
@@ -64,7 +72,7 @@ class Screen:
             print("\n".join(line.text for line in lines), end="\n\n", flush=True)
             return
         shown = (f"{_BOLD}{line.text}{_PLAIN}" if line.bold else line.text for line in lines)
-        sys.stdout.write(_HOME + "\r\n".join(text + _REST_OF_LINE for text in shown) + _REST)
+        sys.stdout.write(_HOME + "\n".join(text + _REST_OF_LINE for text in shown) + _REST)
         sys.stdout.flush()
 
     def key(self, seconds: float) -> str | None:

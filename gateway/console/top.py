@@ -113,9 +113,8 @@ def _watch(top: Top, screen: Screen, interval: float) -> None:
             top.try_to_look(now)
             due = max(due + interval, time.monotonic() + interval / 2)
         screen.draw(top.lines(screen.size, hint))
-        key: str | None = None
-        while key is None and time.monotonic() < due:
-            key = screen.key(max(0.0, due - time.monotonic()))
+        # A key is looked at after every frame, also where frames take longer than the interval.
+        key = screen.key(max(0.0, due - time.monotonic()))
         if key in ("q", "Q"):
             return
         top.by = {"m": MODELS, "b": BACKENDS}.get(key or "", top.by)

@@ -21,9 +21,10 @@ from backends.base import Operation
 from gateway import running
 from gateway.api.overview import MODELS, REQUESTS, STATUS, merged, shown_status
 from gateway.fake.engine import FakeEngine
-from gateway.request import Exchange, FinishedSink, Register, WayBack
+from gateway.request import Exchange, FinishedSink, Register
 from gateway.running import MOST, SLICE, Wanted
 from gateway.telemetry.timeline import HOPS
+from gateway.wire.downstream import AsgiWay
 from tests.api.test_admin import KEYS
 from tests.faults.clients import until
 from tests.faults.support import question
@@ -228,27 +229,21 @@ async def test_all_of_it_takes_an_operator_s_key(tmp_path: Path, method: str, pa
 # pure
 
 
-class Channel(WayBack):
-    """A client that takes everything."""
-
-    def start(self, status: int, headers: Any) -> None: ...
-    def write(self, data: bytes) -> None: ...
-    def finish(self) -> None: ...
-    def abort(self) -> None: ...
-    def reply(self, status: int, headers: Any, body: bytes) -> None: ...
-    def release(self) -> None: ...
-
-
 class Sink:
     """A sink that counts nothing."""
 
     def finished(self, exchange: Exchange) -> None: ...
 
 
-def many(count: int, sink: FinishedSink) -> Register:
-    register, loop, now = Register(), asyncio.get_running_loop(), time.perf_counter_ns()
+async def many(count: int, sink: FinishedSink) -> Register:
+    async def nobody(*message: Any) -> Any:
+        raise AssertionError("nothing is sent or received")
+
+    way = AsgiWay(nobody, nobody)
+    await way.close()
+    register, now = Register(), time.perf_counter_ns()
     for number in range(count):
-        exchange = Exchange(Channel(loop), now - number * 1_000_000, register, sink)
+        exchange = Exchange(way, now - number * 1_000_000, register, sink)
         exchange.id, exchange.operation = b"r%d" % number, Operation.CHAT
         exchange.model = f"m{number % 10}"
     return register
@@ -257,7 +252,7 @@ def many(count: int, sink: FinishedSink) -> Register:
 async def test_ten_thousand_requests_never_hold_the_loop() -> None:
     """The loop turns after every slice, and what is done in one turn is some thousand plain steps."""
     sink = Sink()
-    register = many(10_000, sink)
+    register = await many(10_000, sink)
     turns = 0
 
     async def turning() -> None:
@@ -281,7 +276,7 @@ async def test_ten_thousand_requests_never_hold_the_loop() -> None:
 
 async def test_others_requests_and_those_that_are_over_are_not_shown() -> None:
     sink = Sink()
-    register = many(3, sink)
+    register = await many(3, sink)
     first, second, _ = sorted(register.running, key=lambda exchange: exchange.id)
     first.sink = Sink()
     second.over = True

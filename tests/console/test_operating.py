@@ -134,7 +134,7 @@ class Terminal:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            env={**os.environ, "TERM": "xterm"},
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"},
             start_new_session=True,
             cwd=ROOT,
         )
