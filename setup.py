@@ -11,6 +11,9 @@ from setuptools import setup
 
 COMPILED = [
     "backends/dialect/decoder.py",
+    "backends/dialect/members.py",
+    "backends/dialect/parameters.py",
+    "backends/dialect/prompting.py",
     "backends/dialect/rewrite.py",
     "backends/dialect/stream.py",
     "backends/dialect/usage.py",
@@ -53,6 +56,7 @@ COMPILED = [
     "gateway/fleet/orders.py",
     "gateway/request.py",
     "gateway/routing/catalog.py",
+    "gateway/routing/traits.py",
     "gateway/telemetry/accounting.py",
     "gateway/telemetry/cells.py",
     "gateway/telemetry/families.py",

@@ -192,7 +192,7 @@ def _check(options: argparse.Namespace) -> int:
     print(f"{options.file}: ok ({counts})")
     if len(loaded.files) > 1:
         print("\n".join(("read in this order:", *(f"  {file}" for file in loaded.files))))
-    for note in notes.everything(config):
+    for note in (*loaded.warnings, *notes.everything(config)):
         print(f"note: {note}", file=sys.stderr)
     return 0
 

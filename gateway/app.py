@@ -73,6 +73,7 @@ class Gateway:
         self._budget = Budget()
         dispatcher = Dispatcher(self.pool, self.metrics, Accounting(self.metrics), self._budget)
         self.core = Core(self._applied(config), dispatcher, self.metrics, Pages(self._page))
+        self.core.discovery = self.fleet.discovery
         self.hot = {path: Endpoint(self.core, operation) for path, operation in HOT.items()}
         self._web = web(self.core, VERSION, self._lifespan)
         self.admin = Admin(self.core, self._backends, self._changed)

@@ -16,14 +16,14 @@ from typing import Final
 
 from gateway.config.schema import Config
 from gateway.errors import GatewayError, Own
-from gateway.globs import Globs
+from gateway.globs import Globs, beginning
 from gateway.priority import NORMAL, NUMBERS
 
 
 class Caller:
     """The holder of a key."""
 
-    __slots__ = ("_globs", "_known", "admin", "name", "priority", "tags", "weight")
+    __slots__ = ("_globs", "_known", "_reached", "admin", "name", "priority", "reaches_all", "tags", "weight")
 
     def __init__(
         self,
@@ -44,7 +44,12 @@ class Caller:
         self.tags = tags
         self.priority = priority
         self.weight = weight
+        self.reaches_all = admin
+        """Whether the caller may name any single backend."""
         self._globs: Globs | None = None if models is None else Globs(models)
+        named = [glob for glob in models or () if "/" in beginning(glob)]
+        self._reached: Globs | None = Globs(named) if named else None
+        """The patterns that may name a backend before a slash."""
         self._known: dict[str, bool] = {}
 
     @property
@@ -65,8 +70,20 @@ class Caller:
         """Tell whether the caller may use a model of this name, which may be any text."""
         return self._globs is None or self._globs.fits(model)
 
+    @property
+    def names_backends(self) -> bool:
+        """Whether the key has patterns of its own that may name single backends."""
+        return self._reached is not None
+
+    def may_reach(self, name: str) -> bool:
+        """Tell whether the caller may use the single backend, and its model, of a name `backend/model`."""
+        return self.reaches_all or (self._reached is not None and self._reached.fits(name))
+
 
 ANYONE = Caller("anyone")
+OWNER = Caller("anyone")
+"""Whoever calls a gateway without keys that only this machine reaches."""
+OWNER.reaches_all = True
 
 KEY_HEADERS: Final = (b"x-api-key", b"api-key")
 """The headers that hold a key and nothing else."""
@@ -94,7 +111,9 @@ class Keys:
 
     def identify(self, headers: Mapping[bytes, bytes]) -> Caller:
         """Return the caller behind the headers of a request. Raises GatewayError where there is none."""
-        return ANYONE if self.open else self._holder(headers)
+        if not self.open:
+            return self._holder(headers)
+        return OWNER if self._loopback and not self._callers else ANYONE
 
     def operator(self, headers: Mapping[bytes, bytes]) -> Caller:
         """Return the operator behind the headers of a request: a caller who may see and manage the engines.

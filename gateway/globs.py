@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import Final
 
 _WILD: Final = re.compile(r"[*?]")
+_NUMBER: Final = re.compile(r"([0-9]{1,18})")
 _RUN: Final = re.compile(r"[*?]*\*[*?]*")
 """Several wild characters in a row, a `*` among them."""
 
@@ -103,3 +104,9 @@ class Ranked:
                 if glob.fullmatch(name):
                     found = place
         return self._order[found] if found < len(self._order) else None
+
+
+def natural(name: str) -> tuple[tuple[object, ...], str]:
+    """Return what puts names in the order that people expect: 9B before 35B, whatever the case of letters."""
+    pieces = _NUMBER.split(name.casefold())
+    return tuple([int(piece) if index % 2 else piece for index, piece in enumerate(pieces)]), name

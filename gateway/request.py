@@ -27,7 +27,7 @@ from gateway.telemetry.timeline import FINISH, Timeline
 
 if TYPE_CHECKING:
     from gateway.auth import Caller
-    from gateway.routing.catalog import Plan
+    from gateway.routing.catalog import Group, Plan
     from gateway.routing.decision import Decision
 
 log = logging.getLogger("gateway.request")
@@ -192,6 +192,7 @@ class Exchange:
         "deadline",
         "decision",
         "events",
+        "groups",
         "headers",
         "id",
         "interrupted",
@@ -228,6 +229,8 @@ class Exchange:
         self.cors: Headers = ()
         self.trace: bytes = b""
         self.plan: Plan
+        self.groups: tuple[Group, ...] | None = None
+        """Those groups of the plan that can serve this very request; None: all that can do its operation."""
         self.caller: Caller
         self.request: Request
         self.asked: Asked

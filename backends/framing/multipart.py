@@ -138,3 +138,60 @@ def _parameters(text: bytes) -> dict[bytes, bytes]:
             raise FormError("a header of the form says the same thing twice")
         found[name] = value[1:-1] if value.startswith(b'"') else value
     return found
+
+
+class Form:
+    """A form of which parts are put and left out; every other byte stays as it was."""
+
+    def __init__(self, body: bytes, boundary: bytes) -> None:
+        """Take a form apart. Raises FormError if it is invalid."""
+        self._body = body
+        self._boundary = boundary
+        self._parts = parts_of(body, boundary)
+        self._new: dict[str, list[bytes]] = {}
+        self._dropped: set[str] = set()
+
+    @property
+    def changed(self) -> bool:
+        """Whether the form is another one than it was."""
+        return bool(self._new or self._dropped)
+
+    def text(self, name: str) -> bytes | None:
+        """Return the content of the first part of a name; None where there is none."""
+        if name in self._new:
+            return self._new[name][0]
+        for part in self._parts:
+            if part.name == name and name not in self._dropped:
+                return self._body[part.start : part.end]
+        return None
+
+    def drop(self, name: str) -> None:
+        """Leave out every part of a name."""
+        self._new.pop(name, None)
+        if any(part.name == name for part in self._parts):
+            self._dropped.add(name)
+
+    def put(self, name: str, values: list[bytes]) -> None:
+        """Have the parts of a name with these contents, before all others, instead of those there are."""
+        self.drop(name)
+        if values:
+            self._new[name] = values
+
+    def body(self) -> bytes:
+        """Return the form. Raises FormError if what was put holds its boundary."""
+        mark = b"--" + self._boundary
+        at = 2 if self._body.startswith(b"\r\n") else 0
+        pieces: list[bytes | memoryview] = [self._body[:at]]
+        for name, values in self._new.items():
+            for value in values:
+                if mark in value:
+                    raise FormError(f"the boundary of the form occurs in what belongs into {name!r}")
+                head = b'Content-Disposition: form-data; name="' + name.encode() + b'"\r\n\r\n'
+                pieces += (mark, b"\r\n", head, value, b"\r\n")
+        view = memoryview(self._body)
+        for part in self._parts:
+            end = part.end + 2
+            if part.name not in self._dropped:
+                pieces.append(view[at:end])
+            at = end
+        return b"".join((*pieces, view[at:]))

@@ -17,15 +17,17 @@ from typing import Final
 
 import msgspec
 
-from backends.base import Headers, Operation
+from backends.base import Headers, Operation, Request
 from backends.dialect.openai import FORMS
+from backends.surfaces import naming
 from backends.surfaces.openai import OPENAI, surface_of
-from backends.surfaces.surface import Surface
-from gateway.api.reading import LARGE, Decoding, Reading
+from backends.surfaces.surface import InvalidRequest, Surface
+from gateway.api.reading import LARGE, Asking, Decoding, Reading
 from gateway.asked import Asked
 from gateway.auth import CREDENTIALS, Caller
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.errors import GatewayError, Own
+from gateway.fleet.discovery import Discovery
 from gateway.request import Exchange, FinishedSink, Register, WayBack
 from gateway.routing.snapshot import Snapshot
 from gateway.telemetry.metrics import Metrics
@@ -61,8 +63,17 @@ class Core:
         self.metrics: Metrics = metrics
         self.pages: Pages = pages
         self.draining: bool = False
+        self.discovery: Discovery | None = None
+        """Asks engines for models that nobody knows; None where nothing is asked."""
         self.register: Register = Register()
         self.sink: FinishedSink = dispatcher.accounting
+
+    def may_appear(self, name: str, caller: Caller) -> bool:
+        """Tell whether it is worth asking the engines for a model that nobody knows."""
+        discovery = self.discovery
+        if discovery is None or not self.snapshot.catalog.may_appear(name, caller):
+            return False
+        return discovery.worthwhile(asyncio.get_running_loop().time())
 
     def request_id(self, wanted: bytes | None) -> bytes:
         """Return the id that the client sent if it is short and of safe characters, else a new random one."""
@@ -169,31 +180,87 @@ class Endpoint:
         exchange.timeline.mark(ROUTE)
         most = self._core.snapshot.config.server.limits.values
         if len(body) > min(LARGE, most) and self._operation not in FORMS:
-            Reading(exchange, most, self._route, self._core.dispatcher.run).begin(body)
+            Reading(exchange, most, self._read, self._route).begin(body)
             return
         try:
-            self._route(exchange, body)
+            self._read(exchange, body)
         except Exception as error:  # noqa: BLE001 (any error ends this request only)
+            exchange.end(error)
+            return
+        self._route(exchange)
+
+    def _route(self, exchange: Exchange) -> None:
+        """Route a request that was read, and dispatch it; first have the engines asked if it names a new model."""
+        try:
+            self._decide(exchange)
+        except GatewayError as error:
+            if error.kind is not Own.UNKNOWN_MODEL:
+                exchange.end(error)
+            elif self._core.may_appear(exchange.request.model, exchange.caller):
+                assert self._core.discovery is not None
+                Asking(exchange, self._core.discovery, self._stand_in).begin(b"")
+            else:
+                self._stand_in(exchange)
+        except Exception as error:  # noqa: BLE001 (as above)
+            exchange.end(error)
+        else:
+            self._core.dispatcher.run(exchange)
+
+    def _stand_in(self, exchange: Exchange) -> None:
+        """Route a request again; where nobody knows its model even now, for the one that the config has for that."""
+        try:
+            self._decide(exchange)
+        except GatewayError as error:
+            instead = self._core.snapshot.config.defaults.unknown_model
+            if error.kind is not Own.UNKNOWN_MODEL or instead is None:
+                exchange.end(error)
+                return
+            try:
+                self._take(exchange, naming.renamed(exchange.request, instead))
+                self._decide(exchange)
+            except Exception:  # noqa: BLE001 (what the client is told is that its own model is unknown)
+                exchange.end(error)
+                return
+        except Exception as error:  # noqa: BLE001 (as above)
             exchange.end(error)
             return
         self._core.dispatcher.run(exchange)
 
-    def _route(self, exchange: Exchange, body: bytes) -> None:
+    def _read(self, exchange: Exchange, body: bytes) -> None:
         operation = self._operation
         content_type = exchange.headers.get(b"content-type", b"")
-        request = self._surface.read(operation, content_type, body)
+        try:
+            request = self._surface.read(operation, content_type, body)
+        except InvalidRequest as error:
+            model = self._core.snapshot.config.defaults.model
+            if model is None or error.param != "model":
+                raise
+            named = naming.named(operation, content_type, body, model)
+            if named is None:
+                raise
+            request = self._surface.read(operation, content_type, named)
         if self._surface.forwarded:
             request = msgspec.structs.replace(
                 request, headers=_forwarded(exchange.headers, self._surface.forwarded)
             )
+        self._take(exchange, request)
+
+    def _take(self, exchange: Exchange, request: Request) -> None:
+        """Take note of what is asked for."""
         exchange.request = request
         exchange.asked = Asked(request, exchange.headers, exchange.caller)
-        decision = self._core.snapshot.router.decide(exchange.asked, exchange.way.loop.time())
+
+    def _decide(self, exchange: Exchange) -> None:
+        """Find out where a request goes. Raises GatewayError where it may go nowhere."""
+        router = self._core.snapshot.router
+        decision = router.decide(exchange.asked, exchange.way.loop.time())
+        plan = decision.plan
+        exchange.model = plan.model
+        exchange.groups = router.able(plan, exchange.asked)
         exchange.decision = decision
         if decision.trial is not None:
             decision.trial.watch(exchange, decision.is_canary)
-        plan = exchange.plan = decision.plan
-        exchange.model = plan.model
+        exchange.plan = plan
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request that came through ASGI."""

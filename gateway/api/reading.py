@@ -5,6 +5,7 @@ Rules:
 - What is large is first looked over in slices: its values are counted and its encoding is checked. What has too many
   values is refused before anything is made of it: reading it would take long, and fifty times its memory.
 - What cannot be done in slices has a turn of its own: reading it, and sending it on.
+- A request for a model that nobody knows waits here too, while the engines are asked for theirs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from collections.abc import Callable
 from backends.surfaces.structure import Structure
 from backends.surfaces.surface import InvalidRequest
 from gateway.errors import GatewayError, Own
+from gateway.fleet.discovery import Discovery
 from gateway.request import Exchange
+from gateway.telemetry.timeline import LOAD, ROUTE
 from gateway.wire.codings import decoded
 
 LARGE = 256 << 10
@@ -76,26 +79,26 @@ class Reading(_Steps):
         self,
         exchange: Exchange,
         most: int,
-        route: Callable[[Exchange, bytes], None],
-        dispatch: Callable[[Exchange], None],
+        read: Callable[[Exchange, bytes], None],
+        route: Callable[[Exchange], None],
     ) -> None:
-        """Read a body of at most `most` values; then `route` it, which may raise, and `dispatch` it."""
+        """Look over a body of at most `most` values; then `read` it, which may raise, and `route` it."""
         super().__init__(exchange)
         self._most = most
+        self._read = read
         self._route = route
-        self._dispatch = dispatch
 
     async def _run(self, body: bytes) -> None:
         exchange = self._exchange
         try:
             await self._look_over(body)
-            self._route(exchange, body)
+            self._read(exchange, body)
             await asyncio.sleep(0)
         except Exception as error:  # noqa: BLE001 (any error ends this request only)
             exchange.end(error)
         else:
             exchange.work = None
-            self._dispatch(exchange)
+            self._route(exchange)
 
     async def _look_over(self, body: bytes) -> None:
         structure = Structure()
@@ -112,3 +115,25 @@ class Reading(_Steps):
             structure.end()
         except UnicodeDecodeError:
             raise InvalidRequest("the body is not valid UTF-8", code="invalid_json") from None
+
+
+class Asking(_Steps):
+    """The wait of one request until the engines have been asked for their models."""
+
+    def __init__(self, exchange: Exchange, discovery: Discovery, route: Callable[[Exchange], None]) -> None:
+        """Ask; then `route` the request."""
+        super().__init__(exchange)
+        self._discovery = discovery
+        self._route = route
+
+    async def _run(self, body: bytes) -> None:
+        exchange = self._exchange
+        exchange.timeline.mark(LOAD)
+        try:
+            await self._discovery.asked()
+        except Exception as error:  # noqa: BLE001 (any error ends this request only)
+            exchange.end(error)
+        else:
+            exchange.timeline.mark(ROUTE)
+            exchange.work = None
+            self._route(exchange)

@@ -310,14 +310,36 @@ class ImagesAnswer(_Open):
     data: list[Picture]
 
 
+class ModelMeta(_Open):
+    n_ctx: int
+
+
+class ModelArchitecture(_Open):
+    input_modalities: list[str]
+    output_modalities: list[str]
+    modality: str
+
+
 class ModelInfo(_Open):
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str
-    max_model_len: int | None = Field(
-        None, description="Longest prompt plus answer in tokens, where the engine told."
+    context_length: int | None = Field(
+        None, description="Longest prompt plus answer in tokens, where that is known."
     )
+    max_model_len: int | None = Field(None, description="The same, as vLLM calls it.")
+    max_context_length: int | None = Field(None, description="The same, as LM Studio calls it.")
+    meta: ModelMeta | None = Field(None, description="The same, as llama.cpp has it.")
+    state: Literal["loaded", "not-loaded"] = Field(
+        "not-loaded", description="Whether some engine has the model in its memory, as far as is known."
+    )
+    type: Literal["llm", "vlm", "embeddings"] | None = None
+    capabilities: list[Literal["completion", "tools", "vision", "embedding", "thinking"]] | None = Field(
+        None, description="What it can do, as far as the config says; so are all the following."
+    )
+    architecture: ModelArchitecture | None = None
+    supported_parameters: list[str] | None = None
 
 
 class ModelList(_Open):

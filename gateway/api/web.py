@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -26,6 +25,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from gateway.api import schemas
+from gateway.api.cards import card
 from gateway.api.endpoint import Core, headers_of
 from gateway.api.endpoints import SHAPES, described
 from gateway.api.home import add_home
@@ -33,7 +33,6 @@ from gateway.api.overview import unready
 from gateway.api.swagger import add_docs
 from gateway.auth import Caller
 from gateway.errors import GatewayError, Own
-from gateway.routing.catalog import Listed
 from gateway.telemetry.metrics import CONTENT_TYPE
 
 log = logging.getLogger("gateway.api")
@@ -74,20 +73,14 @@ def web(
 
 
 def _models(app: FastAPI, core: Core) -> None:
-    created = int(time.time())
-
     def caller(request: Request) -> Caller:
         return core.snapshot.keys.identify(headers_of(request.scope))
-
-    def info(entry: Listed) -> dict[str, Any]:
-        context = entry.group.context
-        told = {} if context is None else {"max_model_len": context}
-        return {"id": entry.name, "object": "model", "created": created, "owned_by": "gateway", **told}
 
     @app.get("/v1/models", tags=["models"], response_model=schemas.ModelList)
     async def list_models(request: Request) -> Response:
         """List the models and aliases this key may use."""
-        data = [info(entry) for entry in core.snapshot.catalog.listed(caller(request))]
+        now = asyncio.get_running_loop().time()
+        data = [card(entry, now) for entry in core.snapshot.catalog.listed(caller(request))]
         return Response(msgspec.json.encode({"object": "list", "data": data}), media_type="application/json")
 
     @app.get("/v1/models/{model:path}", tags=["models"], response_model=schemas.ModelInfo)
@@ -95,9 +88,12 @@ def _models(app: FastAPI, core: Core) -> None:
         """Show one model or alias."""
         model = model.replace("%2F", "/")  # SDKs encode a slash in a model's name
         who = caller(request)
-        return Response(
-            msgspec.json.encode(info(core.snapshot.catalog.entry(model, who))), media_type="application/json"
-        )
+        if core.snapshot.catalog.find(model, who) is None and core.may_appear(model, who):
+            assert core.discovery is not None
+            await core.discovery.asked()
+        entry = core.snapshot.catalog.entry(model, who)
+        told = card(entry, asyncio.get_running_loop().time())
+        return Response(msgspec.json.encode(told), media_type="application/json")
 
 
 def _operations(app: FastAPI, core: Core) -> None:

@@ -13,7 +13,7 @@ from backends.base import EngineOptions, LaunchOptions, Options
 from gateway.config.address import Url
 from gateway.config.defaults import TimeoutOverrides
 from gateway.config.section import Frozen, Section, setting, validate
-from gateway.config.texts import HeaderName, HeaderValue, Line, Secret
+from gateway.config.texts import HeaderName, HeaderValue, Line, ModelGlob, Secret
 
 
 class BackendConfig(Section):
@@ -35,6 +35,15 @@ class BackendConfig(Section):
     )
     models: tuple[Line, ...] | None = setting(
         None, "The names the engine serves. Left out, the engine is asked.", min_length=1
+    )
+    include: tuple[ModelGlob, ...] | None = setting(
+        None,
+        "Which of the models it lists are offered: names, in which `*` stands for any text and `?` for any one "
+        "character. Left out, all.",
+        min_length=1,
+    )
+    exclude: tuple[ModelGlob, ...] = setting(
+        (), "Models that it lists and that are not offered. They win over `include`."
     )
     metrics_url: Url | None = setting(
         None,

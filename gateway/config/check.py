@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from backends import registry
 from backends.base import OptionsError
-from gateway.config import check_routes
+from gateway.config import check_models, check_routes
 from gateway.config.explain import Names
 from gateway.config.problems import Problem, quote
 from gateway.config.schema import Config
@@ -35,6 +35,8 @@ def check(config: Config, source: Source, names: Names) -> Iterator[Problem]:
     yield from _hedges(config, source)
     yield from _fallbacks(config, source, owners, names)
     yield from _cycles(config, source, owners)
+    yield from check_models.models(config, source)
+    yield from _stand_ins(config, source, owners, names)
     yield from _keys(config, source)
     yield from _globs(config, source, owners, names)
     yield from check_routes.check(config, source, owners, list(_public(source)), names)
@@ -242,7 +244,9 @@ def _globs(config: Config, source: Source, owners: dict[str, str], names: Names)
     for name, key in config.keys.items() if owners else ():
         for index, glob in enumerate(key.models or ()):
             if glob not in fits:
-                if is_wild(glob):
+                if _names_backend(glob, config):
+                    fits[glob] = True
+                elif is_wild(glob):
                     fits[glob] = public.has_one_like(glob) or _may_meet(beginning(glob), begun)
                 else:
                     fits[glob] = glob in owners or ranked.best(glob) is not None
@@ -251,6 +255,25 @@ def _globs(config: Config, source: Source, owners: dict[str, str], names: Names)
                 shown = _written(source, where)
                 hint = "" if is_wild(glob) else names.suggest(shown, _public(source))
                 yield source.problem(where, f"no model is named {quote(shown)}{hint}")
+
+
+def _names_backend(glob: str, config: Config) -> bool:
+    """Tell whether a pattern names a single backend: `backend/model`."""
+    backend, slash, _ = beginning(glob).partition("/")
+    return bool(slash) and backend in config.backends
+
+
+def _stand_ins(config: Config, source: Source, owners: dict[str, str], names: Names) -> Iterator[Problem]:
+    """Yield a problem for each default model that there is not, where the file names the models."""
+    ranked = Ranked(name for name in owners if is_wild(name))
+    for key in ("model", "unknown_model"):
+        name: str | None = getattr(config.defaults, key)
+        if owners and name is not None and name not in owners and ranked.best(name) is None:
+            where: Where = ("defaults", key)
+            shown = _written(source, where)
+            yield source.problem(
+                where, f"unknown model {quote(shown)}{names.suggest(shown, _public(source))}"
+            )
 
 
 def _may_meet(begin: str, others: list[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from backends.facts.units import Duration, Share, Wait
 from gateway.config.section import Section, setting
+from gateway.config.texts import ModelName
 
 _QUEUE = "How long a request may wait for a free backend. `0s`: not at all."
 _CONNECT = "How long connecting to the backend may take."
@@ -72,8 +73,15 @@ class Breaker(Section):
 
 
 class Defaults(Section):
-    """What every backend and model inherits."""
+    """What every backend and model inherits, and which model serves where a request does not say."""
 
+    model: ModelName | None = setting(
+        None, "The model, by name or alias, of requests that name none. Left out, they are refused with 400."
+    )
+    unknown_model: ModelName | None = setting(
+        None,
+        "The model, by name or alias, of requests for one that there is not. Left out, they are refused with 404.",
+    )
     timeouts: Timeouts = setting({}, "How long each phase of a request may take.")
     retry: Retry = setting({}, "How failed attempts are retried.")
     retry_budget: Share = setting(

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.config import check, explain
+from gateway.config import check, explain, open_secrets
 from gateway.config.disk import Disk, Files
 from gateway.config.include import gather
 from gateway.config.problems import ConfigError, Problem, quote
@@ -42,6 +42,8 @@ class Loaded:
     """A short hash of the text of its files. What is filled in into them is no part of it."""
     files: tuple[str, ...]
     """The files in the order in which they were read."""
+    warnings: tuple[Problem, ...] = ()
+    """What is no mistake and should not stay so, in the order of the files."""
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
@@ -56,7 +58,9 @@ def read(path: Path, environ: Mapping[str, str] = os.environ, files: Files | Non
     """
     found = gather(str(path), environ, files or Disk(), NAMED)
     version = hashlib.sha256(b"".join(b"%d:%s" % (len(text), text) for text in found.contents))
-    return Loaded(_checked(found.source), version.hexdigest()[:12], found.names)
+    config = _checked(found.source)
+    warnings = tuple(sorted(open_secrets.found(config, found.source)))
+    return Loaded(config, version.hexdigest()[:12], found.names, warnings)
 
 
 def _checked(source: Source) -> Config:

@@ -11,6 +11,7 @@ from gateway.config.admission import Admission
 from gateway.config.balance import Balance, Policy, named_policy
 from gateway.config.defaults import Retry, TimeoutOverrides
 from gateway.config.hedge import Hedge
+from gateway.config.parameters import Parameters, SystemPrompt
 from gateway.config.section import Frozen, Section, setting
 from gateway.config.texts import Line, ModelGlob, ModelName, Name
 from gateway.globs import is_wild
@@ -48,6 +49,17 @@ class Alias(Section):
     unlisted: bool = setting(False, "Whether it can be used without being shown in lists of models.")
 
 
+class Capabilities(Section):
+    """What a model can do. What is left out is not known: it is not told, and requests are not checked for it."""
+
+    tools: bool | None = setting(
+        None, "Whether it can call tools. `false`: requests that offer some are refused."
+    )
+    vision: bool | None = setting(None, "Whether it sees images. `false`: requests with some are refused.")
+    embeddings: bool | None = setting(None, "Whether it embeds. `false`: such requests are refused.")
+    reasoning: bool | None = setting(None, "Whether it thinks before it answers. Only told, not checked.")
+
+
 class Model(Section):
     """A name that clients may ask for, and where it is served."""
 
@@ -82,6 +94,19 @@ class Model(Section):
         "Other models, by name or alias, tried in this order when no target can answer. A key that may use this model "
         "may use them so, though it may not name them.",
     )
+    context: int | None = setting(
+        None,
+        "The most tokens of prompt and answer together. Prompts that are longer for certain are refused with 400, or "
+        "go to a fallback that takes more. Left out, lists say what the engines tell.",
+        ge=1,
+        le=1_000_000_000,
+    )
+    capabilities: Capabilities = setting(
+        {},
+        "What the model can do. A request that needs more is refused with 400, or goes to a fallback that can.",
+    )
+    parameters: Parameters = setting({}, "What becomes of the parameters of its requests.")
+    system: SystemPrompt | None = setting(None, "A system prompt for its chats.")
     timeouts: TimeoutOverrides = setting(
         {}, "Timeouts of requests for this model, where they differ. They win over the backend's."
     )

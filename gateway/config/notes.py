@@ -33,7 +33,21 @@ def everything(config: Config) -> Iterator[str]:
     """Yield every note."""
     yield from _launches(config)
     yield from startup(config)
+    yield from _shorter(config)
     yield from _reached(config)
+
+
+def _shorter(config: Config) -> Iterator[str]:
+    """Yield the fallbacks that take shorter prompts than the model they stand in for."""
+    owner = owners(config)
+    for name, model in config.models.items():
+        for fallback in model.fallback:
+            other = config.models[owner[fallback]].context
+            if model.context is not None and other is not None and other < model.context:
+                yield (
+                    f"'{owner[fallback]}' takes {other} tokens, fewer than the {model.context} of '{name}', whose "
+                    "fallback it is: longer prompts have none"
+                )
 
 
 def _launches(config: Config) -> Iterator[str]:

@@ -59,10 +59,16 @@ _ORIGIN_CHECK, _ORIGIN_SCHEMA = _text(
     "in lower case and without a path; or '*' for every origin",
 )
 
+_MEMBER_CHECK, _MEMBER_SCHEMA = _text(
+    r"[A-Za-z_][A-Za-z0-9_-]{0,63}(?:\[\]|(?:\.[A-Za-z0-9_-]{1,64}){0,7})",
+    "a parameter's name, with dots before the names of members within it",
+)
+
 Name = Annotated[str, _NAME_CHECK, _NAME_SCHEMA]
 ModelName = Annotated[str, _MODEL_CHECK, _MODEL_SCHEMA]
 ModelGlob = Annotated[str, _GLOB_CHECK, _GLOB_SCHEMA]
 Origin = Annotated[str, _ORIGIN_CHECK, _ORIGIN_SCHEMA]
+Member = Annotated[str, _MEMBER_CHECK, _MEMBER_SCHEMA]
 Line = Annotated[str, _LINE_CHECK, _LINE_SCHEMA]
 Hash = Annotated[str, _HASH_CHECK, _HASH_SCHEMA]
 

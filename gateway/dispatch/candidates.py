@@ -115,6 +115,16 @@ class Candidates:
             return restarting or bool(self.untried())
         return any(map(self._is_fresh, self._groups))
 
+    def larger_only(self) -> bool:
+        """Keep the models that take longer prompts than the one tried last. Return whether there are some."""
+        last = next((group.context for group in self._groups if group.model == self.model), None)
+        if last is None:
+            return False
+        larger = [group for group in self._groups if group.context is not None and group.context > last]
+        if larger:
+            self._groups = tuple(larger)
+        return bool(larger)
+
     def forget(self, target: Target) -> None:
         """Let a backend be tried again, and the attempt at it cost nothing: nothing has been learned there."""
         self._tried.remove(target)

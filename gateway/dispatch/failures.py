@@ -5,6 +5,7 @@ Rules:
 - What a failure says is decided in `gateway.dispatch.blame`, whether a retry is worthwhile in `gateway.dispatch.retry`.
 - A backend that answers that it is loading is asked again, after a pause that grows, for as long as the request may
   wait. That is no attempt.
+- A prompt that is too long for a model goes on to those of its fallbacks that are known to take longer ones.
 - `close` gives back what the request holds of the retry budget.
 """
 
@@ -109,6 +110,8 @@ class Failures:
             if target.backend.launched and failure.kind is Kind.CONNECT:
                 target.backend.note(Health.LOADING, "its engine does not listen; it is being started again")
         left = (exchange.deadline - perf_counter_ns()) / SECOND
+        if failure.kind is Kind.CONTEXT and left > 0 and candidates.larger_only() and candidates.more():
+            return None
         if not candidates.more() or not may_retry(failure, left):
             return self.error(failure)
         if candidates.spent > 1:

@@ -65,7 +65,9 @@ class Journey:
         self._shared: Shared = shared
         self._exchange: Exchange = exchange
         self._loop: asyncio.AbstractEventLoop = exchange.way.loop
-        groups = plan.candidates.get(exchange.request.operation, ())
+        groups = exchange.groups
+        if groups is None:
+            groups = plan.candidates.get(exchange.request.operation, ())
         self._candidates: Candidates = Candidates(groups, plan.attempts, exchange.asked)
         self._failures: Failures | None = None
         self._warm_until: float = 0.0
@@ -322,7 +324,7 @@ class Journey:
         """Ask the engine of an attempt that is over for the reason, then go on as `_settle` does."""
         assert self._lease is not None
         left = self._deadline() - self._loop.time()
-        attempt.explain(await reason(self._exchange.request, self._lease.target, left))
+        attempt.explain(await reason(attempt.request, self._lease.target, left))
         return self._concluded(attempt)
 
     def _concluded(self, attempt: Attempt) -> bool:

@@ -22,6 +22,7 @@ from typing import Final
 import msgspec
 
 from backends.base import Usage
+from backends.dialect.parameters import Parameters
 from gateway.admission.gate import Gate
 from gateway.dispatch.blame import Blame, fell_silent, fingerprint
 from gateway.dispatch.candidates import pick_quiet
@@ -124,6 +125,7 @@ class _Aside:
         self.model: str = target.model
         self.clocks: Clocks = target.clocks
         self.metrics: TargetMetrics = metrics
+        self.parameters: Parameters | None = target.parameters
 
 
 class Copy:

@@ -15,13 +15,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from random import Random
+from typing import Any
 
 from backends.base import Engine, Status
 from gateway.config.schema import Config
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.breaker import Settings
+from gateway.fleet.discovery import Discovery
 from gateway.fleet.location import Location, OnLocation
 from gateway.fleet.member import Member, Shared, engine_of
 from gateway.fleet.orders import Kind, Order, Standing
@@ -74,6 +76,7 @@ class Fleet:
         self._standing = Standing(self._order_ended)
         self._expiring: asyncio.TimerHandle | None = None
         self._group: asyncio.TaskGroup | None = None
+        self.discovery = Discovery(self._ask_models, self._task)
         metrics.before_scrape(self._count_connections)
         metrics.before_scrape(self._count_signals)
 
@@ -220,6 +223,15 @@ class Fleet:
             # Of several processes one is enough to say so.
             what = "it takes requests again" if kind is Kind.DRAIN else "it has its own weight again"
             log.info("backend '%s': %s, as the time that an operator ordered is over", name, what)
+
+    async def _ask_models(self) -> None:
+        await asyncio.gather(*(member.watch.ask_models() for member in self._members.values()))
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that ends with the fleet."""
+        if self._group is None:
+            return asyncio.get_running_loop().create_task(work)
+        return self._group.create_task(work)
 
     def _all(self) -> Iterator[Member]:
         """Yield the backends of the config, then those that are about to leave."""

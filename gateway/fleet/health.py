@@ -199,6 +199,18 @@ class Watch:
                 return second
         return answer
 
+    async def ask_models(self) -> None:
+        """Ask an engine that is ready for its models, between two probes; not one whose models the config names."""
+        backend = self._backend
+        upstream = backend.upstream
+        if upstream is None or backend.health is not Health.READY or self._listing.is_named:
+            return
+        try:
+            if await self._ask_models(upstream):
+                self._pool.announce()
+        except Exception as error:  # noqa: BLE001 (an adapter may come from elsewhere)
+            self._tell_bug("reading its models", error)
+
     async def _ask_models(self, upstream: Upstream) -> bool:
         """Ask the engine for its models and note them. Return False where it has gone meanwhile."""
         backend = self._backend

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backends.base import Failure, Kind
+from backends.dialect.parameters import Parameters
 from gateway.admission.gate import Gate
 from gateway.asked import Asked
 from gateway.balance.loaded import Balancer, Loaded
@@ -33,7 +34,7 @@ LONGEST_COOLDOWN = 60.0
 class Target(Loaded):
     """Where a model is served: one backend, and its name for the model."""
 
-    __slots__ = ("backend", "clocks", "metrics", "model")
+    __slots__ = ("backend", "clocks", "metrics", "model", "parameters")
 
     def __init__(
         self, backend: Backend, model: str, metrics: TargetMetrics, clocks: Clocks, share: int = 1
@@ -46,6 +47,8 @@ class Target(Loaded):
         """The metric cells of the model on this backend."""
         self.clocks = clocks
         """How long each phase of a request may take here."""
+        self.parameters: Parameters | None = None
+        """What the model settles of its requests; None where it leaves them as they are."""
 
     @property
     def weight(self) -> float:

@@ -55,6 +55,11 @@ class Listing:
         if self._named is not None:
             self._backend.models = self._with_what_is_known(self._backend.models or ())
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the config names the models, so that the engine cannot add any."""
+        return self._named is not None
+
     def distrust(self) -> None:
         """Rely on the last good list no longer than until the engine is asked again: it was down."""
         self._told_by = None

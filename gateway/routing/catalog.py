@@ -10,16 +10,19 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from backends.base import Kind, Operation
 from gateway.admission.gate import Gate
+from gateway.asked import Asked
 from gateway.auth import Caller
 from gateway.balance.hedging import Hedging
 from gateway.balance.loaded import Balancer
 from gateway.errors import GatewayError, Own
 from gateway.fleet.lease import Target
-from gateway.globs import Ranked
+from gateway.globs import Ranked, natural
+from gateway.routing.traits import CONTEXT, TOOLS, VISION, Traits, least_tokens
 from gateway.similar import Similar
 from gateway.wire.sizes import Sizes
 
@@ -37,7 +40,7 @@ class Group:
     `names` are the model's own name and its aliases that are names: a key that allows one of them allows the model.
     """
 
-    __slots__ = ("balancer", "context", "model", "names", "targets")
+    __slots__ = ("balancer", "context", "model", "names", "targets", "traits")
 
     def __init__(
         self, model: str, names: tuple[str, ...], targets: tuple[Target, ...], balancer: Balancer | None
@@ -48,6 +51,8 @@ class Group:
         self.balancer: Balancer | None = balancer
         self.context: int | None = None
         """The most tokens of prompt and answer together, where that is known."""
+        self.traits: Traits | None = None
+        """What the config says that the model can do; None where it says nothing."""
 
     def allowed(self, caller: Caller, asked: str = "") -> bool:
         """Tell whether the caller may use this model; `asked` is the name it asks for, where a pattern fits that."""
@@ -63,6 +68,7 @@ class Group:
         able = tuple([target for target in self.targets if operation in target.backend.engine.operations])
         group = Group(self.model, self.names, able, self.balancer)
         group.context = self.context
+        group.traits = self.traits
         return group
 
 
@@ -75,11 +81,13 @@ class Plan:
     comments, and headers only with content. `candidates` are, for each operation, the groups that can do it, in the
     same order; without the operations that no group can do. `sizes` limit the answers of engines.
     `hedging` says when a slow request gets a second attempt beside its first; None for never.
+    `choosy` says that some group takes only certain requests.
     """
 
     __slots__ = (
         "attempts",
         "candidates",
+        "choosy",
         "gate",
         "groups",
         "heartbeat",
@@ -111,6 +119,7 @@ class Plan:
         self.hedging: Hedging | None = hedging
         self.sizes: Sizes = sizes or Sizes()
         self.candidates: dict[Operation, tuple[Group, ...]] = _candidates(groups)
+        self.choosy: bool = any(group.traits is not None for group in groups)
 
     def followed_by(self, others: Sequence[Plan]) -> Plan:
         """Return a plan with the limits of this one, and the groups of all in their order, each model once."""
@@ -148,14 +157,23 @@ class Listed:
         self.group: Group = group
 
 
+class Directory(Protocol):
+    """The single backends with their models, as `backend/model`."""
+
+    def find(self, name: str) -> Plan | None: ...
+    def is_backend(self, name: str) -> bool: ...
+    def names(self) -> Iterator[str]: ...
+
+
 class Names:
     """Every name of every model, of which a catalog is made.
 
     `public` are the names that clients may use, `patterns` those of which any name may fit one, `models` all models by
-    their own names, internal ones too. `listed` are the lines of the model list in their order.
+    their own names, internal ones too. `listed` are the lines of the model list in their order. `direct` finds the
+    models of single backends.
     """
 
-    __slots__ = ("listed", "models", "patterns", "public")
+    __slots__ = ("direct", "listed", "models", "patterns", "public")
 
     def __init__(
         self,
@@ -163,11 +181,13 @@ class Names:
         listed: Iterable[Listed],
         patterns: Mapping[str, Plan] | None = None,
         models: Mapping[str, Plan] | None = None,
+        direct: Directory | None = None,
     ) -> None:
         self.public: Mapping[str, Plan] = public
         self.listed: tuple[Listed, ...] = tuple(listed)
         self.patterns: Mapping[str, Plan] = {} if patterns is None else patterns
         self.models: Mapping[str, Plan] = public if models is None else models
+        self.direct: Directory | None = direct
 
 
 class Catalog:
@@ -184,6 +204,7 @@ class Catalog:
         self._fitted: dict[str, Plan | None] = {}
         """What the names asked for lately fit, if no model is called so."""
         self._models: Mapping[str, Plan] = names.models
+        self._direct: Directory | None = names.direct
         self._listed: tuple[Listed, ...] = names.listed
         self._untold: Callable[[], bool] | None = untold
         self._listed_for: dict[Caller, list[Listed]] = {}
@@ -203,8 +224,18 @@ class Catalog:
         plan = self._plans.get(name)
         if plan is not None:
             return plan if plan.groups[0].allowed(caller) else None
+        if self._direct is not None and caller.may_reach(name):
+            plan = self._direct.find(name)
+            if plan is not None:
+                return plan
         plan = self.fitting(name) if self._patterns else None
         return plan if plan is not None and plan.groups[0].allowed(caller, name) else None
+
+    def may_appear(self, name: str, caller: Caller) -> bool:
+        """Tell whether an engine may have a model of this name that it has not told yet, and the caller may use it."""
+        if self._direct is not None and caller.may_reach(name) and self._direct.is_backend(name):
+            return True
+        return self._untold is not None and caller.may_name(name)
 
     def model(self, name: str) -> Plan | None:
         """Return the plan of a model by its own name, whoever may use it, internal ones too; None if there is none."""
@@ -237,6 +268,36 @@ class Catalog:
         )
         return GatewayError(Kind.UNSUPPORTED, message, param="model")
 
+    def able(self, plan: Plan, asked: Asked) -> tuple[Group, ...]:
+        """Return the groups of a plan that can serve this very request. Raises GatewayError where none can."""
+        groups = plan.candidates[asked.request.operation]
+        able = [group for group in groups if group.traits is None or not group.traits.lacks(asked)]
+        if not able:
+            traits = groups[0].traits
+            assert traits is not None
+            raise self._unable(groups[0].model, traits, asked)
+        return tuple(able)
+
+    def _unable(self, model: str, traits: Traits, asked: Asked) -> GatewayError:
+        """Return the error for a request that a model cannot serve; it names the models that can."""
+        what, listed = traits.lacks(asked), self.listed(asked.caller)
+        known = [entry for entry in listed if entry.group.traits is not None]
+        if what == CONTEXT:
+            least = least_tokens(asked)
+            names = [entry.name for entry in listed if (entry.group.context or 0) >= least]
+            message = (
+                f"the prompt has at least {least} tokens, more than the {traits.context} that the model "
+                f"{quoted(model)} takes; " + _who(names, "take more")
+            )
+            return GatewayError(Kind.CONTEXT, message, param=_prompt(asked))
+        names = [
+            entry.name for entry in known if entry.group.traits is not None and entry.group.traits.has(what)
+        ]
+        cannot = {TOOLS: "call tools", VISION: "see images"}.get(what, "embed")
+        message = f"the model {quoted(model)} cannot {cannot}; " + _who(names, "can")
+        param = "tools" if what == TOOLS else _prompt(asked) if what == VISION else "model"
+        return GatewayError(Kind.UNSUPPORTED, message, param=param)
+
     def entry(self, name: str, caller: Caller) -> Listed:
         """Return what the model list would say of a name, listed or not. Raises GatewayError as `resolve`."""
         ruled = self._ruled.get(name)
@@ -261,12 +322,22 @@ class Catalog:
         found = self._listed_for.get(caller)
         if found is None:
             found = [entry for entry in self._listed if entry.group.allowed(caller)]
+            found += self._listed_directly(caller)
+            found.sort(key=_in_order)
             self._listed_for[caller] = found
         return found
 
     def plans(self) -> list[Plan]:
         """Return the plan of every model once, for the operator."""
         return list({plan.model: plan for plan in self._plans.values()}.values())
+
+    def _listed_directly(self, caller: Caller) -> list[Listed]:
+        """Return the single backends' models that a key names itself."""
+        if self._direct is None or not caller.names_backends:
+            return []
+        names = [name for name in self._direct.names() if name not in self._plans and caller.may_reach(name)]
+        plans = [(name, self._direct.find(name)) for name in names]
+        return [Listed(name, plan.groups[0]) for name, plan in plans if plan is not None]
 
     def everything(self) -> list[str]:
         """Return every name that clients may use, for the operator: first those that are listed."""
@@ -294,6 +365,23 @@ class Catalog:
         else:
             message += ", nor another one" if caller.limited else "; the backends have none"
         return GatewayError(Own.UNKNOWN_MODEL, message, param="model")
+
+
+def _in_order(entry: Listed) -> tuple[tuple[object, ...], str]:
+    return natural(entry.name)
+
+
+def _prompt(asked: Asked) -> str:
+    """Return the member of a request that is its prompt."""
+    return next((name for name in ("messages", "input", "prompt") if name in asked.members), "model")
+
+
+def _who(names: list[str], can: str) -> str:
+    return (
+        f"models here that {can}: {_shown(names, len(names))}"
+        if names
+        else "no other model here says it does"
+    )
 
 
 def _shown(names: list[str], count: int) -> str:

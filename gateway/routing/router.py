@@ -11,7 +11,7 @@ from time import time
 
 from gateway.asked import Asked
 from gateway.errors import GatewayError, Own
-from gateway.routing.catalog import Catalog, quoted
+from gateway.routing.catalog import Catalog, Group, Plan, quoted
 from gateway.routing.decision import Decision, Decisions, Moment
 from gateway.routing.rules import Rules
 from gateway.routing.state import State
@@ -43,9 +43,16 @@ class Router:
             decision = self._by_rules(asked, Moment(now, wall, state.rng))
         plan = decision.plan
         state.metrics.decisions.cell(decision.rule or "-", decision.reason, plan.model).value += 1
+        return decision
+
+    def able(self, plan: Plan, asked: Asked) -> tuple[Group, ...] | None:
+        """Return the groups of a plan that can serve this very request; None where all that do its operation can.
+
+        Raises GatewayError where none can.
+        """
         if asked.request.operation not in plan.candidates:
             raise self.catalog.unsupported(plan, asked.request.operation, asked.caller)
-        return decision
+        return self.catalog.able(plan, asked) if plan.choosy else None
 
     def _by_rules(self, asked: Asked, moment: Moment) -> Decision:
         name = asked.request.model

@@ -14,12 +14,16 @@ from dataclasses import dataclass
 from gateway.auth import Keys
 from gateway.config.balance import Balance
 from gateway.config.inherit import owners, retry, succession, timeouts
-from gateway.config.model import Model
+from gateway.config.model import Capabilities, Model
+from gateway.config.parameters import settled
 from gateway.config.schema import Config
+from gateway.globs import natural
 from gateway.routing import rules
 from gateway.routing.catalog import Catalog, Group, Listed, Names, Plan
+from gateway.routing.direct import Direct, offered
 from gateway.routing.router import Router
 from gateway.routing.state import State
+from gateway.routing.traits import Traits
 from gateway.wire.cors import Origins
 from gateway.wire.sizes import Sizes
 
@@ -45,10 +49,16 @@ def build(config: Config, state: State) -> Snapshot:
     owner = owners(config)
     for group in groups:
         group.context = _context(group)
+        own = config.models.get(group.model)
+        if own is not None and (own.context or own.capabilities != Capabilities()):
+            group.context = own.context or group.context
+            able = own.capabilities
+            group.traits = Traits(own.context, able.tools, able.vision, able.embeddings, able.reasoning)
     plans = {group.model: _plan(config, group, by_name, owner, state) for group in groups}
     state.keep(plans.keys())
     untold = None if config.models else state.pool.untold
-    catalog = Catalog(_names(config, plans), untold)
+    direct = Direct(config, state, lambda group: _direct(config, group, state))
+    catalog = Catalog(_names(config, plans, direct), untold)
     known = rules.Models({name: plans[group.model] for name, group in by_name.items()}, catalog.fitting)
     ruled = rules.build(config, known, state)
     catalog.name_also(ruled.led_to(), [name for name, shown in ruled.virtual.items() if shown])
@@ -56,7 +66,7 @@ def build(config: Config, state: State) -> Snapshot:
     return Snapshot(config, Keys(config), catalog, router, Origins(config))
 
 
-def _names(config: Config, plans: Mapping[str, Plan]) -> Names:
+def _names(config: Config, plans: Mapping[str, Plan], direct: Direct) -> Names:
     """Return the names of the models with these plans, as far as the config shows them."""
     public: dict[str, Plan] = {}
     patterns: dict[str, Plan] = {}
@@ -70,7 +80,13 @@ def _names(config: Config, plans: Mapping[str, Plan]) -> Names:
         hidden = {alias.name for alias in own.aliases if alias.unlisted}
         shown = [] if own.unlisted else [name for name in group.names if name not in hidden]
         listed += [Listed(name, group) for name in shown]
-    return Names(public, listed, patterns, plans)
+    return Names(public, listed, patterns, plans, direct)
+
+
+def _direct(config: Config, group: Group, state: State) -> Plan:
+    """Return the plan of a group that is a single backend with one model."""
+    group.context = _context(group)
+    return _plan(config, group, {group.model: group}, {}, state)
 
 
 def _configured(config: Config, state: State) -> list[Group]:
@@ -81,6 +97,9 @@ def _configured(config: Config, state: State) -> list[Group]:
             state.target(config, name, backend, target.model, target.weight)
             for backend, target in model.targets.items()
         )
+        parameters = settled(model.parameters, model.system)
+        for target in targets:
+            target.parameters = parameters
         balancer = state.balancer(name, model.balance, targets)
         groups.append(Group(name, (name, *model.names), targets, balancer))
     return groups
@@ -90,10 +109,10 @@ def _offered(config: Config, state: State) -> list[Group]:
     """Return what the backends say they serve, under their own names: the config has no `models`."""
     backends_of: dict[str, list[str]] = {}
     for backend in state.pool.backends.values():
-        for card in backend.models or ():
+        for card in offered(config.backends[backend.name], backend.models):
             backends_of.setdefault(card.id, []).append(backend.name)
     groups = []
-    for name, backends in sorted(backends_of.items()):
+    for name, backends in sorted(backends_of.items(), key=lambda item: natural(item[0])):
         targets = tuple(state.target(config, name, backend, name) for backend in backends)
         groups.append(Group(name, (name,), targets, state.balancer(name, Balance(), targets)))
     return groups

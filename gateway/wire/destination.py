@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from backends.base import Engine
+from backends.dialect.parameters import Parameters
 from gateway.telemetry.cells import TargetMetrics
 from gateway.wire.clocks import Clocks
 from gateway.wire.upstream import Upstream
@@ -20,7 +21,7 @@ class TargetBackend(Protocol):
 
 
 class Destination(Protocol):
-    """The target of an attempt: a backend, its name for the model, its time limits and its metrics."""
+    """The target of an attempt: a backend, its name for the model, its time limits, metrics and rules for requests."""
 
     @property
     def backend(self) -> TargetBackend: ...
@@ -30,3 +31,5 @@ class Destination(Protocol):
     def clocks(self) -> Clocks: ...
     @property
     def metrics(self) -> TargetMetrics: ...
+    @property
+    def parameters(self) -> Parameters | None: ...

@@ -36,12 +36,14 @@ from backends.base import (
     Operation,
     Phase,
     Reply,
+    Request,
     RequestError,
     StreamDecoder,
     Usage,
 )
 from backends.dialect import gathered
 from backends.dialect.errors import reason_of
+from backends.dialect.parameters import Parameters
 from backends.dialect.stream import EventStream
 from backends.framing import sse
 from backends.surfaces.openai import UNBUFFERED
@@ -82,7 +84,7 @@ class Attempt(Sink):
     called once when the attempt is over. Then `complete` is true if the client has the whole answer; otherwise
     `failure` says why not, and is None if the attempt was dropped. `crash` is an exception that an engine's adapter
     raised, which is a bug. `committed` is true once the client has received content. `sent_at` and `first_token_at` are
-    nanoseconds of the timeline's clock, 0 if that did not happen.
+    nanoseconds of the timeline's clock, 0 if that did not happen. `request` is the client's, as the model has it.
     """
 
     __slots__ = (
@@ -101,6 +103,7 @@ class Attempt(Sink):
         "_model",
         "_most",
         "_over",
+        "_parameters",
         "_phase",
         "_renewed",
         "_reply_headers",
@@ -122,6 +125,7 @@ class Attempt(Sink):
         "failure",
         "first_token_at",
         "gathers",
+        "request",
         "sent_at",
         "usage",
     )
@@ -129,6 +133,7 @@ class Attempt(Sink):
     def __init__(self, exchange: Exchange, target: Destination, listener: Listener, headers: Headers) -> None:
         """Prepare to send the request to `target`; `headers` are added to the client's answer."""
         backend = target.backend
+        self.request: Request = exchange.request
         assert backend.upstream is not None
         self._exchange: Exchange = exchange
         self._timeline: Timeline = exchange.timeline
@@ -144,10 +149,11 @@ class Attempt(Sink):
         self._token_gap: Histogram = target.metrics.token_gap
         self._listener: Listener | None = listener
         self._headers: Headers = headers
-        self._streams: bool = exchange.request.stream
+        self._parameters: Parameters | None = target.parameters
+        self._streams: bool = self.request.stream
         self._whole: bool = False
         """Whether the engine was asked for a whole answer, whose time limits apply then, whatever the client wants."""
-        self.gathers: bool = not (self._streams or exchange.request.operation is Operation.SPEECH)
+        self.gathers: bool = not (self._streams or self.request.operation is Operation.SPEECH)
         """Whether a stream from the engine is assembled into one JSON answer, because the client did not ask for a
         stream. Never for speech, whose audio may be streamed in any case."""
         self._data: bytes = b""
@@ -161,12 +167,10 @@ class Attempt(Sink):
         """Whether the first bytes are still to tell if the answer is a stream."""
         self._held: Held = Held()
         """Data that is held back: of a stream before its first content, or of an answer that is sent as a whole."""
-        self._size: int = 0
-        """The bytes of the stream so far."""
+        self._size: int = 0  # the bytes of the stream so far
         self._phase: Phase = Phase.CONNECT
         self._since: int = 0
-        self._heard: int = 0
-        """When bytes of an event came last that did not end it."""
+        self._heard: int = 0  # when bytes of an event came last that did not end it
         self._over: bool = False
         self._explained: bool = False
         """Whether the engine was asked for the reason of the failure."""
@@ -184,7 +188,9 @@ class Attempt(Sink):
         exchange = self._exchange
         if not self._data:
             try:
-                call = self._engine.call(exchange.request, self._model)
+                if self._parameters is not None:
+                    self.request = self._parameters.applied(exchange.request)
+                call = self._engine.call(self.request, self._model)
             except RequestError as error:
                 self._fail(error.failure)
                 return True
@@ -352,7 +358,7 @@ class Attempt(Sink):
         if status == 200 and is_stream(headers, self._engine.stream_types):
             self._watch()
         else:
-            self._unlabelled = status == 200 and may_be_stream(self._exchange.request)
+            self._unlabelled = status == 200 and may_be_stream(self.request)
             self._timeline.mark(STREAM)
 
     def _watch(self) -> None:
@@ -362,7 +368,7 @@ class Attempt(Sink):
             # It streams although it was not asked to.
             self._whole = False
             self._enter(Phase.FIRST_TOKEN, now)
-        request = self._exchange.request
+        request = self.request
         if self.gathers:
             request = msgspec.structs.replace(request, stream=True, include_usage=True)
         decoder = self._decoder = self._engine.decoder(request, self._model)
@@ -517,7 +523,7 @@ class Attempt(Sink):
         """Convert an answer that has arrived completely and send it to the client, or set `failure`."""
         self._timeline.mark(FINISH)
         body = self._held.take()
-        request = self._exchange.request
+        request = self.request
         found: Reply | Failure
         if self._status != 200:
             found = self._engine.refusal(request, self._status, self._reply_headers, body)
@@ -536,7 +542,7 @@ class Attempt(Sink):
         self.complete = True
 
     def _reply(self, body: bytes) -> Reply | Failure:
-        request = self._exchange.request
+        request = self.request
         if self._decoder is not None:
             try:
                 body = gathered.whole(request, body, time())

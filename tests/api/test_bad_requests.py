@@ -193,7 +193,7 @@ async def test_bad_body(name: str, tmp_path: Path) -> None:
 UNKNOWN = {
     "a slip": ("gtp-4o-mini", "did you mean 'gpt-4o-mini'?"),
     "the wrong case": ("Llama", "did you mean 'llama'?"),
-    "something else": ("zephyr", "models here: qwen2.5-7b, gpt-4o-mini, llama"),
+    "something else": ("zephyr", "models here: gpt-4o-mini, llama, qwen2.5-7b"),
     "very long": ("x" * 3000, "..."),
     "a path": ("../../etc/passwd", "models here"),
     "a line break": ("a\nb", "\\n"),

@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from gateway.fake.engine import FakeEngine
+from gateway.globs import natural
 from tests.serving import serving
 
 NAMES = [
@@ -35,7 +36,7 @@ async def test_a_model_of_any_name(name: str, tmp_path: Path) -> None:
         serving(tmp_path, config(engine.url)) as served,
     ):
         listed = (await served.get("/v1/models")).json()
-        assert [entry["id"] for entry in listed["data"]] == NAMES
+        assert [entry["id"] for entry in listed["data"]] == sorted(NAMES, key=natural)
         shown = await served.get("/v1/models/" + quote(name, safe=""))
         assert (shown.status, shown.json()["id"]) == (200, name)
         for escaped in (True, False):

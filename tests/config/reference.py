@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, JsonValue, SecretStr
 from pydantic.fields import FieldInfo
 
 from backends import registry
@@ -27,6 +27,7 @@ from gateway.config.backend import BackendConfig, engine_section
 from gateway.config.defaults import TimeoutOverrides
 from gateway.config.hedge import After
 from gateway.config.model import Alias, Target
+from gateway.config.parameters import Parameter
 from gateway.config.route import Choice, Clock, Day, Globs, Match
 from gateway.config.schema import Config
 from gateway.config.texts import Hash, HeaderToMatch, Line, ModelGlob, ModelName, Name, Secret
@@ -57,6 +58,7 @@ WORDS: list[tuple[Any, str]] = [
     (SecretStr, "secret"),
     (ModelName, "model name"),
     (ModelGlob, "glob"),
+    (Parameter, "name"),
     (Name, "name"),
     (Line, "text"),
     (str, "text"),
@@ -67,6 +69,9 @@ WORDS: list[tuple[Any, str]] = [
     (float, "number"),
     (bool, "`true` or `false`"),
 ]
+
+
+_VALUES: dict[Any, str] = {JsonValue: "any values", tuple[int | float, int | float]: "pairs of numbers"}
 
 
 def schema() -> str:
@@ -180,7 +185,7 @@ def _type(hint: Any, field: FieldInfo, title: str, name: str) -> str:
         return "operation"
     if _is_map(hint):
         inside = typing.get_args(bare)[1]
-        values = {int: "whole numbers", Globs: "texts"}.get(inside, "text")
+        values = {int: "whole numbers", Globs: "texts"}.get(inside) or _VALUES.get(_bare(inside), "text")
         return f"map of {values}"
     if typing.get_origin(bare) in (tuple, list):
         return f"list of {_type(typing.get_args(bare)[0], FieldInfo(), title, name)}s"

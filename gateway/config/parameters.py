@@ -1,0 +1,82 @@
+"""What a model settles of the requests for it: parameters of sampling and the like, and a system prompt."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, JsonValue
+
+from backends.dialect.parameters import RESERVED, path_of
+from backends.dialect.parameters import Parameters as Rules
+from backends.dialect.prompting import Mode
+from backends.dialect.prompting import System as Prompt
+from backends.facts.units import expected
+from gateway.config.section import Frozen, Section, setting
+from gateway.config.texts import Member
+
+
+def _free(name: str) -> str:
+    first = path_of(name)[0]
+    if first in RESERVED:
+        hint = "; a system prompt is the model's 'system'" if first in ("messages", "system") else ""
+        raise expected(f"a parameter that a model may settle{hint}")
+    return name
+
+
+Parameter = Annotated[Member, AfterValidator(_free)]
+
+
+def _range(value: object) -> object:
+    given = value if isinstance(value, list | tuple) else ()
+    numbers = [one for one in given if isinstance(one, int | float) and not isinstance(one, bool)]
+    if len(numbers) != 2 or len(given) != 2 or numbers[0] > numbers[1]:
+        raise expected("the least and the greatest number, such as [0, 1.5]")
+    return tuple(given)
+
+
+Range = Annotated[tuple[int | float, int | float], BeforeValidator(_range)]
+
+
+class Parameters(Section):
+    """What becomes of the parameters of requests for a model. Names with dots are members of members."""
+
+    set: Frozen[Parameter, JsonValue] = setting({}, "Parameters with this value, whatever the client says.")
+    default: Frozen[Parameter, JsonValue] = setting(
+        {}, "Parameters with this value where the client gives none."
+    )
+    strip: tuple[Parameter, ...] = setting((), "Parameters of the client that are left out.")
+    clamp: Frozen[Parameter, Range] = setting(
+        {},
+        "Parameters whose number is kept between the least and the greatest. One that the client does not give stays "
+        "so: add a `default`.",
+    )
+
+
+class System(Section):
+    """The system prompt of a model."""
+
+    text: str = setting(..., "The prompt.", min_length=1, max_length=1_000_000)
+    mode: Literal["default", "prepend", "replace"] = setting(
+        "default",
+        "What becomes of the client's own system prompt: it stands instead (`default`), follows (`prepend`), or is "
+        "left out (`replace`).",
+    )
+
+
+def _system(value: object) -> object:
+    if isinstance(value, str):
+        return {"text": value}
+    if isinstance(value, dict | System):
+        return value
+    raise expected("a text, or a map with 'text' and 'mode'")
+
+
+SystemPrompt = Annotated[System, BeforeValidator(_system, json_schema_input_type=str | System)]
+
+
+def settled(parameters: Parameters, system: System | None) -> Rules | None:
+    """Return the rules for a model's requests; None where there are none."""
+    prompt = None if system is None else Prompt(system.text, Mode(system.mode))
+    if prompt is None and parameters == Parameters():
+        return None
+    return Rules(parameters.set, parameters.default, parameters.strip, parameters.clamp, prompt)
