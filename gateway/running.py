@@ -16,7 +16,7 @@ from time import perf_counter_ns
 from typing import Any, Final, NamedTuple
 
 from gateway.errors import GatewayError, Own
-from gateway.request import Exchange, FinishedSink, Register
+from gateway.request import Exchange, Register
 from gateway.telemetry.timeline import HOPS
 
 SLICE: Final = 250
@@ -46,11 +46,11 @@ class Wanted(NamedTuple):
         )
 
 
-async def listing(register: Register, sink: FinishedSink, wanted: Wanted) -> dict[str, Any]:
-    """Return the requests that are wanted of those that run and are counted by `sink`: `total` and the oldest rows."""
+async def listing(register: Register, wanted: Wanted) -> dict[str, Any]:
+    """Return the requests that are wanted of those that run: `total` and the oldest rows."""
     found: list[tuple[int, int, Exchange]] = []
     total = 0
-    async for exchanges in _slices(register, sink):
+    async for exchanges in _slices(register):
         fitting = [exchange for exchange in exchanges if wanted.fits(exchange)]
         total += len(fitting)
         # The second number decides between requests of the same nanosecond, which are not compared themselves.
@@ -73,11 +73,11 @@ def merged(listings: Iterable[dict[str, Any]], limit: int) -> dict[str, Any]:
     return {"total": total, "requests": [row for row, _ in zip(rows, range(limit), strict=False)]}
 
 
-async def summary(register: Register, sink: FinishedSink) -> dict[str, Any]:
+async def summary(register: Register) -> dict[str, Any]:
     """Return how many requests are in each phase, and how many there are, with what they have got, for each target."""
     phases = dict.fromkeys(HOPS, 0)
     targets: dict[tuple[str, str], list[int]] = {}
-    async for exchanges in _slices(register, sink):
+    async for exchanges in _slices(register):
         for exchange in exchanges:
             phases[HOPS[exchange.timeline.hop]] += 1
             sums = targets.setdefault((exchange.model, exchange.backend), [0, 0])
@@ -103,13 +103,13 @@ def summed(summaries: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return {"phases": phases, "targets": [[*where, *sums] for where, sums in sorted(targets.items())]}
 
 
-def cancel(register: Register, sink: FinishedSink, id: str) -> int:
+def cancel(register: Register, id: str) -> int:
     """End every running request with this id, and tell its client that an operator did. Return how many there were.
 
     More than one has the same id where clients say so themselves.
     """
     wanted = id.encode()
-    found = [exchange for exchange in register.running if exchange.id == wanted and _is_shown(exchange, sink)]
+    found = [exchange for exchange in register.running if exchange.id == wanted and _is_shown(exchange)]
     for exchange in found:
         exchange.interrupt(
             GatewayError(Own.CANCELLED, "an operator of the gateway has cancelled this request", final=True)
@@ -117,18 +117,18 @@ def cancel(register: Register, sink: FinishedSink, id: str) -> int:
     return len(found)
 
 
-async def _slices(register: Register, sink: FinishedSink) -> AsyncIterator[list[Exchange]]:
+async def _slices(register: Register) -> AsyncIterator[list[Exchange]]:
     """Yield the requests that run, some at a time; the loop turns in between, so each is looked at as it is then."""
     everything = list(register.running)
     for start in range(0, len(everything), SLICE):
         if start:
             await asyncio.sleep(0)
-        yield [each for each in everything[start : start + SLICE] if _is_shown(each, sink)]
+        yield [each for each in everything[start : start + SLICE] if _is_shown(each)]
 
 
-def _is_shown(exchange: Exchange, sink: FinishedSink) -> bool:
-    """Tell whether a request runs and is for an engine: an operator's own are counted nowhere."""
-    return exchange.sink is sink and not exchange.over
+def _is_shown(exchange: Exchange) -> bool:
+    """Tell whether a request runs and is for an engine: what operators ask for is no operation of one."""
+    return not exchange.over and getattr(exchange, "operation", None) is not None
 
 
 def _row(exchange: Exchange, now: int) -> Row:

@@ -53,12 +53,12 @@ class Overview:
         if kind == MODELS:
             return [_model(plan) for plan in core.snapshot.catalog.plans()]
         if kind == REQUESTS:
-            return await running.listing(core.register, core.sink, running.Wanted(**arguments))
-        return running.cancel(core.register, core.sink, arguments["id"])
+            return await running.listing(core.register, running.Wanted(**arguments))
+        return running.cancel(core.register, arguments["id"])
 
     async def _status(self) -> dict[str, Any]:
         error = unready(self._core)
-        summary = await running.summary(self._core.register, self._core.sink)
+        summary = await running.summary(self._core.register)
         return {
             "version": self._version,
             "started": self._started,

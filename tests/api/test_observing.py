@@ -39,7 +39,8 @@ def config(engine: FakeEngine) -> str:
 server: {{listen: "127.0.0.1:0"}}
 backends: {{a: {{engine: openai, url: "{engine.url}", models: [m, x]}}}}
 models:
-  m: {{targets: {{a: {{model: m, weight: 2}}}}, aliases: [alias], concurrency: 2, queue_size: 9, fallback: [x]}}
+  m: {{targets: {{a: {{model: m, weight: 2}}}}, aliases: [alias], fallback: [x],
+      admission: {{concurrency: 2, queue: 9}}}}
   x: {{targets: {{a: x}}}}
 {KEYS}"""
 
@@ -263,9 +264,9 @@ async def test_ten_thousand_requests_never_hold_the_loop() -> None:
 
     other = asyncio.create_task(turning())
     await asyncio.sleep(0)
-    shown = await running.listing(register, sink, Wanted(limit=MOST))
+    shown = await running.listing(register, Wanted(limit=MOST))
     listed = turns
-    summary = await running.summary(register, sink)
+    summary = await running.summary(register)
     other.cancel()
     assert shown["total"] == 10_000
     assert [row["id"] for row in shown["requests"]] == [f"r{n}" for n in range(9_999, 8_999, -1)]
@@ -274,15 +275,16 @@ async def test_ten_thousand_requests_never_hold_the_loop() -> None:
     assert listed >= 10_000 // SLICE and turns - listed >= 10_000 // SLICE - 1
 
 
-async def test_others_requests_and_those_that_are_over_are_not_shown() -> None:
+async def test_operators_requests_and_those_that_are_over_are_not_shown() -> None:
     sink = Sink()
-    register = await many(3, sink)
-    first, second, _ = sorted(register.running, key=lambda exchange: exchange.id)
-    first.sink = Sink()
-    second.over = True
-    shown = await running.listing(register, sink, Wanted())
-    assert [row["id"] for row in shown["requests"]] == ["r2"] and shown["total"] == 1
-    assert running.cancel(register, sink, "r0") == 0 and running.cancel(register, sink, "r1") == 0
+    register = await many(2, sink)
+    first, _ = sorted(register.running, key=lambda exchange: exchange.id)
+    first.over = True
+    # What an operator asks for, such as a download of a model, is no operation.
+    Exchange(first.way, 0, register, sink).id = b"r9"
+    shown = await running.listing(register, Wanted())
+    assert [row["id"] for row in shown["requests"]] == ["r1"] and shown["total"] == 1
+    assert running.cancel(register, "r0") == 0 and running.cancel(register, "r9") == 0
 
 
 def test_listings_of_several_processes_are_one() -> None:
