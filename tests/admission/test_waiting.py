@@ -207,39 +207,42 @@ class Tried:
     result: str = "ok"
 
 
-class Settled(Place):
-    """A place that keeps what was settled."""
+def admitted() -> Place:
+    """Return a place whose request has entered, and was charged with 99 tokens."""
+    gate = Gate(1, 1, clock=lambda: 0.0)
+    place = Place(claim(tokens=99.0), gate)
+    gate._queue.join(place, 0.0)
+    assert gate._queue.first(0.0) is place
+    return place
 
-    __slots__ = ("used",)
 
-    used: list[float]
-
-    def settle(self, used: float) -> None:
-        self.used.append(used)
+def had(place: Place) -> float:
+    """Return the tokens that the key of a place has had in its class."""
+    assert place.flow is not None
+    return place.flow.account.had[place.claim.level]
 
 
 @pytest.mark.parametrize(
     ("attempts", "slot", "model"),
     [
-        ([Tried(Usage(7, 5), 1)], [12.0], [12.0]),
-        ([Tried(Usage(7, 5), 1), Tried(Usage(0, 3), 1)], [12.0], [15.0]),
-        ([Tried(Usage(), 1)], [99.0], [99.0]),
-        ([Tried(Usage(), 0)], [0.0], [0.0]),
-        ([None], [0.0], [0.0]),
-        ([Tried(Usage(), 1), Tried(Usage(4, 4), 1)], [99.0], [8.0]),
+        ([Tried(Usage(7, 5), 1)], 12.0, 12.0),
+        ([Tried(Usage(7, 5), 1), Tried(Usage(0, 3), 1)], 12.0, 15.0),
+        ([Tried(Usage(), 1)], 99.0, 99.0),
+        ([Tried(Usage(), 0)], 0.0, 0.0),
+        ([None], 0.0, 0.0),
+        ([Tried(Usage(), 1), Tried(Usage(4, 4), 1)], 99.0, 8.0),
     ],
     ids=["counted", "two attempts", "uncounted: the estimate", "never sent", "none", "one of two counted"],
 )
 def test_a_request_is_charged_with_what_its_attempts_took(
-    attempts: list[Tried | None], slot: list[float], model: list[float]
+    attempts: list[Tried | None], slot: float, model: float
 ) -> None:
-    places = [Settled(claim(), Gate(1, 1)) for _ in range(2)]
-    for place in places:
-        place.cost, place.used = 99.0, []
+    places = [admitted() for _ in range(2)]
+    assert [had(place) for place in places] == [99.0, 99.0]
     charges = charged(None, places[0])
     charges.take(places[1], backend=True)
     for attempt in attempts:
         charges.attempted(attempt)
     charges.over()
     charges.over()
-    assert (places[1].used, places[0].used) == (slot, model)
+    assert (had(places[1]), had(places[0])) == (slot, model)
