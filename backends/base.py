@@ -251,6 +251,10 @@ class LaunchOptions(Options):
     def launch(self, host: str, port: int) -> Launch:
         """Return the command that starts the engine. Raise LaunchError where it cannot work (a missing file)."""
 
+    def longest(self) -> int | None:
+        """Return how many tokens a request may use, prompt and answer together; None where no option says so."""
+        return None
+
     def notes(self) -> tuple[str, ...]:
         """Return what the operator should know of options that can be used; each note is one line."""
         return ()

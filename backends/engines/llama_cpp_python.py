@@ -99,6 +99,9 @@ class LlamaCppPythonLaunch(GgufLaunch):
     )
     extra_args: tuple[str, ...] = Field((), description="More arguments for the program, passed unchanged.")
 
+    def longest(self) -> int | None:
+        return self.max_model_len
+
     def notes(self) -> tuple[str, ...]:
         return too_long("max_model_len", self.max_model_len, self.model)
 

@@ -174,6 +174,9 @@ class GpuServerLaunch(ServerLaunch):
     def slots(self) -> int | None:
         return self.max_num_seqs
 
+    def longest(self) -> int | None:
+        return self.max_model_len
+
     def notes(self) -> tuple[str, ...]:
         return too_long("max_model_len", self.max_model_len, Path(self.model))
 

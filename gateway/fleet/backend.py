@@ -116,6 +116,7 @@ class Backend:
         "launched",
         "listed",
         "load",
+        "longest",
         "models",
         "name",
         "orders",
@@ -143,11 +144,13 @@ class Backend:
         `models` are the names it serves where the config says so; None: the engine is asked. `headers` go with every
         request to it. `wall_clock` tells the time of an error.
         """
-        self.name, self.label = name, name.encode()
+        self.name, self.label, self._unreachable = name, name.encode(), False
         self.gate: Gate | None = None
         """Where requests wait that the engine cannot take at once; None where it has a queue of its own."""
         self.launched = False
         """Whether the gateway starts the engine itself, and starts it again when it dies."""
+        self.longest: int | None = None
+        """How many tokens a request may use, where launch options say so: for engines that do not tell."""
         self.breaker, self.evidence = breaker, Evidence()
         """When to leave it alone; the failures that may be their requests' own."""
         self.heard_at = 0.0
@@ -182,7 +185,6 @@ class Backend:
         self.last_error: Trouble | None = None
         self._back_since: float | None = None
         self._key: str | None = None
-        self._unreachable = False
         self._headers, self._metrics, self._wall_clock = headers, metrics, wall_clock
         self._up: Value = metrics.backend_up.cell(name, engine.name)
         self.change_engine(engine)

@@ -3,7 +3,8 @@
 Rules:
 - One bad answer takes nothing away. The last good list stays until a good one says otherwise, or until the backend was
   down or has another engine, which must tell for itself.
-- Models that the config names are served whatever the engine tells; it only adds what it knows of them.
+- Models that the config names are served whatever the engine tells; it only adds what it knows of them. Of an engine
+  that was launched the options say how long a request may be, where it does not.
 - Whatever a list has that cannot be offered is logged, once.
 """
 
@@ -133,8 +134,11 @@ class Listing:
         return tuple(found.values())[:MOST_MODELS]
 
     def _with_what_is_known(self, told: Sequence[ModelCard]) -> tuple[ModelCard, ...]:
-        known = {card.id: card for card in told}
-        return tuple(known.get(card.id, card) for card in self._named or ())
+        known = {card.id: card.context for card in told}
+        # An engine that was launched with one model has it under all names, whatever it calls it itself.
+        alone = told[0].context if self._backend.launched and len(told) == 1 else None
+        longest = alone or self._backend.longest
+        return tuple(ModelCard(card.id, known.get(card.id) or longest) for card in self._named or ())
 
     def _log_odd(self, words: str) -> None:
         if words not in self._odd and len(self._odd) < MOST_TOLD:

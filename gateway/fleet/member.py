@@ -92,7 +92,7 @@ class Member:
             _models(settings),
             headers_of(settings),
         )
-        self.backend.launched = settings.launch is not None
+        self.backend.launched, self.backend.longest = settings.launch is not None, _longest(settings)
         self.backend.slots.launched = _slots(settings)
         self.watch = Watch(self.backend, shared.pool, shared.on_models, shared.rng)
         self.poll: Poll | None = None
@@ -137,6 +137,7 @@ class Member:
         backend, self.patience = self.backend, patience
         backend.change_engine(engine)
         backend.slots.launched = _slots(settings)
+        backend.longest = _longest(settings)
         meaning = consequence(before, settings)
         if meaning is Consequence.MOVED:
             self._leave_location(settings.url)
@@ -285,6 +286,11 @@ def _models(settings: BackendConfig) -> tuple[str, ...] | None:
 def _slots(settings: BackendConfig) -> int | None:
     """Return how many requests a launched engine computes at once, where its options say so."""
     return None if settings.launch is None else settings.launch.slots()
+
+
+def _longest(settings: BackendConfig) -> int | None:
+    """Return how many tokens a request may use, where launch options say so."""
+    return None if settings.launch is None else settings.launch.longest()
 
 
 def _signals_from(settings: BackendConfig) -> tuple[object, ...]:

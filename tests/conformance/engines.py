@@ -103,6 +103,7 @@ NO_SIGNALS = Instead(nothing, "it tells nothing of its load")
 TOY_TOOLS = "nothing makes the demo model write a tool call"
 TOY_RERANKER = "the demo model is no reranker"
 TOY_INFILL = "the demo model has no tokens for the text between two others"
+TOY_EARS = "the demo model does not hear"
 NO_DEVICE = "no engine that hears, speaks or draws was at hand; written from OpenAI's API reference"
 
 ENGINES: dict[str, Row] = {
@@ -265,7 +266,12 @@ ENGINES: dict[str, Row] = {
             "refused": Instead(ignored, "it has no keys"),
             "health_loading": NO_TELLING,
         },
-        replayed={"chat_tools": TOY_TOOLS, "chat_tools_stream": TOY_TOOLS},
+        replayed={
+            "chat_tools": TOY_TOOLS,
+            "chat_tools_stream": TOY_TOOLS,
+            "transcriptions": TOY_EARS,
+            "transcriptions_stream": TOY_EARS,
+        },
     ),
     "triton": Row(
         Proof.ENGINES,

@@ -114,10 +114,7 @@ UNPROVEN: Mapping[str, Mapping[str, str]] = {
         **_none(NEVER_FULL, "overloaded_stream"),
     },
     "tgi": _none(ALIGNED, "stop_of_tokens_stream"),
-    "transformers": {
-        **_none(NEVER_FULL, "overloaded_stream"),
-        **_none(NO_SOUND, *_HEARD),
-    },
+    "transformers": _none(NEVER_FULL, "overloaded_stream"),
     "triton-openai": _none(ALIGNED, *_STOPS),
     "vllm": _none(NO_SOUND, *_HEARD, "translations"),
 }

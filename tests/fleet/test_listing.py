@@ -218,3 +218,33 @@ async def test_a_list_that_does_not_come_keeps_nobody_waiting(tmp_path: Path) ->
         async with serving(tmp_path, ONE.format(url=engine.url)) as served:
             assert shown(served)["state"] == "flawed"
             assert "its model list did not come: " in shown(served)["reason"]
+
+
+@pytest.mark.parametrize(
+    ("told", "launched", "longest", "known"),
+    [
+        ([{"id": "/models/folder", "max_model_len": 2048}], True, None, [2048, 2048]),
+        ([{"id": "/models/folder", "max_model_len": 2048}], False, None, [None, None]),
+        ([{"id": "n"}], True, 4096, [4096, 4096]),
+        ([{"id": "n", "max_model_len": 512}, {"id": "x"}], True, 4096, [512, 4096]),
+        ([{"id": "n"}], False, None, [None, None]),
+    ],
+)
+async def test_names_that_an_engine_does_not_know_are_as_long_as_its_model(
+    tmp_path: Path, told: list[Any], launched: bool, longest: int | None, known: list[int | None]
+) -> None:
+    """TGI lists the folder of its model, LMDeploy no length; a launched engine has one model under all names."""
+    async with FakeEngine(models=["m"]) as engine:
+        text = f'backends: {{a: {{engine: vllm, url: "{engine.url}", models: [n, o]}}}}'
+        async with serving(tmp_path, text) as served:
+            backend(served).launched, backend(served).longest = launched, longest
+            answers(engine, {"body": {"data": told}})
+            await served.gateway.fleet.refresh("a")
+            assert [card.context for card in backend(served).models or ()] == known
+
+
+async def test_launch_options_say_how_long_a_request_may_be(tmp_path: Path) -> None:
+    options = "model: /m, name: n, max_model_len: 2048, command: [/bin/false]"
+    text = f"backends: {{a: {{engine: lmdeploy, launch: {{{options}}}}}}}"
+    async with serving(tmp_path, text, patient=False) as served:
+        assert (backend(served).launched, backend(served).longest) == (True, 2048)
