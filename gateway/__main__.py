@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
     explain.add_command(_command(commands, "explain", "say where a config sends a request, and why"))
     config.add_diff(_command(commands, "diff", "say in words what another config would change"))
+    config.add_profile(_command(commands, "profile", "show or choose the profile of a running gateway"))
     config.add_reload(_command(commands, "reload", "have a running gateway read its config anew"))
 
     schema = _command(commands, "schema", "print the JSON Schema of the config file")
@@ -174,10 +175,10 @@ def _work(options: argparse.Namespace) -> int:
     from gateway.serve import work
     from gateway.together import received
 
-    loaded, where = received(sys.stdin.buffer.read())
+    loaded, where, profile = received(sys.stdin.buffer.read())
     own_log = loaded.config.server.log
     logs.configure(own_log.level, own_log.format)
-    return work(loaded, where, options.link, options.workers)
+    return work(loaded, where, options.link, options.workers, profile)
 
 
 def _check(options: argparse.Namespace) -> int:

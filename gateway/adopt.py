@@ -74,6 +74,10 @@ class Process:
         self._gateway.in_force.take(loaded.version, loaded.files, time.time())
         self._gateway.metrics.set_config(loaded.version)
 
+    def use_profile(self, name: str | None) -> None:
+        """Have a profile of the config be active, or none."""
+        self._gateway.use_profile(name)
+
     def told(self, outcome: Outcome) -> None:
         """Remember what became of an attempt to reload."""
         self._gateway.in_force.last = outcome

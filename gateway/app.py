@@ -22,7 +22,7 @@ from starlette.routing import Route
 from backends.base import Headers
 from gateway.api import explain
 from gateway.api.admin import Admin
-from gateway.api.configuration import add_config
+from gateway.api.configuration import ConfigEndpoints
 from gateway.api.endpoint import Core, Endpoint
 from gateway.api.endpoints import HOT
 from gateway.api.observing import Observing
@@ -82,7 +82,7 @@ class Gateway:
         OrderEndpoints(self.admin, self._order).add_to(self._web)
         self.admin.add_to(self._web)
         explain.add_to(self._web, self.core, self.admin)
-        add_config(self._web, self.admin, self.in_force, self._peers.reload)
+        ConfigEndpoints(self.admin, self.in_force, self._peers.reload, self._profile).add_to(self._web)
         served = [route.path for route in self._web.routes if isinstance(route, Route)]
         self._paths = Paths([*self.hot, *served])
 
@@ -140,10 +140,21 @@ class Gateway:
         """
         self.core.snapshot = self._applied(config)
 
+    def use_profile(self, name: str | None) -> None:
+        """Have this profile of the config be active, or none, for requests that begin from now on."""
+        self._state.profile = name if name in self.core.snapshot.config.profiles else None
+        self._rebuild()
+        self.in_force.profile = self._state.profile
+
+    async def _profile(self, name: str | None) -> None:
+        await self._peers.profile(self.use_profile, name)
+
     def _applied(self, config: Config) -> snapshot.Snapshot:
         """Apply a config to the parts that outlive a snapshot, and return the snapshot built from it."""
         self.fleet.apply(config)
         self._budget.share = config.defaults.retry_budget
+        if self._state.profile not in config.profiles:
+            self._state.profile = self.in_force.profile = None
         return snapshot.build(config, self._state)
 
     def _rebuild(self) -> None:

@@ -271,17 +271,18 @@ def serve(loaded: Loaded, disk: Disk, file: Path, workers: int = 1) -> int:
     return 0
 
 
-def work(loaded: Loaded, where: Listen, link: int, workers: int) -> int:
+def work(loaded: Loaded, where: Listen, link: int, workers: int, profile: str | None) -> int:
     """Run one worker of several, of which there are `workers`, by a config that the master has read.
 
     Return the exit status.
 
-    `where` is where it listens, `link` the file descriptor of the socket that connects it to the master.
+    `where` is where it listens, `profile` the active one; `link` is the file descriptor of the socket that connects it
+    to the master.
     """
     listener = listen(where, shared=True)
     if listener is None:
         return 1
-    _run(_work(loaded, listener, socket.socket(fileno=link), workers))
+    _run(_work(loaded, listener, socket.socket(fileno=link), workers, profile))
     return 0
 
 
@@ -344,11 +345,14 @@ async def _serve(loaded: Loaded, disk: Disk, file: Path, listener: socket.socket
         await _survive(server.run_until_signal(listener), lambda: reloader.wake("SIGHUP"))
 
 
-async def _work(loaded: Loaded, listener: socket.socket, end: socket.socket, workers: int) -> None:
+async def _work(
+    loaded: Loaded, listener: socket.socket, end: socket.socket, workers: int, profile: str | None
+) -> None:
     worker = Worker(await Link.on(end), workers)
     server, gateway = build(loaded.config, worker)
     process = Process(gateway, server, shared=True)
     process.begin(loaded)
+    process.use_profile(profile)
 
     async def tell() -> None:
         worker.tell_listening()

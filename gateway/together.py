@@ -42,11 +42,12 @@ RELOAD = 60.0
 
 
 class Handed:
-    """What a worker is started with: what the master has read, and the address at which it listens."""
+    """What a worker is started with: what the master has read, where it listens, and which profile is active."""
 
     def __init__(self, path: Path, disk: Disk, listen: Listen, port: int) -> None:
         """Hand on what was read from `disk`. `listen` is the address as the config has it; `port` the real port."""
         self.port = port
+        self.profile: str | None = None
         self.content = {
             "path": str(path),
             "taken": disk.taken(),
@@ -56,17 +57,18 @@ class Handed:
 
     def encode(self) -> bytes:
         """Return it as bytes for another process."""
-        return json.dumps(self.content).encode()
+        return json.dumps({**self.content, "profile": self.profile}).encode()
 
 
-def received(data: bytes) -> tuple[Loaded, Listen]:
-    """Return the config that a worker is to run by, and where it listens. Raises ConfigError."""
+def received(data: bytes) -> tuple[Loaded, Listen, str | None]:
+    """Return the config that a worker is to run by, where it listens, and its profile. Raises ConfigError."""
     content = json.loads(data)
     loaded = _loaded(content)
     host, port = content["listen"]
     server = loaded.config.server.model_copy(update={"listen": Listen(host, port)})
     config = loaded.config.model_copy(update={"server": server})
-    return dataclasses.replace(loaded, config=config), Listen(host, content["port"])
+    loaded = dataclasses.replace(loaded, config=config)
+    return loaded, Listen(host, content["port"]), content["profile"]
 
 
 def _loaded(content: Message) -> Loaded:
@@ -94,6 +96,9 @@ class Follower:
                     ready, prepared = prepared, None
                     await self._process.commit(ready, message["move"])
                     self._link.answer(message, True)
+                elif message["kind"] == "use_profile":
+                    self._process.use_profile(message["name"])
+                    self._link.answer(message, None)
                 elif message["kind"] == "outcome":
                     self._process.told(Outcome.of(message["outcome"]))
                 elif message["kind"] == "abort" and prepared is not None:
@@ -153,6 +158,7 @@ class Leader:
         before, self._config = self._config, config
         if flaw or not moving:
             handed = Handed(self._path, disk, config.server.listen, self._port)
+        handed.profile = self.handed.profile if self.handed.profile in config.profiles else None
         self._port, self.handed = handed.port, handed
         self._fleet.apply(config)
         if config.server.log != before.server.log:
@@ -165,6 +171,14 @@ class Leader:
             log.error("a worker did not take the new config; another one starts with it")
             self.end(link)
         return Applied(config, notes)
+
+    async def use_profile(self, name: str | None) -> None:
+        """Have all workers use a profile, or none, also those that start later."""
+        self.handed.profile = name
+        asked = tuple(self.serving())
+        for link in set(self.links()) - set(asked):
+            link.tell("use_profile", number=-1, name=name)
+        await self._all(asked, "use_profile", {"name": name})
 
     def told(self, outcome: Outcome) -> None:
         """Tell all workers what became of an attempt to reload."""

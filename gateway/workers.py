@@ -44,7 +44,7 @@ from gateway.fleet.view import BackendView, merged
 from gateway.link import PATIENCE, Link, Message
 from gateway.reload import Reloader
 from gateway.telemetry.families import Dump
-from gateway.telemetry.metrics import CONFIG_SUCCESS, SIGNAL, SIGNAL_STATUS, Metrics, merge
+from gateway.telemetry.metrics import CONFIG_SUCCESS, SIGNAL, SIGNAL_STATUS, Metrics, lasting, merge
 from gateway.together import RELOAD, Follower, Leader
 
 log = logging.getLogger("gateway.workers")
@@ -108,13 +108,12 @@ class Worker:
             return _views(fleet)
 
     async def order(self, fleet: Fleet, order: Order) -> None:
-        """Have all workers and the master do what an operator has ordered; returns when they have.
+        """Have all workers and the master do what an operator has ordered. Raises GatewayError."""
+        await self._must("order", order=order.plain())
 
-        Raises:
-            GatewayError: The master does not answer.
-        """
+    async def _must(self, kind: str, patience: float = 2 * PATIENCE, **content: Any) -> Any:
         try:
-            await self._link.ask("order", 2 * PATIENCE, order=order.plain())
+            return await self._link.ask(kind, patience, **content)
         except TimeoutError:
             message = "the gateway's master process does not answer; nobody knows who has heard of the order"
             raise GatewayError(Own.INTERNAL, message) from None
@@ -138,10 +137,11 @@ class Worker:
 
     async def reload(self) -> Outcome:
         """Have the master read the config anew, and return what became of that."""
-        try:
-            return Outcome.of(await self._link.ask("reload", RELOAD))
-        except TimeoutError:
-            raise GatewayError(Own.INTERNAL, "the reload takes very long; see the gateway's log") from None
+        return Outcome.of(await self._must("reload", RELOAD))
+
+    async def profile(self, use: Callable[[str | None], None], name: str | None) -> None:
+        """Have the master tell all workers, this one too, which profile is active. Raises GatewayError."""
+        await self._must("profile", name=name)
 
     def hup(self) -> None:
         """Have the master read the config anew, because this process got a SIGHUP."""
@@ -169,7 +169,7 @@ class Worker:
                 self._link.answer(message, _VIEWS.dump_python(_views(fleet), mode="json"))
             case "busy":
                 self._link.answer(message, list(fleet.busy_periods(message["name"])))
-            case "prepare" | "commit" | "abort" | "outcome":
+            case "prepare" | "commit" | "abort" | "outcome" | "use_profile":
                 self._told.put_nowait(message)
 
 
@@ -225,6 +225,14 @@ class Master:
         self._processes: dict[Link, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
         self._answering: set[asyncio.Task[None]] = set()
+        self._answers: dict[str, Callable[[Link, Message], Coroutine[Any, Any, None]]] = {
+            "order": self._answer_order,
+            "question": self._answer_question,
+            "reload": self._answer_reload,
+            "profile": self._answer_profile,
+            "total": self._answer_total,
+            "backends": self._answer_backends,
+        }
 
     def hup(self) -> None:
         """Read the config anew, because this process or a worker got a SIGHUP."""
@@ -288,7 +296,7 @@ class Master:
         finally:
             del self._processes[link]
             self._listening.discard(link)
-            self._past = merge([self._past, _lasting(self._links.pop(link))])
+            self._past = merge([self._past, lasting(self._links.pop(link))])
 
     async def _hand(self, process: asyncio.subprocess.Process) -> None:
         """Give a worker the config to run by."""
@@ -311,18 +319,10 @@ class Master:
             self._fleet.wake(message["name"])
             for other in self._links.keys() - {link}:
                 other.tell("changed", name=message["name"])
-        elif message["kind"] == "order":
-            self._answer(self._answer_order(link, message))
-        elif message["kind"] == "question":
-            self._answer(self._answer_question(link, message))
         elif message["kind"] == "hup":
             self.hup()
-        elif message["kind"] == "reload":
-            self._answer(self._answer_reload(link, message))
-        elif message["kind"] == "total":
-            self._answer(self._answer_total(link, message))
-        elif message["kind"] == "backends":
-            self._answer(self._answer_backends(link, message))
+        elif answering := self._answers.get(message["kind"]):
+            self._answer(answering(link, message))
 
     def _answer(self, answering: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(answering)
@@ -351,6 +351,10 @@ class Master:
     async def _answer_reload(self, link: Link, message: Message) -> None:
         link.answer(message, asdict(await self._reloader.ask()))
 
+    async def _answer_profile(self, link: Link, message: Message) -> None:
+        await self._leader.use_profile(message["name"])
+        link.answer(message, None)
+
     async def _busy(self, backend: Backend) -> BusyPeriods:
         """Return the busy periods of all workers at a backend."""
         told = await self._from_all("busy", name=backend.name)
@@ -377,7 +381,7 @@ class Master:
         await asyncio.gather(*map(numbers, tuple(self._listening)))
         own = self._metrics.dump()
         signals = [entry for entry in own if entry[1] in (SIGNAL, SIGNAL_STATUS, CONFIG_SUCCESS)]
-        link.answer(message, merge([self._past, _lasting(own), signals, *self._links.values()]))
+        link.answer(message, merge([self._past, lasting(own), signals, *self._links.values()]))
 
     def _on_location(self, location: Location) -> None:
         self._locations[location.name] = location
@@ -393,8 +397,3 @@ class Master:
         self._stopping.set()
         for process in self._processes.values():
             process.terminate()
-
-
-def _lasting(dump: Dump) -> Dump:
-    """Return the part of a dump that stays true when its process has ended: counts, not states."""
-    return [entry for entry in dump if entry[0] != "gauge"]

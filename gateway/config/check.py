@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from backends import registry
 from backends.base import OptionsError
-from gateway.config import check_models, check_routes
+from gateway.config import check_models, check_profiles, check_routes
 from gateway.config.explain import Names
 from gateway.config.problems import Problem, quote
 from gateway.config.schema import Config
@@ -38,8 +38,11 @@ def check(config: Config, source: Source, names: Names) -> Iterator[Problem]:
     yield from check_models.models(config, source)
     yield from _stand_ins(config, source, owners, names)
     yield from _keys(config, source)
-    yield from _globs(config, source, owners, names)
-    yield from check_routes.check(config, source, owners, list(_public(source)), names)
+    profiled = {alias: "" for profile in config.profiles.values() for alias in profile.aliases}
+    yield from _globs(config, source, profiled | owners, names)
+    public = list(_public(source))
+    yield from check_routes.check(config, source, owners, public, names)
+    yield from check_profiles.check(config, source, owners, public, names)
 
 
 def _server(config: Config, source: Source) -> Iterator[Problem]:

@@ -23,7 +23,7 @@ from gateway.config.schema import Config
 
 MOST = 20
 """The most differences that are told of one thing."""
-_SHOWN = frozenset({"server", "defaults", "models"})
+_SHOWN = frozenset({"server", "defaults", "models", "profiles"})
 """Sections whose values may be shown."""
 _MEANING = {
     Consequence.KEPT: "",

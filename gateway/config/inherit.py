@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from backends import registry
 from gateway.config.defaults import Retry, Timeouts
+from gateway.config.model import Alias
 from gateway.config.schema import Config
+from gateway.globs import same
 
 
 def timeouts(config: Config, model: str | None, backend: str) -> Timeouts:
@@ -59,3 +62,21 @@ def succession(config: Config, model: str, owner: Mapping[str, str]) -> list[str
             own = config.models.get(found)
             waiting += [owner[name] for name in own.fallback] if own else []
     return list(order)
+
+
+def in_profile(config: Config, profile: str | None) -> Config:
+    """Return a config whose models have the aliases that they have while a profile is active.
+
+    An alias of the profile is taken from the model that has the same one. What names an alias, a fallback or a rule,
+    follows it. None, or a profile that the config does not have, changes nothing.
+    """
+    if profile is None or profile not in config.profiles:
+        return config
+    given, owner = config.profiles[profile].aliases, owners(config)
+    hidden = {same(alias) for alias in given}
+    models = {}
+    for name, model in config.models.items():
+        kept = [alias for alias in model.aliases if same(alias.name) not in hidden]
+        added = [Alias(name=alias) for alias, target in given.items() if owner.get(target) == name]
+        models[name] = model.model_copy(update={"aliases": (*kept, *added)})
+    return config.model_copy(update={"models": MappingProxyType(models)})

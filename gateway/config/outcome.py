@@ -56,6 +56,8 @@ class InForce:
     files: tuple[str, ...] = ()
     since: float = 0.0
     """When it was applied: seconds since the epoch."""
+    profile: str | None = None
+    """The profile that is active; None for none."""
     last: Outcome | None = None
     """The last attempt to reload; None if there was none."""
 

@@ -15,6 +15,7 @@ from gateway.config.backend import BackendConfig
 from gateway.config.defaults import Defaults
 from gateway.config.key import Key
 from gateway.config.model import Model
+from gateway.config.profile import Profile
 from gateway.config.route import Route
 from gateway.config.section import Frozen, Section, setting
 from gateway.config.server import Server
@@ -40,6 +41,11 @@ class Config(Section):
         (),
         "Rules that say where requests go: the first that fits decides. Where none fits, a request goes to the model "
         "that it names.",
+    )
+    profiles: Frozen[Name, Profile] = setting(
+        {},
+        "Sets of aliases, by name. One of them or none is active; that is chosen while the gateway runs: by "
+        "`gateway profile NAME`, or `POST /gateway/profile`.",
     )
     keys: Frozen[Name, Key] = setting({}, "Who may use the gateway, by name.")
 

@@ -138,6 +138,14 @@ class Client:
         except (ValueError, TypeError, KeyError):
             raise self._stranger() from None
 
+    def profile(self) -> dict[str, Any]:
+        """Return the profiles, as `GET /gateway/profile` answers."""
+        return self._map("GET", "/gateway/profile")
+
+    def choose_profile(self, name: str | None) -> dict[str, Any]:
+        """Have a profile be active, or none. Return what `POST /gateway/profile` answers."""
+        return self._map("POST", "/gateway/profile", {"profile": name})
+
     def act(self, backend: str, action: str, arguments: dict[str, Any]) -> Iterator[bytes]:
         """Have a backend carry out an action. Yield the answer's lines as they come."""
         path = f"/gateway/backends/{quote(backend, safe='')}/{quote(action, safe='')}"

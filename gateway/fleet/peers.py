@@ -49,6 +49,12 @@ class Peers(Protocol):
     async def reload(self) -> Outcome:
         """Read the config anew and apply it in all processes. Raises GatewayError where there is nothing to read."""
 
+    async def profile(self, use: Callable[[str | None], None], name: str | None) -> None:
+        """Have a profile of the config be active in all processes, or none; returns when it is.
+
+        `use` makes it be active in the process that asks. Raises GatewayError where another one does not answer.
+        """
+
     async def changed(self, fleet: Fleet, name: str) -> None:
         """Say that this process has changed a backend's models; returns when it has asked the backend for them anew."""
 
@@ -62,6 +68,10 @@ class Alone:
     def __init__(self) -> None:
         self.on_reload: Callable[[], Awaitable[Outcome]] | None = None
         """Reads the config anew; None where the gateway was not made from a file."""
+
+    async def profile(self, use: Callable[[str | None], None], name: str | None) -> None:
+        """Have a profile of the config be active, or none."""
+        use(name)
 
     async def reload(self) -> Outcome:
         """Read the config anew and apply it. Raises GatewayError where there is nothing to read."""

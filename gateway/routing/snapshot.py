@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from gateway.auth import Keys
 from gateway.config.balance import Balance
-from gateway.config.inherit import owners, retry, succession, timeouts
+from gateway.config.inherit import in_profile, owners, retry, succession, timeouts
 from gateway.config.model import Capabilities, Model
 from gateway.config.parameters import settled
 from gateway.config.schema import Config
@@ -44,6 +44,7 @@ class Snapshot:
 
 def build(config: Config, state: State) -> Snapshot:
     """Build the snapshot of a config with the backends as they are now. `state` is what earlier snapshots left."""
+    given, config = config, in_profile(config, state.profile)
     groups = _configured(config, state) if config.models else _offered(config, state)
     by_name = {name: group for group in groups for name in group.names}
     owner = owners(config)
@@ -63,7 +64,7 @@ def build(config: Config, state: State) -> Snapshot:
     ruled = rules.build(config, known, state)
     catalog.name_also(ruled.led_to(), [name for name, shown in ruled.virtual.items() if shown])
     router = Router(catalog, ruled, state)
-    return Snapshot(config, Keys(config), catalog, router, Origins(config))
+    return Snapshot(given, Keys(config), catalog, router, Origins(config))
 
 
 def _names(config: Config, plans: Mapping[str, Plan], direct: Direct) -> Names:

@@ -55,6 +55,8 @@ class State:
         self.processes: int = 1
         """How many processes serve, each with gates of its own."""
         self.clock: Callable[[], float] = time.monotonic
+        self.profile: str | None = None
+        """The profile that is active; None for none."""
 
     def gate(self, model: str, settings: Model, targets: Collection[Target]) -> Gate | None:
         """Return the gate of a model with the numbers of its settings; None where they set no limit.

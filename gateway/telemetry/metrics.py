@@ -312,3 +312,8 @@ def merge(dumps: Iterable[Dump]) -> Dump:
             elif isinstance(known, float | int) and isinstance(value, float | int):
                 total[key] = max(known, value) if name in _LARGEST else known + value
     return [(*key, value) for key, value in total.items()]
+
+
+def lasting(dump: Dump) -> Dump:
+    """Return the part of a dump that stays true when its process has ended: counts, not states."""
+    return [entry for entry in dump if entry[0] != "gauge"]

@@ -121,7 +121,7 @@ def test_an_engines_example_has_every_option(name: str) -> None:
 def keys_of(value: object, path: str) -> Iterator[str]:
     """Return the keys of a file as `way.key`, with the names of entries as NAME."""
     if isinstance(value, dict):
-        named = path in {"backends", "models", "keys", "models.NAME.targets"}
+        named = path in {"backends", "models", "keys", "profiles", "models.NAME.targets"}
         for key, inner in value.items():
             step = f"{path}.{'NAME' if named else key}".lstrip(".")
             yield step

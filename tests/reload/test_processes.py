@@ -241,3 +241,66 @@ async def test_workers_move_to_another_address_together(tmp_path: Path) -> None:
 
         await gateway.until(both)
         assert json.loads((await gateway.chat()).body)["object"] == "chat.completion"
+
+
+async def test_a_profile_is_that_of_all_workers_also_of_later_ones(tmp_path: Path) -> None:
+    more = "models: {m: {targets: {a: m}}}\nprofiles: {night: {aliases: {other: m}}}\n"
+    async with (
+        FakeEngine(models=["m"]) as a,
+        running(tmp_path, text(a, more=more), "--workers", "2") as gateway,
+    ):
+
+        async def both() -> bool:
+            return len(workers(gateway)) == 2
+
+        async def statuses() -> set[int]:
+            body = question("other")
+            calls = (gateway.ask("POST", "/v1/chat/completions", body) for _ in range(16))
+            return {answer.status for answer in await asyncio.gather(*calls)}
+
+        async def profiles() -> set[str]:
+            answers = await asyncio.gather(*(gateway.ask("GET", "/gateway/profile") for _ in range(16)))
+            return {answer.json()["profile"] for answer in answers}
+
+        await gateway.until(both)
+        assert await statuses() == {404}
+        command = (
+            sys.executable,
+            "-m",
+            "gateway",
+            "profile",
+            "night",
+            "--url",
+            f"http://127.0.0.1:{gateway.port}",
+        )
+        chosen = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        assert (await chosen.communicate())[0] == b"profile: night\n"
+        assert await statuses() == {200}
+        os.kill(workers(gateway)[0], signal.SIGKILL)
+        await gateway.says("starting another")
+        await gateway.until(both)
+        gateway.put("# other\n" + text(a, more=more))
+        await gateway.says("is reloaded")
+        assert (await profiles(), await statuses()) == ({"night"}, {200})
+
+
+async def test_a_worker_that_does_not_answer_keeps_all_others_from_changing(tmp_path: Path) -> None:
+    async with FakeEngine(models=["m"]) as a, running(tmp_path, text(a), "--workers", "2") as gateway:
+
+        async def both() -> bool:
+            return len(workers(gateway)) == 2
+
+        await gateway.until(both)
+        [before] = await versions(gateway)
+        stuck = workers(gateway)[0]
+        os.kill(stuck, signal.SIGSTOP)
+        gateway.put("# other\n" + text(a))
+        line = await gateway.says("the config stays as it is")
+        assert "a worker did not answer in time; try again" in line
+        os.kill(stuck, signal.SIGCONT)
+        assert await versions(gateway) == {before}
+        gateway.process.send_signal(signal.SIGHUP)
+        await gateway.says("the config is reloaded")
+        after = await versions(gateway)
+        assert len(after) == 1 and after != {before}
+        assert stuck in workers(gateway)

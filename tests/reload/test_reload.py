@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from backends.base import Health
 from gateway.fake.engine import FakeEngine
 from gateway.logs import Json, Text
 from gateway.outlet import OutletHandler
 from tests.faults.clients import until
 from tests.faults.support import question
 from tests.reload.watched import SERVER, text, watched
-from tests.serving import Served
+from tests.serving import Answer, Served
 
 BAD = SERVER + "backends: {a: {engine: vllm, url: 'http://h', tiemouts: {}}}\n"
 WRONG = "gateway.yaml:2:47: unknown key 'tiemouts' (did you mean 'timeouts'?)"
@@ -329,3 +330,85 @@ def _free_port() -> int:
 def _accepts(port: int) -> bool:
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+PROFILES = """
+models:
+  qwen: {aliases: [gpt-4], targets: {a: m}}
+  coder: {targets: {b: m}}
+profiles:
+  coding: {aliases: {gpt-4: coder, fast: coder}}
+  night: {aliases: {gpt-4: qwen}}
+"""
+
+
+async def test_a_profile_is_chosen_and_outlives_a_reload(tmp_path: Path) -> None:
+    async with (
+        FakeEngine(models=["m"]) as a,
+        FakeEngine(models=["m"]) as b,
+        watched(tmp_path, text(a, b, more=PROFILES)) as at,
+    ):
+
+        async def serves(model: str) -> str:
+            answer = await at.served.post("/v1/chat/completions", question(model))
+            return answer.headers.get("x-gateway-backend", str(answer.status))
+
+        async def listed() -> list[str]:
+            return [each["id"] for each in (await at.served.get("/v1/models")).json()["data"]]
+
+        async def choose(name: str | None) -> Answer:
+            return await at.served.post("/gateway/profile", {"profile": name})
+
+        shown = await at.served.get("/gateway/profile")
+        assert shown.json() == {"profile": None, "profiles": ["coding", "night"]}
+        assert (await serves("gpt-4"), await serves("fast")) == ("a", "404")
+        assert (await choose("coding")).json()["profile"] == "coding"
+        assert (await serves("gpt-4"), await serves("fast"), await serves("qwen")) == ("b", "b", "a")
+        assert sorted(await listed()) == ["coder", "fast", "gpt-4", "qwen"]
+        unknown = await choose("codign")
+        assert (unknown.status, unknown.error["code"]) == (400, "profile_not_found")
+        assert (await at.served.post("/gateway/profile", {"name": "night"})).status == 400
+        assert (await at.served.get("/gateway/config")).json()["profile"] == "coding"
+
+        await at.write("# other\n" + text(a, b, more=PROFILES))
+        assert await serves("gpt-4") == "b", "it outlives a reload"
+        await at.write(text(a, b, more=PROFILES.replace("coding:", "work:")))
+        assert await serves("gpt-4") == "a", "as long as the config has it"
+        assert (await at.served.get("/gateway/profile")).json()["profile"] is None
+        await choose("work")
+        assert (await choose(None)).json() == {"profile": None, "profiles": ["work", "night"]}
+        assert (await serves("gpt-4"), await serves("fast")) == ("a", "404")
+
+
+@pytest.mark.slow
+async def test_only_an_engine_whose_launch_options_changed_is_started_anew(tmp_path: Path) -> None:
+    model = Path(__file__).parents[2] / "models" / "demo.gguf"
+
+    def launched(threads: int, more: str = "") -> str:
+        lines = [
+            f"  {name}: {{engine: llamacpp, launch: {{model: {model}, alias: m, threads: {count}}}{more}}}"
+            for name, count in (("a", 1), ("b", threads))
+        ]
+        return "\n".join([SERVER, "backends:", *lines])
+
+    async with watched(tmp_path, launched(1)) as at:
+
+        def pids() -> dict[str, int | None]:
+            views = at.gateway.fleet.views(0)
+            return {view.name: view.launched.pid for view in views if view.launched is not None}
+
+        def ready() -> bool:
+            return all(backend.health is Health.READY for backend in at.gateway.pool.backends.values())
+
+        await until(ready, "both engines are ready", 60)
+        before = pids()
+        await at.write(launched(2))
+        assert at.gateway.in_force.last is not None
+        [line] = at.gateway.in_force.last.changes
+        assert line.startswith("backend 'b' changes: launch.threads; its engine ends")
+        assert (await at.ask()).status == 200, "the other engine serves meanwhile"
+        await until(lambda: ready() and pids()["b"] != before["b"], "the engine runs anew", 60)
+        assert pids()["a"] == before["a"]
+        await at.write(launched(2, ", timeouts: {total: 1m}"))
+        assert (await at.ask()).status == 200
+        assert pids()["a"] == before["a"]
