@@ -14,14 +14,9 @@ from collections.abc import Callable, Collection, Sequence
 from random import Random
 
 from gateway.admission.gate import UNLIMITED, Gate
-from gateway.balance.basic import Chance, LeastLoaded, RoundRobin, TwoChoices
-from gateway.balance.bound import Bound
+from gateway.balance import policies
 from gateway.balance.hedging import Hedging
-from gateway.balance.latency import Latency
 from gateway.balance.loaded import Balancer, Outcomes
-from gateway.balance.prefix import Prefix
-from gateway.balance.session import Session
-from gateway.balance.sessions import Source
 from gateway.config.balance import Balance
 from gateway.config.inherit import timeouts
 from gateway.config.model import Model
@@ -95,29 +90,12 @@ class State:
             return None
         before = self._balancers.get(model)
         if before is None or before[0] != settings:
-            before = settings, self._new_balancer(model, settings)
+            cell = self.metrics.affinity.cell
+            outcomes = Outcomes(cell(model, "hit"), cell(model, "miss"), cell(model, "moved"))
+            before = settings, policies.balancer(settings, outcomes, self.rng)
             self._balancers[model] = before
         before[1].keep({target.name for target in targets})
         return before[1]
-
-    def _new_balancer(self, model: str, settings: Balance) -> Balancer:
-        rng = self.rng
-        match settings.policy:
-            case "least_loaded":
-                return LeastLoaded(rng)
-            case "round_robin":
-                return RoundRobin()
-            case "random" | "weighted":
-                return Chance(rng, by_weight=settings.policy == "weighted")
-            case "power_of_two":
-                return TwoChoices(rng)
-            case "latency":
-                return Latency(rng)
-        bound, cell = Bound(settings.load_factor, settings.load_floor), self.metrics.affinity.cell
-        outcomes = Outcomes(cell(model, "hit"), cell(model, "miss"), cell(model, "moved"))
-        if settings.policy == "prefix":
-            return Prefix(bound, outcomes, rng)
-        return Session(tuple(map(Source, settings.by)), bound, outcomes, rng)
 
     def crowding(self, rule: str) -> Crowding:
         """Return what the overflow rule of this name remembers of how busy its models are."""
