@@ -18,7 +18,7 @@ SHARED := -n $(JOBS) --max-worker-restart 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install compile pure run check test coverage test-engines schema lock dist clean format bench bench-peers soak chaos strays
+.PHONY: help install compile pure run check test coverage test-engines schema lock dist clean format bench bench-peers soak chaos strays simulate
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ REQUESTS ?= 100000
 
 strays: .venv/.runtime ## REQUESTS (100000) to an engine that writes answers nobody asked for: does anybody get one
 	@$(BIN)/python -m bench.strays --requests $(REQUESTS) $(ARGS)
+
+simulate: .venv/.runtime ## 200 engines and a million requests in virtual time: what each way to balance does (ARGS="--write")
+	@$(BIN)/python -m bench.simulation $(ARGS)
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command "make lock" $(if $(KEEP),,--upgrade)

@@ -85,7 +85,7 @@ class Prefix(Balancer):
             return least(targets, None, now, self._rng)
         self._number += 1
         self._recent = self._recent * _decayed(1) + 1.0
-        self._bound.look(targets, now)
+        self._bound.begin(targets, now)
         index = self._known(targets, prompt, now)
         if index < 0:
             index = least(targets, None, now, self._rng)
@@ -107,7 +107,7 @@ class Prefix(Balancer):
                 target = targets[index]
                 if start.held_by(target):
                     weight += target.weight
-                    if bound.room(target, now):
+                    if bound.room(target):
                         roomy.append(index)
             if weight == 0.0:
                 continue

@@ -47,15 +47,15 @@ class Session(Balancer):
         if not which:
             self.note = ""
             return least(targets, None, now, self._rng)
-        self._bound.look(targets, now)
+        self._bound.begin(targets, now)
         homes = self._homes
         home = homes.pop(which, "")
-        found = self._at_home(targets, home, now)
+        found = self._at_home(targets, home)
         if found >= 0:
             self.note = "hit"
         else:
             self.note = "moved" if home else "miss"
-            found = self._hashed(targets, which, now)
+            found = self._hashed(targets, which)
         homes[which] = targets[found].name
         if len(homes) > REMEMBERED:
             del homes[next(iter(homes))]
@@ -67,16 +67,16 @@ class Session(Balancer):
         for name in self._seeds.keys() - set(names):
             del self._seeds[name]
 
-    def _at_home(self, targets: Sequence[Loaded], home: str, now: float) -> int:
+    def _at_home(self, targets: Sequence[Loaded], home: str) -> int:
         """Return the index of a session's target if it has room; else -1."""
         if home:
             for index in range(len(targets)):
                 target = targets[index]
                 if target.name == home:
-                    return index if self._bound.room(target, now) else -1
+                    return index if self._bound.room(target) else -1
         return -1
 
-    def _hashed(self, targets: Sequence[Loaded], which: int, now: float) -> int:
+    def _hashed(self, targets: Sequence[Loaded], which: int) -> int:
         """Return the index of the first target with room, in the order in which a session prefers them."""
         best, least_distance = 0, math.inf
         for index in range(len(targets)):
@@ -87,7 +87,7 @@ class Session(Balancer):
             # Exponential races: whoever has the shortest time wins, as often as its weight says.
             unit = (_mixed(which ^ seed) + 0.5) * _UNIT
             distance = -math.log(unit) / target.weight
-            if distance < least_distance and self._bound.room(target, now):
+            if distance < least_distance and self._bound.room(target):
                 best, least_distance = index, distance
         return best
 

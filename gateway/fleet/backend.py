@@ -48,6 +48,7 @@ BusyPeriods = frozenset[tuple[int, int]]
 looks find lasted from the first to the second."""
 
 
+_READY: Final = Health.READY
 _generations: Final = itertools.count(1)
 """No two engines of this process, nor two lives of one, have the same."""
 
@@ -193,7 +194,8 @@ class Backend:
     @property
     def usable(self) -> bool:
         """Whether it has a location, is not drained, and is ready or not known to be anything else."""
-        return self.upstream is not None and self.health in (Health.READY, None) and not self.orders.drained
+        health = self.health
+        return (health is _READY or health is None) and self.upstream is not None and not self.orders.drained
 
     @property
     def flawed(self) -> bool:

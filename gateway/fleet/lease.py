@@ -209,15 +209,17 @@ def pick(
     request asks for, where that is known.
     """
     found: list[Target] = []
+    slow = False
     for target in targets:
         gate = target.backend.gate
         if (gate is None or gate is held or gate.has_room) and _may_be_used(target, now, tried, last_resort):
             found.append(target)
+            slow = slow or target.backend.slow_start_weight < 1.0
     if not found:
         return None
     target = found[0]
     if balancer is not None:
-        if len(found) > 1:
+        if slow and len(found) > 1:
             for target in found:
                 if target.backend.slow_start_weight < 1.0:
                     target.backend.update_slow_start(now)
