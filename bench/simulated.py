@@ -13,7 +13,7 @@ import asyncio
 import json
 import selectors
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -229,3 +229,8 @@ def _drawn(sums: list[float], rng: Random) -> int:
         else:
             high = middle
     return low
+
+
+def quantile(ordered: Sequence[float], part: float) -> float:
+    """Return the value below which this part of the ordered numbers lies."""
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0

@@ -18,7 +18,8 @@ from random import Random
 from typing import get_args
 
 from backends.base import Operation, Request
-from bench.simulated import CACHE, PREFILL, SLOTS, Engine, Job, Session, VirtualLoop, World
+from bench import overload
+from bench.simulated import CACHE, PREFILL, SLOTS, Engine, Job, Session, VirtualLoop, World, quantile
 from gateway.asked import Asked
 from gateway.auth import Caller
 from gateway.balance import policies
@@ -60,7 +61,7 @@ class Fleet:
         }
         self._targets = [engine.target for engine in self.engines.values()]
         self._balancer: Balancer = policies.balancer(
-            Balance(policy=policy), Outcomes(Value(), Value(), Value()), Random(seed)
+            Balance.model_validate({"policy": policy}), Outcomes(Value(), Value(), Value()), Random(seed)
         )
         self._reads = policy == "prefix"
         self._world, self._seed, self._left = World(seed), seed, requests
@@ -128,11 +129,6 @@ def measure(policy: str, engines: int, requests: int, seed: int) -> Result:
     )
 
 
-def quantile(ordered: Sequence[float], part: float) -> float:
-    """Return the value below which this part of the ordered numbers lies."""
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0
-
-
 def table(results: Sequence[Result]) -> list[str]:
     """Return the results as lines of Markdown."""
     lines = [
@@ -174,6 +170,25 @@ def report(options: argparse.Namespace) -> list[str]:
     ]
 
 
+def overloaded(seconds: float, seed: int) -> list[str]:
+    """Return what becomes of more requests than a small fleet can serve, with the words for the report."""
+    engines = 8
+    most = overload.capacity(engines, seconds, seed)
+    outcomes = [
+        overload.measure(engines, load, most, admission, (seconds, seed))
+        for load in (1.0, 2.0, 10.0)
+        for admission in (False, True)
+    ]
+    words = (
+        f"More than {engines} engines can serve, for {seconds:g} s: with the gateway's own queue they serve {most:.0f} "
+        f"requests a second whose first token comes within {overload.DEADLINE:g} s, which is the load 1. One key of "
+        f"{overload.KEYS} sends {overload.HOG:.0%} of all requests. Fairness is Jain's index of what each key got of "
+        "its max-min fair share. Requests that were refused do not come again; `at once` is the part of the refusals "
+        f"that came within {overload.AT_ONCE * 1000:.0f} ms, the others waited until their deadline."
+    )
+    return ["## Overload", "", *textwrap.wrap(words, 120), "", *overload.table(outcomes)]
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="bench.simulation", description=__doc__)
@@ -181,6 +196,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--policies", nargs="*", default=list(get_args(Policy)))
+    parser.add_argument("--overload", type=float, default=60.0, help="seconds of it; 0 for none")
     parser.add_argument("--write", action="store_true", help=f"keep the tables in {REPORT.name}")
     options = parser.parse_args(arguments)
     results = []
@@ -189,6 +205,8 @@ def main(arguments: Sequence[str]) -> int:
         results.append(measure(policy, options.engines, options.requests, options.seed))
         print(f"{policy}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
     lines = table(results)
+    if options.overload:
+        lines += ["", *overloaded(options.overload, options.seed)]
     print("\n".join(lines))
     if options.write:
         REPORT.write_text("\n".join([*report(options), *lines, ""]), encoding="utf-8")

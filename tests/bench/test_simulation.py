@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections import Counter
 from typing import get_args
 
 import pytest
 
+from bench import overload
 from bench.simulated import CACHE, SLOTS, Engine, Job, Session, VirtualLoop, World
 from bench.simulation import Fleet, main, measure
 from gateway.config.balance import Policy
@@ -79,7 +81,27 @@ def test_affinity_finds_caches_and_answers_sooner_and_the_seed_decides() -> None
     assert measure("prefix", 8, 2000, 2).p50 != again.p50
 
 
+def test_a_queue_of_its_own_keeps_the_goodput_under_overload() -> None:
+    """Ten times what two engines can serve: without the queue nearly everything comes too late."""
+    most = overload.capacity(2, 30, 1)
+    without, within = (overload.measure(2, 10, most, admission, (30, 1)) for admission in (False, True))
+    assert within.good >= 0.9 * most > 0
+    assert without.good < 0.5 * most
+    assert within.p99 < 2 * overload.DEADLINE < without.p99
+    assert within.fairness > 0.9 > without.fairness
+    assert within.at_once > 0.9
+
+
+def test_fair_shares_are_those_of_max_min() -> None:
+    asked = Counter({"a": 2, "b": 10, "c": 100})
+    assert overload.max_min(asked, 20) == {"a": 2, "b": 9, "c": 9}
+    assert overload.jain([1, 1, 1]) == 1
+    assert overload.jain([1, 0, 0]) == pytest.approx(1 / 3)
+
+
 def test_the_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--engines", "3", "--requests", "60", "--policies", "random", "prefix"]) == 0
+    assert (
+        main(["--engines", "3", "--requests", "60", "--overload", "0", "--policies", "random", "prefix"]) == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:4]] == ["`random`", "`prefix`"]
