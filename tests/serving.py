@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backends.base import Health
 from gateway.app import Gateway
+from gateway.asked import Asked
 from gateway.config import file as config
+from gateway.request import Exchange
+from gateway.routing.decision import Decision
+from gateway.routing.router import Router
 from gateway.serve import Server, build, listen
 
 
@@ -172,6 +177,24 @@ async def _settled(gateway: Gateway, patient: bool) -> None:
     unsettled = (None, Health.LOADING) if patient else (None,)
     while any(backend.health in unsettled for backend in gateway.pool.backends.values()):
         await gateway.pool.change()
+
+
+def on_decision(gateway: Gateway, act: Callable[[Exchange, Decision], None]) -> None:
+    """Call `act` with each request when it has been decided where it goes, before it is dispatched.
+
+    Another snapshot, after a reload for example, does so no more.
+    """
+
+    class Telling(Router):
+        def decide(self, asked: Asked, now: float) -> Decision:
+            decision = router.decide(asked, now)
+            running = gateway.core.register.running
+            act(next(each for each in running if getattr(each, "asked", None) is asked), decision)
+            return decision
+
+    router = gateway.core.snapshot.router
+    telling = Telling(router.catalog, router.rules, router._state)
+    gateway.core.snapshot = dataclasses.replace(gateway.core.snapshot, router=telling)
 
 
 async def idle(gateway: Gateway) -> None:

@@ -14,9 +14,10 @@ import pytest
 from gateway.dispatch import shadow
 from gateway.fake.engine import FakeEngine
 from gateway.request import Exchange
+from gateway.routing.decision import Decision
 from gateway.wire.tee import Tee
 from tests.faults.clients import CHAT, chat, client, config, http, rest, said, settled, until
-from tests.serving import Answer, Served, serving
+from tests.serving import Answer, Served, on_decision, serving
 
 FOREVER = {"first_token": 30.0}
 MODELS = "models: {m: {targets: {engine-0: up}}, other: {targets: {engine-1: up}, %s}}\n"
@@ -56,19 +57,16 @@ async def staged(folder: Path, other: str = "") -> AsyncIterator[Stage]:
     async with FakeEngine(models=["up"]) as first, FakeEngine(models=["up"]) as second:
         text = config(first.url, second.url).split("models:\n")[0] + MODELS % other
         async with serving(folder, text) as served:
-            gateway = served.gateway
-            dispatcher = gateway.core.dispatcher
+            core = served.gateway.core
             exchanges: list[Exchange] = []
-            run = dispatcher.run
 
-            def shadowed(exchange: Exchange) -> None:
-                if exchange.model == "m":
+            def shadowed(exchange: Exchange, decision: Decision) -> None:
+                if decision.plan.model == "m":
                     exchanges.append(exchange)
-                    plan = gateway.core.snapshot.catalog.resolve("other", exchange.caller)
-                    dispatcher.shadows.send(exchange, plan, "r")
-                run(exchange)
+                    plan = core.snapshot.catalog.resolve("other", exchange.caller)
+                    core.dispatcher.shadows.send(exchange, plan, "r")
 
-            dispatcher.run = shadowed  # type: ignore[method-assign]
+            on_decision(served.gateway, shadowed)
             stage = Stage(served, first, second, exchanges)
             yield stage
             await stage.over()

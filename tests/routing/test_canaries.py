@@ -15,8 +15,9 @@ from gateway.fake.engine import FakeEngine
 from gateway.request import Exchange
 from gateway.routing.canaries import Canaries, LiveCanary
 from gateway.routing.canary import State
+from gateway.routing.decision import Decision
 from tests.faults.clients import CHAT, chat, client, config, http, rest
-from tests.serving import Served, serving
+from tests.serving import Served, on_decision, serving
 
 GROWTH = Growth(steps=(0.5, 1.0), interval=1e-6, samples=10)
 NAMES = ("m", "m", GROWTH)
@@ -30,14 +31,10 @@ class Watching:
         self.canary = True
         state = served.gateway._state
         self.live = state.canaries.canary("next", NAMES, 0.0)
-        dispatcher = served.gateway.core.dispatcher
-        run = dispatcher.run
+        on_decision(served.gateway, self.watch)
 
-        def watched(exchange: Exchange) -> None:
-            self.live.watch(exchange, self.canary)
-            run(exchange)
-
-        dispatcher.run = watched  # type: ignore[method-assign]
+    def watch(self, exchange: Exchange, _: Decision) -> None:
+        self.live.watch(exchange, self.canary)
 
     async def ask(self, count: int, canary: bool, **body: Any) -> None:
         self.canary = canary
