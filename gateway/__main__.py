@@ -25,7 +25,7 @@ from gateway.config.disk import Disk
 from gateway.config.file import Loaded, read
 from gateway.config.problems import ConfigError
 from gateway.config.texts import NAME
-from gateway.console import backends, config, explain, models, orders, requests, status, top
+from gateway.console import backends, config, explain, models, orders, replay, requests, status, top
 from gateway.fake import command
 
 log = logging.getLogger("gateway")
@@ -79,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     config.add_diff(_command(commands, "diff", "say in words what another config would change"))
     config.add_profile(_command(commands, "profile", "show or choose the profile of a running gateway"))
     config.add_reload(_command(commands, "reload", "have a running gateway read its config anew"))
+
+    replay.add_command(
+        _command(commands, "replay", "say what a config would have done with the requests of an access log")
+    )
 
     schema = _command(commands, "schema", "print the JSON Schema of the config file")
     schema.set_defaults(run=_schema)

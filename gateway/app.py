@@ -41,6 +41,7 @@ from gateway.fleet.peers import Alone, Peers
 from gateway.fleet.view import BackendView
 from gateway.routing import snapshot
 from gateway.routing.state import State
+from gateway.telemetry.access import AccessLogs
 from gateway.telemetry.accounting import Accounting
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.page import Pages
@@ -85,6 +86,8 @@ class Gateway:
         ConfigEndpoints(self.admin, self.in_force, self._peers.reload, self._profile).add_to(self._web)
         served = [route.path for route in self._web.routes if isinstance(route, Route)]
         self._paths = Paths([*self.hot, *served])
+        self._access = AccessLogs(dispatcher.accounting)
+        self._serving = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection scope: a request for an engine directly, anything else through FastAPI."""
@@ -139,6 +142,8 @@ class Gateway:
             OptionsError: An engine cannot use its options. Nothing has changed then.
         """
         self.core.snapshot = self._applied(config)
+        if self._serving:
+            self.core.sink = self._access.apply(config)
 
     def use_profile(self, name: str | None) -> None:
         """Have this profile of the config be active, or none, for requests that begin from now on."""
@@ -178,6 +183,8 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        self._serving = True
+        self.core.sink = self._access.apply(self.core.snapshot.config)
         tasks = [asyncio.create_task(self.fleet.run()), asyncio.create_task(self._follow())]
         for task in tasks:
             task.add_done_callback(_say_if_broken)

@@ -33,6 +33,7 @@ _LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _IMAGES: Final = (b'"image_url"', b'"input_image"', b'"image"')
 """How the APIs of OpenAI (chat, Responses) and of Anthropic name a part that is an image. Quotes inside of text are
 escaped, so only a whole string can be meant."""
+_NONE: Final = (b"null", b"[]")
 _BYTES_PER_TOKEN: Final = 4
 """Of English text and of JSON: about four. Other scripts have fewer characters and more bytes for each token."""
 _PATIENCE: Final = (b"x-stainless-read-timeout", b"x-stainless-timeout")
@@ -106,9 +107,8 @@ class Asked:
     def has_tools(self) -> bool:
         """Whether the model is offered tools or functions."""
         members = self.members
-        return any(
-            len(bytes(members[name])) > len("null") for name in ("tools", "functions") if name in members
-        )
+        sent = [bytes(members[name]) for name in ("tools", "functions") if name in members]
+        return any(tools not in _NONE for tools in sent)
 
     @property
     def has_images(self) -> bool:

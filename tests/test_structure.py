@@ -93,6 +93,7 @@ RUNNERS = re.compile(r"backends\.engines\.\w+\.runner|gateway\.fleet\.warden")
 LATE_IMPORTS = {
     "gateway/__main__.py": "`check`, `schema` and `key` do not pay for the server's imports",
     "gateway/console/explain.py": "the other commands do not pay for the gateway's imports",
+    "gateway/console/replay.py": "the other commands do not pay for the gateway's imports",
 }
 
 # (module, imported module) -> why it names a type of a higher floor, under `if TYPE_CHECKING` only

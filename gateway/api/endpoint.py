@@ -261,6 +261,8 @@ class Endpoint:
         if decision.trial is not None:
             decision.trial.watch(exchange, decision.is_canary)
         exchange.plan = plan
+        if decision.shadow is not None:
+            self._core.dispatcher.shadows.send(exchange, decision.shadow, decision.rule)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request that came through ASGI."""

@@ -100,6 +100,9 @@ def _choices(to: Choice, source: Source, where: Where, known: _Known) -> Iterato
     yield from _named(to, source, below, known)
     for at, each in enumerate(to.failover or ()):
         yield from _choices(each, source, (*below, at), known)
+    if to.shadow is not None:
+        yield from _choices(to.shadow.of, source, (*below, "of"), known)
+        yield from known.missing(to.shadow.to, source, (*below, "to"))
     if to.overflow is not None:
         yield from _choices(to.overflow.home, source, (*below, "home"), known)
         yield from _choices(to.overflow.to, source, (*below, "to"), known)

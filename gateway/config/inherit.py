@@ -48,6 +48,22 @@ def owners(config: Config) -> dict[str, str]:
     return {name: model for model, own in config.models.items() for name in (model, *own.names)}
 
 
+def looked_at(config: Config) -> tuple[list[str], list[str]]:
+    """Return the headers, in lower case, and the entries of `metadata` that the rules of a config look at."""
+    sections = [section for route in config.routes for section in (route.match, route.unless) if section]
+    waiting = [route.to for route in config.routes]
+    while waiting:
+        to = waiting.pop()
+        waiting += to.failover or ()
+        if to.shadow is not None:
+            waiting.append(to.shadow.of)
+        if to.overflow is not None:
+            waiting += (to.overflow.home, to.overflow.to)
+            sections.append(to.overflow.keep)
+    headers = {name.lower() for section in sections for name in section.header}
+    return sorted(headers), sorted({name for section in sections for name in section.metadata})
+
+
 def succession(config: Config, model: str, owner: Mapping[str, str]) -> list[str]:
     """Return the models that may serve a request for `model`, in the order of their turns.
 

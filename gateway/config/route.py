@@ -18,6 +18,7 @@ from backends.facts.units import Duration, Share, expected
 from gateway.config.canary import Growth
 from gateway.config.section import Frozen, Section, setting
 from gateway.config.texts import HeaderToMatch, Line, ModelGlob, ModelName, Name
+from gateway.priority import Priority
 
 
 def _listed(value: object) -> object:
@@ -104,6 +105,9 @@ class Match(Section):
 class Overflow(Section):
     """The bounds beyond which a model's requests go elsewhere. One of them is enough."""
 
+    wait: Duration | None = setting(
+        None, "The estimated wait for a slot of the model; not known before some have waited."
+    )
     queue: int | None = setting(
         None,
         "Requests that wait: in the gateway for the model, and in the engine of the least busy backend.",
@@ -127,6 +131,14 @@ class OverflowTo(Section):
         {"key_tag": ("local-only",)},
         "Requests that stay at home whatever happens. Left out, of keys with that tag.",
     )
+
+
+class ShadowTo(Section):
+    """A choice whose requests another model answers too, to nobody."""
+
+    of: To = setting(..., "Where the requests go.")
+    to: ModelName = setting(..., "The model that answers copies, by its name or an alias.")
+    sample: Share = setting("1%", "The share of the requests that are copied.")
 
 
 class CanaryTo(Growth):
@@ -170,6 +182,7 @@ class Choice(Section):
     canary: CanaryTo | None = setting(
         None, "A new model that gets a growing share of another one's requests while it is as good."
     )
+    shadow: ShadowTo | None = setting(None, "A choice whose requests another model answers too, to nobody.")
 
     def given(self) -> Iterator[str]:
         """Yield the kinds of choice that are given."""
@@ -187,10 +200,14 @@ class Route(Section):
     match: Match = setting({}, "What a request must be like. Left out, every request fits.")
     unless: Match | None = setting(None, "A request that is like this does not fit, whatever `match` says.")
     to: To = setting(..., "Where the request goes.")
+    priority: Priority | None = setting(
+        None, "The best class that the request has in a queue. Left out, that of the caller's key."
+    )
     unlisted: bool = setting(
         False, "Whether names that only this rule has are left out of the list of models."
     )
 
 
 OverflowTo.model_rebuild()
+ShadowTo.model_rebuild()
 Choice.model_rebuild()

@@ -7,7 +7,7 @@ from typing import Literal
 from backends.facts.units import Duration, Size, Wait
 from gateway.config.address import ListenAddress
 from gateway.config.section import Section, setting
-from gateway.config.texts import Origin
+from gateway.config.texts import Line, Origin
 
 
 class Limits(Section):
@@ -57,6 +57,11 @@ class Log(Section):
     )
     format: Literal["text", "json"] = setting(
         "text", "`text` for people, `json` for machines: one object per line."
+    )
+    access: Line | None = setting(
+        None,
+        "A file to which one line of JSON is added for each request that has ended; `-` is standard output. It has no "
+        "prompts, answers or keys. Left out, there is none.",
     )
 
 

@@ -221,6 +221,30 @@ class Overflow(Choice):
         return bool(self._keep) and all(condition.fits(asked, moment) for condition in self._keep)
 
 
+class Shadowed(Choice):
+    """Another choice, of which some requests are answered by a second model too, to nobody."""
+
+    def __init__(self, of: Choice, to: Plan, share: float) -> None:
+        """Have a `share` of the requests answered by `to` too."""
+        self._of = of
+        self._to = to
+        self._share = share
+
+    def choose(self, asked: Asked, moment: Moment, decision: Decision) -> Plan:
+        if moment.rng.random() < self._share and asked.request.operation in self._to.candidates:
+            decision.shadow = self._to
+        return self._of.choose(asked, moment, decision)
+
+    def plans(self) -> Iterator[Plan]:
+        yield from self._of.plans()
+
+    def why(self, asked: Asked, moment: Moment) -> list[str]:
+        return [
+            *self._of.why(asked, moment),
+            f"{self._share:.3g} of all are answered by '{self._to.model}' too",
+        ]
+
+
 class Trial(Choice):
     """A canary's model for its share of the requests, which grows while it is as good, else the incumbent's."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from gateway.admission.pace import UNKNOWN
 from gateway.config.route import Overflow
 from gateway.fleet.lease import Target
 from gateway.routing.catalog import Plan
@@ -74,6 +75,10 @@ class Crowding:
             yield "the number of backends that are up", 1.0, "0", "1"
             return
         gate = home.gate
+        if bounds.wait is not None and gate is not None:
+            wait = 0.0 if gate.has_room else gate.wait(gate.waiting + 1)
+            if wait != UNKNOWN:
+                yield "the estimated wait", wait / bounds.wait, f"{wait:.3g} s", f"{bounds.wait:g} s"
         if bounds.queue is not None:
             waiting = (0 if gate is None else gate.waiting) + min(
                 [_waiting(target, now) for target in usable]

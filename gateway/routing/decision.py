@@ -38,10 +38,11 @@ class Decision:
 
     `asked_for` is the name the client asked for, `rule` the name of the rule that decided, empty where none did.
     `reason` is from a closed set: how the plan was chosen. `plan` is what the request is served by. `trial` is the
-    canary that its outcome counts for, None for most; `is_canary` whether it goes to the canary's own model.
+    canary that its outcome counts for, None for most; `is_canary` whether it goes to the canary's own model. `shadow`
+    is what answers a copy of it too; None for most.
     """
 
-    __slots__ = ("asked_for", "at", "id", "is_canary", "plan", "reason", "rule", "trial")
+    __slots__ = ("asked_for", "at", "id", "is_canary", "plan", "reason", "rule", "shadow", "trial")
 
     def __init__(self, id: bytes, asked_for: str, rule: str, at: float) -> None:
         """Begin a decision at `at`, seconds since the epoch."""
@@ -53,6 +54,7 @@ class Decision:
         self.plan: Plan
         self.trial: LiveCanary | None = None
         self.is_canary: bool = False
+        self.shadow: Plan | None = None
 
     def told(self) -> dict[str, object]:
         """Return the decision as plain values."""

@@ -15,18 +15,21 @@ from gateway.routing.catalog import Catalog, Group, Plan, quoted
 from gateway.routing.decision import Decision, Decisions, Moment
 from gateway.routing.rules import Rules
 from gateway.routing.state import State
+from gateway.telemetry.cells import Value
 
 
 class Router:
     """Decides where requests go, by one config."""
 
-    __slots__ = ("_state", "catalog", "rules")
+    __slots__ = ("_by_name", "_state", "catalog", "rules")
 
     def __init__(self, catalog: Catalog, rules: Rules, state: State) -> None:
         """`state` has what outlives the config."""
         self.catalog: Catalog = catalog
         self.rules: Rules = rules
         self._state: State = state
+        self._by_name: dict[str, Value] = {}
+        """The counters of requests that no rule decided on, by the model they went to."""
 
     @property
     def decisions(self) -> Decisions:
@@ -35,14 +38,24 @@ class Router:
 
     def decide(self, asked: Asked, now: float) -> Decision:
         """Return where a request goes at `now`, the loop's time. Raises GatewayError where it may go nowhere."""
-        state, wall = self._state, time()
+        state = self._state
+        decision = self.decide_at(asked, Moment(now, time(), state.rng))
+        plan = decision.plan
+        counter = self._by_name.get(plan.model) if not decision.rule else None
+        if counter is None:
+            counter = state.metrics.decisions.cell(decision.rule or "-", decision.reason, plan.model)
+            if not decision.rule:
+                self._by_name[plan.model] = counter
+        counter.value += 1
+        return decision
+
+    def decide_at(self, asked: Asked, moment: Moment) -> Decision:
+        """Return where a request goes at any moment, uncounted. Raises GatewayError where it may go nowhere."""
         if not self.rules:
-            decision = state.decisions.begin(asked.request.model, "", wall)
+            decision = self.decisions.begin(asked.request.model, "", moment.wall)
             decision.plan = self.catalog.resolve(asked.request.model, asked.caller)
         else:
-            decision = self._by_rules(asked, Moment(now, wall, state.rng))
-        plan = decision.plan
-        state.metrics.decisions.cell(decision.rule or "-", decision.reason, plan.model).value += 1
+            decision = self._by_rules(asked, moment)
         return decision
 
     def able(self, plan: Plan, asked: Asked) -> tuple[Group, ...] | None:
@@ -61,6 +74,8 @@ class Router:
         decision = self._state.decisions.begin(name, "" if rule is None else rule.name, moment.wall)
         if rule is not None:
             decision.plan = rule.choice.choose(asked, moment, decision)
+            if rule.priority is not None:
+                asked.best_priority = rule.priority
         elif own:
             decision.plan = self.catalog.resolve(name, asked.caller)
         else:

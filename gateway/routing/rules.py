@@ -16,9 +16,20 @@ from gateway.config import route as settings
 from gateway.config.canary import Growth
 from gateway.config.check_routes import virtual as new_names
 from gateway.config.schema import Config
+from gateway.priority import NUMBERS
 from gateway.routing.canaries import Canaries
 from gateway.routing.catalog import Plan
-from gateway.routing.choices import Absent, Choice, Failover, Overflow, Served, Trial, Warm, Weighted
+from gateway.routing.choices import (
+    Absent,
+    Choice,
+    Failover,
+    Overflow,
+    Served,
+    Shadowed,
+    Trial,
+    Warm,
+    Weighted,
+)
 from gateway.routing.crowding import Crowding
 from gateway.routing.decision import Moment
 from gateway.routing.match import Condition, OneOf, conditions
@@ -27,17 +38,18 @@ from gateway.routing.match import Condition, OneOf, conditions
 class Rule:
     """One rule: conditions, exceptions, and where a request goes that fits."""
 
-    __slots__ = ("choice", "conditions", "exceptions", "label", "name")
+    __slots__ = ("choice", "conditions", "exceptions", "name", "priority")
 
     def __init__(
         self, name: str, conditions: Sequence[Condition], exceptions: Sequence[Condition], choice: Choice
     ) -> None:
         """Make a rule that requests fit which meet all conditions, unless there are exceptions and they meet all."""
         self.name: str = name
-        self.label: bytes = name.encode()
         self.conditions: tuple[Condition, ...] = tuple(conditions)
         self.exceptions: tuple[Condition, ...] = tuple(exceptions)
         self.choice: Choice = choice
+        self.priority: int | None = None
+        """The best class that its requests have in a queue; None: that of the caller's key."""
 
     def fits(self, asked: Asked, moment: Moment) -> bool:
         """Tell whether a request fits."""
@@ -160,12 +172,10 @@ class _Builder:
     def rule(self, route: settings.Route) -> Rule:
         """Return a rule."""
         salt, own_name = route.name, self._models.own_name
-        return Rule(
-            route.name,
-            conditions(route.match, salt, own_name),
-            [] if route.unless is None else conditions(route.unless, f"{salt}/unless", own_name),
-            self._choice(route.to, salt),
-        )
+        unless = [] if route.unless is None else conditions(route.unless, f"{salt}/unless", own_name)
+        rule = Rule(route.name, conditions(route.match, salt, own_name), unless, self._choice(route.to, salt))
+        rule.priority = None if route.priority is None else NUMBERS[route.priority]
+        return rule
 
     def _choice(self, to: settings.Choice, path: str) -> Choice:
         """Return a choice. `path` is where it stands, so that its draws and what it remembers are its own."""
@@ -177,6 +187,9 @@ class _Builder:
             return self._overflow(to.overflow, path)
         if to.canary is not None:
             return self._canary(to.canary, path)
+        if to.shadow is not None:
+            of, found = self._choice(to.shadow.of, f"{path}/of"), self._models.find([to.shadow.to])
+            return Shadowed(of, found[to.shadow.to], to.shadow.sample) if found else of
         names = to.warm or tuple(to.weighted or ()) or (to.model or "",)
         plans = self._models.find([name for name in names if to.weighted is None or to.weighted[name]])
         if not plans:

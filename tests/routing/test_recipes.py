@@ -55,6 +55,9 @@ CASES = [
     Case("ab-test", {"model": "chat", "user": "ann@example.com"}, "staff", ["b"]),
     Case("ab-test", {"model": "chat", "user": "ann"}, "ab", ["b"]),
     Case("ab-test", {"model": "chat", "user": "cid"}, "ab", ["a"]),
+    Case("priorities", {"model": "qwen"}, None, ["qwen"], "nightly"),
+    Case("shadow", {"model": "qwen"}, "try-next", ["qwen"]),
+    Case("persona", {"model": "librarian"}, None, ["librarian"]),
     Case("lora", {"model": "base", "metadata": {"tenant": "law-7"}}, "law-firms", ["legal", "base"]),
     Case("lora", {"model": "sql"}, None, ["sql", "base"]),
 ]

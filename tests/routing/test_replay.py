@@ -1,0 +1,128 @@
+"""The access log of a running gateway, and its replay against another config."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.__main__ import main
+from tests.faults.clients import CHAT, until
+from tests.routing.test_routes import MODELS, ask, model_of, routed
+
+RULES = """
+  - {name: batch, match: {header: {X-Tier: batch}, metadata: {team: "*"}}, to: small}
+  - {name: long, match: {prompt_tokens: {min: 500}}, to: small}
+"""
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+async def test_each_request_is_a_line_without_what_nobody_needs_to_know(tmp_path: Path) -> None:
+    file = tmp_path / "access.jsonl"
+    more = f'server: {{listen: "127.0.0.1:0", log: {{access: "{file}"}}}}'
+    async with routed(tmp_path, RULES, more=more) as (served, _, _):
+        secret = {"x_tier": "batch", "authorization": "Bearer hidden-key", "x_other": "hidden-header"}
+        await ask(served, headers=secret, metadata={"team": "a", "other": "hidden-entry"}, user="ann")
+        await ask(served, "none")
+        await ask(served, stream=True, messages=[{"role": "user", "content": "hidden-prompt"}])
+        await until(lambda: len(lines(file)) == 3, "all are written")
+        batch, unknown, stream = lines(file)
+        assert "hidden" not in file.read_text()
+        assert batch["asked"] == {
+            "model": "big",
+            "key": "anyone",
+            "user": "ann",
+            "prompt_tokens": batch["asked"]["prompt_tokens"],
+            "headers": {"x-tier": "batch"},
+            "metadata": {"team": "a"},
+        }
+        assert (batch["rule"], batch["model"], batch["backend"]) == ("batch", "small", "second")
+        assert (batch["outcome"], batch["attempts"]) == ("ok", 1)
+        assert batch["tokens"]["out"] > 0
+        assert unknown["outcome"] == "client_error"
+        assert "rule" not in unknown
+        assert stream["asked"]["stream"] is True
+        for line in (batch, unknown, stream):
+            assert sum(line["hops"].values()) == pytest.approx(line["milliseconds"], abs=0.02)
+
+
+async def test_a_log_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = f'server: {{listen: "127.0.0.1:0", log: {{access: "{tmp_path}/none/access.jsonl"}}}}'
+    async with routed(tmp_path, RULES, more=more) as (served, _, _):
+        assert model_of(await ask(served)) == "big"
+    assert "there is no access log" in caplog.text
+
+
+OTHER = """
+  - {name: batch, match: {header: {X-Tier: batch}}, to: big}
+  - {name: long, match: {prompt_tokens: {min: 500}}, to: small}
+  - {name: tools, match: {tools: true}, to: small}
+"""
+
+
+async def test_a_replay_tells_what_would_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "access.jsonl"
+    more = f'server: {{listen: "127.0.0.1:0", log: {{access: "{file}"}}}}'
+    async with routed(tmp_path, RULES, more=more) as (served, _, _):
+        for _ in range(2):
+            await ask(served, headers={"x_tier": "batch"}, metadata={"team": "a"})
+        await ask(served, tools=[{"type": "function", "function": {"name": "f"}}])
+        await ask(served, messages=[{"role": "user", "content": "word " * 1000}])
+        await ask(served)
+        await until(lambda: len(lines(file)) == 5, "all are written")
+    with file.open("a") as log:
+        log.write("no JSON\n")
+    same, other = tmp_path / "same.yaml", tmp_path / "other.yaml"
+    for config, rules in ((same, RULES), (other, OTHER)):
+        config.write_text(
+            'backends:\n  first: {engine: openai, url: "http://127.0.0.1:1"}\n'
+            f'  second: {{engine: openai, url: "http://127.0.0.1:2"}}\n{MODELS}\nroutes:\n{rules}'
+        )
+    assert await asyncio.to_thread(main, ["replay", str(other), str(file)]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "5 requests, of which 3 would go elsewhere or by another rule",
+        "  2 from small by rule 'batch' to big by rule 'batch'",
+        "  1 from big to small by rule 'tools'",
+        "1 lines are not of an access log, or of requests that were refused before they were read",
+    ]
+    await asyncio.to_thread(main, ["replay", str(same), str(file)])
+    assert "5 requests, of which 0 would go elsewhere" in capsys.readouterr().out
+    await asyncio.to_thread(main, ["replay", "--json", str(other), str(file)])
+    changes = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(changes) == 3
+    assert changes[2]["now"] == {"rule": "tools", "model": "small"}
+    assert main(["replay", str(same), str(tmp_path / "none")]) == 1
+    assert "cannot read" in capsys.readouterr().err
+
+
+async def test_what_a_rule_shadows_is_answered_twice_and_told_once(tmp_path: Path) -> None:
+    rules = "  - {name: try, match: {model: big}, to: {shadow: {of: big, to: small, sample: 100%}}}"
+    async with routed(tmp_path, rules) as (served, first, second):
+        answer = await ask(served)
+        assert model_of(answer) == "big"
+        await until(lambda: served.metric("gateway_shadow_total", route="try") == 1, "the copy ended")
+        chats = [[each for each in engine.requests if each.path == CHAT] for engine in (first, second)]
+        assert [len(each) for each in chats] == [1, 1]
+        assert served.metric("gateway_requests_total", model="small") == 0
+
+
+async def test_a_rule_settles_the_class_in_the_queue(tmp_path: Path) -> None:
+    models = MODELS.replace("aliases: [gpt-4]", "admission: {concurrency: 1, queue: 10}")
+    rules = "  - {name: nightly, match: {header: {x-tier: batch}}, to: big, priority: batch}"
+    async with routed(tmp_path, rules, models) as (served, first, _):
+        first.set(rules=[{"gap": 0.05}])
+        held = asyncio.create_task(ask(served))
+        await first.arrived()
+        waiting = asyncio.create_task(ask(served, headers={"x_tier": "batch"}))
+        queued = "gateway_requests_queued"
+        await until(lambda: served.metric(queued, model="big", priority="batch") == 1, "it waits as batch")
+        assert served.metric(queued, model="big", priority="normal") == 0
+        assert {model_of(await held), model_of(await waiting)} == {"big"}
