@@ -97,8 +97,8 @@ class Match(Section):
     time: Window | None = setting(None, "When the request comes.")
     share: Share | None = setting(
         None,
-        "A part of the requests: by the user, if the client says whom it serves, so that each has the same answer each "
-        "time; else by chance.",
+        "A part of the requests: by the user, if the client says whom it serves, else by the session that a coding "
+        "agent names, so that each has the same answer each time; else by chance.",
     )
 
 
@@ -172,7 +172,8 @@ class Choice(Section):
     )
     weighted: Frozen[ModelName, int] | None = setting(
         None,
-        "Models by their weights. A user whom the client names always gets the same one, all others by chance.",
+        "Models by their weights. A user whom the client names always gets the same one, so does a coding agent's "
+        "session where no user is named; all others by chance.",
         min_length=1,
     )
     failover: tuple[To, ...] | None = setting(

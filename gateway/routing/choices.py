@@ -23,7 +23,7 @@ from gateway.routing.canaries import Canaries
 from gateway.routing.catalog import Plan
 from gateway.routing.crowding import Crowding
 from gateway.routing.decision import Decision, Moment
-from gateway.routing.match import Condition, lot
+from gateway.routing.match import Condition, lot, whose
 
 
 class Choice(ABC):
@@ -118,7 +118,7 @@ class Warm(Choice):
 
 
 class Weighted(Choice):
-    """Models by their weights: the same one for each user, by chance where no user is named."""
+    """Models by their weights: the same one for each user or session, by chance where none is named."""
 
     def __init__(self, plans: Sequence[Plan], weights: Sequence[int], salt: str) -> None:
         """`salt` makes this choice independent of others."""
@@ -143,7 +143,7 @@ class Weighted(Choice):
         ]
         return [
             ", ".join(shares),
-            f"by the user {asked.user[:80]!r}" if asked.user else "by chance: no user is named",
+            _whose(asked),
         ]
 
 
@@ -268,10 +268,9 @@ class Trial(Choice):
 
     def why(self, asked: Asked, moment: Moment) -> list[str]:
         live = self._canaries.canary(self._path, self._of, moment.now)
-        whose = f"by the user {asked.user[:80]!r}" if asked.user else "by chance: no user is named"
         state = live.state.value.replace("_", " ") + (f": {live.reason}" if live.reason else "")
         share = f"the canary '{self._canary.model}' gets {live.share:.3g} of the requests ({state})"
-        return [share, f"the model '{self._incumbent.model}' gets the others", whose]
+        return [share, f"the model '{self._incumbent.model}' gets the others", _whose(asked)]
 
 
 def is_warm(target: Target, now: float) -> bool:
@@ -281,6 +280,11 @@ def is_warm(target: Target, now: float) -> bool:
         return False
     loaded = backend.load.models(now)
     return loaded is None or target.model in loaded
+
+
+def _whose(asked: Asked) -> str:
+    found = whose(asked)
+    return f"by the {found}" if found else "by chance: no user or session is named"
 
 
 def _able(plans: Sequence[Plan], operation: Operation) -> Sequence[Plan]:

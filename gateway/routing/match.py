@@ -13,13 +13,17 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from gateway.asked import Asked
+from gateway.asked import Asked, share
+from gateway.balance.sessions import AGENT, Source, session
 from gateway.config.route import Match, Range, Window
 from gateway.globs import Globs
 from gateway.routing.decision import Moment
 
 _SHOWN = 80
 """Most characters of a request's own text in an explanation."""
+_AGENT = Source(AGENT)
+_SESSIONS = (_AGENT,)
+"""Where a request names its session: as coding agents do."""
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
@@ -133,7 +137,7 @@ class During(Condition):
 
 
 class Part(Condition):
-    """The request is in a part of all: the same for each user, by chance where no user is named."""
+    """The request is in a part of all: the same for each user or session, by chance where none is named."""
 
     def __init__(self, salt: str, share: float) -> None:
         super().__init__("share", f"{share:.0%} of the requests")
@@ -144,13 +148,27 @@ class Part(Condition):
         return lot(asked, self._salt, moment) < self._share
 
     def found(self, asked: Asked, moment: Moment) -> str:
-        return f"user {asked.user[:_SHOWN]!r}" if asked.user else "no user, so chance"
+        return whose(asked) or "no user or session, so chance"
 
 
 def lot(asked: Asked, salt: str, moment: Moment) -> float:
-    """Return a number from 0 up to 1: the same for the same `salt` and user; by chance where no user is named."""
+    """Return a number from 0 up to 1: the same for the same `salt` and user, else session; by chance without either.
+
+    A session belongs to its key: the same id with two keys has two lots.
+    """
     user = asked.user
-    return asked.share(salt, user) if user else moment.rng.random()
+    if user:
+        return asked.share(salt, user)
+    found = session(_SESSIONS, asked)
+    return share(salt, f"session {found}") if found else moment.rng.random()
+
+
+def whose(asked: Asked) -> str:
+    """Return in words whose lot a request has; empty where it is chance."""
+    if asked.user:
+        return f"user {asked.user[:_SHOWN]!r}"
+    found = _AGENT.find(asked)
+    return f"session {found[:_SHOWN]!r}" if found else ""
 
 
 def conditions(match: Match, salt: str, own_name: Callable[[str], str]) -> list[Condition]:

@@ -129,6 +129,19 @@ def test_weights_are_kept_by_chance_and_by_user() -> None:
         assert 230 < found["c"] < 370
 
 
+def test_weights_are_kept_by_the_session_of_an_agent_where_no_user_is_named() -> None:
+    models = [plan(name, target(name)) for name in "ab"]
+    weighted = choices.Weighted(models, [1, 1], "rule")
+    sessions = [asked(prompt_cache_key=f"s{number}") for number in range(200)]
+    moment, decision = Moment(0.0, 0.0, Random(1)), Decision(b"", "m", "rule", 0.0)
+    first = [weighted.choose(each, moment, decision).model for each in sessions]
+    assert first == [weighted.choose(each, moment, decision).model for each in sessions]
+    assert 70 < first.count("a") < 130
+    assert weighted.why(sessions[0], moment)[-1] == "by the session 's0'"
+    assert weighted.why(asked(user="ann"), moment)[-1] == "by the user 'ann'"
+    assert weighted.why(asked(), moment)[-1] == "by chance: no user or session is named"
+
+
 KEEP = conditions(validate(Match, {"key_tag": "local-only"}), "keep", str)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from random import Random
 from typing import Any
@@ -140,6 +141,35 @@ def test_a_share_is_the_same_for_each_user_and_independent_between_rules() -> No
     assert 120 < len(one & other) < 240, "as many as by chance"
 
 
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda number: asked(x_session_id=f"s{number}"),
+        lambda number: asked({"prompt_cache_key": f"s{number}"}),
+    ],
+)
+def test_without_a_user_a_share_is_the_same_for_each_session_of_a_key(of: Callable[[int], Asked]) -> None:
+    (part,) = conditions(validate(Match, {"share": "30%"}), "rule", str)
+    when = moment()
+    chosen = {number for number in range(2000) if part.fits(of(number), when)}
+    assert 500 < len(chosen) < 700
+    assert chosen == {number for number in range(2000) if part.fits(of(number), when)}
+    other = Caller("team-b", None, False)
+    theirs = {n for n in range(2000) if part.fits(asked(caller=other, x_session_id=f"s{n}"), when)}
+    assert 120 < len(chosen & theirs) < 240, "as many as by chance"
+
+
+def test_a_user_goes_before_a_session() -> None:
+    (part,) = conditions(validate(Match, {"share": "30%"}), "rule", str)
+    named = asked({"user": "ann"}, x_session_id="s1")
+    of_user = part.fits(asked({"user": "ann"}), moment())
+    assert all(
+        part.fits(asked({"user": "ann"}, x_session_id=f"s{number}"), moment()) is of_user
+        for number in range(50)
+    )
+    assert part.found(named, moment()) == "user 'ann'"
+
+
 def test_without_a_user_a_share_is_drawn_for_each_request() -> None:
     (part,) = conditions(validate(Match, {"share": "30%"}), "rule", str)
     when = moment()
@@ -161,6 +191,8 @@ def test_without_a_user_a_share_is_drawn_for_each_request() -> None:
         ({"stream": True}, asked(), "true", "false"),
         ({"header": {"x-tier": "a"}}, asked(), "a", "nothing"),
         ({"share": "5%"}, asked({"user": "ann"}), "5% of the requests", "user 'ann'"),
+        ({"share": "5%"}, asked(x_session_id="s1"), "5% of the requests", "session 's1'"),
+        ({"share": "5%"}, asked(), "5% of the requests", "no user or session, so chance"),
     ],
 )
 def test_a_condition_says_what_it_demands_and_what_it_found(
