@@ -20,6 +20,7 @@ from backends.facts.units import Duration, Share, Size, Wait
 from gateway.config.backend import BackendConfig, Consequence, consequence
 from gateway.config.problems import quote
 from gateway.config.schema import Config
+from gateway.config.section import Section
 
 MOST = 20
 """The most differences that are told of one thing."""
@@ -151,6 +152,10 @@ def _shown(value: Any, kind: Any) -> str:
         return "not set"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Section):
+        kinds = _kinds(type(value))
+        given = [f"{name}: {_shown(getattr(value, name), kinds[name])}" for name in value.model_fields_set]
+        return f"{{{_some(sorted(given), ', ')}}}"
     if isinstance(value, BaseModel | SecretStr | Mapping):
         return "…"
     if kind in (Duration, Wait):

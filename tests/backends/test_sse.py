@@ -224,6 +224,7 @@ def test_an_event_grows_until_it_ends_and_a_comment_never_does(kind: type[sse.Fr
     assert seen == [True, True, False, False, False, False, False, True, False]
 
 
+@pytest.mark.timeout(240)  # half a million pieces, each seen by tracemalloc
 @pytest.mark.parametrize("size", [2, 1024])
 @pytest.mark.parametrize("kind", [sse.Framer, sse.Blocks, ndjson.Framer])
 def test_an_event_in_many_pieces_costs_its_bytes(

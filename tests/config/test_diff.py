@@ -24,7 +24,7 @@ MOVED = "new requests go to the new place, those under way finish at the old one
 RELAUNCHED = "its engine ends when requests under way have finished, and is started anew; others wait"
 MODEL = (
     "aliases +z -x, targets +cpu, targets.a.model q -> 'q 2', targets.a.weight 1 -> 3, "
-    "concurrency not set -> 4, heartbeat not set -> 5s"
+    "admission not set -> {concurrency: 4}, heartbeat not set -> 5s"
 )
 
 
@@ -75,7 +75,8 @@ MODEL = (
         ("qwen: {aliases", "other: {targets: {cpu: m}}\n  qwen: {aliases", ["model 'other' is added"]),
         (
             "aliases: [x, y], targets: {a: q}",
-            "aliases: [y, z], targets: {a: {model: 'q 2', weight: 3}, cpu: c}, heartbeat: 5s, concurrency: 4",
+            ("aliases: [y, z], targets: {a: {model: 'q 2', weight: 3}, cpu: c}, heartbeat: 5s, "
+            "admission: {concurrency: 4}"),
             [f"model 'qwen' changes: {MODEL}"],
         ),
         ("[x, y]", "[y, x]", ["model 'qwen' changes: aliases another order"]),

@@ -22,8 +22,8 @@ from gateway.fleet.backend import Backend
 from tests.faults.clients import until
 from tests.serving import Answer, Served, idle, serving
 
-SECRET = "canary-of-the-engines-key"
-PROMPT = "canary-of-the-prompt"
+SECRET = "cuckoo-of-the-engines-key"
+PROMPT = "cuckoo-of-the-prompt"
 FAULTY = "faulty one two three"
 HEALTHY = "healthy one two three"
 

@@ -11,7 +11,7 @@ import pytest
 from gateway.logs import Json, Text
 from tests.faults.support import PROMPT, SECRET, stage
 
-ANSWER = "canary-of-an-answer"
+ANSWER = "cuckoo-of-an-answer"
 WORDS = f"{ANSWER} {PROMPT} {SECRET}"
 
 

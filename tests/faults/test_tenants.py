@@ -18,7 +18,7 @@ from gateway.fake.engine import FakeEngine
 from tests.faults.clients import CHAT, chat, client, config, http, rest, settled
 from tests.serving import Served, serving
 
-A, B, NEW = "sk-canary-tenant-a", "sk-canary-tenant-b", "sk-canary-tenant-a-next"
+A, B, NEW = "sk-cuckoo-tenant-a", "sk-cuckoo-tenant-b", "sk-cuckoo-tenant-a-next"
 TWO = """
   own-b: {targets: {engine-0: up}, fallback: [m]}
 keys:
@@ -34,7 +34,7 @@ SIMPLE = {CHAT, "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/models/m
 """What the engine of these tests can do with a plain body."""
 PRESENTED = {
     "no key": (None, 401),
-    "an unknown key": ("sk-canary-unknown", 401),
+    "an unknown key": ("sk-cuckoo-unknown", 401),
     "a key's hash": (hashlib.sha256(A.encode()).hexdigest(), 401),
     "a key's hash as the config writes it": ("sha256:" + hashlib.sha256(A.encode()).hexdigest(), 401),
     "a backend's key": ("backend-secret", 401),
@@ -84,7 +84,7 @@ async def test_every_route_asks_for_a_key_unless_it_is_on_the_list(tmp_path: Pat
                     assert answer.status == 200 or (path not in SIMPLE and answer.status not in (401, 403)), (
                         seen
                     )
-                assert b"canary" not in answer.body
+                assert b"cuckoo" not in answer.body
                 assert b"backend-secret" not in answer.body
         await rest(served)
 
@@ -146,7 +146,7 @@ async def test_an_engines_inner_life_stays_inside(
 ) -> None:
     """Stack traces, addresses and keys in an engine's error go to no client; keys not even to the log."""
     told = (
-        f"Traceback (most recent call last): File /srv/engine.py, http://10.0.0.7:8000, tenant canary-b {B}"
+        f"Traceback (most recent call last): File /srv/engine.py, http://10.0.0.7:8000, tenant cuckoo-b {B}"
     )
     reply = {"status": status, "body": {"error": {"message": told, "type": "x", "code": "x", "param": told}}}
     async with (
@@ -157,7 +157,7 @@ async def test_an_engines_inner_life_stays_inside(
         for stream in (False, True):
             answer = await served.post(CHAT, chat(stream=stream), authorization=f"Bearer {A}")
             assert answer.status >= 400
-            for word in (b"Traceback", b"/srv/", b"10.0.0.7", b"canary", engine.url.encode()):
+            for word in (b"Traceback", b"/srv/", b"10.0.0.7", b"cuckoo", engine.url.encode()):
                 assert word not in answer.body
             assert answer.headers["x-request-id"]
         assert A not in caplog.text
@@ -172,16 +172,16 @@ async def test_a_key_is_in_no_log_and_no_metric(tmp_path: Path, caplog: pytest.L
         FakeEngine(models=["up"]) as engine,
         serving(tmp_path, config(engine.url, extra=TWO), ENVIRON) as served,
     ):
-        for key in (A, "sk-canary-wrong"):
-            for body in (chat("canary of the prompt"), {**chat(), "model": "canary-model"}, b"canary"):
-                answer = await served.post(CHAT, body, authorization=f"Bearer {key}", x_canary="canary")
+        for key in (A, "sk-cuckoo-wrong"):
+            for body in (chat("cuckoo of the prompt"), {**chat(), "model": "cuckoo-model"}, b"cuckoo"):
+                answer = await served.post(CHAT, body, authorization=f"Bearer {key}", x_cuckoo="cuckoo")
                 if answer.status != 404:
-                    assert b"canary" not in answer.body
+                    assert b"cuckoo" not in answer.body
         await engine.down()
-        assert (await served.post(CHAT, chat("canary"), authorization=f"Bearer {A}")).status == 502
-        assert "canary" not in "".join(served.gateway.metrics.pieces())
+        assert (await served.post(CHAT, chat("cuckoo"), authorization=f"Bearer {A}")).status == 502
+        assert "cuckoo" not in "".join(served.gateway.metrics.pieces())
         await engine.up()
-    assert "canary" not in "".join(
+    assert "cuckoo" not in "".join(
         r.getMessage() for r in caplog.records if r.name.startswith(("gateway", "uvicorn"))
     )
 

@@ -23,7 +23,8 @@ PLAYS = [
 ]
 HEADERS = {
     "content-type", "content-length", "transfer-encoding", "connection", "date", "cache-control", "x-accel-buffering",
-    "x-request-id", "x-gateway-backend", "x-gateway-model", "x-gateway-attempts", "retry-after", "x-should-retry",
+    "x-request-id", "x-gateway-decision", "x-gateway-backend", "x-gateway-model", "x-gateway-attempts", "retry-after",
+    "x-should-retry",
 }  # fmt: skip
 CLIENTS_OWN = (400, 413, 422)
 OUTCOMES = {

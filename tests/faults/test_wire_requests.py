@@ -22,7 +22,7 @@ KEYS = """
   org/model: {targets: {engine-0: up}}
 keys: {a: {value: "${env.A}"}, b: {value: "${env.B}", models: [other]}}
 """
-A, B = "sk-canary-aaaaaaaaaaaaaaaaaaaa-one", "sk-canary-aaaaaaaaaaaaaaaaaaaa-two"
+A, B = "sk-cuckoo-aaaaaaaaaaaaaaaaaaaa-one", "sk-cuckoo-aaaaaaaaaaaaaaaaaaaa-two"
 BEARER = f"Authorization: Bearer {A}"
 CLOSE = "Connection: close"
 
@@ -389,7 +389,7 @@ async def test_other_methods(method: str, path: str, stage: Stage) -> None:
     """Whatever the answer, it has the right form, and the connection goes on behind it. Nothing is echoed."""
     async with client(stage.served.port) as caller:
         await caller.send(
-            http(None, BEARER, "X-Canary: canary", "Origin: https://evil.test", path=path, method=method)
+            http(None, BEARER, "X-Canary: cuckoo", "Origin: https://evil.test", path=path, method=method)
         )
         await caller.send(http(None, path="/healthz", method="GET"))
         if method == "HEAD":
@@ -406,7 +406,7 @@ async def test_other_methods(method: str, path: str, stage: Stage) -> None:
     if expected == 405:
         assert answer.headers["allow"] == ("GET, HEAD" if reads else "POST")
     assert answer.status == expected
-    assert b"canary" not in answer.body
+    assert b"cuckoo" not in answer.body
     assert answer.headers["x-request-id"]
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
@@ -437,7 +437,7 @@ async def test_the_stage_is_as_clean_as_before(stage: Stage) -> None:
     answer = await stage.answer(http(chat(), BEARER, CLOSE))
     assert answer.status == 200
     page = "".join(stage.served.gateway.metrics.pieces()).encode()
-    assert b"canary" not in page
+    assert b"cuckoo" not in page
     assert {line.split(b'model="')[1].split(b'"')[0] for line in page.splitlines() if b'model="' in line} <= {
         b"-",
         b"m",
