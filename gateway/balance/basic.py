@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from random import Random
 
 from gateway.asked import Asked
-from gateway.balance.loaded import Balancer, Loaded, least
+from gateway.balance.loaded import Balancer, Loaded, Weighed, least, weighed_by_load
 
 
 class LeastLoaded(Balancer):
@@ -28,6 +28,10 @@ class LeastLoaded(Balancer):
         """Return the index of the target with the least load for its weight."""
         return least(targets, None, now, self._rng)
 
+    def weigh(self, targets: Sequence[Loaded], asked: Asked | None, now: float) -> list[Weighed]:
+        """Return the load of each target for its weight."""
+        return weighed_by_load(targets, None, now)
+
 
 class RoundRobin(Balancer):
     """Each target in turn, as often as its weight says, evenly spread: the smooth weighted rotation nginx uses."""
@@ -41,18 +45,33 @@ class RoundRobin(Balancer):
 
     def choose(self, targets: Sequence[Loaded], asked: Asked | None, now: float) -> int:
         """Return the index of the target whose turn it is, and take note of the turn."""
+        best, earned = self._turn(targets)
         total = 0.0
-        best, best_credit = 0, float("-inf")
         for index in range(len(targets)):
-            target = targets[index]
-            weight = target.weight
-            credit = self._credit.get(target.name, 0.0) + weight
-            self._credit[target.name] = credit
-            total += weight
-            if credit > best_credit:
-                best, best_credit = index, credit
+            total += targets[index].weight
+            self._credit[targets[index].name] = earned[index]
         self._credit[targets[best].name] -= total
         return best
+
+    def weigh(self, targets: Sequence[Loaded], asked: Asked | None, now: float) -> list[Weighed]:
+        """Return the credit of each target, and whose turn it is."""
+        best, earned = self._turn(targets)
+        return [
+            Weighed(credit, "its credit: the highest one's turn it is", float(index == best))
+            for index, credit in enumerate(earned)
+        ]
+
+    def _turn(self, targets: Sequence[Loaded]) -> tuple[int, list[float]]:
+        """Return the index of the target whose turn it is, and the credit that each has for this turn."""
+        best, best_credit = 0, float("-inf")
+        earned: list[float] = []
+        for index in range(len(targets)):
+            target = targets[index]
+            credit = self._credit.get(target.name, 0.0) + target.weight
+            earned.append(credit)
+            if credit > best_credit:
+                best, best_credit = index, credit
+        return best, earned
 
     def keep(self, names: Collection[str]) -> None:
         """Forget every target whose name is not among `names`: it has left the config."""
@@ -73,11 +92,18 @@ class Chance(Balancer):
 
     def choose(self, targets: Sequence[Loaded], asked: Asked | None, now: float) -> int:
         """Return the index that chance decides on."""
+        return by_sums(running_sums(self._parts(targets)), self._rng.random())
+
+    def weigh(self, targets: Sequence[Loaded], asked: Asked | None, now: float) -> list[Weighed]:
+        """Return the part of each target in what is drawn from."""
+        parts = self._parts(targets)
+        total = running_sums(parts)[-1]
+        return [Weighed(part, "drawn by chance, as often as this says", part / total) for part in parts]
+
+    def _parts(self, targets: Sequence[Loaded]) -> list[float]:
         if self._by_weight:
-            parts = [target.weight for target in targets]
-        else:
-            parts = [target.weight / target.share for target in targets]
-        return by_sums(running_sums(parts), self._rng.random())
+            return [target.weight for target in targets]
+        return [target.weight / target.share for target in targets]
 
 
 class TwoChoices(Balancer):
@@ -99,7 +125,20 @@ class TwoChoices(Balancer):
             return 0
         first, second = two(targets, self._rng)
         one, other = targets[first], targets[second]
-        return second if other.load(now) / other.weight < one.load(now) / one.weight else first
+        return second if _load_of(other, now) < _load_of(one, now) else first
+
+    def weigh(self, targets: Sequence[Loaded], asked: Asked | None, now: float) -> list[Weighed]:
+        """Return the load of each target for its weight."""
+        loads = [_load_of(target, now) for target in targets]
+        words = "requests there for its weight: the lower one of two that are drawn by weight"
+        return [
+            Weighed(load, words, chance)
+            for load, chance in zip(loads, chances_of_two(targets, loads), strict=True)
+        ]
+
+
+def _load_of(target: Loaded, now: float) -> float:
+    return target.load(now) / target.weight
 
 
 def running_sums(parts: list[float]) -> list[float]:
@@ -127,3 +166,18 @@ def two(targets: Sequence[Loaded], rng: Random) -> tuple[int, int]:
         # Rounding at the very end of the last part.
         second = first - 1 if first else 1
     return first, second
+
+
+def chances_of_two(targets: Sequence[Loaded], costs: list[float]) -> list[float]:
+    """Return how likely each target has the lower cost of the two that `two` draws; of equals the first one has."""
+    if len(targets) == 1:
+        return [1.0]
+    weights = [target.weight for target in targets]
+    total = running_sums(weights)[-1]
+    chances = [0.0] * len(targets)
+    for first in range(len(targets)):
+        for second in range(len(targets)):
+            if second != first:
+                taken = second if costs[second] < costs[first] else first
+                chances[taken] += weights[first] / total * weights[second] / (total - weights[first])
+    return chances

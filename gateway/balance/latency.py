@@ -16,8 +16,8 @@ from random import Random
 from typing import Final
 
 from gateway.asked import Asked
-from gateway.balance.basic import two
-from gateway.balance.loaded import Balancer, Loaded
+from gateway.balance.basic import chances_of_two, two
+from gateway.balance.loaded import Balancer, Loaded, Weighed
 
 DECAY: Final = 10.0
 """Seconds after which an old time has a weight of 1/e."""
@@ -69,6 +69,26 @@ class Latency(Balancer):
             return 0
         first, second = two(targets, self._rng)
         return second if self.cost(targets[second], now) < self.cost(targets[first], now) else first
+
+    def weigh(self, targets: Sequence[Loaded], asked: Asked | None, now: float) -> list[Weighed]:
+        """Return the cost of each target, in seconds where that is known."""
+        costs = [self.cost(target, now) for target in targets]
+        chances = chances_of_two(targets, costs)
+        found: list[Weighed] = []
+        for index, cost in enumerate(costs):
+            if cost == 0.0:
+                found.append(
+                    Weighed(cost, "no first token is known of lately, so it may be tried", chances[index])
+                )
+            elif cost >= _UNKNOWN:
+                words = (
+                    "no first token is known of lately, and it has a request, so every other one goes first"
+                )
+                found.append(Weighed(None, words, chances[index]))
+            else:
+                words = "expected seconds to a first token: the lower one of two that are drawn by weight"
+                found.append(Weighed(cost, words, chances[index]))
+        return found
 
     def cost(self, target: Loaded, now: float) -> float:
         """Return the expected seconds to a first token: the average, times the requests that share the backend."""

@@ -16,6 +16,12 @@ from gateway.config.balance import Balance
 
 def balancer(settings: Balance, outcomes: Outcomes, rng: Random) -> Balancer:
     """Return a new balancer; `outcomes` counts what becomes of affinity, `rng` is all its chance."""
+    made = _made(settings, outcomes, rng)
+    made.policy = settings.policy
+    return made
+
+
+def _made(settings: Balance, outcomes: Outcomes, rng: Random) -> Balancer:
     match settings.policy:
         case "least_loaded":
             return LeastLoaded(rng)

@@ -19,7 +19,7 @@ from typing import Final
 
 from gateway.asked import Asked
 from gateway.balance.bound import Bound
-from gateway.balance.loaded import Balancer, Loaded, Outcomes, least
+from gateway.balance.loaded import Balancer, Loaded, Outcomes, Weighed, least, weighed_by_load
 from gateway.balance.prompt import Starts, starts
 
 REMEMBERED: Final = 100_000
@@ -53,11 +53,14 @@ class Start:
         else:
             self._holders[target.name] = target.generation
 
-    def count(self, request: int) -> float:
-        """Count one more request that goes on from here; `request` is its number. Return how many there were lately."""
-        self._count = self._count * _decayed(request - self._at) + 1.0
+    def counted(self, request: int) -> float:
+        """Return how many requests went on from here lately, with one more whose number is `request`."""
+        return self._count * _decayed(request - self._at) + 1.0
+
+    def count(self, request: int) -> None:
+        """Count one more request that goes on from here; `request` is its number."""
+        self._count = self.counted(request)
         self._at = request
-        return self._count
 
 
 class Prefix(Balancer):
@@ -86,16 +89,50 @@ class Prefix(Balancer):
         self._number += 1
         self._recent = self._recent * _decayed(1) + 1.0
         self._bound.begin(targets, now)
-        index = self._known(targets, prompt, now)
-        if index < 0:
-            index = least(targets, None, now, self._rng)
+        found, self.note, start = self._known(targets, prompt, self._number, self._recent)
+        if start is not None:
+            start.count(self._number)
+        index = least(targets, found, now, self._rng)
         self._learn(prompt, targets[index])
         self._outcomes.count(self.note)
         return index
 
-    def _known(self, targets: Sequence[Loaded], prompt: Starts, now: float) -> int:
-        """Return the index of a target with room that knows the longest start; -1 where another one should learn it."""
-        self.note = "miss"
+    def weigh(self, targets: Sequence[Loaded], asked: Asked | None, now: float) -> list[Weighed]:
+        """Return how much of the prompt each target knows, and its load."""
+        prompt = None if asked is None else starts(asked)
+        if prompt is None or not prompt.numbers:
+            return weighed_by_load(targets, None, now, ["there is no prompt to look at"] * len(targets))
+        self._bound.begin(targets, now)
+        found, note, _ = self._known(targets, prompt, self._number + 1, self._recent * _decayed(1) + 1.0)
+        words: list[str] = []
+        for target in targets:
+            said = f"knows {self._depth(target, prompt)} of the prompt's {len(prompt.numbers)} starts"
+            if not self._bound.room(target):
+                said += ", has too much to do for that"
+            elif found is None and note == "miss":
+                said += ", and any may learn it"
+            words.append(said)
+        return weighed_by_load(targets, found, now, words)
+
+    def _depth(self, target: Loaded, prompt: Starts) -> int:
+        """Return how many starts of a prompt, up to the longest that it knows, a target has in its cache."""
+        numbers = prompt.numbers
+        for depth in range(len(numbers), 0, -1):
+            start = self._starts.get(numbers[depth - 1])
+            if start is not None and start.held_by(target):
+                return depth
+        return 0
+
+    def _known(
+        self, targets: Sequence[Loaded], prompt: Starts, request: int, recent: float
+    ) -> tuple[list[int] | None, str, Start | None]:
+        """Find the targets with room that know the longest start.
+
+        `request` is the number of the request, `recent` how many there were lately. Return the indexes, None where any
+        target should learn the start; what that means for the request; and the start it goes on from, if there is one.
+        """
+        note = "miss"
+        goes_on: Start | None = None
         bound, numbers = self._bound, prompt.numbers
         for depth in range(len(numbers) - 1, -1, -1):
             start = self._starts.get(numbers[depth])
@@ -111,17 +148,17 @@ class Prefix(Balancer):
                         roomy.append(index)
             if weight == 0.0:
                 continue
-            if self.note == "miss":
+            if goes_on is None:
                 # Only the longest start that anybody knows: that is where this request goes on from.
+                goes_on = start
                 several = 1.0 if prompt.shared and depth == 0 else SEVERAL
-                count = start.count(self._number)
-                if count > several and count > self._recent * bound.part(weight):
-                    return -1
+                count = start.counted(request)
+                if count > several and count > recent * bound.part(weight):
+                    return None, "miss", start
             if roomy:
-                self.note = "hit"
-                return least(targets, roomy, now, self._rng)
-            self.note = "moved"
-        return -1
+                return roomy, "hit", goes_on
+            note = "moved"
+        return None, note, goes_on
 
     def _learn(self, prompt: Starts, target: Loaded) -> None:
         known = self._starts

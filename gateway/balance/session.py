@@ -16,7 +16,7 @@ from typing import Final
 
 from gateway.asked import Asked
 from gateway.balance.bound import Bound
-from gateway.balance.loaded import Balancer, Loaded, Outcomes, least
+from gateway.balance.loaded import Balancer, Loaded, Outcomes, Weighed, least, weighed_by_load
 from gateway.balance.sessions import Source, number, session
 
 REMEMBERED: Final = 100_000
@@ -62,6 +62,29 @@ class Session(Balancer):
         self._outcomes.count(self.note)
         return found
 
+    def weigh(self, targets: Sequence[Loaded], asked: Asked | None, now: float) -> list[Weighed]:
+        """Return how much a session prefers each target, and where it has been."""
+        which = 0 if asked is None else session(self._sources, asked)
+        if not which:
+            return weighed_by_load(targets, None, now, ["the request names no session"] * len(targets))
+        self._bound.begin(targets, now)
+        home = self._homes.get(which, "")
+        chosen = self._at_home(targets, home)
+        if chosen < 0:
+            chosen = self._hashed(targets, which)
+        found: list[Weighed] = []
+        for index in range(len(targets)):
+            target = targets[index]
+            words = (
+                "the session was here last"
+                if target.name == home
+                else "by the session's hash, the least first"
+            )
+            if not self._bound.room(target):
+                words += "; it has too much to do for it"
+            found.append(Weighed(self._distance(target, which), words, float(index == chosen)))
+        return found
+
     def keep(self, names: Collection[str]) -> None:
         """Forget every target whose name is not among `names`: it has left the config."""
         for name in self._seeds.keys() - set(names):
@@ -81,15 +104,19 @@ class Session(Balancer):
         best, least_distance = 0, math.inf
         for index in range(len(targets)):
             target = targets[index]
-            seed = self._seeds.get(target.name, 0)
-            if not seed:
-                seed = self._seeds[target.name] = number(target.name)
-            # Exponential races: whoever has the shortest time wins, as often as its weight says.
-            unit = (_mixed(which ^ seed) + 0.5) * _UNIT
-            distance = -math.log(unit) / target.weight
+            distance = self._distance(target, which)
             if distance < least_distance and self._bound.room(target):
                 best, least_distance = index, distance
         return best
+
+    def _distance(self, target: Loaded, which: int) -> float:
+        """Return how far a target is from a session."""
+        seed = self._seeds.get(target.name, 0)
+        if not seed:
+            seed = self._seeds[target.name] = number(target.name)
+        # Exponential races: whoever has the shortest time wins, as often as its weight says.
+        unit = (_mixed(which ^ seed) + 0.5) * _UNIT
+        return -math.log(unit) / target.weight
 
 
 def _mixed(bits: int) -> int:

@@ -105,10 +105,25 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
     if "model" in told:
         yield f"served by the model '{told['model']}' ({told['reason']})"
     for each in told.get("candidates", ()):
-        state = "can be used" if each["usable"] else each["against"]
+        state = f"can be used{_weighed(each)}" if each["usable"] else each["against"]
         yield f"  backend '{each['backend']}' as '{each['upstream_model']}', {each['turn']}: {state}"
+    if told.get("backend") is not None:
+        yield f"the backend '{told['backend']}' would be chosen: {told['backend_why']}"
+    elif "backend_why" in told:
+        yield f"which backend is not certain: {told['backend_why']}"
     if "error" in told:
         yield f"refused with {told['error']['status']}: {told['error']['message']}"
+
+
+def _weighed(candidate: dict[str, Any]) -> str:
+    """Return in words what the balancer weighs for a candidate."""
+    if candidate["policy"] is None:
+        return ""
+    score, chance = candidate["score"], candidate["chance"]
+    said = (
+        f"; {candidate['policy']}" + ("" if score is None else f" {score:.4g}") + f" ({candidate['weighed']})"
+    )
+    return said + ("" if chance is None else f", chosen with a chance of {chance:.3g}")
 
 
 def _header(text: str) -> tuple[bytes, bytes]:

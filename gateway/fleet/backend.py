@@ -371,6 +371,11 @@ class Backend:
             self._back_since = now
         self.slow_start_weight = max(SLOW_START_FLOOR, min(1.0, (now - self._back_since) / self.slow_start))
 
+    def look_at_slow_start(self, now: float) -> None:
+        """Recompute the slow-start weight for `now`, but begin none: for a look at what a choice would be."""
+        if self._back_since is not None and self.slow_start_weight < 1.0:
+            self.update_slow_start(now)
+
     def trouble(self, message: str) -> None:
         """Keep what went wrong there as its last error: one line without secrets."""
         self.last_error = Trouble(message, self._wall_clock())

@@ -52,6 +52,10 @@ class LiveCanary:
         """Why it is held or was rolled back, in words; else empty."""
         return self._canary.reason
 
+    def progress(self, now: float) -> str:
+        """Return in words where it stands at `now`, and what the next step waits for."""
+        return self._canary.progress(now)
+
     def is_of(self, of: tuple[str, str, Growth]) -> bool:
         """Tell whether it has these models and grows like this."""
         return self._of == of

@@ -82,6 +82,21 @@ class Canary:
         """The share of the requests that the canary gets now, from 0 to 1."""
         return 0.0 if self.state is State.ROLLED_BACK else self.settings.steps[self._step]
 
+    def progress(self, now: float) -> str:
+        """Return in words where it stands at `now`, and what the next step waits for."""
+        settings = self.settings
+        step = f"step {self._step + 1} of {len(settings.steps)}"
+        canary, incumbent = self.canary.total, self.incumbent.total
+        if not self._watches:
+            return step if self.state is State.DONE else f"{step} was its last"
+        since = (
+            f"{step} for {max(0.0, now - self._since):.0f} s, with {canary} requests of the canary and {incumbent} of "
+            "the incumbent"
+        )
+        if self.state is State.DONE:
+            return since
+        return f"{since}; the next one after {settings.interval:g} s and {settings.samples} of each"
+
     def reset(self, now: float) -> None:
         """Begin again with the first step, for example after the cause of a roll-back was found."""
         self.state, self.reason, self._step, self._windows = State.GROWING, "", 0, 0

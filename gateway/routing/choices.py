@@ -270,7 +270,8 @@ class Trial(Choice):
         live = self._canaries.canary(self._path, self._of, moment.now)
         state = live.state.value.replace("_", " ") + (f": {live.reason}" if live.reason else "")
         share = f"the canary '{self._canary.model}' gets {live.share:.3g} of the requests ({state})"
-        return [share, f"the model '{self._incumbent.model}' gets the others", _whose(asked)]
+        others = f"the model '{self._incumbent.model}' gets the others"
+        return [share, live.progress(moment.now), others, _whose(asked)]
 
 
 def is_warm(target: Target, now: float) -> bool:

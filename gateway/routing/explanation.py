@@ -3,6 +3,7 @@
 Rules:
 - The answer comes from the very objects that decide on live requests. Nothing here decides anything itself.
 - Nothing is counted or reserved: a request that is explained is none.
+- A balancer is asked what it would weigh; it remembers nothing of that. Where chance decides, the chances are told.
 - What a caller may not name, its explanation does not name as something it could have asked for.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.asked import Asked
+from gateway.balance.loaded import Balancer, Weighed
 from gateway.errors import GatewayError
 from gateway.fleet.lease import Target
 from gateway.routing.catalog import Group, Plan
@@ -18,6 +20,8 @@ from gateway.routing.decision import Decision, Moment
 from gateway.routing.match import Condition
 from gateway.routing.router import Router
 from gateway.routing.rules import Rule
+
+_FULL = "all of its slots are taken"
 
 
 def explain(router: Router, asked: Asked, moment: Moment) -> dict[str, Any]:
@@ -37,9 +41,9 @@ def explain(router: Router, asked: Asked, moment: Moment) -> dict[str, Any]:
         else:
             raise router.nowhere(asked)
         found |= {"reason": decision.reason, "model": plan.model}
-        found["candidates"] = _candidates(plan, asked, moment)
-        if asked.request.operation not in plan.candidates:
-            raise router.catalog.unsupported(plan, asked.request.operation, asked.caller)
+        candidates = _Candidates(plan, asked, moment)
+        found |= {"candidates": candidates.told, "backend": candidates.backend, "backend_why": candidates.why}
+        router.able(plan, asked)
     except GatewayError as error:
         found["error"] = {"status": error.status, **error.facts._asdict()}
     return found
@@ -90,22 +94,78 @@ def _held(condition: Condition, asked: Asked, moment: Moment) -> dict[str, Any]:
     }
 
 
-def _candidates(plan: Plan, asked: Asked, moment: Moment) -> list[dict[str, Any]]:
-    """Return every target of a plan in the order of its groups, each with what speaks for and against it."""
-    able = plan.candidates.get(asked.request.operation, ())
-    found = []
-    for turn, group in enumerate(plan.groups):
-        can = {target.name for each in able if each.model == group.model for target in each.targets}
-        found += [
-            _candidate(target, group, turn, moment) | _verdict(target, target.name in can, moment)
-            for target in group.targets
-        ]
-    return found
+class _Candidates:
+    """Every target of a plan in the order of its groups, and which of them would be chosen."""
+
+    def __init__(self, plan: Plan, asked: Asked, moment: Moment) -> None:
+        self.told: list[dict[str, Any]] = []
+        """Each target, with what speaks for and against it."""
+        self.backend: str | None = None
+        """The backend that would be chosen where that is certain."""
+        self.why = "no backend can take it now"
+        self._asked = asked
+        self._moment = moment
+        self._decided = False
+        if plan.gate is not None and not plan.gate.has_room:
+            self._decide("it would wait for a slot of the model first")
+        can = {group.model: group for group in plan.candidates.get(asked.request.operation, ())}
+        for turn, group in enumerate(plan.groups):
+            self._take(group, can.get(group.model), "its own" if turn == 0 else "a fallback")
+
+    def _take(self, group: Group, able: Group | None, turn: str) -> None:
+        """Add the targets of a group; `able` are those that can do the operation."""
+        now = self._moment.now
+        lacks = group.traits.lacks(self._asked) if group.traits is not None else ""
+        against: dict[str, str] = {}
+        for target in group.targets:
+            target.backend.look_at_slow_start(now)
+            if able is None or target not in able.targets:
+                against[target.name] = "its engine cannot do this operation"
+            elif lacks:
+                against[target.name] = f"the model does not have what the request needs: {lacks}"
+            elif said := _against(target, self._moment):
+                against[target.name] = said
+        usable = [target for target in group.targets if target.name not in against]
+        weighed = _weighed(group.balancer, usable, self._asked, now)
+        decides = not self._decided
+        if decides and usable:
+            self._choose(weighed)
+        elif decides and _FULL in against.values():
+            self._decide("it would wait for a slot of a backend first")
+        for target in group.targets:
+            told = {"model": group.model, "turn": turn} | _facts_of(target, now)
+            if target.name in against:
+                self.told.append(told | {"usable": False, "against": against[target.name]})
+                continue
+            found = weighed[target.name]
+            told |= {
+                "usable": True,
+                "policy": None if group.balancer is None else group.balancer.policy,
+                "score": None if found.score is None else float(f"{found.score:.6g}"),
+                "weighed": found.words,
+                "chance": round(found.chance, 4) if decides else None,
+            }
+            self.told.append(told)
+
+    def _choose(self, weighed: dict[str, Weighed]) -> None:
+        self.backend = next((name for name, each in weighed.items() if each.chance == 1.0), None)
+        self._decide("chance decides" if self.backend is None else "nothing but this one would be chosen")
+
+    def _decide(self, why: str) -> None:
+        self.why, self._decided = why, True
 
 
-def _candidate(target: Target, group: Group, turn: int, moment: Moment) -> dict[str, Any]:
-    backend, now = target.backend, moment.now
-    load = backend.load
+def _weighed(balancer: Balancer | None, usable: list[Target], asked: Asked, now: float) -> dict[str, Weighed]:
+    """Return what is weighed for each target that can be chosen, by its name."""
+    if balancer is None or not usable:
+        return {target.name: Weighed(None, "the model has no other backend", 1.0) for target in usable}
+    names = [target.name for target in usable]
+    return dict(zip(names, balancer.weigh(usable, asked, now), strict=True))
+
+
+def _facts_of(target: Target, now: float) -> dict[str, Any]:
+    """Return what is known of a target, and what an operator has ordered for it."""
+    backend, load = target.backend, target.backend.load
     signals = {
         "running": load.running(now),
         "waiting": load.waiting(now),
@@ -113,27 +173,27 @@ def _candidate(target: Target, group: Group, turn: int, moment: Moment) -> dict[
         "kv_use": load.kv_use(now),
     }
     return {
-        "model": group.model,
-        "turn": "its own" if turn == 0 else "a fallback",
         "backend": target.name,
         "upstream_model": target.model,
         "weight": round(target.weight, 4),
+        "share": target.share,
+        "slow_start": round(backend.slow_start_weight, 4),
+        "ordered_weight": backend.orders.weight,
+        "drained": backend.orders.drained,
         "in_flight": target.in_flight,
         "signals": {name: value for name, value in signals.items() if value is not None},
     }
 
 
-def _verdict(target: Target, able: bool, moment: Moment) -> dict[str, Any]:
-    """Return whether a target can be chosen now, and what speaks against it."""
+def _against(target: Target, moment: Moment) -> str:
+    """Return why a target cannot be chosen now; empty where it can."""
     backend = target.backend
-    if not able:
-        against = "its engine cannot do this operation"
-    elif not backend.usable:
-        against = f"it is not up: {backend.reason}"
-    elif not backend.breaker.allows(moment.now):
-        against = "its breaker is open, or it asked to be left alone"
-    elif backend.gate is not None and not backend.gate.has_room:
-        against = "all of its slots are taken"
-    else:
-        return {"usable": True}
-    return {"usable": False, "against": against}
+    if backend.orders.drained:
+        return "an operator has drained it"
+    if not backend.usable:
+        return f"it is not up: {backend.reason}"
+    if not backend.breaker.allows(moment.now):
+        return "its breaker is open, or it asked to be left alone"
+    if backend.gate is not None and not backend.gate.has_room:
+        return _FULL
+    return ""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from gateway.__main__ import main
+from gateway.auth import ANYONE
 from tests.faults.clients import chat, rest, until
 from tests.routing.test_routes import ask, model_of, routed
 
@@ -56,6 +58,100 @@ async def test_it_says_of_each_rule_and_backend_why_not(tmp_path: Path) -> None:
         assert down["against"].startswith("it is not up")
         assert (up["backend"], up["turn"], up["usable"]) == ("second", "a fallback", True)
         await first.up()
+
+
+TWO = """
+models:
+  big: {targets: {first: m, second: m}, balance: %s}
+  small: {targets: {second: m}}
+"""
+
+
+async def test_it_says_what_each_backend_scores_and_which_is_chosen(tmp_path: Path) -> None:
+    models = TWO % "round_robin"
+    async with routed(tmp_path, "  []", models) as (served, _, _):
+        await rest(served)
+        for _ in range(4):
+            told = (await served.post(EXPLAIN, {**chat(), "model": "big"})).json()
+            again = (await served.post(EXPLAIN, {**chat(), "model": "big"})).json()
+            assert (again["backend"], again["candidates"]) == (told["backend"], told["candidates"])
+            assert {each["policy"] for each in told["candidates"]} == {"round_robin"}
+            assert sorted(each["chance"] for each in told["candidates"]) == [0.0, 1.0]
+            answer = await ask(served, "big")
+            assert answer.headers["x-gateway-backend"] == told["backend"]
+        assert (await served.post("/gateway/backends/first/drain", {})).status == 200
+        told = (await served.post(EXPLAIN, {**chat(), "model": "big"})).json()
+        drained, other = told["candidates"]
+        assert (drained["drained"], drained["against"]) == (True, "an operator has drained it")
+        assert "score" not in drained
+        assert (other["drained"], other["chance"], told["backend"]) == (False, 1.0, "second")
+
+
+async def test_where_chance_decides_it_says_so_with_slow_start_and_ordered_weights(tmp_path: Path) -> None:
+    async with routed(tmp_path, "  []", TWO % "least_loaded") as (served, _, _):
+        await rest(served)
+        first = served.gateway.pool.backends["first"]
+        assert (await served.post("/gateway/backends/second/weight", {"weight": 2})).status == 200
+        first.start_slowly()
+        told = (await served.post(EXPLAIN, {**chat(), "model": "big"})).json()
+        slow, other = told["candidates"]
+        assert (told["backend"], told["backend_why"]) == (None, "chance decides")
+        assert (slow["slow_start"], slow["weight"], slow["share"]) == (0.1, 0.1, 1)
+        assert (other["slow_start"], other["ordered_weight"], other["weight"]) == (1.0, 2.0, 2.0)
+        assert slow["chance"] == pytest.approx(0.1 / 2.1, abs=1e-4)
+        assert slow["score"] == 10.0
+        assert first._back_since is None, "to be explained begins no slow start"
+        only = (await served.post(EXPLAIN, {**chat(), "model": "small"})).json()
+        (target,) = only["candidates"]
+        assert (target["policy"], target["score"], only["backend"]) == (None, None, "second")
+        assert target["weighed"] == "the model has no other backend"
+
+
+async def test_a_model_without_what_a_request_needs_is_no_candidate(tmp_path: Path) -> None:
+    models = """
+models:
+  big: {targets: {first: m}, capabilities: {tools: false}, fallback: [small]}
+  small: {targets: {second: m}}
+"""
+    async with routed(tmp_path, "  []", models) as (served, _, _):
+        tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+        told = (await served.post(EXPLAIN, {**chat(), "model": "big", "tools": tools})).json()
+        unable, able = told["candidates"]
+        assert unable["against"] == "the model does not have what the request needs: tools"
+        assert (able["usable"], told["backend"]) == (True, "second")
+        answer = await ask(served, "big", tools=tools)
+        assert answer.headers["x-gateway-backend"] == "second"
+
+
+async def test_a_request_that_would_wait_is_told_so(tmp_path: Path) -> None:
+    models = TWO.replace("big: {", "big: {admission: {concurrency: 1}, ") % "round_robin"
+    async with routed(tmp_path, "  []", models) as (served, _, _):
+        gate = served.gateway.core.snapshot.catalog.resolve("big", ANYONE).gate
+        assert gate is not None
+        assert gate.try_enter()
+        told = (await served.post(EXPLAIN, {**chat(), "model": "big"})).json()
+        assert (told["backend"], told["backend_why"]) == (
+            None,
+            "it would wait for a slot of the model first",
+        )
+        assert {each["chance"] for each in told["candidates"]} == {None}
+        gate.leave()
+
+
+async def test_a_canary_says_why_it_is_at_its_share(tmp_path: Path) -> None:
+    growth = "steps: [50%, 100%], interval: 1h, samples: 10"
+    rules = f"  - {{name: trial, match: {{model: big}}, to: {{canary: {{model: small, against: big, {growth}}}}}}}"
+    async with routed(tmp_path, rules) as (served, _, _):
+        for _ in range(6):
+            await ask(served)
+        said = (await served.post(EXPLAIN, {**chat(), "model": "big"})).json()["choice"][1]
+        counted = re.fullmatch(
+            r"step 1 of 2 for \d+ s, with (\d+) requests of the canary and (\d+) of the incumbent; "
+            r"the next one after 3600 s and 10 of each",
+            said,
+        )
+        assert counted is not None, said
+        assert int(counted[1]) + int(counted[2]) == 6
 
 
 async def test_what_would_be_refused_is_told_with_its_error(tmp_path: Path) -> None:
@@ -120,12 +216,30 @@ def test_a_file_explains_itself(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "sun 22:00 to 06:00 UTC, found mon 12:00  <- does not fit" in said
     assert "no rule fits: to the model of that name" in said
     assert "served by the model 'big' (name)" in said
-    assert "  backend 'a' as 'm', its own: can be used" in said
+    assert "  backend 'a' as 'm', its own: can be used\n" in said
+    assert "the backend 'a' would be chosen: nothing but this one would be chosen" in said
     assert "served by the model 'small' (rule)" in explained(tmp_path, capsys, *night)
     long = explained(tmp_path, capsys, *noon, "--key", "team", text="x" * 1000)
     assert "rule 'long': taken" in long
     told = json.loads(explained(tmp_path, capsys, *noon, "--json"))
     assert (told["rule"], told["model"]) == (None, "big")
+
+
+def test_a_file_says_what_would_be_weighed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, request = tmp_path / "gateway.yaml", tmp_path / "request.json"
+    file.write_text("""
+backends:
+  a: {engine: vllm, url: "http://127.0.0.1:1"}
+  b: {engine: vllm, url: "http://127.0.0.1:2"}
+models:
+  big: {targets: {a: m, b: {model: m, weight: 3}}, balance: weighted}
+""")
+    request.write_text(json.dumps({"model": "big", "messages": [{"role": "user", "content": "hi"}]}))
+    assert main(["explain", str(file), str(request)]) == 0
+    said = capsys.readouterr().out
+    assert "'b' as 'm', its own: can be used; weighted 3 (drawn by chance" in said
+    assert "chosen with a chance of 0.75" in said
+    assert "which backend is not certain: chance decides" in said
 
 
 @pytest.mark.parametrize(
