@@ -2,6 +2,7 @@
 
 Rules:
 - A request is rebuilt of what its line tells: rules find in it what they found in the real one, and nothing else.
+- Whatever a line holds is no reason to stop: one that is not of an access log is counted and said.
 - Nothing runs: backends count as up and idle, so what depends on load (`warm`, `overflow`, a canary) is not told.
 - Chance is drawn anew where no user is named, the same in each run.
 """
@@ -12,10 +13,12 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
 
 from backends.base import Operation, Request
 from gateway.asked import Asked
@@ -27,6 +30,39 @@ from gateway.errors import GatewayError
 SHOWN = 20
 """Kinds of changes that are printed, those first that concern most requests."""
 _IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": ""}}]}
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
+"""More than any model reads. The prompt is rebuilt with so many."""
+
+
+class Facts(msgspec.Struct):
+    """What rules may look at, as `gateway.telemetry.access.facts` wrote it."""
+
+    model: str
+    key: str = ""
+    user: str = ""
+    stream: bool = False
+    prompt_tokens: _Tokens = 0
+    max_tokens: int | None = None
+    tools: bool = False
+    images: bool = False
+    headers: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+
+
+class Line(msgspec.Struct):
+    """A line of an access log. Without `asked` the request was refused before it was decided where it goes."""
+
+    time: Annotated[float, msgspec.Meta(ge=0.0, le=1e11)]
+    operation: Operation | None = None
+    id: str = ""
+    rule: str | None = None
+    model: str = ""
+    asked: Facts | None = None
+    dropped: int = 0
+    """How many lines are missing here; it stands alone."""
+
+
+_lines = msgspec.json.Decoder(Line)
 
 
 class Went(NamedTuple):
@@ -64,75 +100,82 @@ def run(options: argparse.Namespace) -> int:
     from gateway.app import Gateway
     from gateway.routing.decision import Moment
 
-    snapshot = Gateway(config).core.snapshot
-    rng, total, unread = Random(1), 0, 0
-    changes: Counter[tuple[Went, Went]] = Counter()
+    snapshot, rng, counts = Gateway(config).core.snapshot, Random(1), Counts()
     with text:
-        for line in _lines(text):
-            asked = None if line is None else _asked(line, snapshot.keys)
-            if line is None or asked is None:
-                unread += 1
+        for line in map(_line, text):
+            counts.take(line)
+            if line is None or line.asked is None or line.operation is None:
                 continue
-            total += 1
-            before = Went(line.get("rule") or "-", str(line.get("model")))
+            before = Went(line.rule or "-", line.model)
             try:
-                decision = snapshot.router.decide_at(asked, Moment(0.0, float(line.get("time", 0)), rng))
+                asked = _asked(line.operation, line.asked, snapshot.keys)
+                decision = snapshot.router.decide_at(asked, Moment(0.0, line.time, rng))
                 now = Went(decision.rule or "-", decision.plan.model)
             except GatewayError as error:
                 now = Went("-", f"an error: {error.facts.code or error.facts.type}")
             if now != before:
-                changes[before, now] += 1
+                counts.changes[before, now] += 1
                 if options.json:
-                    change = {"id": line.get("id"), "before": before._asdict(), "now": now._asdict()}
-                    print(json.dumps(change))
+                    print(json.dumps({"id": line.id, "before": before._asdict(), "now": now._asdict()}))
     if not options.json:
-        print("\n".join(report(total, unread, changes)))
-    return 1 if changes or unread else 0
+        print("\n".join(report(counts)))
+    return 1 if counts.changes or counts.unread else 0
 
 
-def report(total: int, unread: int, changes: Counter[tuple[Went, Went]]) -> Iterator[str]:
+class Counts:
+    """What was found in a log."""
+
+    def __init__(self) -> None:
+        self.total = self.refused = self.dropped = self.unread = 0
+        self.changes: Counter[tuple[Went, Went]] = Counter()
+
+    def take(self, line: Line | None) -> None:
+        """Count a line; None stands for one that is not of an access log."""
+        if line is None or (line.operation is None and not line.dropped):
+            self.unread += 1
+        elif line.operation is None:
+            self.dropped += line.dropped
+        elif line.asked is None:
+            self.refused += 1
+        else:
+            self.total += 1
+
+
+def report(counts: Counts) -> Iterator[str]:
     """Yield what changes, in words."""
-    yield f"{total} requests, of which {sum(changes.values())} would go elsewhere or by another rule"
+    changes = counts.changes
+    yield f"{counts.total} requests, of which {sum(changes.values())} would go elsewhere or by another rule"
     for (before, now), count in changes.most_common(SHOWN):
         yield f"  {count} from {before} to {now}"
     if len(changes) > SHOWN:
         yield f"  and {len(changes) - SHOWN} other kinds of changes"
-    if unread:
-        yield f"{unread} lines are not of an access log, or of requests that were refused before they were read"
+    if counts.refused:
+        yield f"left out: {counts.refused} requests that were refused before it was decided where they go"
+    if counts.dropped:
+        yield f"missing in the log: {counts.dropped} requests"
+    if counts.unread:
+        yield f"{counts.unread} lines are not of an access log"
 
 
-def _lines(text: Iterable[str]) -> Iterator[dict[str, Any] | None]:
-    """Yield each line as an object; None for one that is none."""
-    for line in text:
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):
-            found = None
-        yield found if isinstance(found, dict) else None
-
-
-def _asked(line: dict[str, Any], keys: Keys) -> Asked | None:
-    """Return the request that a line tells of; None where it tells of none."""
-    told = line.get("asked")
+def _line(text: str) -> Line | None:
+    """Return a line of the log; None for one that is none."""
     try:
-        operation = Operation(line["operation"])
-        model = told["model"]  # type: ignore[index]
-    except (KeyError, TypeError, ValueError):
+        return _lines.decode(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    assert isinstance(told, dict)
-    body: dict[str, Any] = {
-        "model": model,
-        "user": told.get("user", ""),
-        "metadata": told.get("metadata", {}),
-    }
-    if told.get("max_tokens") is not None:
-        body["max_tokens"] = told["max_tokens"]
-    if told.get("tools"):
+
+
+def _asked(operation: Operation, told: Facts, keys: Keys) -> Asked:
+    """Return the request that a line tells of."""
+    body: dict[str, Any] = {"model": told.model, "user": told.user, "metadata": told.metadata}
+    if told.max_tokens is not None:
+        body["max_tokens"] = told.max_tokens
+    if told.tools:
         body["tools"] = [{}]
-    if told.get("images"):
+    if told.images:
         body["messages"] = [_IMAGE]
-    known = Asked(Request(operation, json.dumps(body).encode(), model), {}, ANYONE).prompt_tokens
-    body["prompt"] = "x" * max(0, 4 * (int(told.get("prompt_tokens", 0)) - known) - 2)
-    headers = {name.encode(): value.encode("latin-1") for name, value in told.get("headers", {}).items()}
-    request = Request(operation, json.dumps(body).encode(), model, stream=bool(told.get("stream")))
-    return Asked(request, headers, keys.named(told.get("key", "")) or ANYONE)
+    known = Asked(Request(operation, json.dumps(body).encode(), told.model), {}, ANYONE).prompt_tokens
+    body["prompt"] = "x" * max(0, 4 * (told.prompt_tokens - known) - 2)
+    headers = {name.encode(): value.encode("latin-1", "replace") for name, value in told.headers.items()}
+    request = Request(operation, json.dumps(body).encode(), told.model, stream=told.stream)
+    return Asked(request, headers, keys.named(told.key) or ANYONE)

@@ -22,7 +22,7 @@ from gateway.fleet.lease import Target
 from gateway.routing.canaries import Canaries
 from gateway.routing.catalog import Plan
 from gateway.routing.crowding import Crowding
-from gateway.routing.decision import Decision, Moment
+from gateway.routing.decision import Decision, Moment, Noted
 from gateway.routing.match import Condition, lot, whose
 
 
@@ -156,13 +156,19 @@ class Failover(Choice):
 
     def choose(self, asked: Asked, moment: Moment, decision: Decision) -> Plan:
         chosen: list[Plan] = []
-        reason = ""
+        reasons: list[str] = []
+        before = decision.noted()
+        noted: list[Noted] = []
         for choice in self._choices:
-            plan = choice.choose(asked, moment, decision)
-            reason = reason or decision.reason
-            chosen.append(plan)
-        decision.reason = "failover" if reason == "rule" else reason
+            decision.note(before)
+            chosen.append(choice.choose(asked, moment, decision))
+            reasons.append(decision.reason)
+            noted.append(decision.noted())
         able = _able(chosen, asked.request.operation)
+        # Canaries and shadows of the choices behind it have no part in a request that is not meant for them.
+        first = chosen.index(able[0])
+        decision.note(noted[first])
+        decision.reason = "failover" if reasons[first] == "rule" else reasons[first]
         names = tuple([plan.model for plan in able])
         joined = self._joined.get(names)
         if joined is None:
@@ -191,13 +197,17 @@ class Overflow(Choice):
         self._keep = tuple(keep)
 
     def choose(self, asked: Asked, moment: Moment, decision: Decision) -> Plan:
+        before = decision.noted()
         home = self._home.choose(asked, moment, decision)
         crowded = self._crowding.judge(home, moment.now)
         if asked.request.operation in home.candidates and (not crowded or self._stays(asked, moment)):
             decision.reason = "home"
             return home
+        at_home = decision.noted()
+        decision.note(before)
         plan = self._to.choose(asked, moment, decision)
         if asked.request.operation not in plan.candidates or self._stays(asked, moment):
+            decision.note(at_home)
             decision.reason = "home"
             return home
         decision.reason = "overflow"

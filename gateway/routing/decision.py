@@ -12,13 +12,15 @@ from binascii import hexlify
 from collections import deque
 from os import urandom
 from random import Random
-from typing import Final
+from typing import Final, TypeAlias
 
 from gateway.routing.canaries import LiveCanary
 from gateway.routing.catalog import Plan
 
 KEPT: Final = 1000
 """Decisions that can be looked up."""
+Noted: TypeAlias = tuple[LiveCanary | None, bool, Plan | None]
+"""The trial, whether it is the canary's turn, and the shadow of a decision."""
 
 
 class Moment:
@@ -55,6 +57,14 @@ class Decision:
         self.trial: LiveCanary | None = None
         self.is_canary: bool = False
         self.shadow: Plan | None = None
+
+    def noted(self) -> Noted:
+        """Return what choices have noted so far beside the plan, for `note`."""
+        return self.trial, self.is_canary, self.shadow
+
+    def note(self, noted: Noted) -> None:
+        """Go back to what was noted before, where a choice was asked and not followed."""
+        self.trial, self.is_canary, self.shadow = noted
 
     def told(self) -> dict[str, object]:
         """Return the decision as plain values."""

@@ -15,6 +15,7 @@ from gateway.admission.gate import Gate
 from gateway.asked import Asked
 from gateway.auth import Caller
 from gateway.balance.basic import LeastLoaded
+from gateway.config.canary import Growth
 from gateway.config.defaults import Timeouts
 from gateway.config.route import Match, Overflow
 from gateway.config.section import validate
@@ -23,6 +24,7 @@ from gateway.fleet.backend import Backend
 from gateway.fleet.breaker import Breaker
 from gateway.fleet.lease import Target
 from gateway.routing import choices
+from gateway.routing.canaries import Canaries
 from gateway.routing.catalog import Group, Plan
 from gateway.routing.crowding import PERIOD, Crowding
 from gateway.routing.decision import Decision, Moment
@@ -112,6 +114,32 @@ def test_failover_joins_the_groups_in_their_order_each_model_once() -> None:
         asked(), Moment(0.0, 0.0, Random(1)), decision
     )
     assert [group.model for group in found.groups] == ["a", "b"]
+
+
+def test_canaries_and_shadows_of_choices_that_are_not_followed_have_no_part() -> None:
+    a, b, c = (plan(name, target(name)) for name in "abc")
+    growth = Growth(steps=(1.0,), interval=1.0, samples=10)
+    canaries = Canaries(METRICS)
+    trial = choices.Trial(canaries, "trial", (a, b, growth))
+    shadowed = choices.Shadowed(choices.Served(a), c, 1.0)
+
+    def noted(choice: choices.Choice, now: float = 100.0) -> tuple[str, bool, bool]:
+        decision = Decision(b"", "m", "rule", 0.0)
+        found = choice.choose(asked(), Moment(now, 0.0, Random(1)), decision)
+        return found.model, decision.trial is not None, decision.shadow is not None
+
+    assert noted(choices.Failover([trial, choices.Served(c)])) == ("b", True, False)
+    assert noted(choices.Failover([choices.Served(c), trial])) == ("c", False, False)
+    assert noted(choices.Failover([choices.Served(b), shadowed])) == ("b", False, False)
+    assert noted(choices.Shadowed(choices.Failover([trial, shadowed]), c, 1.0)) == ("b", True, True)
+    busy, free = Crowding(), Crowding()
+    busy.bounds, free.bounds = validate(Overflow, {"queue": 1}), validate(Overflow, {"in_flight": 1})
+    for home in (trial, shadowed):
+        free_now = noted(choices.Overflow(home, choices.Served(c), free, KEEP))
+        assert free_now == (("b", True, False) if home is trial else ("a", False, True))
+        for model in (a, b):
+            loads(model.groups[0].targets[0], waiting=5)
+        assert noted(choices.Overflow(home, choices.Served(c), busy, KEEP)) == ("c", False, False)
 
 
 def test_weights_are_kept_by_chance_and_by_user() -> None:

@@ -77,9 +77,10 @@ async def test_a_replay_tells_what_would_change(tmp_path: Path, capsys: pytest.C
         await ask(served, tools=[{"type": "function", "function": {"name": "f"}}])
         await ask(served, messages=[{"role": "user", "content": "word " * 1000}])
         await ask(served)
-        await until(lambda: len(lines(file)) == 5, "all are written")
+        await ask(served, "none")
+        await until(lambda: len(lines(file)) == 6, "all are written")
     with file.open("a") as log:
-        log.write("no JSON\n")
+        log.write('{"time": 1, "dropped": 7}\n')
     same, other = tmp_path / "same.yaml", tmp_path / "other.yaml"
     for config, rules in ((same, RULES), (other, OTHER)):
         config.write_text(
@@ -91,9 +92,10 @@ async def test_a_replay_tells_what_would_change(tmp_path: Path, capsys: pytest.C
         "5 requests, of which 3 would go elsewhere or by another rule",
         "  2 from small by rule 'batch' to big by rule 'batch'",
         "  1 from big to small by rule 'tools'",
-        "1 lines are not of an access log, or of requests that were refused before they were read",
+        "left out: 1 requests that were refused before it was decided where they go",
+        "missing in the log: 7 requests",
     ]
-    await asyncio.to_thread(main, ["replay", str(same), str(file)])
+    assert await asyncio.to_thread(main, ["replay", str(same), str(file)]) == 0
     assert "5 requests, of which 0 would go elsewhere" in capsys.readouterr().out
     await asyncio.to_thread(main, ["replay", "--json", str(other), str(file)])
     changes = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -101,6 +103,45 @@ async def test_a_replay_tells_what_would_change(tmp_path: Path, capsys: pytest.C
     assert changes[2]["now"] == {"rule": "tools", "model": "small"}
     assert main(["replay", str(same), str(tmp_path / "none")]) == 1
     assert "cannot read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no JSON",
+        "[]",
+        '{"time": 1}',
+        '{"operation": "chat", "time": null, "asked": {"model": "big"}}',
+        '{"operation": "chat", "time": 1e300, "asked": {"model": "big"}}',
+        '{"operation": "sing", "time": 1, "asked": {"model": "big"}}',
+        '{"operation": ["chat"], "time": 1, "asked": {"model": "big"}}',
+        '{"operation": "chat", "time": 1, "rule": ["x"], "asked": {"model": "big"}}',
+        '{"operation": "chat", "time": 1, "asked": {"model": 5}}',
+        '{"operation": "chat", "time": 1, "asked": {"model": "big", "user": "\\ud800"}}',
+        '{"operation": "chat", "time": 1, "asked": {"model": "big", "prompt_tokens": "many"}}',
+        '{"operation": "chat", "time": 1, "asked": {"model": "big", "prompt_tokens": 1e30}}',
+        '{"operation": "chat", "time": 1, "asked": {"model": "big", "prompt_tokens": 1000000000000}}',
+        '{"operation": "chat", "time": 1, "asked": {"model": "big", "headers": {"x-tier": 5}}}',
+        '{"operation": "chat", "time": 1, "asked": {"model": "big", "metadata": [1]}}',
+        pytest.param("[" * 100_000, id="deep"),
+    ],
+)
+def test_a_line_that_is_none_is_said_and_stops_nothing(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = '{"model": "big", "headers": {"x-tier": "\u2028"}}'
+    good = f'{{"operation": "chat", "time": 1, "model": "big", "asked": {asked}}}'
+    config, log = tmp_path / "gateway.yaml", tmp_path / "access.jsonl"
+    backends = (
+        "backends: {first: {engine: openai, url: 'http://h:1'}, second: {engine: openai, url: 'http://h:2'}}"
+    )
+    config.write_text(f"{backends}\n{MODELS}\nroutes:\n{OTHER}")
+    log.write_text(f"{line}\n{good}\n", encoding="utf-8")
+    assert main(["replay", str(config), str(log)]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "1 requests, of which 0 would go elsewhere or by another rule",
+        "1 lines are not of an access log",
+    ]
 
 
 async def test_what_a_rule_shadows_is_answered_twice_and_told_once(tmp_path: Path) -> None:
