@@ -38,7 +38,7 @@ from gateway.routing.match import Condition, OneOf, conditions
 class Rule:
     """One rule: conditions, exceptions, and where a request goes that fits."""
 
-    __slots__ = ("choice", "conditions", "exceptions", "name", "priority")
+    __slots__ = ("_beside_model", "choice", "conditions", "exceptions", "name", "priority")
 
     def __init__(
         self, name: str, conditions: Sequence[Condition], exceptions: Sequence[Condition], choice: Choice
@@ -46,19 +46,23 @@ class Rule:
         """Make a rule that requests fit which meet all conditions, unless there are exceptions and they meet all."""
         self.name: str = name
         self.conditions: tuple[Condition, ...] = tuple(conditions)
+        self._beside_model: tuple[Condition, ...] = tuple(
+            [condition for condition in conditions if condition.name != "model"]
+        )
         self.exceptions: tuple[Condition, ...] = tuple(exceptions)
         self.choice: Choice = choice
         self.priority: int | None = None
         """The best class that its requests have in a queue; None: that of the caller's key."""
 
-    def fits(self, asked: Asked, moment: Moment) -> bool:
-        """Tell whether a request fits."""
-        for condition in self.conditions:
-            if not condition.fits(asked, moment):
-                return False
-        if not self.exceptions:
-            return True
-        return not all(condition.fits(asked, moment) for condition in self.exceptions)
+    def fits(self, asked: Asked, moment: Moment, model_fits: bool = False) -> bool:
+        """Tell whether a request fits; `model_fits` says that its model does, which is then not looked at again."""
+        if not _all_fit(self._beside_model if model_fits else self.conditions, asked, moment):
+            return False
+        return not self.exceptions or not _all_fit(self.exceptions, asked, moment)
+
+
+def _all_fit(conditions: tuple[Condition, ...], asked: Asked, moment: Moment) -> bool:
+    return all(condition.fits(asked, moment) for condition in conditions)
 
 
 class Rules:
@@ -98,9 +102,10 @@ class Rules:
 
     def first(self, asked: Asked, moment: Moment) -> Rule | None:
         """Return the rule that decides on a request; None where none fits."""
-        rules = self._for_name.get(asked.request.model)
-        for rule in self._rules if rules is None else rules:
-            if rule.fits(asked, moment):
+        known = self._for_name.get(asked.request.model)
+        model_fits = known is not None
+        for rule in self._rules if known is None else known:
+            if rule.fits(asked, moment, model_fits):
                 return rule
         return None
 
