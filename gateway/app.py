@@ -22,6 +22,7 @@ from starlette.routing import Route
 from backends.base import Headers
 from gateway.api import explain
 from gateway.api.admin import Admin
+from gateway.api.canaries import CanaryEndpoints
 from gateway.api.configuration import ConfigEndpoints
 from gateway.api.endpoint import Core, Endpoint
 from gateway.api.endpoints import HOT
@@ -78,8 +79,9 @@ class Gateway:
         self.hot = {path: Endpoint(self.core, operation) for path, operation in HOT.items()}
         self._web = web(self.core, VERSION, self._lifespan)
         self.admin = Admin(self.core, self._backends, self._changed)
-        self.overview = Overview(self.core, VERSION)
+        self.overview = Overview(self.core, VERSION, self.in_force, self._state.canaries)
         Observing(self.admin, self._asked).add_to(self._web)
+        CanaryEndpoints(self.admin, self._asked).add_to(self._web)
         OrderEndpoints(self.admin, self._order).add_to(self._web)
         self.admin.add_to(self._web)
         explain.add_to(self._web, self.core, self.admin)

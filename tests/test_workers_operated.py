@@ -58,12 +58,12 @@ class Two:
 
 
 @contextlib.asynccontextmanager
-async def two(folder: Path) -> AsyncIterator[tuple[Two, FakeEngine]]:
+async def two(folder: Path, more: str = "") -> AsyncIterator[tuple[Two, FakeEngine]]:
     async with FakeEngine(models=["m"]) as engine:
         file = folder / "gateway.yaml"
         file.write_text(
             'server: {listen: "127.0.0.1:0"}\n'
-            f'backends: {{a: {{engine: openai, url: "{engine.url}", models: [m]}}}}\n'
+            f'backends: {{a: {{engine: openai, url: "{engine.url}", models: [m]}}}}\n' + more
         )
         command = [sys.executable, "-m", "gateway", "serve", str(file), "--workers", "2"]
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, cwd=ROOT)
@@ -109,6 +109,30 @@ async def test_requests_of_all_workers_are_shown_and_cancelled(tmp_path: Path) -
             assert answer.events[-1]["error"]["code"] == "cancelled_by_operator"
         assert (await gateway.ask("DELETE", "/gateway/requests/r0")).status == 404
         assert (await gateway.ask("GET", "/gateway/requests")).json() == {"total": 0, "requests": []}
+
+
+async def test_a_canary_begins_again_in_all_workers(tmp_path: Path) -> None:
+    growth = "steps: [50%, 100%], interval: 1h, samples: 10"
+    route = f"{{name: next, to: {{canary: {{model: n, against: m, {growth}}}}}}}"
+    models = f"models: {{m: {{targets: {{a: m}}}}, n: {{targets: {{a: m}}}}}}\nroutes: [{route}]\n"
+    async with two(tmp_path, models) as (gateway, _):
+
+        async def counted() -> list[str]:
+            (canary,) = (await gateway.ask("GET", "/gateway/canaries")).json()
+            assert canary["route"] == "next"
+            return [each["progress"].partition(", with ")[2] for each in canary["processes"]]
+
+        for _ in range(10):
+            await asyncio.gather(*(gateway.chat() for _ in range(STREAMS)))
+            found = await counted()
+            if not any(text.startswith("0 requests") for text in found):
+                break
+        assert len(found) == 2
+        assert not any(text.startswith("0 requests") for text in found)
+        begun = await gateway.ask("POST", "/gateway/canaries/next/reset")
+        assert len(begun.json()["processes"]) == 2
+        for text in await counted():
+            assert text.startswith("0 requests of the canary and 0 of the incumbent")
 
 
 async def test_all_workers_obey_and_so_does_one_that_comes_later(tmp_path: Path) -> None:

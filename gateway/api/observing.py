@@ -43,6 +43,9 @@ class GatewayStatus(BaseModel):
     """The gateway as it is now."""
 
     version: str
+    config: str = Field(
+        description="The version of the config in force, as `GET /gateway/config` has it; empty without a file."
+    )
     started: str
     uptime: float = Field(description="Seconds.")
     processes: int = Field(description="Processes that serve requests.")

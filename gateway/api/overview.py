@@ -16,10 +16,13 @@ from typing import Any
 from gateway import running
 from gateway.admission.gate import UNLIMITED
 from gateway.api.endpoint import Core
+from gateway.config.outcome import InForce
 from gateway.errors import GatewayError, Own
+from gateway.routing.canaries import Canaries
 from gateway.routing.catalog import Plan
 
 STATUS, MODELS, REQUESTS, CANCEL = "status", "models", "requests", "cancel"
+CANARIES, RESET = "canaries", "reset_canary"
 """What a process may be asked for."""
 
 
@@ -39,9 +42,14 @@ def unready(core: Core) -> GatewayError | None:
 class Overview:
     """What one process answers."""
 
-    def __init__(self, core: Core, version: str) -> None:
-        """Answer for a process of this version, which starts now."""
+    def __init__(self, core: Core, version: str, in_force: InForce, canaries: Canaries) -> None:
+        """Answer for a process of this version, which starts now.
+
+        `in_force` is the config that it runs by, `canaries` are those of its routes.
+        """
         self._core = core
+        self._in_force = in_force
+        self._canaries = canaries
         self._version = version
         self._started = time.time()
 
@@ -54,6 +62,11 @@ class Overview:
             return [_model(plan) for plan in core.snapshot.catalog.plans()]
         if kind == REQUESTS:
             return await running.listing(core.register, running.Wanted(**arguments))
+        if kind in (CANARIES, RESET):
+            now = time.monotonic()
+            if kind == RESET:
+                self._canaries.reset(arguments["route"], now)
+            return self._canaries.told(now)
         return running.cancel(core.register, arguments["id"])
 
     async def _status(self) -> dict[str, Any]:
@@ -61,6 +74,7 @@ class Overview:
         summary = await running.summary(self._core.register)
         return {
             "version": self._version,
+            "config": self._in_force.version,
             "started": self._started,
             "processes": 1,
             "ready": error is None,
@@ -77,6 +91,8 @@ def merged(kind: str, arguments: dict[str, Any], answers: Sequence[Any]) -> Any:
         return _merged_models(answers)
     if kind == REQUESTS:
         return running.merged(answers, running.Wanted(**arguments).limit)
+    if kind in (CANARIES, RESET):
+        return _merged_canaries(answers)
     return sum(answers)
 
 
@@ -89,6 +105,7 @@ def shown_status(status: dict[str, Any], now: float) -> dict[str, Any]:
     ]
     return {
         "version": status["version"],
+        "config": status["config"],
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "uptime": round(max(0.0, now - started), 1),
         "processes": status["processes"],
@@ -142,6 +159,15 @@ def _merged_models(answers: Sequence[list[dict[str, Any]]]) -> list[dict[str, An
             # A process may not have heard yet of a model that has come or gone.
             if model["name"] in found:
                 _add(found[model["name"]], model)
+    return list(found.values())
+
+
+def _merged_canaries(answers: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for canaries in answers:
+        for canary in canaries:
+            total = found.setdefault(canary["route"], {**canary, "processes": []})
+            total["processes"] += canary["processes"]
     return list(found.values())
 
 

@@ -94,6 +94,14 @@ class Client:
         """Cancel the requests with an id. Return how many there were."""
         return int(self._map("DELETE", f"/gateway/requests/{quote(id, safe='')}")["cancelled"])
 
+    def canaries(self) -> list[dict[str, Any]]:
+        """Return the canaries of the routes, as `GET /gateway/canaries` answers."""
+        return self._list("/gateway/canaries")
+
+    def reset_canary(self, route: str) -> dict[str, Any]:
+        """Begin the canary of a route again. Return it as it is then."""
+        return self._map("POST", f"/gateway/canaries/{quote(route, safe='')}/reset", {})
+
     def metrics(self) -> str:
         """Return the metrics page."""
         page = b"".join(self._exchange("GET", "/metrics", None, self._patience))

@@ -91,7 +91,10 @@ def status_lines(url: str, status: View, backends: Sequence[View], page: Page, n
     head = ("BACKEND", "ENGINE", "STATE", "IN FLIGHT", "QUEUE", "BREAKER", "DRAINED", "LAST ERROR")
     return [
         printable(f"gateway {status['version']} at {url}: {state_now}"),
-        f"up {ago(status['uptime'])}, {_plural(status['processes'], 'process', 'processes')}",
+        printable(
+            f"up {ago(status['uptime'])}, {_plural(status['processes'], 'process', 'processes')}, "
+            f"config {status.get('config') or '-'}"
+        ),
         f"requests: {_phases(status)}; {share}",
         "",
         *table(head, rows),

@@ -4,14 +4,16 @@ Rules:
 - A canary lives by the name of its route and survives a reload. It begins anew when its models or its growth change.
 - What says nothing of a model is not counted: clients that left, and requests that were wrong.
 - A request that a fallback had to answer has failed the model that it was meant for.
-- Each worker process counts its own requests and decides for itself; a roll-back in one is not told to the others.
+- Each worker process counts its own requests and decides for itself; a roll-back in one is not told to the others. An
+  operator who begins a canary again has all of them do so.
+- A canary begins when its route comes into force.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from typing import Final
+from typing import Any, Final
 
 from gateway.config.canary import Growth
 from gateway.request import Exchange, FinishedSink
@@ -55,6 +57,17 @@ class LiveCanary:
     def progress(self, now: float) -> str:
         """Return in words where it stands at `now`, and what the next step waits for."""
         return self._canary.progress(now)
+
+    def told(self, now: float) -> dict[str, Any]:
+        """Return it as plain values, as `GET /gateway/canaries` does."""
+        here = {
+            "state": self.state.value,
+            "share": self.share,
+            "reason": self.reason,
+            "progress": self.progress(now),
+        }
+        against, model, _ = self._of
+        return {"route": self._name, "model": model, "against": against, "processes": [here]}
 
     def is_of(self, of: tuple[str, str, Growth]) -> bool:
         """Tell whether it has these models and grows like this."""
@@ -130,6 +143,16 @@ class Canaries:
         if found is None or not found.is_of(of):
             found = self.live[name] = LiveCanary(name, of, self._metrics, now)
         return found
+
+    def reset(self, name: str, now: float) -> None:
+        """Begin the canary of a route again with its first step, if there is one."""
+        live = self.live.get(name)
+        if live is not None:
+            live.reset(now)
+
+    def told(self, now: float) -> list[dict[str, Any]]:
+        """Return every canary as plain values, as this process has it at `now`."""
+        return [live.told(now) for live in self.live.values()]
 
     def keep(self, names: Collection[str]) -> None:
         """Forget every canary whose route is not among `names`."""

@@ -148,6 +148,8 @@ class Memory(Protocol):
     """What choices remember from one config to the next, by where they stand."""
 
     canaries: Canaries
+    clock: Callable[[], float]
+    """The time of the event loop."""
 
     def crowding(self, path: str) -> Crowding:
         """Return what an overflow remembers of how busy its models are."""
@@ -214,7 +216,9 @@ class _Builder:
             found = incumbent or canary
             return Absent(to.against) if found is None else Served(found)
         growth = Growth(**{name: getattr(to, name) for name in Growth.model_fields})
-        return Trial(self._memory.canaries, path, (incumbent, canary, growth))
+        canaries = self._memory.canaries
+        canaries.canary(path, (incumbent.model, canary.model, growth), self._memory.clock())
+        return Trial(canaries, path, (incumbent, canary, growth))
 
     def _overflow(self, to: settings.OverflowTo, path: str) -> Choice:
         crowding = self._memory.crowding(path)

@@ -299,7 +299,15 @@ def test_listings_of_several_processes_are_one() -> None:
 
 
 def test_the_status_of_several_processes_is_one() -> None:
-    facts = {"version": "9", "processes": 1, "reason": "why", "ready": False, "phases": {}, "targets": []}
+    facts = {
+        "version": "9",
+        "config": "4be1",
+        "processes": 1,
+        "reason": "why",
+        "ready": False,
+        "phases": {},
+        "targets": [],
+    }
     one = merged(
         STATUS,
         {},
@@ -311,6 +319,7 @@ def test_the_status_of_several_processes_is_one() -> None:
     )
     assert one == {
         "version": "9",
+        "config": "4be1",
         "started": 10.0,
         "processes": 3,
         "ready": True,

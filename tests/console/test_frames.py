@@ -15,6 +15,7 @@ from tests.console.test_rates import page
 NOW = datetime(2026, 11, 21, 12, 0, 30, tzinfo=UTC)
 STATUS: dict[str, Any] = {
     "version": "9",
+    "config": "4be1",
     "uptime": 190.0,
     "processes": 1,
     "ready": True,
@@ -125,7 +126,7 @@ def test_the_screen_of_status() -> None:
     lines = status_lines("http://x:1", STATUS, views, read(page(ok=499, failed=2)), NOW)
     assert lines[:4] == [
         "gateway 9 at http://x:1: ready",
-        "up 3 min, 1 process",
+        "up 3 min, 1 process, config 4be1",
         "requests: 4 now (queue 1, stream 3); 1000 finished, 0.2 % of them failed",
         "",
     ]
@@ -138,11 +139,19 @@ def test_the_screen_of_status() -> None:
 
 
 def test_the_screen_of_a_gateway_that_nobody_asked_and_that_is_not_ready() -> None:
-    status = {**STATUS, "ready": False, "reason": "no backend", "requests": 0, "phases": {}, "processes": 2}
+    status = {
+        **STATUS,
+        "ready": False,
+        "reason": "no backend",
+        "requests": 0,
+        "phases": {},
+        "processes": 2,
+        "config": "",
+    }
     lines = status_lines("http://x:1", status, [], read(page()), NOW)
     assert lines[:3] == [
         "gateway 9 at http://x:1: not ready: no backend",
-        "up 3 min, 2 processes",
+        "up 3 min, 2 processes, config -",
         "requests: 0 now; no data yet",
     ]
 

@@ -42,7 +42,7 @@ async def test_the_status_of_a_gateway_and_its_exit_status(tmp_path: Path, capsy
         assert said.status == 0 and said.err == ""
         first, up, requests, empty, head, a, b = said.out.splitlines()
         assert re.fullmatch(rf"gateway \S+ at {served.url}: ready", first)
-        assert up.startswith("up ") and up.endswith(", 1 process") and empty == ""
+        assert up.startswith("up ") and up.endswith(", 1 process, config -") and empty == ""
         assert requests == "requests: 0 now; no data yet"
         assert head.split()[0] == "BACKEND"
         assert a.split() == ["a", "openai", "ready", "0", "-", "closed", "no", "-"] and b.split()[0] == "b"

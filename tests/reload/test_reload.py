@@ -154,6 +154,7 @@ async def test_an_operator_reloads_and_is_answered_with_what_changed_or_what_is_
         assert (await at.served.get("/gateway/config")).status == 401
         shown = (await at.served.get("/gateway/config", **boss)).json()
         assert (shown["version"], shown["files"]) == (now, [str(at.file)])
+        assert (await at.served.get("/gateway/status", **boss)).json()["config"] == now
         assert shown["last_reload"]["result"] == "refused" and shown["last_reload"]["problems"] == [
             expected.partition("\n")[2]
         ]

@@ -16,6 +16,7 @@ from gateway.request import Exchange
 from gateway.routing.canaries import Canaries, LiveCanary
 from gateway.routing.canary import State
 from gateway.routing.decision import Decision
+from tests.console.commands import command
 from tests.faults.clients import CHAT, chat, client, config, http, rest
 from tests.serving import Served, on_decision, serving
 
@@ -118,6 +119,72 @@ async def test_an_answer_of_a_fallback_is_a_failure_of_the_model(tmp_path: Path,
             assert (answer.status, answer.headers["x-gateway-model"]) == (200, "n")
             await rest(served)
             assert watching.live._canary.canary.failed == 1
+
+
+ROUTE = """
+routes:
+  - name: trial
+    match: {model: m}
+    to: {failover: [{canary: {model: n, against: m, steps: [50%, 100%], interval: 1h, samples: 10}}, m]}
+"""
+TWO_MODELS = "models: {m: {targets: {engine-0: up}}, n: {targets: {engine-1: up}}}\n"
+
+
+async def test_operators_see_canaries_and_begin_them_again(
+    tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with FakeEngine(models=["up"], defaults={"reply": {"status": 500}}) as bad:
+        text = config(engine.url, bad.url, defaults="breaker: {failures: 1000}, retry: {attempts: 1}")
+        async with serving(tmp_path, text.split("models:\n")[0] + TWO_MODELS + ROUTE) as served:
+
+            async def shown() -> dict[str, Any]:
+                (canary,) = (await served.get("/gateway/canaries")).json()
+                assert (canary["route"], canary["model"], canary["against"]) == ("trial/0", "n", "m")
+                (here,) = canary["processes"]
+                return dict(here)
+
+            begun = await shown()
+            assert (begun["state"], begun["share"], begun["reason"]) == ("growing", 0.5, "")
+            assert "with 0 requests of the canary and 0 of the incumbent" in begun["progress"]
+            for _ in range(60):
+                await served.post(CHAT, chat())
+            gone = await shown()
+            assert (gone["state"], gone["share"]) == ("rolled_back", 0.0)
+            assert "requests failed" in gone["reason"]
+            assert gone["progress"] == "step 1 of 2 was its last"
+            said = await command(capsys, served, "canaries")
+            assert said.status == 0
+            assert said.out.startswith("trial/0: n against m\n  0 % of the requests, rolled back: ")
+            said = await command(capsys, served, "canaries", "--reset", "trial/0")
+            assert (said.status, said.err) == (0, "")
+            assert "  50 % of the requests, growing; step 1 of 2 for" in said.out
+            assert (await shown())["state"] == "growing"
+            assert served.metric("gateway_canary_share", route="trial/0") == 0.5
+            said = await command(capsys, served, "canaries", "--reset", "other")
+            assert (said.status, said.err) == (1, "gateway: no route has a canary 'other'\n")
+            assert (await served.post("/gateway/canaries/other/reset", {})).status == 404
+
+
+async def test_without_a_canary_there_is_none_to_see(
+    tmp_path: Path, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with serving(tmp_path, config(engine.url)) as served:
+        assert (await command(capsys, served, "canaries")) == (0, "no route has a canary\n", "")
+        assert (await command(capsys, served, "canaries", "--json")).out == "[]\n"
+
+
+async def test_only_operators_see_canaries(tmp_path: Path, engine: FakeEngine) -> None:
+    keys = """
+server: {listen: "127.0.0.1:0", auth: keys}
+keys: {team: {value: "${env.KEY}"}}
+"""
+    text = config(engine.url)
+    text = keys + text[text.index("backends:") :]
+    async with serving(tmp_path, text, environ={"KEY": "a-key"}) as served:
+        team = {"authorization": "Bearer a-key"}
+        assert (await served.get("/gateway/canaries", **team)).status == 403
+        assert (await served.post("/gateway/canaries/x/reset", {}, **team)).status == 403
+        assert (await served.get("/gateway/canaries")).status == 401
 
 
 async def test_a_reload_keeps_a_canary_unless_it_is_another_one(tmp_path: Path, engine: FakeEngine) -> None:
