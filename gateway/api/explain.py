@@ -2,7 +2,8 @@
 
 Rules:
 - `/v1/route:explain` takes the body that a request would have, from whoever may send it, and sends nothing on.
-- An operator may ask on behalf of any key. Others ask for their own.
+- An operator may ask on behalf of any key. Others ask for their own, and are not told what is the
+  operators' business.
 - `/gateway/decisions/ID` is for operators: it tells of somebody's real request.
 """
 
@@ -28,7 +29,7 @@ from gateway.asked import Asked
 from gateway.auth import Caller
 from gateway.errors import GatewayError, Own
 from gateway.routing.decision import Moment
-from gateway.routing.explanation import explain
+from gateway.routing.explanation import explain, for_client
 from gateway.wire.codings import coding_of, decoded
 from gateway.wire.downstream import Receive, Scope, Send, way_back_of
 
@@ -90,6 +91,8 @@ class _Explained(Response):
             body = decoded(coding_of(headers), await way.body(most), most)
             asked = self._asked(headers, body, caller)
             told = explain(self._core.snapshot.router, asked, Moment(way.loop.time(), time(), Random()))
+            if not self._asks_operator(scope):
+                told = for_client(told)
             exchange.reply(200, JSON_HEADERS, msgspec.json.encode(told))
         except asyncio.CancelledError:
             # The request's task ends here, so the cancellation has done its work and need not be raised further.
@@ -109,6 +112,13 @@ class _Explained(Response):
         if found is None:
             raise GatewayError(Own.INVALID, f"there is no key {self._key[:64]!r}", param="key")
         return found
+
+    def _asks_operator(self, scope: Scope) -> bool:
+        try:
+            self._admin.let_in(scope)
+        except GatewayError:
+            return False
+        return True
 
     def _asked(self, headers: Mapping[bytes, bytes], body: bytes, caller: Caller) -> Asked:
         surface = surface_of(self._operation)

@@ -237,10 +237,7 @@ def _keys(config: Config, source: Source) -> Iterator[Problem]:
 
 def _globs(config: Config, source: Source, owners: dict[str, str], names: Names) -> Iterator[Problem]:
     """Yield a problem for each key permission that allows nothing; each distinct pattern is tried once."""
-    owners = {
-        **owners,
-        **{name: name for route in config.routes for name in check_routes.virtual(route, owners)},
-    }
+    owners = {name: name for name in check_routes.asked_for(source)} | owners
     public, patterns = Public(owners), [name for name in owners if is_wild(name)]
     ranked, begun = Ranked(patterns), [beginning(pattern) for pattern in patterns]
     fits: dict[str, bool] = {}

@@ -109,6 +109,8 @@ def _choices(to: Choice, source: Source, where: Where, known: _Known) -> Iterato
         yield from _conditions(to.overflow.keep, source, (*below, "keep"))
         if all(bound is None for _, bound in to.overflow.when):
             yield source.problem((*below, "when"), "give at least one bound", at_key=True)
+        if to.overflow.when.kv_use == 0.0:
+            yield source.problem((*below, "when", "kv_use"), "with a bound of 0% there is never room")
 
 
 def _named(to: Choice, source: Source, where: Where, known: _Known) -> Iterator[Problem]:
@@ -198,6 +200,19 @@ def _narrower(narrow: Range, wide: Range) -> bool:
     least = wide.min is None or (narrow.min is not None and narrow.min >= wide.min)
     most = wide.max is None or (narrow.max is not None and narrow.max <= wide.max)
     return least and most
+
+
+def asked_for(source: Source) -> Iterator[str]:
+    """Yield the names that the rules of a file are for, also those of rules with a mistake elsewhere."""
+    routes = source.find(("routes",))
+    for route in routes.content if routes is not None and isinstance(routes.content, list) else ():
+        match = route.child("match")
+        model = None if match is None else match.child("model")
+        if model is not None:
+            listed = model.content if isinstance(model.content, list) else [model]
+            yield from (
+                node.content for node in listed if isinstance(node.content, str) and not is_wild(node.content)
+            )
 
 
 def virtual(route: Route, owners: Mapping[str, str]) -> Iterator[str]:

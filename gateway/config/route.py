@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Strict, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSchema
 
 from backends.base import Operation
 from backends.facts.units import Duration, Share, expected
@@ -26,16 +26,22 @@ def _listed(value: object) -> object:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-Globs = Annotated[tuple[Line, ...], BeforeValidator(_listed, json_schema_input_type=Line | tuple[Line, ...])]
+Globs = Annotated[
+    tuple[Line, ...],
+    Field(min_length=1),
+    BeforeValidator(_listed, json_schema_input_type=Line | tuple[Line, ...]),
+]
 ModelGlobs = Annotated[
     tuple[ModelGlob, ...],
+    Field(min_length=1),
     BeforeValidator(_listed, json_schema_input_type=ModelGlob | tuple[ModelGlob, ...]),
 ]
 Operations = Annotated[
     tuple[Annotated[Operation, Strict(False)], ...],
+    Field(min_length=1),
     BeforeValidator(_listed, json_schema_input_type=Operation | tuple[Operation, ...]),
 ]
-"""One value, or a list of them."""
+"""One value, or a list of them: no condition is met by none."""
 _CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
 

@@ -4,7 +4,8 @@ Rules:
 - The answer comes from the very objects that decide on live requests. Nothing here decides anything itself.
 - Nothing is counted or reserved: a request that is explained is none.
 - A balancer is asked what it would weigh; it remembers nothing of that. Where chance decides, the chances are told.
-- What a caller may not name, its explanation does not name as something it could have asked for.
+- What a caller may not name, its explanation does not name as something it could have asked for. `for_client` leaves
+  out what is the operators' business.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from gateway.routing.router import Router
 from gateway.routing.rules import Rule
 
 _FULL = "all of its slots are taken"
+_DOWN = "it is not up"
+_FOR_CLIENTS = ("model", "turn", "backend", "usable", "against", "chance")
+"""What clients are told of a candidate: nothing that the headers of answers and errors could not tell them."""
 
 
 def explain(router: Router, asked: Asked, moment: Moment) -> dict[str, Any]:
@@ -47,6 +51,40 @@ def explain(router: Router, asked: Asked, moment: Moment) -> dict[str, Any]:
     except GatewayError as error:
         found["error"] = {"status": error.status, **error.facts._asdict()}
     return found
+
+
+def for_client(told: dict[str, Any]) -> dict[str, Any]:
+    """Return an explanation without what only operators may see.
+
+    That is rules for other names, what rules want of keys, users and headers, and of backends their addresses, their
+    names for models and their load.
+    """
+    found = dict(told)
+    if "rules" in told:
+        found["rules"] = [_shorter(rule) for rule in told["rules"] if _is_for_the_name(rule)]
+    if "candidates" in told:
+        found["candidates"] = [
+            {name: each[name] for name in _FOR_CLIENTS if name in each} for each in told["candidates"]
+        ]
+        for each in found["candidates"]:
+            if each.get("against", "").startswith(_DOWN):
+                each["against"] = _DOWN
+    return found
+
+
+def _is_for_the_name(rule: dict[str, Any]) -> bool:
+    return all(held["fits"] for held in rule["match"] if held["condition"] == "model")
+
+
+def _shorter(rule: dict[str, Any]) -> dict[str, Any]:
+    """Return a rule without what it wants."""
+    shorter = dict(rule)
+    for part in ("match", "unless"):
+        if part in rule:
+            shorter[part] = [
+                {name: value for name, value in held.items() if name != "wanted"} for held in rule[part]
+            ]
+    return shorter
 
 
 def _facts(asked: Asked) -> dict[str, Any]:
@@ -191,7 +229,7 @@ def _against(target: Target, moment: Moment) -> str:
     if backend.orders.drained:
         return "an operator has drained it"
     if not backend.usable:
-        return f"it is not up: {backend.reason}"
+        return f"{_DOWN}: {backend.reason}"
     if not backend.breaker.allows(moment.now):
         return "its breaker is open, or it asked to be left alone"
     if backend.gate is not None and not backend.gate.has_room:

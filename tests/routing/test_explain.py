@@ -11,7 +11,7 @@ import pytest
 from gateway.__main__ import main
 from gateway.auth import ANYONE
 from tests.faults.clients import chat, rest, until
-from tests.routing.test_routes import ask, model_of, routed
+from tests.routing.test_routes import MODELS, ask, model_of, routed
 
 EXPLAIN = "/v1/route:explain"
 RULES = """
@@ -185,6 +185,46 @@ keys:
         assert hidden["error"]["status"] == 404
         assert "big" not in json.dumps(hidden["error"]).replace("'big'", "", 1)
         assert (await served.get("/gateway/decisions/x", **team)).status == 403
+
+
+async def test_who_is_no_operator_is_told_nothing_of_others(tmp_path: Path) -> None:
+    more = """
+server: {listen: "127.0.0.1:0", auth: keys}
+keys:
+  boss: {value: "${env.KEY_A}", admin: true}
+  team: {value: "${env.KEY_B}", models: [small]}
+"""
+    rules = """
+  - {name: other-name, match: {model: hidden-name}, to: big}
+  - {name: vips, match: {model: small, user: hidden-user, header: {x-tier: hidden-value}}, to: big}
+  - {name: mine, match: {model: small}, unless: {key: hidden-key}, to: {failover: [big, small]}}
+"""
+    models = MODELS.replace("{first: m}", "{first: hidden-upstream}")
+    async with routed(tmp_path, rules, models, more) as (served, first, _):
+        await rest(served)
+        await first.down()
+        await until(lambda: not served.gateway.pool.backends["first"].usable, "it was probed")
+        boss, team = {"authorization": "Bearer a-key"}, {"authorization": "Bearer b-key"}
+        body = {**chat(), "model": "small"}
+        whole = await served.post(EXPLAIN, body, **boss)
+        assert all(
+            f"hidden-{what}" in whole.body.decode() for what in ("name", "user", "value", "key", "upstream")
+        )
+        answer = await served.post(EXPLAIN, body, **team)
+        assert "hidden-" not in answer.body.decode()
+        assert first.url not in answer.body.decode()
+        told = answer.json()
+        assert (told["rule"], told["model"]) == ("mine", "big")
+        assert [(rule["name"], rule["verdict"]) for rule in told["rules"]] == [
+            ("vips", "does not fit"),
+            ("mine", "taken"),
+        ]
+        assert told["rules"][0]["match"][1] == {
+            "condition": "header x-tier",
+            "found": "nothing",
+            "fits": False,
+        }
+        assert [each.get("against") for each in told["candidates"]] == ["it is not up", None]
 
 
 CONFIG = """
