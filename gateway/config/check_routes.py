@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from backends import registry
 from gateway.config.explain import Names
+from gateway.config.inherit import succession
 from gateway.config.problems import Problem, quote
 from gateway.config.route import Choice, Match, Range, Route
 from gateway.config.schema import Config
@@ -70,6 +72,7 @@ def check(
                 )
     if config.models and owners:
         yield from _never(config, source)
+        yield from _unable(config, source, owners)
 
 
 def _names(config: Config, source: Source) -> Iterator[Problem]:
@@ -161,6 +164,23 @@ def _never(config: Config, source: Source) -> Iterator[Problem]:
                 )
                 yield source.problem(("routes", at, "name"), message)
                 break
+
+
+def _unable(config: Config, source: Source, owners: Mapping[str, str]) -> Iterator[Problem]:
+    """Yield a problem for each operation of a rule that no engine can do where it leads, fallbacks included."""
+    for at, route in enumerate(config.routes):
+        models = [owners.get(name, "") for name in route.to.names()]
+        if not route.match.operation or not all(model in config.models for model in models):
+            continue
+        reached = dict.fromkeys(each for model in models for each in succession(config, model, owners))
+        backends = [
+            name for model in reached if model in config.models for name in config.models[model].targets
+        ]
+        engines = dict.fromkeys(config.backends[name].engine for name in backends if name in config.backends)
+        for index, operation in enumerate(route.match.operation):
+            if engines and not any(operation in registry.engine(engine).operations for engine in engines):
+                message = f"no engine where this rule leads can do '{operation}': {', '.join(engines)}"
+                yield source.problem(("routes", at, "match", "operation", index), message)
 
 
 def _given(match: Match) -> set[str]:

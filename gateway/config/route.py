@@ -191,6 +191,22 @@ class Choice(Section):
     )
     shadow: ShadowTo | None = setting(None, "A choice whose requests another model answers too, to nobody.")
 
+    def names(self) -> Iterator[str]:
+        """Yield every name of a model that the choice may lead to."""
+        if self.model is not None:
+            yield self.model
+        yield from self.warm or ()
+        yield from self.weighted or ()
+        for each in self.failover or ():
+            yield from each.names()
+        if self.overflow is not None:
+            yield from self.overflow.home.names()
+            yield from self.overflow.to.names()
+        if self.canary is not None:
+            yield from (self.canary.model, self.canary.against)
+        if self.shadow is not None:
+            yield from self.shadow.of.names()
+
     def given(self) -> Iterator[str]:
         """Yield the kinds of choice that are given."""
         return (kind for kind, value in self if value is not None)
