@@ -197,6 +197,8 @@ class Gateway:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            self.core.sink = self.core.dispatcher.accounting
+            self._access.close()
 
     async def _follow(self) -> None:
         """Have the gates of models follow what their engines tell and how they are, until cancelled."""

@@ -3,6 +3,7 @@
 Rules:
 - Whoever has something to say never waits: a thread writes. What it has not written yet is bounded.
 - Beyond the bound lines are dropped, and the next line that is written says how many.
+- What is written at once ends with a line, so that several processes may append to one file.
 - The thread writes to the file descriptor, not to Python's stream: a thread that is stuck in a stream when the process
   ends would hold the stream's lock.
 """
@@ -21,6 +22,8 @@ ROOM: Final = 4 << 20
 """Most bytes that wait to be written."""
 PATIENCE: Final = 1.0
 """Seconds that the end of the process waits for what is still to be written."""
+_AT_ONCE: Final = 4096
+"""Bytes that are written at once: as many as a pipe takes whole."""
 _FULL: Final = 0.05
 """Seconds between two attempts to write where the descriptor does not block."""
 
@@ -33,11 +36,23 @@ def dropped(count: int) -> str:
 class Outlet:
     """Writes lines to a stream from a thread of its own, which starts with the first line."""
 
-    def __init__(self, stream: TextIO, notice: Callable[[int], str] = dropped, room: int = ROOM) -> None:
-        """Write to `stream`. `notice` returns the line that tells how many were dropped; `room` is in bytes."""
+    def __init__(
+        self,
+        stream: TextIO,
+        notice: Callable[[int], str] = dropped,
+        room: int = ROOM,
+        before: Callable[[int], None] | None = None,
+    ) -> None:
+        """Write to `stream`.
+
+        `notice` returns the line that tells how many were dropped; `room` is in bytes. `before` is called by the
+        thread with the file descriptor each time there is something to write.
+        """
         self._stream = stream
         self._notice = notice
         self._room = room
+        self._before = before
+        self._closed = False
         self._lines: list[bytes] = []
         self._size = 0
         self._dropped = 0
@@ -72,12 +87,22 @@ class Outlet:
         with self._changed:
             self._changed.wait_for(lambda: not (self._lines or self._writing), patience)
 
+    def close(self) -> None:
+        """Close the stream as soon as everything is written. Nobody waits for that, and nothing may be put after it."""
+        with self._changed:
+            self._closed = True
+            if self._thread is None:
+                self._stream.close()
+            self._changed.notify_all()
+
     def _run(self) -> None:
         while True:
             with self._changed:
                 self._writing = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._lines)
+                self._changed.wait_for(lambda: self._lines or self._closed)
+                if not self._lines:
+                    break
                 data = b"".join(self._lines)
                 missing, self._dropped = self._dropped, 0
                 self._lines.clear()
@@ -86,15 +111,25 @@ class Outlet:
             if missing:
                 data += self._notice(missing).encode("utf-8", "backslashreplace") + b"\n"
             with contextlib.suppress(OSError):  # nobody will ever read it
-                self._write(memoryview(data))
+                if self._before is not None and self._file is not None:
+                    self._before(self._file)
+                self._write(data)
+        self._stream.close()
 
-    def _write(self, data: memoryview) -> None:
+    def _write(self, data: bytes) -> None:
         assert self._file is not None
-        while data:
+        at = 0
+        while at < len(data):
             try:
-                data = data[os.write(self._file, data[:4096]) :]
+                at += os.write(self._file, data[at : _end(data, at)])
             except BlockingIOError:
                 time.sleep(_FULL)
+
+
+def _end(data: bytes, at: int) -> int:
+    """Return where a piece ends that begins at `at`: after as many lines as are written at once, at least one."""
+    found = data.rfind(b"\n", at, at + _AT_ONCE)
+    return (found if found >= 0 else data.index(b"\n", at)) + 1
 
 
 class OutletHandler(logging.Handler):

@@ -9,6 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 from gateway.fake.engine import FakeEngine
 from gateway.logs import Json
 from gateway.outlet import Outlet, OutletHandler, dropped
@@ -36,6 +38,40 @@ def test_nobody_waits_for_a_reader_and_what_was_dropped_is_told() -> None:
         outlet.put("again")
         assert reader.readline() == b"again\n"
         outlet.flush()
+
+
+def test_several_processes_append_whole_lines_to_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces: list[bytes] = []
+
+    def write(_: int, data: bytes) -> int:
+        pieces.append(data)
+        return len(data)
+
+    monkeypatch.setattr("gateway.outlet.os.write", write)
+    sizes = [10, 3000, 2000, 4095, 4096, 9000, 1, 700, 700]
+    written = b"".join(b"x" * size + b"\n" for size in sizes)
+    with (tmp_path / "log").open("a") as stream:
+        Outlet(stream)._write(written)
+    assert b"".join(pieces) == written
+    assert all(piece.endswith(b"\n") for piece in pieces)
+    assert all(len(piece) <= 4096 or piece.count(b"\n") == 1 for piece in pieces)
+
+
+def test_a_closed_outlet_has_written_everything_and_its_file_is_closed(tmp_path: Path) -> None:
+    for lines in (["one", "two"], []):
+        stream = (tmp_path / "log").open("w")
+        outlet = Outlet(stream)
+        for line in lines:
+            outlet.put(line)
+        thread = outlet._thread
+        outlet.close()
+        if thread is not None:
+            thread.join(10)
+            assert not thread.is_alive()
+        assert stream.closed
+        assert (tmp_path / "log").read_text().splitlines() == lines
 
 
 class Picky(Json):

@@ -4,12 +4,14 @@ Rules:
 - Nothing a client wrote is kept but what rules may look at: of headers and `metadata` only those that the rules of the
   config name. Never a prompt, an answer or a key.
 - A line says where the time went: milliseconds in each hop, which sum to the total.
+- A file that was moved away or deleted is begun anew, so that it can be rotated.
 - Nobody waits for the file: what is not written in time is dropped, and a line says how much that was.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Collection
 from time import time
@@ -90,7 +92,7 @@ class AccessLogs:
         """Return the sink of requests by this config. A log that cannot be opened is said, and there is none."""
         path = config.server.log.access
         if path != self._path:
-            self._close()
+            self.close()
             self._outlet, self._path = _opened(path), path
         if self._outlet is None:
             return self._sink
@@ -98,20 +100,48 @@ class AccessLogs:
         found.headers, found.metadata = looked_at(config)
         return found
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Write what is still to be written, for a moment at most, and let the file go."""
         if self._outlet is not None:
             self._outlet.flush()
+            if self._path != "-":
+                self._outlet.close()
+        self._outlet = self._path = None
 
 
 def _opened(path: str | None) -> Outlet | None:
     """Return what writes to a file, or to standard output where it is `-`."""
     if path is None:
         return None
+    if path == "-":
+        return Outlet(sys.stdout, _dropped)
     try:
-        return Outlet(sys.stdout if path == "-" else open(path, "a", encoding="utf-8"), _dropped)
+        return Outlet(open(path, "a", encoding="utf-8"), _dropped, before=_Followed(path))
     except OSError as error:
         log.error("there is no access log: %s cannot be written: %s", path, error.strerror)
         return None
+
+
+class _Followed:
+    """Has a file descriptor follow a path: what is there now is written to, not what was there once."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __call__(self, file: int) -> None:
+        try:
+            if os.path.samestat(os.stat(self._path), os.fstat(file)):
+                return
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return
+        try:
+            fresh = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError:
+            return
+        os.dup2(fresh, file, inheritable=False)
+        os.close(fresh)
 
 
 def _dropped(count: int) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
 
 from gateway.__main__ import main
+from gateway.outlet import Outlet
 from tests.faults.clients import CHAT, until
 from tests.routing.test_routes import MODELS, ask, model_of, routed
 
@@ -59,6 +61,40 @@ async def test_a_log_that_cannot_be_written_stops_nothing(
     async with routed(tmp_path, RULES, more=more) as (served, _, _):
         assert model_of(await ask(served)) == "big"
     assert "there is no access log" in caplog.text
+
+
+async def test_a_log_that_is_rotated_is_begun_anew(tmp_path: Path) -> None:
+    file, old = tmp_path / "access.jsonl", tmp_path / "access.jsonl.1"
+    more = f'server: {{listen: "127.0.0.1:0", log: {{access: "{file}"}}}}'
+    async with routed(tmp_path, RULES, more=more) as (served, _, _):
+        await ask(served)
+        await until(lambda: len(lines(file)) == 1, "it is written")
+        file.rename(old)
+        await ask(served)
+        await until(lambda: len(lines(file)) == 1, "the next one is in a new file")
+        file.unlink()
+        file.write_text("")
+        await ask(served)
+        await until(lambda: len(lines(file)) == 1, "it is in the file that somebody made")
+        assert len(lines(old)) == 1
+
+
+async def test_a_stop_waits_until_the_last_lines_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Outlet._write
+
+    def slowly(outlet: Outlet, data: bytes) -> None:
+        sleep(0.1)  # in the outlet's own thread: a slow disk
+        write(outlet, data)
+
+    monkeypatch.setattr(Outlet, "_write", slowly)
+    file = tmp_path / "access.jsonl"
+    more = f'server: {{listen: "127.0.0.1:0", log: {{access: "{file}"}}}}'
+    async with routed(tmp_path, RULES, more=more) as (served, _, _):
+        for _ in range(3):
+            await ask(served)
+    assert len(lines(file)) == 3
 
 
 OTHER = """
