@@ -78,6 +78,7 @@ COMPILED = [
     "gateway/wire/http1.py",
     "gateway/wire/idle.py",
     "gateway/wire/origins.py",
+    "gateway/wire/quota.py",
     "gateway/wire/relay.py",
     "gateway/wire/room.py",
     "gateway/wire/sizes.py",

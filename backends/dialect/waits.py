@@ -1,4 +1,4 @@
-"""How long an engine, or a service, asks to be left alone, by the headers of its answer.
+"""How long an engine, or a service, asks to be left alone, and how many requests it still takes, by its headers.
 
 Rules:
 - Read in this order, the first that can be read counts: `retry-after-ms` (OpenAI, Azure), `Retry-After` (RFC 9110, and
@@ -21,6 +21,12 @@ _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", re.ASCII)
 _LONGEST = 30 * 86_400.0
 """Seconds of the longest wait that is passed on."""
 _RESET, _REMAINING = "x-ratelimit-reset", "x-ratelimit-remaining"
+_REQUESTS = (
+    b"x-ratelimit-remaining-requests",
+    b"x-ratelimit-reset-requests",
+    b"anthropic-ratelimit-requests-remaining",
+    b"anthropic-ratelimit-requests-reset",
+)
 _POINT_IN_TIME = 1e9
 """A number of seconds from here on is one since 1970, not a length: some services tell when and not how long."""
 _MILLISECONDS = 1e11
@@ -45,6 +51,22 @@ def retry_after(headers: Headers) -> float | None:
         if wait is None:
             wait = max(_resets(found, now), default=None)
     return None if wait is None else min(wait, _LONGEST)
+
+
+def remaining(headers: Headers) -> tuple[float, float | None] | None:
+    """Return how many requests are left before a limit, and for how many seconds that holds; None where it is not told.
+
+    As OpenAI and many others tell it (`x-ratelimit-remaining-requests`), or as Anthropic does. The seconds are None
+    where the headers do not tell them.
+    """
+    found = {name: value for name, value in headers if name in _REQUESTS or name == b"date"}
+    for left, reset in (_REQUESTS[:2], _REQUESTS[2:]):
+        count = _number(found.get(left, b"").decode("latin-1").strip())
+        if count is not None:
+            now = _date(found.get(b"date", b"").decode("latin-1").strip())
+            wait = _length(found.get(reset, b"").decode("latin-1").strip(), now)
+            return count, None if wait is None else min(wait, _LONGEST)
+    return None
 
 
 def _resets(found: dict[str, str], now: datetime | None) -> Iterator[float]:

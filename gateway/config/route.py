@@ -121,6 +121,13 @@ class Overflow(Section):
     )
     in_flight: int | None = setting(None, "Requests at the least busy backend.", ge=1)
     kv_use: Share | None = setting(None, "The KV cache in use, at the backend that uses the least of it.")
+    remaining: int | None = setting(
+        None,
+        "Requests that a cloud still takes, as its last answer has told (`x-ratelimit-remaining-requests`, "
+        "`anthropic-ratelimit-requests-remaining`), at the backend that takes the most: so many or fewer are too few. "
+        "Told is believed until the reset that came with it, without one for a minute.",
+        ge=1,
+    )
 
 
 class OverflowTo(Section):

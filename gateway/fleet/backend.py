@@ -30,6 +30,7 @@ from gateway.fleet.load import Load, Slots
 from gateway.fleet.orders import Orders
 from gateway.telemetry.cells import Value
 from gateway.telemetry.metrics import Metrics
+from gateway.wire.quota import Quota
 from gateway.wire.upstream import Upstream
 
 log = logging.getLogger("gateway.fleet")
@@ -121,6 +122,7 @@ class Backend:
         "models",
         "name",
         "orders",
+        "quota",
         "reason",
         "slots",
         "slow_start",
@@ -168,11 +170,11 @@ class Backend:
         """Why it is in this state."""
         self.models: tuple[ModelCard, ...] | None = None if models is None else tuple(map(ModelCard, models))
         """The models it serves; None where nobody has told yet."""
-        self.listed = Listed()
+        self.listed, self.slots = Listed(), Slots()
+        self.quota: Quota | None = None  # how many requests it still takes; only where a rule looks at that
         self.woken = asyncio.Event()
         """Set when a probe should come at once."""
         self._forget_engine()
-        self.slots = Slots()
         self.in_flight = 0
         """Leases that are open."""
         self.busy_period = 0
@@ -383,7 +385,7 @@ class Backend:
     def _move(self, url: str | None, key: str | None) -> None:
         self._key = key
         self._forget_engine()
-        self.slots.told = None
+        self.slots.told, self.quota = None, self.quota and Quota()
         self.upstream = None if url is None else Upstream(url, headers=self._sent_headers())
 
     def _forget_engine(self) -> None:

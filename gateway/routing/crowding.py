@@ -4,6 +4,7 @@ Rules:
 - One bound that is passed is enough. All signals must have been below `RELIEF` of theirs for a while before it is over.
 - The best backend counts: while one has room there is room.
 - A signal that is not known passes no bound: missing is never busy, nor idle. No backend that can be used is busy.
+- What a cloud has told of its rate limit is known until that is filled up again, and then not.
 - Time is an argument. Looking costs as much as there are targets, so it is done `PERIOD` seconds apart.
 """
 
@@ -102,6 +103,13 @@ class Crowding:
                     f"{min(known):.0%}",
                     f"{bounds.kv_use:.0%}",
                 )
+        if bounds.remaining is not None:
+            left = [None if (kept := target.backend.quota) is None else kept.left(now) for target in usable]
+            told = [count for count in left if count is not None]
+            if told and len(told) == len(left):
+                most = max(told)
+                level = bounds.remaining / most if most else float("inf")
+                yield "the number of requests that are left", level, f"{most:g}", f"{bounds.remaining}"
 
 
 def _waiting(target: Target, now: float) -> float:

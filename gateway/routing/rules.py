@@ -8,7 +8,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from gateway.asked import Asked
@@ -154,12 +154,16 @@ class Memory(Protocol):
     def crowding(self, path: str) -> Crowding:
         """Return what an overflow remembers of how busy its models are."""
 
+    def look_at_quotas(self, backends: Collection[str]) -> None:
+        """Have these backends, and no others, keep how many requests they still take, as their answers tell."""
+
 
 def build(config: Config, models: Models, memory: Memory) -> Rules:
     """Build the rules of a config. What no choice of it remembers any more is forgotten."""
     builder = _Builder(models, memory)
     rules = [builder.rule(route) for route in config.routes]
     memory.canaries.keep(builder.trials)
+    memory.look_at_quotas(builder.limited)
     virtual: dict[str, bool] = {}
     for route in config.routes:
         for name in new_names(route, models.names):
@@ -175,6 +179,8 @@ class _Builder:
         self._memory = memory
         self.trials: list[str] = []
         """Where canaries stand."""
+        self.limited: set[str] = set()
+        """The backends whose rate limits a rule looks at."""
 
     def rule(self, route: settings.Route) -> Rule:
         """Return a rule."""
@@ -224,6 +230,8 @@ class _Builder:
         crowding = self._memory.crowding(path)
         crowding.bounds, crowding.hold = to.when, to.hold
         home, away = self._choice(to.home, f"{path}/home"), self._choice(to.to, f"{path}/to")
+        if to.when.remaining is not None:
+            self.limited.update(target.name for plan in home.plans() for target in plan.groups[0].targets)
         if isinstance(home, Absent) or isinstance(away, Absent):
             return away if isinstance(home, Absent) else home
         return Overflow(home, away, crowding, conditions(to.keep, f"{path}/keep", self._models.own_name))

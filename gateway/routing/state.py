@@ -29,6 +29,7 @@ from gateway.routing.decision import Decisions
 from gateway.routing.slots import Following
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.clocks import Clocks
+from gateway.wire.quota import Quota
 
 
 class State:
@@ -100,6 +101,14 @@ class State:
     def crowding(self, rule: str) -> Crowding:
         """Return what the overflow rule of this name remembers of how busy its models are."""
         return self._crowding.setdefault(rule, Crowding())
+
+    def look_at_quotas(self, backends: Collection[str]) -> None:
+        """Have these backends, and no others, keep how many requests they still take, as their answers tell."""
+        for name, backend in self.pool.backends.items():
+            if name not in backends:
+                backend.quota = None
+            elif backend.quota is None:
+                backend.quota = Quota()
 
     def hedging(self, model: str, settings: Model) -> Hedging | None:
         """Return when requests of a model are hedged, with the numbers of its settings; None where they are not."""

@@ -8,6 +8,7 @@ from backends.base import Engine
 from backends.dialect.parameters import Parameters
 from gateway.telemetry.cells import TargetMetrics
 from gateway.wire.clocks import Clocks
+from gateway.wire.quota import Quota
 from gateway.wire.upstream import Upstream
 
 
@@ -18,6 +19,8 @@ class TargetBackend(Protocol):
     def engine(self) -> Engine: ...
     @property
     def upstream(self) -> Upstream | None: ...
+    @property
+    def quota(self) -> Quota | None: ...
 
 
 class Destination(Protocol):

@@ -54,6 +54,7 @@ from gateway.wire.answer import Held, content_type, is_stream, may_be_stream
 from gateway.wire.clocks import LATE, SECOND, Clocks
 from gateway.wire.connection import Connection, Sink
 from gateway.wire.destination import Destination
+from gateway.wire.quota import Quota
 from gateway.wire.sizes import Sizes
 from gateway.wire.upstream import ConnectError, Upstream
 
@@ -105,6 +106,7 @@ class Attempt(Sink):
         "_over",
         "_parameters",
         "_phase",
+        "_quota",
         "_renewed",
         "_reply_headers",
         "_since",
@@ -142,6 +144,7 @@ class Attempt(Sink):
         self._way: WayBack = exchange.way
         self._upstream: Upstream = backend.upstream
         self._engine: Engine = backend.engine
+        self._quota: Quota | None = backend.quota
         self._model: str = target.model
         self._clocks: Clocks = target.clocks
         self._sizes: Sizes = exchange.plan.sizes
@@ -180,8 +183,7 @@ class Attempt(Sink):
         self.committed: bool = False
         self.complete: bool = False
         self.crash: Exception | None = None
-        self.sent_at: int = 0
-        self.first_token_at: int = 0
+        self.sent_at = self.first_token_at = 0
 
     def begin(self) -> bool:
         """Send the request on an idle connection. Return False if there is none, so that `connect` has to be called."""
@@ -353,6 +355,8 @@ class Attempt(Sink):
     def on_head(self, status: int, headers: Headers) -> None:
         self._status = status
         self._reply_headers = headers
+        if self._quota is not None:
+            self._quota.take(headers, self._way.loop.time())
         self._phase = Phase.FIRST_TOKEN
         self._data = b""
         if status == 200 and is_stream(headers, self._engine.stream_types):

@@ -31,6 +31,7 @@ from gateway.routing.decision import Decision, Moment
 from gateway.routing.match import conditions
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.clocks import Clocks
+from gateway.wire.quota import Quota
 
 METRICS = Metrics("0")
 
@@ -178,6 +179,36 @@ def overflowing(home: Plan, hold: float = 10.0, **when: Any) -> tuple[choices.Ov
     crowding.bounds, crowding.hold = validate(Overflow, when), hold
     away = plan("away", target("away"))
     return choices.Overflow(choices.Served(home), choices.Served(away), crowding, KEEP), crowding
+
+
+def test_a_cloud_that_takes_few_more_requests_overflows_until_its_limit_is_reset() -> None:
+    first, second = target("a"), target("b")
+    choice, crowding = overflowing(plan("home", first, second), remaining=10)
+
+    def told(at: Target, left: int, now: float, reset: str = "90s") -> None:
+        assert at.backend.quota is not None
+        at.backend.quota.take(
+            (
+                (b"x-ratelimit-remaining-requests", b"%d" % left),
+                (b"x-ratelimit-reset-requests", reset.encode()),
+            ),
+            now,
+        )
+
+    assert made(choice, now=100) == ("home", "home"), "nothing is known"
+    first.backend.quota, second.backend.quota = Quota(), Quota()
+    told(first, 3, 100)
+    assert made(choice, now=101) == ("home", "home"), "nothing is known of the other"
+    told(second, 11, 101)
+    assert made(choice, now=102) == ("home", "home"), "the other one takes more"
+    told(second, 10, 102)
+    assert made(choice, now=103) == ("away", "overflow")
+    home = next(choice._home.plans())
+    assert "the number of requests that are left is 10, the bound 10" in crowding.words(home, 103)
+    told(second, 0, 103, "60s")
+    assert made(choice, now=162) == ("away", "overflow")
+    assert made(choice, now=163.5) == ("away", "overflow"), "it has not been over for long"
+    assert made(choice, now=174) == ("home", "home"), "after the reset nothing is known any more"
 
 
 def test_a_queue_beyond_its_bound_overflows_until_it_was_short_for_a_while() -> None:

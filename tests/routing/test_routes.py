@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import contextlib
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.fake.engine import FakeEngine
+from gateway.routing.crowding import PERIOD
 from tests.faults.clients import CHAT, chat, rest, until
 from tests.serving import Answer, Served, serving
 
@@ -144,6 +146,47 @@ async def test_warm_takes_the_first_model_that_is_loaded(tmp_path: Path) -> None
         assert (model_of(answer), answer.headers["x-gateway-attempts"]) == ("small", "1")
         assert served.metric("gateway_route_decisions_total", rule="warm", reason="warm", model="small") == 1
         await first.up()
+
+
+async def test_a_cloud_near_its_rate_limit_overflows_and_others_are_not_looked_at(tmp_path: Path) -> None:
+    overflow = "{home: big, to: small, when: {remaining: 5}, hold: 1ms}"
+    async with routed(
+        tmp_path, f"  - {{name: cloud, match: {{model: big}}, to: {{overflow: {overflow}}}}}"
+    ) as (
+        served,
+        first,
+        _,
+    ):
+        backends = served.gateway.pool.backends
+        assert backends["second"].quota is None, "no rule looks at it"
+
+        def tells(left: int, reset: str) -> None:
+            limits = {"X-RateLimit-Remaining-Requests": str(left), "X-RateLimit-Reset-Requests": reset}
+            first.set(rules=[{"reply": {"headers": limits}}])
+
+        async def goes_to(**body: Any) -> str:
+            await asyncio.sleep(PERIOD)
+            return model_of(await ask(served, **body))
+
+        tells(6, "10m")
+        assert [await goes_to(), await goes_to()] == ["big", "big"]
+        tells(5, "10m")
+        assert await goes_to(stream=True) == "big", "this answer tells it"
+        assert [await goes_to(), await goes_to()] == ["small", "small"]
+        told = (await served.post("/v1/route:explain", {**chat(), "model": "big"})).json()
+        assert "the number of requests that are left is 5, the bound 5" in told["choice"]
+        quota = backends["first"].quota
+        assert quota is not None
+        quota.forget()
+        assert await goes_to() == "big"
+        assert quota.left(asyncio.get_running_loop().time()) == 5
+        backends["first"].locate(first.url)
+        moved = backends["first"].quota
+        assert moved is not None
+        assert moved.left(0.0) is None, "what is elsewhere has told nothing"
+        without = served.gateway.core.snapshot.config.model_copy(update={"routes": ()})
+        served.gateway.apply(without)
+        assert backends["first"].quota is None
 
 
 async def test_a_canary_gets_its_share_and_goes_back_by_itself(tmp_path: Path) -> None:
