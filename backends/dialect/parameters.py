@@ -69,9 +69,13 @@ Path = tuple[str, ...]
 class Bounds:
     """The least and the greatest number that a parameter may have."""
 
-    __slots__ = ("high", "low")
+    __slots__ = ("_highest", "_lowest", "high", "low")
 
-    def __init__(self, low: float, high: float) -> None:
+    def __init__(self, low: object, high: object) -> None:
+        """Take two numbers. What takes a number's place is written as the config has it: compiled, 9 becomes 9.0."""
+        assert isinstance(low, int | float) and isinstance(high, int | float)
+        self._lowest: bytes = msgspec.json.encode(low)
+        self._highest: bytes = msgspec.json.encode(high)
         self.low: float = low
         self.high: float = high
 
@@ -84,8 +88,8 @@ class Bounds:
         if number is None:
             return None
         if number > self.high or (limit and number < 0):
-            return msgspec.json.encode(self.high)
-        return msgspec.json.encode(self.low) if number < self.low else None
+            return self._highest
+        return self._lowest if number < self.low else None
 
 
 class Rule:
@@ -123,7 +127,7 @@ class Parameters:
         set: Mapping[str, object],
         default: Mapping[str, object],
         strip: Sequence[str],
-        clamp: Mapping[str, tuple[float, float]],
+        clamp: Mapping[str, tuple[object, object]],
         system: System | None,
     ) -> None:
         """Take the rules as the config has them: values by the dotted names of members."""

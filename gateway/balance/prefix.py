@@ -66,11 +66,13 @@ class Start:
 class Prefix(Balancer):
     """The backend that has the beginning of a prompt in its cache."""
 
-    __slots__ = ("_bound", "_number", "_outcomes", "_recent", "_rng", "_starts")
+    __slots__ = ("_bound", "_number", "_outcomes", "_recent", "_rng", "_starts", "remembered")
 
     def __init__(self, bound: Bound, outcomes: Outcomes, rng: Random) -> None:
         """`rng` decides among equals."""
         super().__init__()
+        self.remembered: int = REMEMBERED
+        """Starts of prompts that are known at once."""
         self._bound: Bound = bound
         self._outcomes: Outcomes = outcomes
         self._rng: Random = rng
@@ -168,7 +170,7 @@ class Prefix(Balancer):
                 start = Start()
             start.learn(target)
             known[number] = start
-        while len(known) > REMEMBERED:
+        while len(known) > self.remembered:
             del known[next(iter(known))]
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from time import time
 
+from mypy_extensions import mypyc_attr
+
 from gateway.asked import Asked
 from gateway.errors import GatewayError, Own
 from gateway.routing.catalog import Catalog, Group, Plan, quoted
@@ -18,6 +20,7 @@ from gateway.routing.state import State
 from gateway.telemetry.cells import Value
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Router:
     """Decides where requests go, by one config."""
 

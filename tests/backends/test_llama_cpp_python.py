@@ -15,8 +15,10 @@ ENGINE = LlamaCppPython()
 TOOL = {"type": "function", "function": {"name": "get_port", "parameters": {}}}
 
 
-def request(operation: Operation = Operation.CHAT, *, stream: bool = False, **body: Any) -> Request:
-    return Request(operation, json.dumps({"model": "public", **body}).encode(), "public", stream)
+def request(operation: Operation = Operation.CHAT, *, stream: bool | None = False, **body: Any) -> Request:
+    nothing = {"stream": None} if stream is None else {}
+    sent = json.dumps({"model": "public", **nothing, **body}).encode()
+    return Request(operation, sent, "public", bool(stream))
 
 
 def sent(operation: Operation = Operation.CHAT, **body: Any) -> Any:

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.asked import Asked
-from gateway.balance import prefix as module
 from gateway.balance.bound import Bound
 from gateway.balance.prefix import Prefix
 from gateway.balance.prompt import starts
@@ -153,9 +152,9 @@ def test_a_request_without_a_prompt_goes_where_the_load_is_least() -> None:
     assert balancer.note == ""
 
 
-def test_memory_is_bounded_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REMEMBERED", 30)
+def test_memory_is_bounded_and_the_oldest_goes_first() -> None:
     balancer, targets = make(), named("abcd")
+    balancer.remembered = 30
     [kept] = starts(turn("kept", 0)).numbers
     balancer.choose(targets, turn("kept", 0), 0.0)
     balancer.choose(targets, turn("gone", 0), 0.0)

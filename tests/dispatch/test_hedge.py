@@ -292,7 +292,7 @@ async def test_the_hops_of_a_request_that_the_second_serves_sum_to_its_total(tmp
         stage.behave(FOREVER, {"tokens": 3, "gap": 0.02})
         await stage.ask()
         assert spent[0]["first_byte"] >= 30_000_000, "it waited for the first engine"
-        assert spent[0]["stream"] >= 35_000_000
+        assert spent[0]["stream"] >= 20_000_000
 
 
 async def test_there_is_none_where_the_other_backend_has_work(tmp_path: Path) -> None:

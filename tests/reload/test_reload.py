@@ -387,7 +387,7 @@ async def test_only_an_engine_whose_launch_options_changed_is_started_anew(tmp_p
 
     def launched(threads: int, more: str = "") -> str:
         lines = [
-            f"  {name}: {{engine: llamacpp, launch: {{model: {model}, alias: m, threads: {count}}}{more}}}"
+            f"  {name}: {{engine: llamacpp, launch: {{model: {model}, name: m, threads: {count}}}{more}}}"
             for name, count in (("a", 1), ("b", threads))
         ]
         return "\n".join([SERVER, "backends:", *lines])
