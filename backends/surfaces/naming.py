@@ -1,4 +1,4 @@
-"""Put a model's name into a request that names none, or in the place of one that nobody knows.
+"""Read a request that may name no model; put another name in the place of one that nobody knows.
 
 Rules:
 - Every other byte stays as it was. What is no request of its kind is left so: whoever reads it says what is wrong.
@@ -12,8 +12,24 @@ from backends.base import Operation, Request
 from backends.dialect.members import Members
 from backends.dialect.openai import FORMS
 from backends.framing import multipart
+from backends.surfaces.surface import InvalidRequest, Surface
 
 _NONE = (None, b"null", b'""')
+
+
+def read(
+    surface: Surface, operation: Operation, content_type: bytes, body: bytes, model: str | None
+) -> Request:
+    """Return a request as its surface reads it; `model` is asked for where it names none. Raises InvalidRequest."""
+    try:
+        return surface.read(operation, content_type, body)
+    except InvalidRequest as error:
+        if model is None or error.param != "model":
+            raise
+        also = named(operation, content_type, body, model)
+        if also is None:
+            raise
+        return surface.read(operation, content_type, also)
 
 
 def named(operation: Operation, content_type: bytes, body: bytes, model: str) -> bytes | None:

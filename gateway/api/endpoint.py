@@ -21,7 +21,7 @@ from backends.base import Headers, Operation, Request
 from backends.dialect.openai import FORMS
 from backends.surfaces import naming
 from backends.surfaces.openai import OPENAI, surface_of
-from backends.surfaces.surface import InvalidRequest, Surface
+from backends.surfaces.surface import Surface
 from gateway.api.reading import LARGE, Asking, Decoding, Reading
 from gateway.asked import Asked
 from gateway.auth import CREDENTIALS, Caller
@@ -229,16 +229,8 @@ class Endpoint:
     def _read(self, exchange: Exchange, body: bytes) -> None:
         operation = self._operation
         content_type = exchange.headers.get(b"content-type", b"")
-        try:
-            request = self._surface.read(operation, content_type, body)
-        except InvalidRequest as error:
-            model = self._core.snapshot.config.defaults.model
-            if model is None or error.param != "model":
-                raise
-            named = naming.named(operation, content_type, body, model)
-            if named is None:
-                raise
-            request = self._surface.read(operation, content_type, named)
+        model = self._core.snapshot.config.defaults.model
+        request = naming.read(self._surface, operation, content_type, body, model)
         if self._surface.forwarded:
             request = msgspec.structs.replace(
                 request, headers=_forwarded(exchange.headers, self._surface.forwarded)

@@ -20,6 +20,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from backends.base import Operation
+from backends.surfaces import naming
 from backends.surfaces.openai import JSON_HEADERS, surface_of
 from gateway.api.admin import Admin
 from gateway.api.endpoint import Core, headers_of
@@ -90,7 +91,9 @@ class _Explained(Response):
             most = self._core.snapshot.config.server.limits.body
             body = decoded(coding_of(headers), await way.body(most), most)
             asked = self._asked(headers, body, caller)
-            told = explain(self._core.snapshot.router, asked, Moment(way.loop.time(), time(), Random()))
+            snapshot = self._core.snapshot
+            moment = Moment(way.loop.time(), time(), Random())
+            told = explain(snapshot.router, asked, moment, snapshot.config.defaults.unknown_model)
             if not self._asks_operator(scope):
                 told = for_client(told)
             exchange.reply(200, JSON_HEADERS, msgspec.json.encode(told))
@@ -124,4 +127,5 @@ class _Explained(Response):
         surface = surface_of(self._operation)
         content_type = headers.get(b"content-type", b"")
         surface.check(self._operation, content_type)
-        return Asked(surface.read(self._operation, content_type, body), headers, caller)
+        model = self._core.snapshot.config.defaults.model
+        return Asked(naming.read(surface, self._operation, content_type, body, model), headers, caller)

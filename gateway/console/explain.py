@@ -18,6 +18,7 @@ from time import time
 from typing import Any
 
 from backends.base import Operation
+from backends.surfaces import naming
 from backends.surfaces.openai import surface_of
 from backends.surfaces.surface import InvalidRequest
 from gateway.asked import Asked
@@ -66,9 +67,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         body = sys.stdin.buffer.read() if str(options.request) == "-" else options.request.read_bytes()
         headers = dict(_header(text) for text in options.header)
-        request = surface_of(options.operation).read(
-            options.operation, headers.get(b"content-type", b""), body
-        )
+        operation, content_type = options.operation, headers.get(b"content-type", b"")
+        surface = surface_of(operation)
+        request = naming.read(surface, operation, content_type, body, config.defaults.model)
     except OSError as error:
         print(f"cannot read {options.request}: {error.strerror}", file=sys.stderr)
         return 1
@@ -84,7 +85,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"{options.file}: there is no key '{options.key}'", file=sys.stderr)
         return 1
     when = time() if options.at is None else options.at
-    told = explain(snapshot.router, Asked(request, headers, caller), Moment(0.0, when, Random()))
+    asked, stand_in = Asked(request, headers, caller), config.defaults.unknown_model
+    told = explain(snapshot.router, asked, Moment(0.0, when, Random()), stand_in)
     print(json.dumps(told, indent=2) if options.json else "\n".join(lines(told)))
     return 1 if "error" in told else 0
 
@@ -93,6 +95,8 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
     """Yield an explanation for people."""
     asked = told["asked"]
     yield f"{asked['operation']} for the model '{asked['model']}', about {asked['prompt_tokens']} tokens of prompt"
+    if "stand_in" in told:
+        yield f"there is no such model: '{told['stand_in']}' stands in for it"
     for rule in told.get("rules", ()):
         yield f"rule '{rule['name']}': {rule['verdict']}"
         for held in rule["match"] + rule.get("unless", []):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from backends.surfaces.naming import renamed
 from gateway.asked import Asked
 from gateway.balance.loaded import Balancer, Weighed
 from gateway.errors import GatewayError
@@ -28,8 +29,20 @@ _FOR_CLIENTS = ("model", "turn", "backend", "usable", "against", "chance")
 """What clients are told of a candidate: nothing that the headers of answers and errors could not tell them."""
 
 
-def explain(router: Router, asked: Asked, moment: Moment) -> dict[str, Any]:
-    """Return where a request would go at this moment, and why each other way was not taken."""
+def explain(router: Router, asked: Asked, moment: Moment, stand_in: str | None = None) -> dict[str, Any]:
+    """Return where a request would go at this moment, and why each other way was not taken.
+
+    `stand_in` is the model that serves requests for one that there is not, if the config has one.
+    """
+    found = _explained(router, asked, moment)
+    if stand_in is None or found.get("error", {}).get("code") != "model_not_found":
+        return found
+    other = Asked(renamed(asked.request, stand_in), asked.headers, asked.caller)
+    instead = _explained(router, other, moment)
+    return found if "error" in instead else instead | {"asked": found["asked"], "stand_in": stand_in}
+
+
+def _explained(router: Router, asked: Asked, moment: Moment) -> dict[str, Any]:
     found: dict[str, Any] = {"asked": _facts(asked)}
     try:
         by_name = router.permitted(asked)

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.__main__ import main
 from gateway.auth import ANYONE
-from tests.faults.clients import chat, rest, until
+from tests.faults.clients import CHAT, chat, rest, until
 from tests.routing.test_routes import MODELS, ask, model_of, routed
 
 EXPLAIN = "/v1/route:explain"
@@ -36,6 +36,26 @@ async def test_an_explanation_is_what_is_done(tmp_path: Path) -> None:
         before = len(first.requests)
         await served.post(EXPLAIN, {**chat(), "model": "big"})
         assert len(first.requests) == before, "nothing is sent on"
+
+
+async def test_models_that_stand_in_are_explained_too(tmp_path: Path) -> None:
+    more = "defaults: {model: big, unknown_model: small}"
+    rules = "  - {name: batch, match: {model: small, header: {x-tier: batch}}, to: hidden}"
+    async with routed(tmp_path, rules, more=more) as (served, _, _):
+        for model, headers in ((None, {}), ("none", {}), ("none", {"x_tier": "batch"}), ("", {})):
+            body = chat() | {"model": model}
+            if model is None:
+                del body["model"]
+            told = (await served.post(EXPLAIN, body, **headers)).json()
+            answer = await served.post(CHAT, body, **headers)
+            assert told["model"] == model_of(answer)
+            assert told["rule"] == answer.headers.get("x-gateway-route")
+            assert told.get("stand_in") == ("small" if model == "none" else None)
+            assert told["asked"]["model"] == (model or "big")
+        embed = {"model": "none", "input": "x"}
+        answered = await served.post("/v1/embeddings", embed)
+        explained = (await served.post(f"{EXPLAIN}?operation=embeddings", embed)).json()
+        assert (answered.status, explained["model"]) == (200, "small")
 
 
 async def test_it_says_of_each_rule_and_backend_why_not(tmp_path: Path) -> None:
@@ -280,6 +300,18 @@ models:
     assert "'b' as 'm', its own: can be used; weighted 3 (drawn by chance" in said
     assert "chosen with a chance of 0.75" in said
     assert "which backend is not certain: chance decides" in said
+
+
+def test_a_file_says_which_model_stands_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, request = tmp_path / "gateway.yaml", tmp_path / "request.json"
+    file.write_text(CONFIG + "defaults: {model: big, unknown_model: small}\n")
+    for model, words in (
+        ('"model": "none", ', "'small' stands in for it"),
+        ("", "served by the model 'big'"),
+    ):
+        request.write_text(f'{{{model}"messages": [{{"role": "user", "content": "hi"}}]}}')
+        assert main(["explain", str(file), str(request), "--at", "2026-11-30T12:00+00:00"]) == 0
+        assert words in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
