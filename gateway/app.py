@@ -31,6 +31,7 @@ from gateway.api.orders import OrderEndpoints
 from gateway.api.overview import Overview
 from gateway.api.paths import Paths
 from gateway.api.web import web, wrong_method
+from gateway.balance.sessions import AGENT, Source
 from gateway.config.outcome import InForce
 from gateway.config.schema import Config
 from gateway.dispatch.dispatcher import Dispatcher
@@ -88,7 +89,7 @@ class Gateway:
         ConfigEndpoints(self.admin, self.in_force, self._peers.reload, self._profile).add_to(self._web)
         served = [route.path for route in self._web.routes if isinstance(route, Route)]
         self._paths = Paths([*self.hot, *served])
-        self._access = AccessLogs(dispatcher.accounting)
+        self._access = AccessLogs(dispatcher.accounting, Source(AGENT).find)
         self._serving = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

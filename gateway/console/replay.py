@@ -4,7 +4,7 @@ Rules:
 - A request is rebuilt of what its line tells: rules find in it what they found in the real one, and nothing else.
 - Whatever a line holds is no reason to stop: one that is not of an access log is counted and said.
 - Nothing runs: backends count as up and idle, so what depends on load (`warm`, `overflow`, a canary) is not told.
-- Chance is drawn anew where no user is named, the same in each run.
+- Chance is drawn anew where no user and no session is named, the same in each run.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Facts(msgspec.Struct):
     model: str
     key: str = ""
     user: str = ""
+    session: str = ""
     stream: bool = False
     prompt_tokens: _Tokens = 0
     max_tokens: int | None = None
@@ -168,6 +169,8 @@ def _line(text: str) -> Line | None:
 def _asked(operation: Operation, told: Facts, keys: Keys) -> Asked:
     """Return the request that a line tells of."""
     body: dict[str, Any] = {"model": told.model, "user": told.user, "metadata": told.metadata}
+    if told.session:
+        body["prompt_cache_key"] = told.session
     if told.max_tokens is not None:
         body["max_tokens"] = told.max_tokens
     if told.tools:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from time import time
 from typing import Any, Final
 
@@ -39,9 +39,10 @@ _encode = msgspec.json.Encoder().encode
 class AccessLog:
     """A sink that writes a line for each request, in front of another one."""
 
-    def __init__(self, sink: FinishedSink, outlet: Outlet) -> None:
-        """Pass requests on to `sink`, and write to `outlet`."""
+    def __init__(self, sink: FinishedSink, outlet: Outlet, session: Callable[[Asked], str]) -> None:
+        """Pass requests on to `sink`, and write to `outlet`. `session` returns the session that a request names."""
         self._sink = sink
+        self._session = session
         self._outlet = outlet
         self.headers: Collection[str] = ()
         """The headers that are kept, in lower case."""
@@ -72,7 +73,7 @@ class AccessLog:
         decision = exchange.decision
         if decision is not None:
             line |= {"decision": decision.id.decode(), "rule": decision.rule or None, "model": exchange.model}
-            line["asked"] = facts(exchange.asked, self.headers, self.metadata)
+            line["asked"] = facts(exchange.asked, self._session(exchange.asked), self.headers, self.metadata)
         attempt = exchange.attempt
         if attempt is not None:
             line["tokens"] = {"in": attempt.tokens.input, "out": attempt.tokens.output}
@@ -82,9 +83,10 @@ class AccessLog:
 class AccessLogs:
     """The access log of whichever config is in force."""
 
-    def __init__(self, sink: FinishedSink) -> None:
-        """Start without a log; finished requests go to `sink`."""
+    def __init__(self, sink: FinishedSink, session: Callable[[Asked], str]) -> None:
+        """Start without a log; finished requests go to `sink`. `session` returns the session that a request names."""
         self._sink = sink
+        self._session = session
         self._outlet: Outlet | None = None
         self._path: str | None = None
 
@@ -96,7 +98,7 @@ class AccessLogs:
             self._outlet, self._path = _opened(path), path
         if self._outlet is None:
             return self._sink
-        found = AccessLog(self._sink, self._outlet)
+        found = AccessLog(self._sink, self._outlet, self._session)
         found.headers, found.metadata = looked_at(config)
         return found
 
@@ -148,7 +150,7 @@ def _dropped(count: int) -> str:
     return _encode({"time": round(time(), 3), "dropped": count}).decode()
 
 
-def facts(asked: Asked, headers: Collection[str], metadata: Collection[str]) -> dict[str, Any]:
+def facts(asked: Asked, session: str, headers: Collection[str], metadata: Collection[str]) -> dict[str, Any]:
     """Return what rules may look at, without what does not apply; of headers and metadata only those of these names."""
     request = asked.request
     sent = {name: asked.headers.get(name.encode(), b"").decode("latin-1")[:_LONGEST] for name in headers}
@@ -157,6 +159,7 @@ def facts(asked: Asked, headers: Collection[str], metadata: Collection[str]) -> 
         "model": request.model[:_LONGEST],
         "key": asked.caller.name,
         "user": asked.user[:_LONGEST],
+        "session": session[:_LONGEST],
         "stream": request.stream,
         "prompt_tokens": asked.prompt_tokens,
         "max_tokens": asked.max_tokens,

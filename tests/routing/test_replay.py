@@ -141,6 +141,25 @@ async def test_a_replay_tells_what_would_change(tmp_path: Path, capsys: pytest.C
     assert "cannot read" in capsys.readouterr().err
 
 
+async def test_what_goes_by_user_or_session_goes_the_same_way_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, config = tmp_path / "access.jsonl", tmp_path / "gateway.yaml"
+    rules = "  - {name: ab, match: {model: big}, to: {weighted: {big: 1, small: 1}}}"
+    more = f'server: {{listen: "127.0.0.1:0", log: {{access: "{file}"}}}}'
+    async with routed(tmp_path, rules, more=more) as (served, _, _):
+        for number in range(8):
+            await ask(served, headers={"x_session_id": f"s{number}"})
+            await ask(served, prompt_cache_key=f"ü{number}")
+            await ask(served, user=f"u{number}")
+    backends = (
+        "backends: {first: {engine: openai, url: 'http://h:1'}, second: {engine: openai, url: 'http://h:2'}}"
+    )
+    config.write_text(f"{backends}\n{MODELS}\nroutes:\n{rules}")
+    assert await asyncio.to_thread(main, ["replay", str(config), str(file)]) == 0
+    assert "24 requests, of which 0 would go elsewhere" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "line",
     [
