@@ -25,6 +25,7 @@ from gateway.asked import Asked
 from gateway.auth import ANYONE, Keys
 from gateway.config.file import load
 from gateway.config.problems import ConfigError
+from gateway.console.client import printable
 from gateway.errors import GatewayError
 
 SHOWN = 20
@@ -73,7 +74,7 @@ class Went(NamedTuple):
     model: str
 
     def __str__(self) -> str:
-        return self.model if self.rule == "-" else f"{self.model} by rule '{self.rule}'"
+        return printable(self.model if self.rule == "-" else f"{self.model} by rule '{self.rule}'")
 
 
 def add_command(command: argparse.ArgumentParser) -> None:

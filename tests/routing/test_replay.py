@@ -199,6 +199,20 @@ def test_a_line_that_is_none_is_said_and_stops_nothing(
     ]
 
 
+def test_what_a_log_holds_cannot_write_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, log = tmp_path / "gateway.yaml", tmp_path / "access.jsonl"
+    config.write_text(
+        "backends: {first: {engine: openai, url: 'http://h:1'}}\nmodels: {big: {targets: {first: m}}}"
+    )
+    log.write_text(
+        '{"operation": "chat", "time": 1, "model": "\\u001b[2J", "rule": "\\u0007", "asked": {"model": "big"}}'
+    )
+    assert main(["replay", str(config), str(log)]) == 1
+    assert "1 from ?[2J by rule '?' to big" in capsys.readouterr().out
+
+
 async def test_what_a_rule_shadows_is_answered_twice_and_told_once(tmp_path: Path) -> None:
     rules = "  - {name: try, match: {model: big}, to: {shadow: {of: big, to: small, sample: 100%}}}"
     async with routed(tmp_path, rules) as (served, first, second):
