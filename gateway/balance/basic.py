@@ -45,33 +45,33 @@ class RoundRobin(Balancer):
 
     def choose(self, targets: Sequence[Loaded], asked: Asked | None, now: float) -> int:
         """Return the index of the target whose turn it is, and take note of the turn."""
-        best, earned = self._turn(targets)
-        total = 0.0
+        best, earned, total = self._turn(targets)
         for index in range(len(targets)):
-            total += targets[index].weight
             self._credit[targets[index].name] = earned[index]
         self._credit[targets[best].name] -= total
         return best
 
     def weigh(self, targets: Sequence[Loaded], asked: Asked | None, now: float) -> list[Weighed]:
         """Return the credit of each target, and whose turn it is."""
-        best, earned = self._turn(targets)
+        best, earned, _ = self._turn(targets)
         return [
             Weighed(credit, "its credit: the highest one's turn it is", float(index == best))
             for index, credit in enumerate(earned)
         ]
 
-    def _turn(self, targets: Sequence[Loaded]) -> tuple[int, list[float]]:
-        """Return the index of the target whose turn it is, and the credit that each has for this turn."""
-        best, best_credit = 0, float("-inf")
+    def _turn(self, targets: Sequence[Loaded]) -> tuple[int, list[float], float]:
+        """Return the index of the target whose turn it is, the credit of each for this turn, and the sum of weights."""
+        best, best_credit, total = 0, float("-inf"), 0.0
         earned: list[float] = []
         for index in range(len(targets)):
             target = targets[index]
-            credit = self._credit.get(target.name, 0.0) + target.weight
+            weight = target.weight
+            total += weight
+            credit = self._credit.get(target.name, 0.0) + weight
             earned.append(credit)
             if credit > best_credit:
                 best, best_credit = index, credit
-        return best, earned
+        return best, earned, total
 
     def keep(self, names: Collection[str]) -> None:
         """Forget every target whose name is not among `names`: it has left the config."""
