@@ -35,7 +35,12 @@ def add_command(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--key", metavar="NAME", help="the name of the key it comes with")
     command.add_argument(
-        "--header", action="append", default=[], metavar="NAME=VALUE", help="a header of the request"
+        "--header",
+        type=_header,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a header of the request",
     )
     command.add_argument(
         "--operation",
@@ -66,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         body = sys.stdin.buffer.read() if str(options.request) == "-" else options.request.read_bytes()
-        headers = dict(_header(text) for text in options.header)
+        headers = dict(options.header)
         operation, content_type = options.operation, headers.get(b"content-type", b"")
         surface = surface_of(operation)
         request = naming.read(surface, operation, content_type, body, config.defaults.model)
@@ -133,7 +138,7 @@ def _weighed(candidate: dict[str, Any]) -> str:
 def _header(text: str) -> tuple[bytes, bytes]:
     name, found, value = text.partition("=")
     if not found or not name:
-        raise ValueError(f"{text!r} is no header: write NAME=VALUE")
+        raise argparse.ArgumentTypeError(f"{text!r} is no header: write NAME=VALUE")
     return name.strip().lower().encode(), value.strip().encode()
 
 

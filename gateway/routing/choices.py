@@ -219,8 +219,10 @@ class Overflow(Choice):
 
     def why(self, asked: Asked, moment: Moment) -> list[str]:
         lines = ["home: " + line for line in self._home.why(asked, moment)]
-        home = next(self._home.plans())
-        lines += self._crowding.words(home, moment.now)
+        homes = {plan.model: plan for plan in self._home.plans()}
+        for model, plan in homes.items():
+            whose = f"'{model}': " if len(homes) > 1 else ""
+            lines += [whose + words for words in self._crowding.words(plan, moment.now)]
         if self._stays(asked, moment):
             lines.append(
                 "the request stays at home: " + ", ".join(f"{each.name} {each.words}" for each in self._keep)

@@ -61,7 +61,7 @@ class OneOf(Condition):
         return any(map(self._globs.fits, self._read(asked)))
 
     def found(self, asked: Asked, moment: Moment) -> str:
-        texts = [text for text in self._read(asked) if text]
+        texts = dict.fromkeys(text for text in self._read(asked) if text)
         return ", ".join(text[:_SHOWN] for text in texts) or "nothing"
 
 

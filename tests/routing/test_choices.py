@@ -298,3 +298,20 @@ def test_why_says_what_is_weighed() -> None:
         "the model 'x' is being loaded",
         "the model 'y' is not loaded",
     ]
+
+
+def test_why_tells_of_each_model_that_may_be_home() -> None:
+    first, second = target("a"), target("b")
+    home = choices.Weighted([plan("one", first), plan("two", second)], [1, 1], "x")
+    crowding = Crowding()
+    crowding.bounds = validate(Overflow, {"in_flight": 4})
+    choice = choices.Overflow(home, choices.Served(plan("away", target("away"))), crowding, KEEP)
+    second.backend.in_flight = 9
+    why = choice.why(asked(), Moment(100.0, 0.0, Random(1)))
+    assert "'one': there is room" in why
+    assert "'two': it is too busy" in why
+
+
+def test_a_name_that_is_the_models_own_is_found_once() -> None:
+    (condition,) = conditions(validate(Match, {"model": "m"}), "rule", lambda name: name)
+    assert condition.found(asked(), Moment(0.0, 0.0, Random(1))) == "m"
