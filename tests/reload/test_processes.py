@@ -68,6 +68,14 @@ class Running:
     async def chat(self) -> Answer:
         return await self.ask("POST", "/v1/chat/completions", question("m"))
 
+    async def serve(self, count: int) -> None:
+        """Wait until so many workers serve: one that still starts gets the config in force as soon as it is up."""
+
+        async def there() -> bool:
+            return bool((await self.ask("GET", "/gateway/status")).json()["processes"] == count)
+
+        await self.until(there)
+
     async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
         """Look until it holds."""
         async with asyncio.timeout(PATIENCE):
@@ -98,6 +106,10 @@ async def running(folder: Path, content: str, *options: str) -> AsyncIterator[Ru
         assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
     finally:
         if process.returncode is None:
+            for pid, _ in children(process.pid):
+                os.kill(
+                    pid, signal.SIGKILL
+                )  # also one that a test has stopped, which would hold the log open
             process.kill()
         await process.wait()
         await reading
@@ -202,10 +214,7 @@ async def test_a_worker_that_starts_while_the_file_is_wrong_has_the_config_in_fo
         gateway.put(BAD)
         await gateway.says("the config stays as it is")
 
-        async def both() -> bool:
-            return len(workers(gateway)) == 2
-
-        await gateway.until(both)
+        await gateway.serve(2)
         before = workers(gateway)
         os.kill(before[0], signal.SIGKILL)
         await gateway.says("starting another")
@@ -236,10 +245,7 @@ async def test_workers_move_to_another_address_together(tmp_path: Path) -> None:
         os.kill(workers(gateway)[0], signal.SIGKILL)
         await gateway.says("starting another")
 
-        async def both() -> bool:
-            return len(workers(gateway)) == 2
-
-        await gateway.until(both)
+        await gateway.serve(2)
         assert json.loads((await gateway.chat()).body)["object"] == "chat.completion"
 
 
@@ -250,9 +256,6 @@ async def test_a_profile_is_that_of_all_workers_also_of_later_ones(tmp_path: Pat
         running(tmp_path, text(a, more=more), "--workers", "2") as gateway,
     ):
 
-        async def both() -> bool:
-            return len(workers(gateway)) == 2
-
         async def statuses() -> set[int]:
             body = question("other")
             calls = (gateway.ask("POST", "/v1/chat/completions", body) for _ in range(16))
@@ -262,7 +265,7 @@ async def test_a_profile_is_that_of_all_workers_also_of_later_ones(tmp_path: Pat
             answers = await asyncio.gather(*(gateway.ask("GET", "/gateway/profile") for _ in range(16)))
             return {answer.json()["profile"] for answer in answers}
 
-        await gateway.until(both)
+        await gateway.serve(2)
         assert await statuses() == {404}
         command = (
             sys.executable,
@@ -278,7 +281,7 @@ async def test_a_profile_is_that_of_all_workers_also_of_later_ones(tmp_path: Pat
         assert await statuses() == {200}
         os.kill(workers(gateway)[0], signal.SIGKILL)
         await gateway.says("starting another")
-        await gateway.until(both)
+        await gateway.serve(2)
         gateway.put("# other\n" + text(a, more=more))
         await gateway.says("is reloaded")
         assert (await profiles(), await statuses()) == ({"night"}, {200})
@@ -286,11 +289,7 @@ async def test_a_profile_is_that_of_all_workers_also_of_later_ones(tmp_path: Pat
 
 async def test_a_worker_that_does_not_answer_keeps_all_others_from_changing(tmp_path: Path) -> None:
     async with FakeEngine(models=["m"]) as a, running(tmp_path, text(a), "--workers", "2") as gateway:
-
-        async def both() -> bool:
-            return len(workers(gateway)) == 2
-
-        await gateway.until(both)
+        await gateway.serve(2)
         [before] = await versions(gateway)
         stuck = workers(gateway)[0]
         os.kill(stuck, signal.SIGSTOP)
