@@ -51,15 +51,8 @@ def owners(config: Config) -> dict[str, str]:
 def looked_at(config: Config) -> tuple[list[str], list[str]]:
     """Return the headers, in lower case, and the entries of `metadata` that the rules of a config look at."""
     sections = [section for route in config.routes for section in (route.match, route.unless) if section]
-    waiting = [route.to for route in config.routes]
-    while waiting:
-        to = waiting.pop()
-        waiting += to.failover or ()
-        if to.shadow is not None:
-            waiting.append(to.shadow.of)
-        if to.overflow is not None:
-            waiting += (to.overflow.home, to.overflow.to)
-            sections.append(to.overflow.keep)
+    nested = [choice for route in config.routes for choice in route.to.nested()]
+    sections += [choice.overflow.keep for choice in nested if choice.overflow is not None]
     headers = {name.lower() for section in sections for name in section.header}
     return sorted(headers), sorted({name for section in sections for name in section.metadata})
 

@@ -198,21 +198,26 @@ class Choice(Section):
     )
     shadow: ShadowTo | None = setting(None, "A choice whose requests another model answers too, to nobody.")
 
+    def nested(self) -> Iterator[Choice]:
+        """Yield the choice and every choice within it."""
+        yield self
+        within = list(self.failover or ())
+        if self.overflow is not None:
+            within += (self.overflow.home, self.overflow.to)
+        if self.shadow is not None:
+            within.append(self.shadow.of)
+        for each in within:
+            yield from each.nested()
+
     def names(self) -> Iterator[str]:
         """Yield every name of a model that the choice may lead to."""
-        if self.model is not None:
-            yield self.model
-        yield from self.warm or ()
-        yield from self.weighted or ()
-        for each in self.failover or ():
-            yield from each.names()
-        if self.overflow is not None:
-            yield from self.overflow.home.names()
-            yield from self.overflow.to.names()
-        if self.canary is not None:
-            yield from (self.canary.model, self.canary.against)
-        if self.shadow is not None:
-            yield from self.shadow.of.names()
+        for choice in self.nested():
+            if choice.model is not None:
+                yield choice.model
+            yield from choice.warm or ()
+            yield from choice.weighted or ()
+            if choice.canary is not None:
+                yield from (choice.canary.model, choice.canary.against)
 
     def given(self) -> Iterator[str]:
         """Yield the kinds of choice that are given."""

@@ -23,7 +23,7 @@ from gateway.routing.canaries import Canaries
 from gateway.routing.catalog import Plan
 from gateway.routing.crowding import Crowding
 from gateway.routing.decision import Decision, Moment, Noted
-from gateway.routing.match import Condition, lot, whose
+from gateway.routing.match import Condition, all_fit, lot, whose
 
 
 class Choice(ABC):
@@ -221,8 +221,8 @@ class Overflow(Choice):
         lines = ["home: " + line for line in self._home.why(asked, moment)]
         homes = {plan.model: plan for plan in self._home.plans()}
         for model, plan in homes.items():
-            whose = f"'{model}': " if len(homes) > 1 else ""
-            lines += [whose + words for words in self._crowding.words(plan, moment.now)]
+            which = f"'{model}': " if len(homes) > 1 else ""
+            lines += [which + words for words in self._crowding.words(plan, moment.now)]
         if self._stays(asked, moment):
             lines.append(
                 "the request stays at home: " + ", ".join(f"{each.name} {each.words}" for each in self._keep)
@@ -230,7 +230,7 @@ class Overflow(Choice):
         return lines + ["overflow: " + line for line in self._to.why(asked, moment)]
 
     def _stays(self, asked: Asked, moment: Moment) -> bool:
-        return bool(self._keep) and all(condition.fits(asked, moment) for condition in self._keep)
+        return bool(self._keep) and all_fit(self._keep, asked, moment)
 
 
 class Shadowed(Choice):

@@ -92,9 +92,11 @@ class Decisions:
     def begin(self, asked_for: str, rule: str, at: float) -> Decision:
         """Return a new decision with an id of its own."""
         self._count += 1
-        decision = Decision(b"%s-%x" % (self._prefix, self._count), asked_for, rule, at)
+        return Decision(b"%s-%x" % (self._prefix, self._count), asked_for, rule, at)
+
+    def keep(self, decision: Decision) -> None:
+        """Keep a decision that was made, as the last one."""
         self._last.append(decision)
-        return decision
 
     def find(self, id: str) -> Decision | None:
         """Return the decision with this id; None if it is not among the last ones."""

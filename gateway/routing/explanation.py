@@ -45,7 +45,7 @@ def explain(router: Router, asked: Asked, moment: Moment, stand_in: str | None =
 def _explained(router: Router, asked: Asked, moment: Moment) -> dict[str, Any]:
     found: dict[str, Any] = {"asked": _facts(asked)}
     try:
-        by_name = router.permitted(asked)
+        named = router.named(asked)
         rule = router.rules.first(asked, moment)
         found["rule"] = None if rule is None else rule.name
         found["rules"] = [_rule(each, asked, moment, rule) for each in router.rules.all()]
@@ -53,8 +53,8 @@ def _explained(router: Router, asked: Asked, moment: Moment) -> dict[str, Any]:
         if rule is not None:
             plan = rule.choice.choose(asked, moment, decision)
             found["choice"] = rule.choice.why(asked, moment)
-        elif by_name:
-            plan = router.catalog.resolve(asked.request.model, asked.caller)
+        elif named is not None:
+            plan = named
         else:
             raise router.nowhere(asked)
         found |= {"reason": decision.reason, "model": plan.model}

@@ -44,6 +44,11 @@ class Condition(ABC):
         """Return in words what the request has."""
 
 
+def all_fit(conditions: Sequence[Condition], asked: Asked, moment: Moment) -> bool:
+    """Tell whether a request fits every condition."""
+    return all(condition.fits(asked, moment) for condition in conditions)
+
+
 class OneOf(Condition):
     """One of a request's texts fits one of some patterns."""
 

@@ -50,15 +50,26 @@ class Router:
             if not decision.rule:
                 self._by_name[plan.model] = counter
         counter.value += 1
+        state.decisions.keep(decision)
         return decision
 
     def decide_at(self, asked: Asked, moment: Moment) -> Decision:
-        """Return where a request goes at any moment, uncounted. Raises GatewayError where it may go nowhere."""
-        if not self.rules:
-            decision = self.decisions.begin(asked.request.model, "", moment.wall)
-            decision.plan = self.catalog.resolve(asked.request.model, asked.caller)
+        """Return where a request goes at any moment, neither counted nor kept.
+
+        Raises GatewayError where it may go nowhere.
+        """
+        plan, rule = self.named(asked), None
+        if self.rules:
+            rule = self.rules.first(asked, moment)
+        decision = self.decisions.begin(asked.request.model, "" if rule is None else rule.name, moment.wall)
+        if rule is not None:
+            decision.plan = rule.choice.choose(asked, moment, decision)
+            if rule.priority is not None:
+                asked.best_priority = rule.priority
+        elif plan is not None:
+            decision.plan = plan
         else:
-            decision = self._by_rules(asked, moment)
+            raise self.nowhere(asked)
         return decision
 
     def able(self, plan: Plan, asked: Asked) -> tuple[Group, ...] | None:
@@ -70,33 +81,17 @@ class Router:
             raise self.catalog.unsupported(plan, asked.request.operation, asked.caller)
         return self.catalog.able(plan, asked) if plan.choosy else None
 
-    def _by_rules(self, asked: Asked, moment: Moment) -> Decision:
-        name = asked.request.model
-        own = self.permitted(asked)
-        rule = self.rules.first(asked, moment)
-        decision = self._state.decisions.begin(name, "" if rule is None else rule.name, moment.wall)
-        if rule is not None:
-            decision.plan = rule.choice.choose(asked, moment, decision)
-            if rule.priority is not None:
-                asked.best_priority = rule.priority
-        elif own:
-            decision.plan = self.catalog.resolve(name, asked.caller)
-        else:
-            raise self.nowhere(asked)
-        return decision
-
     def nowhere(self, asked: Asked) -> GatewayError:
         """Return the error for a request whose model's name only rules have, where none of them fits it."""
         message = f"no rule says where this request for the model {quoted(asked.request.model)} goes"
         return GatewayError(Own.UNKNOWN_MODEL, message, param="model")
 
-    def permitted(self, asked: Asked) -> bool:
-        """Tell whether the name asked for is that of a model, rather than one that only rules have.
+    def named(self, asked: Asked) -> Plan | None:
+        """Return the plan of the model of the name asked for; None where only rules have that name.
 
         Raises GatewayError where the caller may use neither.
         """
         name, caller = asked.request.model, asked.caller
         if name in self.rules.virtual and caller.allows(name):
-            return False
-        self.catalog.resolve(name, caller)
-        return True
+            return None
+        return self.catalog.resolve(name, caller)

@@ -32,7 +32,7 @@ from gateway.routing.choices import (
 )
 from gateway.routing.crowding import Crowding
 from gateway.routing.decision import Moment
-from gateway.routing.match import Condition, OneOf, conditions
+from gateway.routing.match import Condition, OneOf, all_fit, conditions
 
 
 class Rule:
@@ -56,13 +56,9 @@ class Rule:
 
     def fits(self, asked: Asked, moment: Moment, model_fits: bool = False) -> bool:
         """Tell whether a request fits; `model_fits` says that its model does, which is then not looked at again."""
-        if not _all_fit(self._beside_model if model_fits else self.conditions, asked, moment):
+        if not all_fit(self._beside_model if model_fits else self.conditions, asked, moment):
             return False
-        return not self.exceptions or not _all_fit(self.exceptions, asked, moment)
-
-
-def _all_fit(conditions: tuple[Condition, ...], asked: Asked, moment: Moment) -> bool:
-    return all(condition.fits(asked, moment) for condition in conditions)
+        return not self.exceptions or not all_fit(self.exceptions, asked, moment)
 
 
 class Rules:

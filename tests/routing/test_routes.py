@@ -204,3 +204,18 @@ async def test_a_canary_gets_its_share_and_goes_back_by_itself(tmp_path: Path) -
         assert served.metric("gateway_canary_share", route="trial") == 0
         assert {model_of(answer) for answer in answers[-10:]} == {"big"}
         assert (await ask(served)).headers["x-gateway-route"] == "trial"
+
+
+async def test_only_what_was_decided_is_kept(tmp_path: Path) -> None:
+    async with routed(tmp_path, "  - {name: auto, match: {model: auto, stream: false}, to: big}") as (
+        served,
+        _,
+        _,
+    ):
+        decisions = served.gateway.core.snapshot.router.decisions
+        for model, stream in (("none", False), ("auto", True)):
+            assert (await ask(served, model, stream=stream)).status == 404
+        await served.post("/v1/route:explain", {**chat(), "model": "big"})
+        assert not decisions._last
+        kept = (await ask(served)).headers["x-gateway-decision"]
+        assert [decision.id.decode() for decision in decisions._last] == [kept]
