@@ -10,9 +10,8 @@ Rules:
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -23,6 +22,7 @@ from backends.base import Action, Call, Kind
 from backends.framing.ndjson import Framer
 from backends.surfaces.openai import UNBUFFERED, OpenAI
 from backends.surfaces.surface import ErrorFacts
+from gateway.api.direct import Direct
 from gateway.api.endpoint import Core, headers_of
 from gateway.api.endpoints import SECURITY
 from gateway.api.schemas import ErrorBody
@@ -32,7 +32,7 @@ from gateway.fleet.backend import Backend
 from gateway.fleet.view import BackendView
 from gateway.request import Exchange
 from gateway.wire.codings import coding_of, decoded
-from gateway.wire.downstream import Receive, Scope, Send, way_back_of
+from gateway.wire.downstream import AsgiWayBack, Scope
 from gateway.wire.origins import is_own
 from gateway.wire.transfer import Transfer
 
@@ -55,7 +55,7 @@ ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 403, 404, 413
 """What the reference page says of the errors of these endpoints."""
 KEY: dict[str, Any] = {"security": SECURITY}
 """What it says of the key that they ask for."""
-_TAKES = {**KEY, "requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}}
+TAKES = {**KEY, "requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}}
 _object = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -86,7 +86,7 @@ class Admin:
             self.let_in(request.scope)
             return await self.backends()
 
-        @app.post("/gateway/backends/{name}/{action}", tags=["admin"], responses=ERRORS, openapi_extra=_TAKES)
+        @app.post("/gateway/backends/{name}/{action}", tags=["admin"], responses=ERRORS, openapi_extra=TAKES)
         async def act(name: str, action: str) -> Response:
             """Perform an action on the models of a backend, such as pull or load one.
 
@@ -115,40 +115,23 @@ class Admin:
         return found
 
 
-class AdminAction(Response):
+class AdminAction(Direct):
     """The answer to one action: reads the request's body, calls the engine, and forwards what the engine answers."""
 
     def __init__(self, admin: Admin, name: str, action: str) -> None:
-        super().__init__()
+        super().__init__(admin.core, _LINES_SURFACE)
         self._admin = admin
         self._name = name
         self._action = action
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        way = way_back_of(scope, receive, send)
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        exchange = self._admin.core.uncounted(way, headers, _LINES_SURFACE)
-        exchange.task = asyncio.current_task()
-        try:
-            caller = self._admin.let_in(scope)
-            backend = self._admin.backend(self._name)
-            call = _call(backend, self._action, arguments_in(headers, await way.body(BODY)))
-            log.info(
-                "backend '%s': %s, asked for by '%s' (%s)",
-                self._name,
-                self._action,
-                caller.name,
-                exchange.name,
-            )
-            await self._carry_out(backend, call, exchange)
-        except asyncio.CancelledError:
-            # The request's task ends here, so the cancellation has done its work and need not be raised further.
-            exchange.end(exchange.interrupted or GatewayError(Own.DRAINING, "the gateway is shutting down"))
-        except Exception as error:  # noqa: BLE001 (any error ends this request only)
-            exchange.end(error)
-        else:
-            exchange.end()
-        await way.close()
+    async def serve(self, scope: Scope, way: AsgiWayBack, exchange: Exchange) -> None:
+        caller = self._admin.let_in(scope)
+        backend = self._admin.backend(self._name)
+        call = _call(backend, self._action, arguments_in(exchange.headers, await way.body(BODY)))
+        log.info(
+            "backend '%s': %s, asked for by '%s' (%s)", self._name, self._action, caller.name, exchange.name
+        )
+        await self._carry_out(backend, call, exchange)
 
     async def _carry_out(self, backend: Backend, call: Call, exchange: Exchange) -> None:
         if backend.upstream is None:
@@ -228,7 +211,7 @@ def _public(line: bytes) -> bytes:
     return GatewayError(Kind.FAILED, said[:WORDS]).body() if isinstance(said, str) else line
 
 
-def arguments_in(headers: dict[bytes, bytes], body: bytes) -> dict[str, Any]:
+def arguments_in(headers: Mapping[bytes, bytes], body: bytes) -> dict[str, Any]:
     """Return the arguments in a request's body, none if it is empty. Raises GatewayError if they cannot be read."""
     if len(body) > BODY:
         raise GatewayError(Own.TOO_LARGE, f"the arguments are larger than {BODY} bytes")

@@ -9,7 +9,6 @@ Rules:
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from random import Random
 from time import time
@@ -22,34 +21,23 @@ from fastapi.responses import Response
 from backends.base import Operation
 from backends.surfaces import naming
 from backends.surfaces.openai import JSON_HEADERS, surface_of
-from gateway.api.admin import Admin
+from gateway.api.admin import ERRORS, KEY, TAKES, Admin
+from gateway.api.direct import Direct
 from gateway.api.endpoint import Core, headers_of
-from gateway.api.endpoints import SECURITY
-from gateway.api.schemas import ErrorBody
 from gateway.asked import Asked
 from gateway.auth import Caller
 from gateway.errors import GatewayError, Own
+from gateway.request import Exchange
 from gateway.routing.decision import Moment
 from gateway.routing.explanation import explain, for_client
 from gateway.wire.codings import coding_of, decoded
-from gateway.wire.downstream import Receive, Scope, Send, way_back_of
-
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{ErrorBody.__name__}"}}}
-    }
-    for status in (400, 401, 403, 404, 413)
-}
-_TAKES = {
-    "security": SECURITY,
-    "requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}},
-}
+from gateway.wire.downstream import AsgiWayBack, Scope
 
 
 def add_to(app: FastAPI, core: Core, admin: Admin) -> None:
     """Add the endpoints to the application."""
 
-    @app.post("/v1/route:explain", tags=["routing"], responses=_ERRORS, openapi_extra=_TAKES)
+    @app.post("/v1/route:explain", tags=["routing"], responses=ERRORS, openapi_extra=TAKES)
     async def explain_route(operation: Operation = Operation.CHAT, key: str | None = None) -> Response:
         """Say where a request with this body and these headers would go now, and why nowhere else.
 
@@ -57,9 +45,7 @@ def add_to(app: FastAPI, core: Core, admin: Admin) -> None:
         """
         return _Explained(core, admin, operation, key)
 
-    @app.get(
-        "/gateway/decisions/{id}", tags=["admin"], responses=_ERRORS, openapi_extra={"security": SECURITY}
-    )
+    @app.get("/gateway/decisions/{id}", tags=["admin"], responses=ERRORS, openapi_extra=KEY)
     async def show_decision(id: str, request: Request) -> dict[str, Any]:
         """Say what was decided of a request, by the id in its `x-gateway-decision`. The last thousand are kept."""
         admin.let_in(request.scope)
@@ -70,41 +56,27 @@ def add_to(app: FastAPI, core: Core, admin: Admin) -> None:
         return found.told()
 
 
-class _Explained(Response):
+class _Explained(Direct):
     """The answer to one question: reads the body as the endpoint of the operation would."""
 
     def __init__(self, core: Core, admin: Admin, operation: Operation, key: str | None) -> None:
-        super().__init__()
-        self._core = core
+        super().__init__(core)
         self._admin = admin
         self._operation = operation
         self._key = key
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        way = way_back_of(scope, receive, send)
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        exchange = self._core.uncounted(way, headers)
-        exchange.task = asyncio.current_task()
-        try:
-            headers_of(scope)
-            caller = self._caller(scope, headers)
-            most = self._core.snapshot.config.server.limits.body
-            body = decoded(coding_of(headers), await way.body(most), most)
-            asked = self._asked(headers, body, caller)
-            snapshot = self._core.snapshot
-            moment = Moment(way.loop.time(), time(), Random())
-            told = explain(snapshot.router, asked, moment, snapshot.config.defaults.unknown_model)
-            if not self._asks_operator(scope):
-                told = for_client(told)
-            exchange.reply(200, JSON_HEADERS, msgspec.json.encode(told))
-        except asyncio.CancelledError:
-            # The request's task ends here, so the cancellation has done its work and need not be raised further.
-            exchange.end(exchange.interrupted or GatewayError(Own.DRAINING, "the gateway is shutting down"))
-        except Exception as error:  # noqa: BLE001 (any error ends this request only)
-            exchange.end(error)
-        else:
-            exchange.end()
-        await way.close()
+    async def serve(self, scope: Scope, way: AsgiWayBack, exchange: Exchange) -> None:
+        headers = headers_of(scope)
+        caller = self._caller(scope, headers)
+        most = self._core.snapshot.config.server.limits.body
+        body = decoded(coding_of(headers), await way.body(most), most)
+        asked = self._asked(headers, body, caller)
+        snapshot = self._core.snapshot
+        moment = Moment(way.loop.time(), time(), Random())
+        told = explain(snapshot.router, asked, moment, snapshot.config.defaults.unknown_model)
+        if not self._asks_operator(scope):
+            told = for_client(told)
+        exchange.reply(200, JSON_HEADERS, msgspec.json.encode(told))
 
     def _caller(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Caller:
         keys = self._core.snapshot.keys
