@@ -325,6 +325,8 @@ ENGINES: dict[str, Row] = {
             "chat_json": "within a grammar of any JSON the demo model comes to no end here",
             "chat_tools": TOY_TOOLS,
             "chat_tools_stream": TOY_TOOLS,
+            "messages_tools": TOY_TOOLS,
+            "messages_tools_stream": TOY_TOOLS,
             "embeddings": "vLLM serves a model either for text or for vectors",
             "embeddings_list": "vLLM serves a model either for text or for vectors",
             "rerank": TOY_RERANKER,
