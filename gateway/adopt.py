@@ -72,7 +72,7 @@ class Process:
     def begin(self, loaded: Loaded) -> None:
         """Note for operators which config is in force from now on."""
         self._gateway.in_force.take(loaded.version, loaded.files, time.time())
-        self._gateway.metrics.set_config(loaded.version)
+        self._gateway.metrics.program.set_config(loaded.version)
 
     def use_profile(self, name: str | None) -> None:
         """Have a profile of the config be active, or none."""

@@ -57,7 +57,7 @@ class Front:
         return Door(self._context, loop)
 
     def _refused(self, reason: str) -> None:
-        self._gateway.metrics.refused.cell(reason).value += 1
+        self._gateway.metrics.requests.refused.cell(reason).value += 1
 
 
 def _descriptors() -> int:

@@ -92,8 +92,8 @@ class Reloader:
         """The problems that were logged last, as long as the config is wrong."""
         self._patience: int | None = None
         """Looks until the config is tried again; None where that makes no sense."""
-        self._counts = {result: metrics.config_reloads.cell(result) for result in RESULTS}
-        self._success = metrics.config_success.cell()
+        self._counts = {result: metrics.program.reloads.cell(result) for result in RESULTS}
+        self._success = metrics.program.reload_success.cell()
         self._success.value = 1
 
     async def run(self) -> None:

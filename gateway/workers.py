@@ -44,7 +44,8 @@ from gateway.fleet.view import BackendView, merged
 from gateway.link import PATIENCE, Link, Message
 from gateway.reload import Reloader
 from gateway.telemetry.families import Dump
-from gateway.telemetry.metrics import CONFIG_SUCCESS, SIGNAL, SIGNAL_STATUS, Metrics, lasting, merge
+from gateway.telemetry.merging import lasting, merge, of_master
+from gateway.telemetry.metrics import Metrics
 from gateway.together import RELOAD, Follower, Leader
 
 log = logging.getLogger("gateway.workers")
@@ -296,7 +297,7 @@ class Master:
         finally:
             del self._processes[link]
             self._listening.discard(link)
-            self._past = merge([self._past, lasting(self._links.pop(link))])
+            self._past = merge([self._past, lasting(self._links.pop(link))], self._metrics.across)
 
     async def _hand(self, process: asyncio.subprocess.Process) -> None:
         """Give a worker the config to run by."""
@@ -379,9 +380,9 @@ class Master:
                 log.warning("a worker does not tell its metrics; showing what it told last")
 
         await asyncio.gather(*map(numbers, tuple(self._listening)))
-        own = self._metrics.dump()
-        signals = [entry for entry in own if entry[1] in (SIGNAL, SIGNAL_STATUS, CONFIG_SUCCESS)]
-        link.answer(message, merge([self._past, lasting(own), signals, *self._links.values()]))
+        across = self._metrics.across
+        own = of_master(self._metrics.dump(), across)
+        link.answer(message, merge([self._past, own, *self._links.values()], across))
 
     def _on_location(self, location: Location) -> None:
         self._locations[location.name] = location

@@ -299,7 +299,7 @@ def second_metrics_owners(modules: Mapping[str, Module]) -> Iterator[str]:
             if name.partition(".")[0] == "prometheus_client" and module.name != "gateway.telemetry.metrics":
                 yield (
                     f"{module.path}:{line}: imports {name}. "
-                    "Every metric lives in gateway/telemetry/metrics.py: add yours there"
+                    "Families are registered in gateway/telemetry/of_*.py: add yours there"
                 )
 
 

@@ -24,7 +24,8 @@ from gateway.fleet.fleet import Fleet
 from gateway.fleet.location import Location
 from gateway.fleet.orders import Kind, Order
 from gateway.link import Link
-from gateway.telemetry.metrics import Metrics, merge
+from gateway.telemetry.merging import merge, of_master
+from gateway.telemetry.metrics import Metrics
 from gateway.workers import Worker
 from tests.processes import alive, children
 
@@ -41,17 +42,26 @@ def test_numbers_add_up_and_states_of_one_thing_do_not() -> None:
     dumps = []
     for number in (1, 2):
         metrics = Metrics("9")
-        metrics.backend_up.cell("b", "e").value = 1
+        metrics.backends.up.cell("b", "e").value = 1
         cells = metrics.target("m", "b")
         cells.in_flight.value = number
         cells.duration.observe(number)
         dumps.append(metrics.dump())
-    page = "".join(Metrics("9").pieces_of(merge(dumps)))
+    page = "".join(Metrics("9").pieces_of(merge(dumps, Metrics("9").across)))
     assert 'gateway_backend_up{backend="b",engine="e"} 1.0' in page
     assert 'gateway_requests_in_flight{backend="b",model="m"} 3.0' in page
     assert 'gateway_request_duration_seconds_count{backend="b",model="m"} 2.0' in page
     assert 'gateway_request_duration_seconds_sum{backend="b",model="m"} 3.0' in page
     assert 'gateway_build_info{version="9"} 1.0' in page
+
+
+def test_the_master_tells_counts_and_only_the_states_that_are_its_business() -> None:
+    metrics = Metrics("9")
+    metrics.backends.up.cell("b", "e").value = 1
+    metrics.backends.signal.cell("b", "kv_use").value = 0.5
+    metrics.backends.restarts.cell("b", "e").value = 2
+    told = of_master(metrics.dump(), metrics.across)
+    assert {name for _, name, _, _ in told} == {"gateway_backend_signal", "gateway_backend_restarts"}
 
 
 async def test_a_worker_tells_when_it_is_busy_and_hears_of_places_and_changes(tmp_path: Path) -> None:

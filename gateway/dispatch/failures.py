@@ -78,7 +78,7 @@ class Failures:
         if not known:
             report(self._exchange, lease.target, failure, "goes on" if error is None else "ends")
         if error is None and failure.kind is not Kind.LOADING:
-            self._shared.metrics.failovers.cell(lease.target.name, failure.kind.value).value += 1
+            self._shared.metrics.requests.failovers.cell(lease.target.name, failure.kind.value).value += 1
         return error
 
     def error(self, failure: Failure) -> GatewayError:

@@ -235,7 +235,7 @@ class Race:
             if attempt is not None:
                 attempt.contest = None
         self._second = self._lease = None
-        self._shared.metrics.hedges.cell(self._exchange.model, result).value += 1
+        self._shared.metrics.routes.hedges.cell(self._exchange.model, result).value += 1
 
     def _give_back(self, attempt: Attempt, lease: Lease) -> None:
         """Release the lease of the second attempt and count it."""
@@ -249,7 +249,7 @@ class Race:
         if failure.kind in (Kind.CONNECT, Kind.UNRESOLVED):
             self._candidates.unreached(lease.target)
         report(self._exchange, lease.target, failure, "goes on")
-        self._shared.metrics.failovers.cell(lease.target.name, failure.kind.value).value += 1
+        self._shared.metrics.requests.failovers.cell(lease.target.name, failure.kind.value).value += 1
 
     def _measure(self, attempt: Attempt) -> None:
         """Take note of how long the first attempt took, or has waited in vain. Later ones are not counted."""

@@ -102,7 +102,7 @@ class Shadows:
 
     def count(self, route: str, result: str) -> None:
         """Count a copy by what became of it."""
-        self._metrics.shadows.cell(route, result).value += 1
+        self._metrics.routes.shadows.cell(route, result).value += 1
 
     def differ(self, route: str, difference: Difference) -> None:
         """Count how the answer to a copy differs."""
@@ -110,11 +110,11 @@ class Shadows:
         aspects = ("outcome", difference.outcome), ("finish", difference.finish), ("text", difference.text)
         for aspect, same in aspects:
             if same is not None:
-                metrics.shadow_compared.cell(route, aspect, "same" if same else "different").value += 1
+                metrics.routes.shadow_compared.cell(route, aspect, "same" if same else "different").value += 1
         if difference.tokens is not None:
-            metrics.shadow_tokens.cell(route).observe(difference.tokens)
+            metrics.routes.shadow_tokens.cell(route).observe(difference.tokens)
         if difference.first_token is not None:
-            metrics.shadow_first_token.cell(route).observe(difference.first_token)
+            metrics.routes.shadow_first_token.cell(route).observe(difference.first_token)
 
 
 class _Aside:

@@ -69,23 +69,23 @@ class Shared:
         try:
             waiting = Waiting(gates, claim, _patience(exchange, until), self.rng)
         except GatewayError as error:
-            self.metrics.queue_refused.cell(model, priority, _reason(error)).value += 1
+            self.metrics.queues.refused.cell(model, priority, _reason(error)).value += 1
             raise
-        queued = self.metrics.queued.cell(model, priority)
+        queued = self.metrics.queues.waiting.cell(model, priority)
         queued.value += 1
         exchange.standing = waiting
         exchange.queue_position = exchange.queue_position or waiting.outlook.position
         try:
             return await waiting.place(until)
         except GatewayError as error:
-            self.metrics.queue_refused.cell(model, priority, _reason(error)).value += 1
+            self.metrics.queues.refused.cell(model, priority, _reason(error)).value += 1
             error.add_headers(waited(exchange))
             raise
         finally:
             exchange.standing = None
             queued.value -= 1
             spent = perf_counter_ns() - exchange.timeline.since
-            self.metrics.queue_wait.cell(model).observe(spent / SECOND)
+            self.metrics.queues.wait.cell(model).observe(spent / SECOND)
 
 
 def waited(exchange: Exchange, headers: Headers = ()) -> Headers:

@@ -189,7 +189,7 @@ class Backend:
         self._back_since: float | None = None
         self._key: str | None = None
         self._headers, self._metrics, self._wall_clock = headers, metrics, wall_clock
-        self._up: Value = metrics.backend_up.cell(name, engine.name)
+        self._up: Value = metrics.backends.up.cell(name, engine.name)
         self.change_engine(engine)
         self._show()
 
@@ -256,8 +256,8 @@ class Backend:
         """Set the metrics that say whether it takes requests, and how many of them."""
         orders = self.orders
         self._up.value = 1.0 if self._is_up and not orders.drained else 0.0
-        self._metrics.backend_drained.cell(self.name).value = 1.0 if orders.drained else 0.0
-        self._metrics.backend_weight.cell(self.name).value = orders.weight
+        self._metrics.backends.drained.cell(self.name).value = 1.0 if orders.drained else 0.0
+        self._metrics.backends.weight.cell(self.name).value = orders.weight
 
     def reset_breaker(self) -> None:
         """Close its breaker, end its rest, and hold no failure so far against it."""
@@ -349,17 +349,17 @@ class Backend:
             breaker.left(now),
             "a failed trial" if breaker.ejections > 1 else "too many failures",
         )
-        self._metrics.breaker_changes.cell(self.name, State.OPEN).value += 1
+        self._metrics.backends.breaker.cell(self.name, State.OPEN).value += 1
 
     def breaker_tries(self) -> None:
         """Log at debug level and count that a trial begins at its half-open breaker."""
         log.debug("backend '%s': a trial begins", self.name)
-        self._metrics.breaker_changes.cell(self.name, State.HALF_OPEN).value += 1
+        self._metrics.backends.breaker.cell(self.name, State.HALF_OPEN).value += 1
 
     def breaker_closed(self, breaker: Breaker) -> None:
         """Log and count that its breaker has closed; the backend starts slowly."""
         log.info("backend '%s': its breaker is closed again", self.name)
-        self._metrics.breaker_changes.cell(self.name, State.CLOSED).value += 1
+        self._metrics.backends.breaker.cell(self.name, State.CLOSED).value += 1
         if breaker is self.breaker:
             self.start_slowly()
 

@@ -271,15 +271,15 @@ class Fleet:
         if now is None:
             self._metrics.forget_backend(name)
         elif now.backend.engine.name != engine:
-            self._metrics.backend_up.forget(name, engine)
-            self._metrics.backend_restarts.forget(name, engine)
+            self._metrics.backends.up.forget(name, engine)
+            self._metrics.backends.restarts.forget(name, engine)
 
     def _count_connections(self) -> None:
         for backend in self.pool.backends.values():
             upstream = backend.upstream
             idle, total = (upstream.idle, upstream.open) if upstream is not None else (0, 0)
-            self._metrics.connections.cell(backend.name, "idle").value = idle
-            self._metrics.connections.cell(backend.name, "busy").value = total - idle
+            self._metrics.backends.connections.cell(backend.name, "idle").value = idle
+            self._metrics.backends.connections.cell(backend.name, "busy").value = total - idle
 
     def _count_signals(self) -> None:
         metrics, now = self._metrics, self._shared.clock()
@@ -288,8 +288,10 @@ class Fleet:
             for signal, shown in shown_now.items():
                 told = shown.value if shown.status in (Status.OK, Status.STALE) else None
                 if told is None:
-                    metrics.signal.forget(name, signal)
+                    metrics.backends.signal.forget(name, signal)
                 else:
-                    metrics.signal.cell(name, signal).value = told
+                    metrics.backends.signal.cell(name, signal).value = told
                 for status in Status:
-                    metrics.signal_status.cell(name, signal, status).value = float(status is shown.status)
+                    metrics.backends.signal_status.cell(name, signal, status).value = float(
+                        status is shown.status
+                    )

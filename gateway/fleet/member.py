@@ -208,9 +208,9 @@ class Member:
             return
         self.poll.forget()
         for signal in Signal:
-            self._shared.metrics.signal.forget(self.backend.name, signal)
+            self._shared.metrics.backends.signal.forget(self.backend.name, signal)
             for status in Status:
-                self._shared.metrics.signal_status.forget(self.backend.name, signal, status)
+                self._shared.metrics.backends.signal_status.forget(self.backend.name, signal, status)
 
     async def _watch(self) -> None:
         try:

@@ -64,7 +64,7 @@ class Supervisor:
         self._outdated = asyncio.Event()
         """Set while the engine that runs was started with other settings than those of now."""
         self._retired = False
-        self._restarts = metrics.backend_restarts.cell(backend.name, backend.engine.name)
+        self._restarts = metrics.backends.restarts.cell(backend.name, backend.engine.name)
         self.process = Process(
             backend.name,
             self._command,

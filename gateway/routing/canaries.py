@@ -98,7 +98,7 @@ class LiveCanary:
     def _tell(self, state: State) -> None:
         self._show()
         if state is State.ROLLED_BACK:
-            self._metrics.canary_rollbacks.cell(self._name).value += 1
+            self._metrics.routes.canary_rollbacks.cell(self._name).value += 1
             log.warning(
                 "route '%s': the canary '%s' goes back to zero and stays there: %s",
                 self._name,
@@ -111,7 +111,7 @@ class LiveCanary:
             log.info("route '%s': the canary gets %.4g %% of the requests", self._name, self.share * 100)
 
     def _show(self) -> None:
-        self._metrics.canary_share.cell(self._name).value = self.share
+        self._metrics.routes.canary_share.cell(self._name).value = self.share
 
 
 class _Watched:
@@ -158,4 +158,4 @@ class Canaries:
         """Forget every canary whose route is not among `names`."""
         for name in self.live.keys() - set(names):
             del self.live[name]
-            self._metrics.canary_share.forget(name)
+            self._metrics.routes.canary_share.forget(name)

@@ -46,7 +46,7 @@ class Router:
         plan = decision.plan
         counter = self._by_name.get(plan.model) if not decision.rule else None
         if counter is None:
-            counter = state.metrics.decisions.cell(decision.rule or "-", decision.reason, plan.model)
+            counter = state.metrics.routes.decisions.cell(decision.rule or "-", decision.reason, plan.model)
             if not decision.rule:
                 self._by_name[plan.model] = counter
         counter.value += 1

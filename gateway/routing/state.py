@@ -91,7 +91,7 @@ class State:
             return None
         before = self._balancers.get(model)
         if before is None or before[0] != settings:
-            cell = self.metrics.affinity.cell
+            cell = self.metrics.routes.affinity.cell
             outcomes = Outcomes(cell(model, "hit"), cell(model, "miss"), cell(model, "moved"))
             before = settings, policies.balancer(settings, outcomes, self.rng)
             self._balancers[model] = before

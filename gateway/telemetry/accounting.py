@@ -53,13 +53,15 @@ class Accounting:
         tokens = exchange.usage = attempt.tokens
         cells.input_tokens.value += tokens.input
         cells.output_tokens.value += tokens.output
-        self._metrics.attempts.cell(backend, attempt.result).value += 1
+        self._metrics.requests.attempts.cell(backend, attempt.result).value += 1
 
     def finished(self, exchange: Exchange) -> None:
         """Count one request that has ended."""
         metrics, timeline = self._metrics, exchange.timeline
         model, backend = exchange.model, exchange.backend
-        metrics.requests.cell(model, backend, exchange.operation.value, exchange.outcome).value += 1
-        metrics.duration.cell(model, backend).observe((timeline.total - timeline.spent[RECEIVE]) / SECOND)
+        metrics.requests.finished.cell(model, backend, exchange.operation.value, exchange.outcome).value += 1
+        metrics.requests.duration.cell(model, backend).observe(
+            (timeline.total - timeline.spent[RECEIVE]) / SECOND
+        )
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s %s at %s: %s", exchange.name, model, backend, exchange.outcome)

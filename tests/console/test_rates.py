@@ -24,9 +24,9 @@ def page(
 ) -> str:
     """Return a page as the gateway makes it, after so many requests for the model `m`."""
     metrics = Metrics("9")
-    metrics.requests.cell("m", backend, "chat", "ok").value = ok
-    metrics.requests.cell("m", backend, "chat", "timeout").value = failed
-    metrics.requests.cell("m", backend, "chat", "client_gone").value = ok
+    metrics.requests.finished.cell("m", backend, "chat", "ok").value = ok
+    metrics.requests.finished.cell("m", backend, "chat", "timeout").value = failed
+    metrics.requests.finished.cell("m", backend, "chat", "client_gone").value = ok
     cells = metrics.target("m", backend)
     cells.output_tokens.value = out
     cells.input_tokens.value = 2 * out
@@ -42,8 +42,8 @@ def look(at: float, text: str, running: int = 0, backend: str = "a") -> Look:
 
 def test_a_page_is_read_with_its_labels_as_they_were() -> None:
     metrics = Metrics("9")
-    metrics.requests.cell('a "b"\\\n}', "c", "chat", "ok").value = 7
-    metrics.duration.cell("m", "c").observe(1)
+    metrics.requests.finished.cell('a "b"\\\n}', "c", "chat", "ok").value = 7
+    metrics.requests.duration.cell("m", "c").observe(1)
     read_page = read("".join(metrics.pieces()))
     [sample] = read_page["gateway_requests_total"]
     assert (sample.labels["model"], sample.value) == ('a "b"\\\n}', 7)

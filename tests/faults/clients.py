@@ -177,8 +177,8 @@ def at_rest(served: Served) -> bool:
     return (
         not served.server.server_state.tasks
         and not gateway.core.register.running
-        and not any(cell.value for cell in gateway.metrics.queued.cells.values())
-        and not any(cell.value for cell in gateway.metrics.in_flight.cells.values())
+        and not any(cell.value for cell in gateway.metrics.queues.waiting.cells.values())
+        and not any(cell.value for cell in gateway.metrics.requests.in_flight.cells.values())
         and gateway.core.dispatcher.budget.active == 0
         and all(backend.in_flight == 0 for backend in backends)
         and all(r.upstream.open == r.upstream.idle for r in backends if r.upstream is not None)

@@ -108,7 +108,7 @@ async def application(folder: Path, text: str) -> AsyncIterator[Gateway]:
 
 
 def outcome(gateway: Gateway, word: str) -> float:
-    cells = gateway.metrics.requests.cells
+    cells = gateway.metrics.requests.finished.cells
     return sum(cell.value for labels, cell in cells.items() if labels[-1] == word)
 
 

@@ -121,7 +121,7 @@ async def test_leaving_the_queue(how: str, tmp_path: Path) -> None:
         await holder.send(http(chat(stream=True)))
         await holder.until(b"data: ")
         asked = len(engine.requests)
-        queued = served.gateway.metrics.queued.cell("m", "normal")
+        queued = served.gateway.metrics.queues.waiting.cell("m", "normal")
         for _ in range(TIMES):
             callers = [await Client.connect(served.port) for _ in range(3)]
             for caller in callers:
