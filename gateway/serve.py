@@ -40,7 +40,8 @@ from gateway.listening import BACKLOG, opened, why_not
 from gateway.outlet import Outlet
 from gateway.reload import Reloader
 from gateway.wire.room import watch
-from gateway.workers import Master, Worker
+from gateway.worker import Worker
+from gateway.workers import Master
 
 log = logging.getLogger("gateway.serve")
 

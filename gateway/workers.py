@@ -1,4 +1,4 @@
-"""Several gateway processes behind one port: a master that starts and watches them, and the link between the two.
+"""Several gateway processes behind one port: the master that starts and watches the others (`gateway.worker`).
 
 Rules:
 - Each worker has a listening socket of its own on the same port (SO_REUSEPORT), so the kernel spreads connections.
@@ -20,163 +20,33 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from gateway.adopt import Process
 from gateway.api.overview import merged as merged_answers
 from gateway.config.disk import Disk
 from gateway.config.file import Loaded
-from gateway.config.outcome import Outcome
-from gateway.errors import GatewayError, Own
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.location import Location
 from gateway.fleet.orders import Order
-from gateway.fleet.peers import Own as Answers
 from gateway.fleet.signals import Report
-from gateway.fleet.view import BackendView, merged
-from gateway.link import PATIENCE, Link, Message
+from gateway.fleet.view import merged
+from gateway.link import Link, Message
 from gateway.reload import Reloader
 from gateway.telemetry.families import Dump
 from gateway.telemetry.merging import lasting, merge, of_master
 from gateway.telemetry.metrics import Metrics
-from gateway.together import RELOAD, Follower, Leader
+from gateway.together import Leader
+from gateway.worker import VIEWS, views_of
 
 log = logging.getLogger("gateway.workers")
 
 PAUSE = 1.0
 """Seconds between the end of a worker and the start of the next."""
-
-_VIEWS = TypeAdapter(list[BackendView])
-_REPORT = TypeAdapter(Report)
-
-
-class Worker:
-    """A worker's side: the worker's `Peers`, and what the master asks of it and tells it."""
-
-    launches = False
-
-    def __init__(self, link: Link, serving: int = 1) -> None:
-        """Use the link to the master; nothing is read from it before `run`. `serving`: how many workers there are."""
-        self._link = link
-        self._own: Answers | None = None
-        self._answering: set[asyncio.Task[None]] = set()
-        self.serving = serving
-        self._told: asyncio.Queue[Message] = asyncio.Queue()
-
-    async def run(self, fleet: Fleet, metrics: Metrics, stop: Callable[[], None], own: Answers) -> None:
-        """Serve the link until the master is gone; then call `stop`.
-
-        `fleet` and `metrics` are this worker's own; `own` answers operators' questions for it.
-        """
-        self._own = own
-        await self._link.listen(lambda message: self._on_message(message, fleet, metrics))
-        stop()
-
-    def follower(self, process: Process) -> Follower:
-        """Return what makes this process fit another config whenever the master says so."""
-        return Follower(self._link, process, self._told)
-
-    def tell_listening(self) -> None:
-        """Tell the master that connections are accepted."""
-        self._link.tell("listening")
-
-    def tell_ready(self, models: list[str]) -> None:
-        """Tell the master that some backend can take requests, and which models there are."""
-        self._link.tell("ready", models=models)
-
-    async def page(self, metrics: Metrics) -> Iterable[str]:
-        """Return the metrics page with the numbers of all workers, in pieces that are made one by one."""
-        try:
-            total: Dump = await self._link.ask("total", 2 * PATIENCE)
-        except TimeoutError:
-            log.warning("the master did not tell the metrics of all workers; these are one worker's")
-            return metrics.pieces()
-        return metrics.pieces_of(total)
-
-    async def views(self, fleet: Fleet) -> list[BackendView]:
-        """Return the backends as all workers and the master see them."""
-        try:
-            return _VIEWS.validate_python(await self._link.ask("backends", 2 * PATIENCE), strict=False)
-        except TimeoutError:
-            log.warning("the master did not tell what all workers see; this is one worker's view")
-            return _views(fleet)
-
-    async def order(self, fleet: Fleet, order: Order) -> None:
-        """Have all workers and the master do what an operator has ordered. Raises GatewayError."""
-        await self._must("order", order=order.plain())
-
-    async def _must(self, kind: str, patience: float = 2 * PATIENCE, **content: Any) -> Any:
-        try:
-            return await self._link.ask(kind, patience, **content)
-        except TimeoutError:
-            message = "the gateway's master process does not answer; nobody knows who has heard of the order"
-            raise GatewayError(Own.INTERNAL, message) from None
-
-    async def asked(self, kind: str, arguments: dict[str, Any], own: Answers) -> Any:
-        """Return what all workers answer to a question, as one answer."""
-        try:
-            return await self._link.ask("question", 2 * PATIENCE, about=kind, arguments=arguments)
-        except TimeoutError:
-            log.warning("the master did not tell what all workers answer; this is one worker's answer")
-            return await own(kind, arguments)
-
-    async def _answer_question(self, message: Message) -> None:
-        assert self._own is not None
-        self._link.answer(message, await self._own(message["about"], message["arguments"]))
-
-    async def changed(self, fleet: Fleet, name: str) -> None:
-        """Ask a backend for its models anew: this worker has changed them. Have all other workers do the same."""
-        self._link.tell("changed", name=name)
-        await fleet.refresh(name)
-
-    async def reload(self) -> Outcome:
-        """Have the master read the config anew, and return what became of that."""
-        return Outcome.of(await self._must("reload", RELOAD))
-
-    async def profile(self, use: Callable[[str | None], None], name: str | None) -> None:
-        """Have the master tell all workers, this one too, which profile is active. Raises GatewayError."""
-        await self._must("profile", name=name)
-
-    def hup(self) -> None:
-        """Have the master read the config anew, because this process got a SIGHUP."""
-        self._link.tell("hup")
-
-    def _on_message(self, message: Message, fleet: Fleet, metrics: Metrics) -> None:
-        match message["kind"]:
-            case "location":
-                fleet.relocate(Location(**message["location"]))
-            case "load":
-                fleet.take_report(_REPORT.validate_python(message["report"], strict=False))
-            case "changed":
-                fleet.wake(message["name"])
-            case "obey":
-                fleet.obey(Order.read(message["order"]))
-                if "number" in message:
-                    self._link.answer(message, None)
-            case "question":
-                task = asyncio.create_task(self._answer_question(message))
-                self._answering.add(task)
-                task.add_done_callback(self._answering.discard)
-            case "numbers":
-                self._link.answer(message, metrics.dump())
-            case "views":
-                self._link.answer(message, _VIEWS.dump_python(_views(fleet), mode="json"))
-            case "busy":
-                self._link.answer(message, list(fleet.busy_periods(message["name"])))
-            case "prepare" | "commit" | "abort" | "outcome" | "use_profile":
-                self._told.put_nowait(message)
-
-
-def _views(fleet: Fleet) -> list[BackendView]:
-    """Return the backends as this process sees them now."""
-    return fleet.views(asyncio.get_running_loop().time())
 
 
 class Master:
@@ -331,9 +201,9 @@ class Master:
         task.add_done_callback(self._answering.discard)
 
     async def _answer_backends(self, link: Link, message: Message) -> None:
-        own = _views(self._fleet)
-        told = [_VIEWS.validate_python(views, strict=False) for views in await self._from_all("views")]
-        link.answer(message, _VIEWS.dump_python(merged(own, told), mode="json"))
+        own = views_of(self._fleet)
+        told = [VIEWS.validate_python(views, strict=False) for views in await self._from_all("views")]
+        link.answer(message, VIEWS.dump_python(merged(own, told), mode="json"))
 
     async def _answer_order(self, link: Link, message: Message) -> None:
         order = Order.read(message["order"])

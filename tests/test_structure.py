@@ -54,6 +54,7 @@ FLOORS = (
     Floor(("gateway.__main__",)),
     Floor(("gateway.serve", "gateway.fake.*", "gateway.console.*"), siblings=True),
     Floor(("gateway.workers", "gateway.greeting")),
+    Floor(("gateway.worker",)),
     Floor(("gateway.together",)),
     Floor(("gateway.adopt", "gateway.front")),
     Floor(("gateway.reload", "gateway.listening", "gateway.link")),

@@ -26,7 +26,7 @@ from gateway.fleet.orders import Kind, Order
 from gateway.link import Link
 from gateway.telemetry.merging import merge, of_master
 from gateway.telemetry.metrics import Metrics
-from gateway.workers import Worker
+from gateway.worker import Worker
 from tests.processes import alive, children
 
 ROOT = Path(__file__).parent.parent

@@ -2,7 +2,7 @@
 
 Rules:
 - Whoever answers a client does not know how many processes there are. There are two implementations: `Alone` here, and
-  the worker of a master in `gateway.workers`.
+  the worker of a master in `gateway.worker`.
 """
 
 from __future__ import annotations

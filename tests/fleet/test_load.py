@@ -24,7 +24,7 @@ from gateway.fleet.pool import Pool
 from gateway.fleet.signals import Book, Poll, Report
 from gateway.link import Link
 from gateway.telemetry.metrics import Metrics
-from gateway.workers import Worker
+from gateway.worker import Worker
 from tests.toy_engine import Orchard, page
 
 
