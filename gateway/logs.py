@@ -37,6 +37,11 @@ def _cut(text: str) -> str:
     return text if len(text) <= LIMIT else text[: LIMIT - 1] + "…"
 
 
+def one_line(text: str) -> str:
+    """Return text that is one line whatever it holds, and not too long."""
+    return _cut(text).translate(_ESCAPES)
+
+
 def _said(record: logging.LogRecord) -> str:
     """Return the message of a record, also of one whose arguments do not fit its format."""
     try:
@@ -67,7 +72,7 @@ class Text(logging.Formatter):
         text = _said(record)
         if record.exc_info:
             text += " | " + " | ".join(_places(record.exc_info[1]))
-        return f"{clock} {record.levelname.lower():<7} {source}{_cut(text).translate(_ESCAPES)}"
+        return f"{clock} {record.levelname.lower():<7} {source}{one_line(text)}"
 
 
 class Json(logging.Formatter):

@@ -82,9 +82,17 @@ class Outlet:
                 self._thread.start()
             self._changed.notify_all()
 
-    def flush(self, patience: float = PATIENCE) -> None:
-        """Wait until everything is written, at most `patience` seconds."""
+    def leave_out(self) -> None:
+        """Count a line that is not to be written, as one that was dropped."""
         with self._changed:
+            self._dropped += 1
+
+    def flush(self, patience: float = PATIENCE) -> None:
+        """Wait until everything is written, at most `patience` seconds; how many lines were dropped is written too."""
+        with self._changed:
+            if self._dropped and self._thread is not None:
+                self._lines.append(b"")
+                self._changed.notify_all()
             self._changed.wait_for(lambda: not (self._lines or self._writing), patience)
 
     def close(self) -> None:

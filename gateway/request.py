@@ -22,8 +22,10 @@ from backends.surfaces.openai import JSON_HEADERS
 from backends.surfaces.surface import InvalidRequest, Surface
 from gateway.asked import Asked
 from gateway.errors import CLIENT_GONE, ClientLeft, GatewayError, Own
+from gateway.roles import Beating, Source, Standing, Trying, Work
 from gateway.telemetry.cells import NONE
 from gateway.telemetry.timeline import FINISH, Timeline
+from gateway.telemetry.trace import Trace, read
 
 if TYPE_CHECKING:
     from gateway.auth import Caller
@@ -31,16 +33,6 @@ if TYPE_CHECKING:
     from gateway.routing.decision import Decision
 
 log = logging.getLogger("gateway.request")
-
-
-class Source(Protocol):
-    """The source of an answer's bytes: a connection to a backend, with flow control."""
-
-    def pause(self) -> None:
-        """Stop reading, because the client cannot keep up."""
-
-    def resume(self) -> None:
-        """Continue reading."""
 
 
 class WayBack(ABC):
@@ -96,6 +88,11 @@ class WayBack(ABC):
     def release(self) -> None:
         """Release the client's connection for its next request."""
 
+    @property
+    def peer(self) -> str:
+        """The address of the machine that the connection comes from; empty where it is not known."""
+        return ""
+
     def keep(self, exchange: Exchange) -> bool:
         """Call the request's `count` once its client has taken the answer, or never will. Return False if that is now.
 
@@ -109,35 +106,6 @@ class WayBack(ABC):
         exchange = self.exchange
         if exchange is not None:
             exchange.interrupt(ClientLeft(outcome))
-
-
-class Work(Protocol):
-    """Something that serves a request by callbacks, with a task only while it waits."""
-
-    def interrupt(self, error: Exception) -> None:
-        """Stop, release every resource, and end the request with `error`."""
-
-
-class Trying(Protocol):
-    """An attempt to have a backend serve a request."""
-
-    @property
-    def tokens(self) -> Usage:
-        """The tokens so far: one for each piece of content, until the engine says how many there were."""
-
-
-class Beating(Protocol):
-    """A heartbeat: it keeps a client's connection alive until there is content."""
-
-    def stop(self) -> None:
-        """Send no more signs of life."""
-
-
-class Standing(Protocol):
-    """What a request that waits for a slot knows of its queue."""
-
-    def words(self) -> str:
-        """Return where it stands now, in words; empty where nothing is known."""
 
 
 class FinishedSink(Protocol):
@@ -177,7 +145,8 @@ class Exchange:
     and `usage` its tokens once it is over.
     `deadline` is in nanoseconds of the timeline's clock. `trace` holds the header lines of the
     trace context that are forwarded to the engine, `cors` headers of the answer. `coding` is how the body comes
-    compressed.
+    compressed. `status` is that of the answer, 0 while there is none, and `code` what its error says.
+    `first_token_at` is in nanoseconds of the timeline's clock, 0 before it and where the answer is no stream.
     """
 
     __slots__ = (
@@ -187,11 +156,13 @@ class Exchange:
         "backend",
         "beating",
         "caller",
+        "code",
         "coding",
         "cors",
         "deadline",
         "decision",
         "events",
+        "first_token_at",
         "groups",
         "headers",
         "id",
@@ -207,10 +178,12 @@ class Exchange:
         "served",
         "sink",
         "standing",
+        "status",
         "surface",
         "task",
         "timeline",
         "trace",
+        "traced",
         "usage",
         "waiting",
         "way",
@@ -228,6 +201,8 @@ class Exchange:
         self.coding: bytes = b""
         self.cors: Headers = ()
         self.trace: bytes = b""
+        self.traced: Trace | None = None
+        """Its trace; None where the gateway makes none."""
         self.plan: Plan
         self.groups: tuple[Group, ...] | None = None
         """Those groups of the plan that can serve this very request; None: all that can do its operation."""
@@ -245,6 +220,9 @@ class Exchange:
         self.backend: str = NONE
         self.served: str = NONE
         self.outcome: str = "ok"
+        self.status: int = 0
+        self.code: str = ""
+        self.first_token_at: int = 0
         self.usage: Usage | None = None
         self.events: int = 0
         """The number of the next event of a stream, where the client's API numbers them."""
@@ -266,11 +244,21 @@ class Exchange:
         """Return the request's id as text, for logs."""
         return self.id.decode()
 
+    @property
+    def trace_id(self) -> str:
+        """Return the id of the trace it belongs to, the gateway's or its client's; empty where there is none."""
+        traced = self.traced
+        if traced is not None:
+            return traced.trace_id.decode()
+        context = read(self.headers.get(b"traceparent", b""))
+        return "" if context is None else context.trace_id.decode()
+
     # writing the answer
 
     def start(self, headers: Headers) -> None:
         """Send the head of a streamed answer, unless it has been sent already."""
         if not self.way.started:
+            self.status = 200
             self.way.start(200, [*headers, *self._marks(), *self.cors])
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
@@ -279,6 +267,7 @@ class Exchange:
             self.way.write(body)
             self.way.finish()
         else:
+            self.status = status
             self.way.reply(status, [*headers, *self._marks(), *self.cors], body)
 
     def _marks(self) -> Headers:
@@ -297,6 +286,7 @@ class Exchange:
 
     def _refuse(self, error: GatewayError) -> None:
         self.outcome = error.outcome
+        self.code = error.code or error.type
         if self.way.started:
             self.way.write(self.surface.error_event(error.facts, self.events))
             self.way.abort()

@@ -60,8 +60,19 @@ class Log(Section):
     )
     access: Line | None = setting(
         None,
-        "A file to which one line of JSON is added for each request that has ended; `-` is standard output. It has no "
-        "prompts, answers or keys. Left out, there is none.",
+        "A file to which one line is added for each request that has ended; `-` is standard output. It has no prompts, "
+        "answers or keys. Left out, there is none.",
+    )
+    access_format: Literal["json", "text"] = setting(
+        "json",
+        "`json` for machines and `gateway replay`: all that is known. `text` for people: who, what, where, status, "
+        "tokens, first token, total.",
+    )
+    access_rate: int = setting(
+        1000,
+        "How many such lines each process writes per second. More are left out, and a line says how many.",
+        ge=1,
+        le=1_000_000,
     )
 
 

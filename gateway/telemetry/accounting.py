@@ -47,6 +47,7 @@ class Accounting:
         """Count one attempt at the backend of this name; `cells` are the metrics of its target."""
         timeline = exchange.timeline
         if attempt.first_token_at:
+            exchange.first_token_at = attempt.first_token_at
             cells.first_token.observe((attempt.first_token_at - timeline.received) / SECOND)
         if attempt.sent_at:
             cells.overhead.observe((timeline.spent[AUTH] + timeline.spent[ROUTE]) / SECOND)

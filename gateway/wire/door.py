@@ -28,8 +28,8 @@ from gateway.request import Exchange, WayBack
 from gateway.telemetry.timeline import RECEIVE
 from gateway.wire.context import ServerContext
 from gateway.wire.heads import Head, read_head
-from gateway.wire.http1 import CLOSE, LAST_CHUNK, chunk, has_left, head
-from gateway.wire.limits import GLANCE
+from gateway.wire.http1 import CLOSE, LAST_CHUNK, chunk, has_left, head, peer_of
+from gateway.wire.limits import AHEAD, GLANCE, LONGEST_HEAD
 from gateway.wire.linger import linger
 from gateway.wire.room import NEVER, is_crowded, make_room
 from gateway.wire.stall import Stall
@@ -43,10 +43,6 @@ ANSWERING: Final = 2
 GONE: Final = 3
 """The connection is closed, or the full protocol owns it."""
 
-AHEAD: Final = 64 << 10
-"""Most bytes of later requests that are read before the current answer is complete."""
-LONGEST_HEAD: Final = 16 << 10
-"""Most bytes of a head that is read here; the configured limit may be lower."""
 LINE_ENDS: Final = frozenset(b"\r\n")
 EARLY: Final = 0.001
 """Seconds by which the event loop's timers may fire too early."""
@@ -138,11 +134,9 @@ class Door(WayBack):
         """Give the connection up: it is closed, or somebody else closes it."""
         self._phase = GONE
         self._due = NEVER
-        for timer in (self._timer, self._glance):
-            if timer is not None:
-                timer.cancel()
-        if self._stall is not None:
-            self._stall.cancel()
+        for waiting in (self._timer, self._glance, self._stall):
+            if waiting is not None:
+                waiting.cancel()
         self._timer = self._stall = self._glance = None
         self._later = b""
         self._context.state.connections.discard(self)
@@ -320,6 +314,10 @@ class Door(WayBack):
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
         self.started = self._answered = True
         self._put(self._head(status, headers, b"content-length: %d\r\n" % len(body)) + body)
+
+    @property
+    def peer(self) -> str:
+        return peer_of(self.transport)
 
     def keep(self, exchange: Exchange) -> bool:
         if self._stall is None or self.gone:

@@ -18,7 +18,7 @@ from typing import Any
 from backends.base import Headers
 from gateway.errors import CLIENT_GONE, ClientLeft, GatewayError, Own
 from gateway.request import Exchange, WayBack
-from gateway.wire.http1 import CLOSE, LAST_CHUNK, chunk, head
+from gateway.wire.http1 import CLOSE, LAST_CHUNK, chunk, head, peer_of
 from gateway.wire.server import SCOPE_KEY, Cycle
 
 Scope = MutableMapping[str, Any]
@@ -126,6 +126,10 @@ class UvicornWay(AsgiWayBack):
     def release(self) -> None:
         if self._protocol.listener is self:
             self._protocol.listener = None
+
+    @property
+    def peer(self) -> str:
+        return peer_of(self._protocol.transport)
 
     def keep(self, exchange: Exchange) -> bool:
         stall = self._protocol.stall

@@ -49,6 +49,12 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+def peer_of(transport: asyncio.BaseTransport) -> str:
+    """Return the address of the machine at the other end; empty where it is not known."""
+    name = transport.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) and name else ""
+
+
 def has_left(transport: asyncio.Transport) -> bool:
     """Tell whether the peer has closed or half-closed the connection, without reading from it.
 

@@ -11,6 +11,10 @@ from typing import Final
 
 FRAMING: Final = 256 << 10
 """Most bytes besides head and body, such as chunk sizes and extensions. Each byte of the body allows eight more."""
+AHEAD: Final = 64 << 10
+"""Most bytes of later requests that are read before the current answer is complete."""
+LONGEST_HEAD: Final = 16 << 10
+"""Most bytes of a head that the front door reads; the configured limit may be lower."""
 GLANCE: Final = 1.0
 """Seconds between checks whether a client is still connected while reading from it is paused."""
 

@@ -98,6 +98,10 @@ class Tee(WayBack):
         self._way.source = self._way.exchange = None
         self._way.release()
 
+    @property
+    def peer(self) -> str:
+        return self._way.peer
+
     def keep(self, exchange: Exchange) -> bool:
         return self._way.keep(exchange)
 

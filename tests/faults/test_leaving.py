@@ -23,7 +23,8 @@ import pytest
 from backends.base import Health
 from gateway.fake.engine import FakeEngine
 from gateway.wire import server
-from gateway.wire.door import AHEAD, Door
+from gateway.wire.door import Door
+from gateway.wire.limits import AHEAD
 from tests.faults.clients import CHAT, Client, at_rest, chat, client, config, http, settled, until
 from tests.serving import Served, serving
 
