@@ -18,7 +18,7 @@ SHARED := -n $(JOBS) --max-worker-restart 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install compile pure run check test coverage test-engines schema lock dist clean format bench bench-peers soak chaos strays simulate
+.PHONY: help install compile pure run check test tools coverage test-engines schema lock dist clean format bench bench-peers soak chaos strays simulate
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,7 +46,11 @@ check: .venv/.dev ## format, lint, types, structure, documents and the fast test
 	$(PYTEST) -q $(SHARED) -m "not slow" $(ARGS)
 
 test: .venv/.dev ## every test, from a clean clone too (ARGS="-k stream" narrows it, ARGS="-n0" uses one process)
+	@$(BIN)/python -m tests.tools.debian --optional
 	$(PYTEST) $(SHARED) $(ARGS)
+
+tools: .venv/.dev ## fetch Prometheus, which some tests run, from Debian's packages into .tools/ (once)
+	@$(BIN)/python -m tests.tools.debian
 
 coverage: .venv/.dev ## the fast tests once more, slower: which code they reach; fails below the floor in pyproject.toml
 	@mkdir -p .venv/coverage
