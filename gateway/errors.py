@@ -146,6 +146,8 @@ class GatewayError(Exception):
         self.outcome = row.outcome
         self.retry_after = retry_after
         self.final = final
+        self.own = isinstance(kind, Own)
+        """Whether the gateway or the client is the reason, and no engine."""
         self._headers = headers
 
     @classmethod

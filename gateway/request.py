@@ -140,9 +140,9 @@ class Register:
 class Exchange:
     """One request of a client, and everything that is known about it.
 
-    `caller`, `request`, `asked` and `plan` are set as soon as each is known. `model`, `backend` and `outcome` are label
-    values for the metrics; `served` is the model of the last attempt: `model`, or one of its fallbacks,
-    and `usage` its tokens once it is over.
+    `caller`, `request`, `asked` and `plan` are set as soon as each is known. `model`, `backend`, `engine`, `route` (the
+    rule that decided), `key` and `outcome` are label values for the metrics; `served` is the model of the last attempt:
+    `model`, or one of its fallbacks, and `usage` its tokens once it is over.
     `deadline` is in nanoseconds of the timeline's clock. `trace` holds the header lines of the
     trace context that are forwarded to the engine, `cors` headers of the answer. `coding` is how the body comes
     compressed. `status` is that of the answer, 0 while there is none, and `code` what its error says.
@@ -161,20 +161,25 @@ class Exchange:
         "cors",
         "deadline",
         "decision",
+        "engine",
         "events",
         "first_token_at",
         "groups",
         "headers",
         "id",
         "interrupted",
+        "key",
+        "left_at",
         "model",
         "operation",
         "outcome",
         "over",
         "plan",
         "queue_position",
+        "refused",
         "register",
         "request",
+        "route",
         "served",
         "sink",
         "standing",
@@ -216,13 +221,15 @@ class Exchange:
         self.attempt: Trying | None = None
         """The attempt that was sent last."""
         self.attempts: int = 0
-        self.model: str = NONE
-        self.backend: str = NONE
-        self.served: str = NONE
+        self.model = self.backend = self.engine = self.route = self.key = self.served = NONE
         self.outcome: str = "ok"
         self.status: int = 0
         self.code: str = ""
         self.first_token_at: int = 0
+        self.refused: bool = False
+        """Whether its client was told an error of which no engine is the reason."""
+        self.left_at: int = 0
+        """The hop it was in when it ended."""
         self.usage: Usage | None = None
         self.events: int = 0
         """The number of the next event of a stream, where the client's API numbers them."""
@@ -287,6 +294,7 @@ class Exchange:
     def _refuse(self, error: GatewayError) -> None:
         self.outcome = error.outcome
         self.code = error.code or error.type
+        self.refused = error.own
         if self.way.started:
             self.way.write(self.surface.error_event(error.facts, self.events))
             self.way.abort()
@@ -325,6 +333,7 @@ class Exchange:
         if self.over:
             return
         self.over = True
+        self.left_at = self.timeline.hop
         self.timeline.mark(FINISH)
         self.has_content()
         try:

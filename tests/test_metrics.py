@@ -10,6 +10,7 @@ from gateway.errors import OUTCOMES, ROWS
 from gateway.telemetry.cells import Histogram
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.page import CELLS, Pages
+from gateway.telemetry.timeline import HOPS
 from gateway.wire.checks import REASONS
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
@@ -27,10 +28,13 @@ def test_cells_show_on_the_page() -> None:
     metrics = Metrics("1.2.3")
     cells = metrics.target("m", "b")
     cells.output_tokens.value += 7
-    cells.first_token.observe(0.02)
+    metrics.requests.first_token.cell("m", "b", "e", "-").observe(0.02)
     page = "".join(metrics.pieces())
-    assert 'gateway_tokens_total{backend="b",direction="out",model="m"} 7.0' in page
-    assert 'gateway_time_to_first_token_seconds_bucket{backend="b",le="0.025",model="m"} 1.0' in page
+    assert 'gateway_tokens_total{backend="b",direction="out",engine="-",model="m"} 7.0' in page
+    assert (
+        'gateway_time_to_first_token_seconds_bucket{backend="b",engine="e",le="0.025",model="m",route="-"} 1.0'
+        in page
+    )
     assert 'gateway_build_info{version="1.2.3"} 1.0' in page
     assert "process_resident_memory_bytes" in page
     assert metrics.target("m", "b") is cells
@@ -38,7 +42,7 @@ def test_cells_show_on_the_page() -> None:
 
 def test_the_document_names_every_value_of_the_closed_sets() -> None:
     text = DOCUMENT.read_text()
-    for word in (*OUTCOMES, *REASONS, *RESULTS, *Kind, *Operation, *Signal, *Status):
+    for word in (*OUTCOMES, *REASONS, *RESULTS, *Kind, *Operation, *Signal, *Status, *HOPS):
         assert f"`{word}`" in text, word
 
 
@@ -65,21 +69,21 @@ def test_only_cells_that_were_used_are_shown_and_those_stay() -> None:
 def test_what_others_are_told_is_what_was_used() -> None:
     metrics = Metrics("1")
     metrics.target("m", "a")
-    metrics.target("m", "b").duration.observe(1)
-    assert {entry[2] for entry in metrics.dump()} == {("m", "b"), ("1",)}
+    metrics.target("m", "b").token_gap.observe(1)
+    assert {entry[2] for entry in metrics.dump()} == {("m", "b", "-"), ("1",)}
 
 
 def test_label_values_are_escaped() -> None:
     metrics = Metrics("1")
-    metrics.requests.finished.cell('a "b"\\\n', "c", "chat", "ok").value = 1
-    shown = 'gateway_requests_total{backend="c",model="a \\"b\\"\\\\\\n",operation="chat",outcome="ok"} 1.0\n'
+    metrics.routes.hedges.cell('a "b"\\\n', "won").value = 1
+    shown = 'gateway_hedges_total{model="a \\"b\\"\\\\\\n",result="won"} 1.0\n'
     assert shown in "".join(metrics.pieces())
 
 
 def test_no_piece_of_a_page_has_many_cells() -> None:
     metrics = Metrics("1")
     for model in range(300):
-        metrics.target(f"m{model}", "b").duration.observe(1)
+        metrics.requests.duration.cell(f"m{model}", "b", "e", "-", "ok").observe(1)
     pieces = list(metrics.pieces())
     assert max(piece.count("_count{") for piece in pieces) == CELLS
     assert "".join(pieces).count("gateway_request_duration_seconds_count{") == 300

@@ -45,13 +45,13 @@ def test_numbers_add_up_and_states_of_one_thing_do_not() -> None:
         metrics.backends.up.cell("b", "e").value = 1
         cells = metrics.target("m", "b")
         cells.in_flight.value = number
-        cells.duration.observe(number)
+        metrics.requests.overhead.cell("m", "b", "e", "-").observe(number)
         dumps.append(metrics.dump())
     page = "".join(Metrics("9").pieces_of(merge(dumps, Metrics("9").across)))
     assert 'gateway_backend_up{backend="b",engine="e"} 1.0' in page
     assert 'gateway_requests_in_flight{backend="b",model="m"} 3.0' in page
-    assert 'gateway_request_duration_seconds_count{backend="b",model="m"} 2.0' in page
-    assert 'gateway_request_duration_seconds_sum{backend="b",model="m"} 3.0' in page
+    assert 'gateway_overhead_seconds_count{backend="b",engine="e",model="m",route="-"} 2.0' in page
+    assert 'gateway_overhead_seconds_sum{backend="b",engine="e",model="m",route="-"} 3.0' in page
     assert 'gateway_build_info{version="9"} 1.0' in page
 
 

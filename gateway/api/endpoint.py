@@ -30,6 +30,7 @@ from gateway.errors import GatewayError, Own
 from gateway.fleet.discovery import Discovery
 from gateway.request import Exchange, FinishedSink, Register, WayBack
 from gateway.routing.snapshot import Snapshot
+from gateway.telemetry.cells import NONE
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.page import Pages
 from gateway.telemetry.timeline import AUTH, RECEIVE, ROUTE
@@ -163,6 +164,7 @@ class Endpoint:
             self._surface.check(self._operation, headers.get(b"content-type", usual))
             admission = Admission(snapshot, caller, _trace(headers), coding_of(headers))
         exchange.caller = admission.caller
+        exchange.key = admission.caller.name
         exchange.trace = admission.trace
         exchange.coding = admission.coding
         return admission
@@ -250,6 +252,7 @@ class Endpoint:
         exchange.model = plan.model
         exchange.groups = router.able(plan, exchange.asked)
         exchange.decision = decision
+        exchange.route = decision.rule or NONE
         if decision.trial is not None:
             decision.trial.watch(exchange, decision.is_canary)
         exchange.plan = plan

@@ -77,6 +77,8 @@ class Failures:
             error = self._another_or_error(lease.target, failure, patience)
         if not known:
             report(self._exchange, lease.target, failure, "goes on" if error is None else "ends")
+        if error is None:
+            self._shared.metrics.requests.retries.cell(self._exchange.model, failure.kind.value).value += 1
         if error is None and failure.kind is not Kind.LOADING:
             self._shared.metrics.requests.failovers.cell(lease.target.name, failure.kind.value).value += 1
         return error

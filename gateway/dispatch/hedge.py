@@ -240,8 +240,7 @@ class Race:
     def _give_back(self, attempt: Attempt, lease: Lease) -> None:
         """Release the lease of the second attempt and count it."""
         lease.close(self._exchange.way.loop.time(), fell_silent(attempt.failure))
-        target = lease.target
-        self._shared.accounting.attempted(self._exchange, target.name, target.metrics, attempt)
+        self._shared.accounting.attempted(self._exchange, lease.target.metrics, attempt)
 
     def _charge(self, lease: Lease, attempt: Attempt, failure: Failure) -> None:
         """Charge the failure of one attempt while the other one goes on."""

@@ -287,7 +287,7 @@ class Journey:
         target = lease.target
         backend = target.backend
         exchange.attempts += 1
-        exchange.backend = backend.name
+        exchange.backend, exchange.engine = backend.name, backend.engine.name
         exchange.served = self._candidates.model
         headers = waited(exchange, self._candidates.headers(backend, exchange))
         attempt = self._attempt = Attempt(exchange, target, self, headers)
@@ -304,7 +304,7 @@ class Journey:
         self._attempt.drop()
         self._give_back_lease()
         self._attempt, self._lease = attempt, lease
-        self._exchange.backend = lease.target.name
+        self._exchange.backend, self._exchange.engine = lease.target.name, lease.target.backend.engine.name
         return former
 
     def charge(self, lease: Lease, attempt: Attempt, failure: Failure) -> None:
@@ -316,6 +316,7 @@ class Journey:
         timeline = self._exchange.timeline
         if attempt.stale:
             attempt.renew()
+            self._shared.metrics.requests.retries.cell(self._exchange.model, "stale").value += 1
             timeline.mark(ROUTE)
             return True
         return attempt.unexplained or self._concluded(attempt)
@@ -369,8 +370,7 @@ class Journey:
             self._race.rest()
         lease.close(self._loop.time(), attempt is not None and fell_silent(attempt.failure))
         if attempt is not None:
-            target = lease.target
-            self._shared.accounting.attempted(self._exchange, target.backend.name, target.metrics, attempt)
+            self._shared.accounting.attempted(self._exchange, lease.target.metrics, attempt)
 
     # ending the request
 

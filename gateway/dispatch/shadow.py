@@ -32,7 +32,7 @@ from gateway.errors import CLIENT_GONE, CLIENT_SLOW, GatewayError, Own
 from gateway.fleet.lease import Lease, Target
 from gateway.request import Exchange, FinishedSink, Register
 from gateway.routing.catalog import Plan
-from gateway.telemetry.cells import Histogram, TargetMetrics, Value
+from gateway.telemetry.cells import NONE, Histogram, TargetMetrics, Value
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.timeline import ROUTE
 from gateway.wire.clocks import SECOND, Clocks
@@ -62,9 +62,7 @@ class Shadows:
         self.quarantine: Quarantine = Quarantine()
         """The requests of whose copies engines died."""
         nothing = Histogram(())
-        self.aside: TargetMetrics = TargetMetrics(
-            Value(), nothing, nothing, nothing, nothing, Value(), Value()
-        )
+        self.aside: TargetMetrics = TargetMetrics((NONE, NONE, NONE), Value(), nothing, Value(), Value())
         """The cells that attempts write to instead of those of their target."""
 
     @property

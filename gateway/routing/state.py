@@ -121,7 +121,8 @@ class State:
 
     def target(self, config: Config, model: str, backend: str, upstream_name: str, weight: int = 1) -> Target:
         """Return the target for a model on a backend, which calls the model `upstream_name`."""
-        live, cells = self.pool.backends[backend], self.metrics.target(model, backend)
+        live = self.pool.backends[backend]
+        cells = self.metrics.target(model, backend, live.engine.name)
         return Target(live, upstream_name, cells, Clocks(timeouts(config, model, backend)), weight)
 
     def keep(self, models: Collection[str]) -> None:

@@ -11,10 +11,11 @@ import logging
 from typing import Final, Protocol
 
 from backends.base import Usage
+from gateway.errors import CLIENT_GONE, CLIENT_SLOW
 from gateway.request import Exchange
-from gateway.telemetry.cells import TargetMetrics
+from gateway.telemetry.cells import RouteMetrics, TargetMetrics
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.timeline import AUTH, RECEIVE, ROUTE
+from gateway.telemetry.timeline import AUTH, HOPS, RECEIVE, ROUTE
 
 log = logging.getLogger("gateway.request")
 
@@ -43,26 +44,67 @@ class Accounting:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def attempted(self, exchange: Exchange, backend: str, cells: TargetMetrics, attempt: Tried) -> None:
-        """Count one attempt at the backend of this name; `cells` are the metrics of its target."""
+    def attempted(self, exchange: Exchange, cells: TargetMetrics, attempt: Tried) -> None:
+        """Count one attempt at the target that these cells belong to."""
         timeline = exchange.timeline
+        routed = cells.by_route.get(exchange.route)
+        if routed is None:
+            routed = self._routed(cells, exchange.route)
         if attempt.first_token_at:
             exchange.first_token_at = attempt.first_token_at
-            cells.first_token.observe((attempt.first_token_at - timeline.received) / SECOND)
+            routed.first_token.observe((attempt.first_token_at - timeline.received) / SECOND)
         if attempt.sent_at:
-            cells.overhead.observe((timeline.spent[AUTH] + timeline.spent[ROUTE]) / SECOND)
+            routed.overhead.observe((timeline.spent[AUTH] + timeline.spent[ROUTE]) / SECOND)
         tokens = exchange.usage = attempt.tokens
         cells.input_tokens.value += tokens.input
         cells.output_tokens.value += tokens.output
-        self._metrics.requests.attempts.cell(backend, attempt.result).value += 1
+        key = self._metrics.keys.tokens
+        key.cell(exchange.key, "in").value += tokens.input
+        key.cell(exchange.key, "out").value += tokens.output
+        result = attempt.result
+        counted = cells.by_result.get(result)
+        if counted is None:
+            counted = self._metrics.requests.attempts.cell(cells.backend, cells.engine, result)
+            cells.by_result[result] = counted
+        counted.value += 1
+
+    def _routed(self, cells: TargetMetrics, route: str) -> RouteMetrics:
+        of, names = self._metrics.requests, (cells.model, cells.backend, cells.engine, route)
+        found = cells.by_route[route] = RouteMetrics(of.first_token.cell(*names), of.overhead.cell(*names))
+        return found
 
     def finished(self, exchange: Exchange) -> None:
         """Count one request that has ended."""
         metrics, timeline = self._metrics, exchange.timeline
-        model, backend = exchange.model, exchange.backend
-        metrics.requests.finished.cell(model, backend, exchange.operation.value, exchange.outcome).value += 1
-        metrics.requests.duration.cell(model, backend).observe(
-            (timeline.total - timeline.spent[RECEIVE]) / SECOND
+        model, backend, outcome = exchange.model, exchange.backend, exchange.outcome
+        names = (
+            *(model, backend, exchange.engine, exchange.route),
+            *(exchange.operation._value_, outcome, exchange.key),
         )
+        of = metrics.requests
+        cells = of.ended(names, metrics.keys.requests)
+        cells.count.value += 1
+        cells.of_key.value += 1
+        spent = timeline.spent
+        cells.duration.observe((timeline.total - spent[RECEIVE]) / SECOND)
+        hops = cells.hops
+        for hop, nanoseconds in enumerate(spent):
+            if nanoseconds:
+                histogram = hops[hop]
+                if histogram is None:
+                    histogram = hops[hop] = of.hop_of(hop, names)
+                histogram.observe(nanoseconds / SECOND)
+        if outcome != "ok":
+            self._trouble(exchange)
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("%s %s at %s: %s", exchange.name, model, backend, exchange.outcome)
+            log.debug("%s %s at %s: %s", exchange.name, model, backend, outcome)
+
+    def _trouble(self, exchange: Exchange) -> None:
+        """Count why a request has no complete answer, unless an engine is the reason."""
+        metrics, code = self._metrics, exchange.code
+        if exchange.refused:
+            metrics.requests.refusals.cell(code).value += 1
+            metrics.keys.refusals.cell(exchange.key, code).value += 1
+        if exchange.outcome in (CLIENT_GONE, CLIENT_SLOW):
+            phase = HOPS[exchange.left_at]
+            metrics.requests.client_aborts.cell(exchange.model, exchange.backend, phase).value += 1

@@ -32,5 +32,7 @@ TOKEN_GAP: Final = (
 """Of the time between two tokens."""
 OVERHEAD: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5)
 """Of the gateway's own work."""
+HOP: Final = (0.00005, 0.0002, 0.001, 0.005, 0.02, 0.1, 0.25, 1, 2.5, 10, 30, 120, 600, 1800)
+"""Of one hop of a request, whichever: coarse, because there are many of them."""
 RATIO: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.05, 1.1, 1.25, 1.5, 2, 4, 10)
 """Of something, as a multiple of something like it."""

@@ -66,33 +66,60 @@ class Histogram:
             yield ("+Inf" if bound == float("inf") else repr(float(bound))), total
 
 
+class RouteMetrics:
+    """The cells that requests of one rule for one model at one backend update."""
+
+    __slots__ = ("first_token", "overhead")
+
+    def __init__(self, first_token: Histogram, overhead: Histogram) -> None:
+        self.first_token = first_token
+        self.overhead = overhead
+
+
 class TargetMetrics:
-    """The cells that requests for one model at one backend update."""
+    """The cells that attempts for one model at one backend update, and the names that they stand under."""
 
     __slots__ = (
-        "duration",
-        "first_token",
+        "backend",
+        "by_result",
+        "by_route",
+        "engine",
         "in_flight",
         "input_tokens",
+        "model",
         "output_tokens",
-        "overhead",
         "token_gap",
     )
 
     def __init__(
         self,
+        names: tuple[str, str, str],
         in_flight: Value,
-        duration: Histogram,
-        first_token: Histogram,
         token_gap: Histogram,
-        overhead: Histogram,
         input_tokens: Value,
         output_tokens: Value,
     ) -> None:
+        """`names` are those of the model, the backend and its kind of engine."""
+        self.model, self.backend, self.engine = names
         self.in_flight = in_flight
-        self.duration = duration
-        self.first_token = first_token
         self.token_gap = token_gap
-        self.overhead = overhead
         self.input_tokens = input_tokens
         self.output_tokens = output_tokens
+        self.by_result: dict[str, Value] = {}
+        """Attempts, by what became of them, as far as that has occurred."""
+        self.by_route: dict[str, RouteMetrics] = {}
+        """By the rule that sent a request here, as far as that has occurred."""
+
+
+class EndedMetrics:
+    """The cells that requests update which are alike in model, backend, rule, operation, outcome and key."""
+
+    __slots__ = ("count", "duration", "hops", "of_key")
+
+    def __init__(self, count: Value, duration: Histogram, of_key: Value, hops: int) -> None:
+        """`hops` is how many hops there are."""
+        self.count = count
+        self.duration = duration
+        self.of_key = of_key
+        self.hops: list[Histogram | None] = [None] * hops
+        """By the number of the hop, as far as any of these requests were in it."""

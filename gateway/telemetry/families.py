@@ -40,6 +40,8 @@ class Family(Generic[Cell]):
         """Return the cell with these label values. Code on the hot path should keep it instead of looking it up."""
         found = self.cells.get(labels)
         if found is None:
+            if len(labels) != len(self.labels):
+                raise ValueError(f"{self.name} has the labels {', '.join(self.labels)}")
             found = self.cells[labels] = self._make()
         return found
 

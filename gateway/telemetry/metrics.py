@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from gateway.telemetry.cells import TargetMetrics
+from gateway.telemetry.cells import NONE, TargetMetrics
 from gateway.telemetry.families import AnyFamily, Dump
 from gateway.telemetry.of_backends import BackendMetrics
 from gateway.telemetry.of_program import ProgramMetrics
-from gateway.telemetry.of_requests import QueueMetrics, RequestMetrics
+from gateway.telemetry.of_requests import KeyMetrics, QueueMetrics, RequestMetrics
 from gateway.telemetry.of_routes import RouteMetrics
 from gateway.telemetry.page import CELLS, pieces_of
 from gateway.telemetry.registry import Across, Families
@@ -34,6 +34,7 @@ class Metrics:
         """Make the families; an empty `version` tells of no program."""
         made = Families()
         self.requests = RequestMetrics(made)
+        self.keys = KeyMetrics(made)
         self.queues = QueueMetrics(made)
         self.routes = RouteMetrics(made)
         self.backends = BackendMetrics(made)
@@ -41,34 +42,20 @@ class Metrics:
         self.families: list[AnyFamily] = [*made.all.values()]
         self.topics: dict[str, list[AnyFamily]] = made.topics
         self.across: dict[str, Across] = made.across
-        self._targets: dict[tuple[str, str], TargetMetrics] = {}
         self._looks: list[Callable[[], None]] = []
         self._process = CollectorRegistry(auto_describe=False)
         for standard in (ProcessCollector, PlatformCollector, GCCollector):
             standard(registry=self._process)
 
-    def target(self, model: str, backend: str) -> TargetMetrics:
-        """Return the cells of one model at one backend, creating them on the first call."""
-        found = self._targets.get((model, backend))
-        if found is None:
-            of = self.requests
-            found = self._targets[model, backend] = TargetMetrics(
-                of.in_flight.cell(model, backend),
-                of.duration.cell(model, backend),
-                of.first_token.cell(model, backend),
-                of.token_gap.cell(model, backend),
-                of.overhead.cell(model, backend),
-                of.tokens.cell(model, backend, "in"),
-                of.tokens.cell(model, backend, "out"),
-            )
-        return found
+    def target(self, model: str, backend: str, engine: str = NONE) -> TargetMetrics:
+        """Return the cells of one model at one backend of this kind, creating them on the first call."""
+        return self.requests.target(model, backend, engine)
 
     def forget_backend(self, name: str) -> None:
         """Stop exporting everything about a backend that was removed from the config and serves no request any more."""
         for family in self.families:
             family.forget_all("backend", name)
-        for key in [key for key in self._targets if key[1] == name]:
-            del self._targets[key]
+        self.requests.forget_backend(name)
 
     def before_scrape(self, look: Callable[[], None]) -> None:
         """Call `look` before each scrape, to set gauges that are not updated at every change."""

@@ -6,8 +6,11 @@ Rules:
 
 from __future__ import annotations
 
-from gateway.telemetry.buckets import DURATION, OVERHEAD, TOKEN_GAP
-from gateway.telemetry.registry import Families
+from gateway.telemetry.buckets import DURATION, HOP, OVERHEAD, TOKEN_GAP
+from gateway.telemetry.cells import NONE, EndedMetrics, Histogram, TargetMetrics, Value
+from gateway.telemetry.families import Family
+from gateway.telemetry.registry import Families, Topic
+from gateway.telemetry.timeline import HOPS
 
 
 class RequestMetrics:
@@ -15,53 +18,146 @@ class RequestMetrics:
 
     def __init__(self, families: Families) -> None:
         add = families.topic("Requests")
-        where = ("model", "backend")
+        where = ("model", "backend", "engine")
         self.finished = add.counter(
-            "gateway_requests", "Finished requests, by what became of them.", (*where, "operation", "outcome")
+            "gateway_requests",
+            "Finished requests, by what became of them.",
+            (*where, "route", "operation", "outcome"),
         )
-        self.refused = add.counter(
-            "gateway_refused",
-            "Requests refused before they had been read: bad HTTP, too large, too slow.",
-            ("reason",),
+        self.duration = add.histogram(
+            "gateway_request_duration_seconds",
+            "From the request's last byte to the answer's last byte.",
+            (*where, "route", "outcome"),
+            DURATION,
         )
-        self.attempts = add.counter(
-            "gateway_attempts",
-            "Attempts at a backend: `ok`, `cancelled` or the kind of failure.",
-            ("backend", "result"),
+        self.hop = add.histogram(
+            "gateway_hop_seconds",
+            "How long requests were in each hop. The hops of a request sum to its duration and its hop `receive`.",
+            ("hop", *where, "route", "outcome"),
+            HOP,
         )
-        self.failovers = add.counter(
-            "gateway_failovers",
-            "Requests that went on to another backend after this one failed them; reason is the kind of failure.",
-            ("backend", "reason"),
+        self.overhead = add.histogram(
+            "gateway_overhead_seconds",
+            "The gateway's own share, without the wait for a slot, a model or a connection.",
+            (*where, "route"),
+            OVERHEAD,
+        )
+        self.first_token = add.histogram(
+            "gateway_time_to_first_token_seconds",
+            "From the request's last byte to the first content of a stream.",
+            (*where, "route"),
+            DURATION,
+        )
+        self.token_gap = add.histogram(
+            "gateway_time_between_tokens_seconds", "Between pieces of content of a stream.", where, TOKEN_GAP
+        )
+        self.in_flight = add.gauge(
+            "gateway_requests_in_flight", "Requests at a backend now.", ("model", "backend"), sparse=True
         )
         self.tokens = add.counter(
             "gateway_tokens",
             "Tokens of prompts (in) and of answers (out), as the engines counted them.",
             (*where, "direction"),
         )
-        self.in_flight = add.gauge(
-            "gateway_requests_in_flight", "Requests at a backend now.", where, sparse=True
+        self._add_troubles(add)
+        self._targets: dict[tuple[str, str, str], TargetMetrics] = {}
+        self._ended: dict[tuple[str, ...], EndedMetrics] = {}
+
+    def _add_troubles(self, add: Topic) -> None:
+        self.attempts = add.counter(
+            "gateway_attempts",
+            "Attempts at a backend: `ok`, `cancelled` or the kind of failure.",
+            ("backend", "engine", "result"),
         )
-        self.duration = add.histogram(
-            "gateway_request_duration_seconds",
-            "From the request's last byte to the answer's last byte.",
-            where,
-            DURATION,
+        self.retries = add.counter(
+            "gateway_retries",
+            "Further attempts of requests, by the kind of failure before; `stale`: an idle connection was closed just "
+            "then, and the engine has not seen the request.",
+            ("model", "reason"),
         )
-        self.first_token = add.histogram(
-            "gateway_time_to_first_token_seconds",
-            "From the request's last byte to the first content of a stream.",
-            where,
-            DURATION,
+        self.failovers = add.counter(
+            "gateway_failovers",
+            "Requests that went on to another backend after this one failed them; reason is the kind of failure.",
+            ("backend", "reason"),
         )
-        self.token_gap = add.histogram(
-            "gateway_time_between_tokens_seconds", "Between pieces of content of a stream.", where, TOKEN_GAP
+        self.client_aborts = add.counter(
+            "gateway_client_aborts",
+            "Requests whose client left or took nothing any more, by the hop that the request was in.",
+            ("model", "backend", "phase"),
         )
-        self.overhead = add.histogram(
-            "gateway_overhead_seconds",
-            "The gateway's own share, without the wait for a slot, a model or a connection.",
-            where,
-            OVERHEAD,
+        self.refused = add.counter(
+            "gateway_refused",
+            "Requests and connections refused before a request had been read: bad HTTP, too large, too slow, too many.",
+            ("reason",),
+        )
+        self.refusals = add.counter(
+            "gateway_refusals",
+            "Requests that the gateway itself refused, without an engine's doing, by the code in the client's error.",
+            ("reason",),
+        )
+
+    def target(self, model: str, backend: str, engine: str = NONE) -> TargetMetrics:
+        """Return the cells of one model at one backend, creating them on the first call."""
+        names = model, backend, engine
+        found = self._targets.get(names)
+        if found is None:
+            found = self._targets[names] = TargetMetrics(
+                names,
+                self.in_flight.cell(model, backend),
+                self.token_gap.cell(*names),
+                self.tokens.cell(*names, "in"),
+                self.tokens.cell(*names, "out"),
+            )
+        return found
+
+    def ended(self, names: tuple[str, ...], of_key: Family[Value]) -> EndedMetrics:
+        """Return the cells of requests that are alike in all of these names, creating them on the first call.
+
+        The names are those of the model, the backend, the engine, the rule, the operation, the outcome and the key;
+        `of_key` counts requests by the last two.
+        """
+        found = self._ended.get(names)
+        if found is None:
+            model, backend, engine, route, operation, outcome, key = names
+            found = self._ended[names] = EndedMetrics(
+                self.finished.cell(model, backend, engine, route, operation, outcome),
+                self.duration.cell(model, backend, engine, route, outcome),
+                of_key.cell(key, outcome),
+                len(HOPS),
+            )
+        return found
+
+    def hop_of(self, hop: int, names: tuple[str, ...]) -> Histogram:
+        """Return the histogram of one hop of requests that are alike in all of these names."""
+        model, backend, engine, route, _, outcome, _ = names
+        return self.hop.cell(HOPS[hop], model, backend, engine, route, outcome)
+
+    def forget_backend(self, name: str) -> None:
+        """Look up anew what requests update; the families have forgotten this backend."""
+        self._ended.clear()
+        for names in [names for names in self._targets if names[1] == name]:
+            del self._targets[names]
+
+
+class KeyMetrics:
+    """Requests by the names of the config's keys, which are as many as the config says."""
+
+    def __init__(self, families: Families) -> None:
+        add = families.topic("Keys")
+        self.requests = add.counter(
+            "gateway_key_requests",
+            "Finished requests by the name of their key; `-`: none was known.",
+            ("key", "outcome"),
+        )
+        self.tokens = add.counter(
+            "gateway_key_tokens",
+            "Tokens of prompts (in) and of answers (out) by the name of the key.",
+            ("key", "direction"),
+        )
+        self.refusals = add.counter(
+            "gateway_key_refusals",
+            "Requests that the gateway itself refused, by the name of the key and the code in the client's error.",
+            ("key", "reason"),
         )
 
 

@@ -24,15 +24,15 @@ def page(
 ) -> str:
     """Return a page as the gateway makes it, after so many requests for the model `m`."""
     metrics = Metrics("9")
-    metrics.requests.finished.cell("m", backend, "chat", "ok").value = ok
-    metrics.requests.finished.cell("m", backend, "chat", "timeout").value = failed
-    metrics.requests.finished.cell("m", backend, "chat", "client_gone").value = ok
+    metrics.requests.finished.cell("m", backend, "e", "-", "chat", "ok").value = ok
+    metrics.requests.finished.cell("m", backend, "e", "-", "chat", "timeout").value = failed
+    metrics.requests.finished.cell("m", backend, "e", "-", "chat", "client_gone").value = ok
     cells = metrics.target("m", backend)
     cells.output_tokens.value = out
     cells.input_tokens.value = 2 * out
     cells.in_flight.value = 3
     for seconds in first:
-        cells.first_token.observe(seconds)
+        metrics.requests.first_token.cell("m", backend, "e", "-").observe(seconds)
     return "".join(metrics.pieces())
 
 
@@ -42,8 +42,8 @@ def look(at: float, text: str, running: int = 0, backend: str = "a") -> Look:
 
 def test_a_page_is_read_with_its_labels_as_they_were() -> None:
     metrics = Metrics("9")
-    metrics.requests.finished.cell('a "b"\\\n}', "c", "chat", "ok").value = 7
-    metrics.requests.duration.cell("m", "c").observe(1)
+    metrics.requests.finished.cell('a "b"\\\n}', "c", "e", "-", "chat", "ok").value = 7
+    metrics.requests.duration.cell("m", "c", "e", "-", "ok").observe(1)
     read_page = read("".join(metrics.pieces()))
     [sample] = read_page["gateway_requests_total"]
     assert (sample.labels["model"], sample.value) == ('a "b"\\\n}', 7)
@@ -122,7 +122,7 @@ def test_percentiles_from_buckets(within: dict[float, float], share: float, valu
 def test_buckets_of_several_targets_add_up() -> None:
     metrics = Metrics("9")
     for backend, seconds in (("a", 0.004), ("b", 0.006), ("b", 5000.0)):
-        metrics.target("m", backend).first_token.observe(seconds)
+        metrics.requests.first_token.cell("m", backend, "e", "-").observe(seconds)
     everything = read("".join(metrics.pieces()))
     assert (buckets(everything)[0.005], buckets(everything)[0.01], buckets(everything)[inf]) == (1, 2, 3)
     assert buckets(everything, "backend", "b")[inf] == 2

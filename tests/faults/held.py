@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gateway.telemetry.timeline import HOPS
 from tests.serving import Answer, Served, serving
 
 MODELS, BACKENDS = 400, 8
@@ -189,9 +190,17 @@ def use_all(served: Served) -> None:
     """Make every cell of every target one that was used."""
     for model in range(MODELS):
         for backend in range(BACKENDS):
-            cells = served.gateway.metrics.target(f"model-{model}", f"b{backend}")
-            for histogram in (cells.duration, cells.first_token, cells.token_gap, cells.overhead):
+            of, names = served.gateway.metrics.requests, (f"model-{model}", f"b{backend}", "openai")
+            cells = of.target(*names)
+            routed = (*names, "-")
+            ended = of.ended((*routed, "chat", "ok", "-"), served.gateway.metrics.keys.requests)
+            hops = (of.hop.cell(hop, *routed, "ok") for hop in HOPS)
+            for histogram in (
+                *(ended.duration, cells.token_gap, of.first_token.cell(*routed), of.overhead.cell(*routed)),
+                *hops,
+            ):
                 histogram.observe(0.1)
+            ended.count.value += 1
             cells.input_tokens.value += 1
             cells.output_tokens.value += 1
 
