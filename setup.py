@@ -73,6 +73,7 @@ COMPILED = [
     "gateway/wire/connection.py",
     "gateway/wire/door.py",
     "gateway/wire/downstream.py",
+    "gateway/wire/handshake.py",
     "gateway/wire/heads.py",
     "gateway/wire/heartbeat.py",
     "gateway/wire/context.py",
@@ -86,6 +87,7 @@ COMPILED = [
     "gateway/wire/sizes.py",
     "gateway/wire/stall.py",
     "gateway/wire/tee.py",
+    "gateway/wire/tls.py",
     "gateway/wire/upstream.py",
 ]
 """The modules that every request runs through. Those with msgspec structs, pydantic models or subclasses of uvicorn's

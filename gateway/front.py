@@ -2,6 +2,7 @@
 
 Rules:
 - Limits may change while connections are open; they hold from the next thing that a client does.
+- Whether TLS is spoken, and with which certificate, may change too: for connections that are opened from then on.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import resource
+import ssl
 from typing import Any, cast
 
 import uvicorn
@@ -18,6 +20,7 @@ from gateway.app import Gateway
 from gateway.config.schema import Config
 from gateway.wire.context import ServerContext, ServerState
 from gateway.wire.door import Door
+from gateway.wire.handshake import Handshake
 from gateway.wire.limits import Limits
 from gateway.wire.server import protocol_with
 
@@ -29,6 +32,7 @@ class Front:
         """Lead plain requests to the endpoints of this gateway, within the limits of this config."""
         self._gateway = gateway
         self._limits = _limits(config)
+        self._tls = _tls(config)
         self._keep_alive = config.server.timeouts.keep_alive
         self._full = protocol_with(self._limits, cors=gateway.core.cors, refused=self._refused)
         self._hot = {path.encode(): endpoint for path, endpoint in gateway.hot.items()}
@@ -37,6 +41,7 @@ class Front:
     def limit(self, config: Config) -> None:
         """Keep the limits of another config from now on."""
         self._limits = self._full.limits = _limits(config)
+        self._tls = _tls(config)
         self._keep_alive = config.server.timeouts.keep_alive
         if self._context is not None:
             self._context.limits, self._context.keep_alive = self._limits, self._keep_alive
@@ -47,14 +52,18 @@ class Front:
         server_state: UvicornState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> Door:
+    ) -> Door | Handshake:
         """Return the protocol of one connection."""
         loop = _loop or asyncio.get_running_loop()
         if self._context is None:
             made = functools.partial(self._full, config, server_state, app_state, loop)
             shared = cast(ServerState, server_state)  # its set may hold anything that has a `shutdown` method
             self._context = ServerContext(made, self._hot, self._limits, shared, self._keep_alive)
-        return Door(self._context, loop)
+        if self._tls is None:
+            return Door(self._context, loop)
+        return Handshake(
+            self._context, self._tls, functools.partial(Door, self._context, loop), self._refused, loop
+        )
 
     def _refused(self, reason: str) -> None:
         self._gateway.metrics.requests.refused.cell(reason).value += 1
@@ -67,6 +76,11 @@ def _descriptors() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     return soft
+
+
+def _tls(config: Config) -> ssl.SSLContext | None:
+    """Return what TLS is spoken with; None where it is not."""
+    return None if config.server.tls is None else config.server.tls.identity.context
 
 
 def _limits(config: Config) -> Limits:

@@ -8,10 +8,10 @@ SHOWN = 8
 """How many model names are shown."""
 
 
-def address(host: str, port: int) -> str:
+def address(host: str, port: int, scheme: str = "http") -> str:
     """Return the URL under which this machine reaches a listening socket."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}"
+    return f"{scheme}://{shown}:{port}"
 
 
 def greeting(url: str, models: list[str], open_to_all: bool) -> str:

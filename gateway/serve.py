@@ -250,10 +250,11 @@ def serve(loaded: Loaded, disk: Disk, file: Path, workers: int = 1) -> int:
     if listener is None:
         return 1
     host, port = listener.getsockname()[:2]
-    url = address(host, port)
+    scheme = "http" if config.server.tls is None else "https"
+    url = address(host, port, scheme)
     where = str(Listen(host, port))
     terminal = Outlet(sys.stdout)
-    shown = url if url.endswith(where) else f"http://{where}, here {url}"
+    shown = url if url.endswith(where) else f"{scheme}://{where}, here {url}"
     if workers == 1:
         _run(_serve(loaded, disk, file, listener, lambda: _greeted(terminal, shown, url)))
         terminal.flush()

@@ -3,6 +3,7 @@
 Rules:
 - A YAML block with `backends:` at its top is a config file and must pass `gateway check`. Environment it needs is
   named in the info string: ```yaml check env=VLLM_KEY=x env=OTHER=y
+- `certificate=/etc/x` there stands for a folder that holds `tls.crt` and `tls.key`.
 - A Python block must compile; `await` at its top level is fine.
 - No file names a package registry or a place on one developer's machine.
 """
@@ -20,6 +21,7 @@ import pytest
 import yaml
 
 from gateway.__main__ import main
+from tests.certificates import pair
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPED = {".git", ".venv", "__pycache__", "build", "dist", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
@@ -164,6 +166,9 @@ def test_config_examples_are_accepted(
     for word in block.info.split():
         if word.startswith("env="):
             monkeypatch.setenv(*word[4:].split("=", 1))
+        if word.startswith("certificate="):
+            pair(tmp_path)
+            file.write_text(block.text.replace(word.partition("=")[2], str(tmp_path)), encoding="utf-8")
     assert main(["check", str(file)]) == 0, capsys.readouterr()
 
 

@@ -87,7 +87,8 @@ def _leaves(old: BaseModel, new: BaseModel, shown: bool, colon: str) -> Iterator
         if before == after:
             continue
         if isinstance(after, BaseModel) and type(before) is type(after):
-            yield from (f"{name}.{words}" for words in _leaves(before, after, shown, colon))
+            words = [*_leaves(before, after, shown, colon)] or [f"files{colon}their content"]
+            yield from (f"{name}.{each}" for each in words)
         elif not shown:
             yield name
         elif isinstance(after, Mapping) and isinstance(before, Mapping):

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.config import check, explain, open_secrets
+from gateway.config import certificate, check, explain, open_secrets
 from gateway.config.disk import Disk, Files
 from gateway.config.include import gather
 from gateway.config.problems import ConfigError, Problem, quote
@@ -56,14 +56,15 @@ def read(path: Path, environ: Mapping[str, str] = os.environ, files: Files | Non
 
     Raises ConfigError with every problem found.
     """
-    found = gather(str(path), environ, files or Disk(), NAMED)
+    files = files or Disk()
+    found = gather(str(path), environ, files, NAMED)
     version = hashlib.sha256(b"".join(b"%d:%s" % (len(text), text) for text in found.contents))
-    config = _checked(found.source)
+    config = _checked(found.source, files)
     warnings = tuple(sorted(open_secrets.found(config, found.source)))
     return Loaded(config, version.hexdigest()[:12], found.names, warnings)
 
 
-def _checked(source: Source) -> Config:
+def _checked(source: Source, files: Files) -> Config:
     names = explain.Names()
     data = {key: value for key, value in source.root.plain().items() if value is not None}
     broken, found = list(_broken(source)), [*source.problems, *_empty(source)]
@@ -75,6 +76,8 @@ def _checked(source: Source) -> Config:
     if broken:
         config = _sound_part(data, broken)
     found += check.check(config, source, names)
+    if config.server.tls is not None:
+        found += certificate.load(config.server.tls, source, files)
     if found:
         raise ConfigError(found)
     return config

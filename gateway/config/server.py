@@ -6,6 +6,7 @@ from typing import Literal
 
 from backends.facts.units import Duration, Size, Wait
 from gateway.config.address import ListenAddress
+from gateway.config.certificate import Tls
 from gateway.config.section import Section, setting
 from gateway.config.texts import Line, Origin
 
@@ -88,6 +89,11 @@ class Server(Section):
         "keys",
         "`keys`: a request needs one of the keys below; without any key the gateway is open, on loopback only. "
         "`none`: every request is accepted.",
+    )
+    tls: Tls | None = setting(
+        None,
+        "A certificate and its key: clients then connect by `https://` and not otherwise. Left out, by `http://`. The "
+        "files are read again when they change.",
     )
     cors: tuple[Origin, ...] = setting(
         (),

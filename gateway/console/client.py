@@ -12,6 +12,7 @@ import argparse
 import http.client
 import json
 import os
+import ssl
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -42,18 +43,30 @@ def add_arguments(parser: argparse.ArgumentParser, nested: bool = False) -> None
         metavar="NAME",
         help=f"the environment variable that holds a key with `admin: true` (default: {KEY_ENV})",
     )
+    parser.add_argument(
+        "--ca",
+        default=argparse.SUPPRESS if nested else None,
+        metavar="FILE",
+        help="certificates to trust instead of the system's, for a gateway with a certificate of your own",
+    )
 
 
 class Client:
     """One gateway."""
 
     def __init__(
-        self, url: str, key: str | None = None, key_env: str = KEY_ENV, patience: float = PATIENCE
+        self,
+        url: str,
+        key: str | None = None,
+        key_env: str = KEY_ENV,
+        patience: float = PATIENCE,
+        ca: str | None = None,
     ) -> None:
         """Prepare requests to the gateway at a URL. Raises Failed for what is no URL.
 
         `key_env` is the environment variable that the key was taken from, for messages. `patience` is how many seconds
-        the gateway may take for an answer it has ready.
+        the gateway may take for an answer it has ready. `ca` is the file of certificates that it is trusted by; None
+        for the system's.
         """
         try:
             parts = urlsplit(url)
@@ -62,7 +75,7 @@ class Client:
             self._host = None
         if not self._host or parts.scheme not in ("http", "https"):
             raise Failed(f"{url!r} is no URL such as {URL}")
-        self._tls = parts.scheme == "https"
+        self._tls = _trusting(ca) if parts.scheme == "https" else None
         self._prefix = parts.path.rstrip("/")
         self.url = url
         self._patience = patience
@@ -72,7 +85,9 @@ class Client:
     @classmethod
     def of(cls, options: argparse.Namespace, patience: float = PATIENCE) -> Client:
         """Return the client for the gateway that a command's options name."""
-        return cls(options.url, os.environ.get(options.key_env) or None, options.key_env, patience)
+        return cls(
+            options.url, os.environ.get(options.key_env) or None, options.key_env, patience, options.ca
+        )
 
     def backends(self) -> list[dict[str, Any]]:
         """Return every backend, as `GET /gateway/backends` answers."""
@@ -163,9 +178,14 @@ class Client:
             yield from lines
         yield rest
 
+    def _connection(self) -> http.client.HTTPConnection:
+        host = self._host or ""
+        if self._tls is None:
+            return http.client.HTTPConnection(host, self._port, timeout=self._patience)
+        return http.client.HTTPSConnection(host, self._port, timeout=self._patience, context=self._tls)
+
     def _exchange(self, method: str, path: str, body: bytes | None, patience: float) -> Iterator[bytes]:
-        kind = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
-        connection = kind(self._host or "", self._port, timeout=self._patience)
+        connection = self._connection()
         headers = {"content-type": "application/json"} if body is not None else {}
         if self._key is not None:
             headers["authorization"] = f"Bearer {self._key}"
@@ -180,6 +200,14 @@ class Client:
                 yield piece
         except http.client.IncompleteRead:
             raise Failed("the answer broke off") from None
+        except ssl.SSLCertVerificationError as error:
+            why = error.verify_message.rstrip(".")
+            hint = (
+                "`--url` needs a name that is in it"
+                if "mismatch" in why
+                else "`--ca FILE` names whom to trust"
+            )
+            raise Failed(f"the certificate at {self.url} is not trusted: {why}; {hint}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise Failed(f"cannot reach the gateway at {self.url}: {why}") from None
@@ -198,6 +226,19 @@ class Client:
         if code == "admin_required" and self._key is not None:
             return f"{message}: give it `admin: true` in the config, or put another into {self._key_env}"
         return message
+
+
+def _trusting(ca: str | None) -> ssl.SSLContext:
+    """Return what trusts the certificates of a file, or the system's. Raises Failed."""
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except (OSError, ValueError) as error:
+        why = (
+            "it holds no certificates"
+            if isinstance(error, ssl.SSLError)
+            else getattr(error, "strerror", None) or error
+        )
+        raise Failed(f"cannot use {ca}: {why}") from None
 
 
 def printable(text: str) -> str:

@@ -71,9 +71,13 @@ def reason_of(error: GatewayError) -> str:
     return "too_many_connections" if error.kind is Own.NO_BACKEND else error.code
 
 
+TLS_HANDSHAKE: Final = "tls_handshake"
+PLAIN_HTTP: Final = "plain_http"
+"""HTTP where TLS is spoken."""
 REASONS: Final = (
     *("invalid_http", "invalid_host", "unsupported_coding", "url_too_long", "headers_too_large"),
     *("unsupported_expectation", "request_too_large", "request_timeout", "too_many_connections"),
+    *(TLS_HANDSHAKE, PLAIN_HTTP),
 )
 """Why a request may be refused before it has been read."""
 

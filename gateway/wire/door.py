@@ -33,6 +33,7 @@ from gateway.wire.limits import AHEAD, GLANCE, LONGEST_HEAD
 from gateway.wire.linger import linger
 from gateway.wire.room import NEVER, is_crowded, make_room
 from gateway.wire.stall import Stall
+from gateway.wire.tls import truncate
 
 IDLE: Final = 0
 """No request is being read or answered."""
@@ -298,8 +299,7 @@ class Door(WayBack):
             self._put(chunk(data))
 
     def write_chunk(self, framed: bytes, start: int, end: int) -> None:
-        # The most frequent call, so nothing more is checked: uvloop discards writes between a reset of the connection
-        # and `connection_lost`, which sets `gone`.
+        # The most frequent call, so nothing more is checked: transports discard writes between a reset and `gone`.
         if not self.gone:
             self._send(framed)
 
@@ -308,8 +308,8 @@ class Door(WayBack):
         self._put(LAST_CHUNK)
 
     def abort(self) -> None:
-        self._keep_alive = False
-        self._answered = True
+        truncate(self.transport)
+        self._keep_alive, self._answered = False, True
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
         self.started = self._answered = True

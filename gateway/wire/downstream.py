@@ -20,6 +20,7 @@ from gateway.errors import CLIENT_GONE, ClientLeft, GatewayError, Own
 from gateway.request import Exchange, WayBack
 from gateway.wire.http1 import CLOSE, LAST_CHUNK, chunk, head, peer_of
 from gateway.wire.server import SCOPE_KEY, Cycle
+from gateway.wire.tls import truncate
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -106,6 +107,7 @@ class UvicornWay(AsgiWayBack):
 
     def abort(self) -> None:
         self._cycle.keep_alive = False
+        truncate(self._protocol.transport)
         if not self.gone:
             self._complete()
 

@@ -103,6 +103,7 @@ def test_the_full_example_has_every_key() -> None:
     missing = set(fields(Config, "")) - there
     # In comments: a key's value excludes its hash, this engine has no options, and these defaults are none.
     none = {"defaults.timeouts.answer", "defaults.model", "defaults.unknown_model", "server.log.access"}
+    none |= {"server.tls", "server.tls.cert", "server.tls.key"}
     assert missing == {"keys.NAME.value", "backends.NAME.options"} | none
 
 
