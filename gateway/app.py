@@ -41,6 +41,7 @@ from gateway.fleet.fleet import Fleet
 from gateway.fleet.orders import Order
 from gateway.fleet.peers import Alone, Peers
 from gateway.fleet.view import BackendView
+from gateway.machine.machine import Machine
 from gateway.routing import snapshot
 from gateway.routing.state import State
 from gateway.telemetry.access import AccessLogs
@@ -71,6 +72,8 @@ class Gateway:
         self.metrics = Metrics(VERSION)
         self.fleet = Fleet(self.metrics, rng, self._rebuild, self._peers.launches)
         self.pool = self.fleet.pool
+        self.machine = Machine(self.fleet.launched, self.metrics.machine) if self._peers.launches else None
+        """What the machine tells, where this process is the one to ask it."""
         self._state = State(self.pool, self.metrics, rng)
         self._state.processes = self._peers.serving
         self._budget = Budget()
@@ -191,6 +194,8 @@ class Gateway:
         tasks = [asyncio.create_task(self.fleet.run()), asyncio.create_task(self._follow())]
         for task in tasks:
             task.add_done_callback(_say_if_broken)
+        if self.machine is not None:
+            tasks.append(asyncio.create_task(self.machine.run()))
         try:
             yield
         finally:

@@ -3,7 +3,7 @@
 Rules:
 - Each worker has a listening socket of its own on the same port (SO_REUSEPORT), so the kernel spreads connections.
 - The master serves no requests. It owns what there must be only one of: the launched engines, the polls for their
-  signals, the handling of SIGINT and SIGTERM, the metrics of workers that died.
+  signals, the look at the machine, the handling of SIGINT and SIGTERM, the metrics of workers that died.
 - An operator's orders for backends go to the master, which has all workers obey and tells them to workers that come.
 - The master reads the config, at the start and at each reload, and hands the workers what it has read: all of them
   have the same, also one that starts while the files are wrong. A change is first tried by all, then made by all; a
@@ -36,6 +36,7 @@ from gateway.fleet.orders import Order
 from gateway.fleet.signals import Report
 from gateway.fleet.view import merged
 from gateway.link import Link, Message
+from gateway.machine.machine import Machine
 from gateway.reload import Reloader
 from gateway.telemetry.families import Dump
 from gateway.telemetry.merging import lasting, merge, of_master
@@ -87,6 +88,7 @@ class Master:
             busy=self._busy,
             on_report=self._on_report,
         )
+        self._machine = Machine(self._fleet.launched, self._metrics.machine)
         path, loaded, disk = read
         self._fleet.apply(loaded.config)
         self._leader = Leader(path, loaded, disk, port, self._fleet)
@@ -114,7 +116,8 @@ class Master:
         loop = asyncio.get_running_loop()
         for stop in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(stop, self._on_signal)
-        beside = [asyncio.create_task(self._fleet.run()), asyncio.create_task(self._reloader.run())]
+        works = (self._fleet.run(), self._reloader.run(), self._machine.run())
+        beside = [asyncio.create_task(work) for work in works]
         try:
             async with asyncio.TaskGroup() as group:
                 for number in range(self._count):

@@ -64,7 +64,7 @@ FLOORS = (
     Floor(("gateway.routing.*", "gateway.auth"), siblings=True),
     Floor(("gateway.fleet.*",), siblings=True),
     Floor(("gateway.balance.*", "gateway.admission.*"), siblings=True),
-    Floor(("gateway.wire.*",), siblings=True),
+    Floor(("gateway.wire.*", "gateway.machine.*"), siblings=True),
     Floor(
         (
             "gateway.asked",
@@ -94,6 +94,7 @@ RUNNERS = re.compile(r"backends\.engines\.\w+\.runner|gateway\.fleet\.warden")
 LATE_IMPORTS = {
     "gateway/__main__.py": "`check`, `schema` and `key` do not pay for the server's imports",
     "gateway/console/explain.py": "the other commands do not pay for the gateway's imports",
+    "gateway/machine/nvidia.py": "only the process that asks for GPUs pays for the binding, which is large",
     "gateway/console/replay.py": "the other commands do not pay for the gateway's imports",
 }
 

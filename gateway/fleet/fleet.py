@@ -199,6 +199,14 @@ class Fleet:
         assert poll is not None
         return poll
 
+    def launched(self) -> dict[str, int | None]:
+        """Return the engines that this process launches: backends' names, and process ids while they run."""
+        return {
+            name: member.supervisor.process.pid
+            for name, member in self._members.items()
+            if member.supervisor is not None
+        }
+
     def views(self, now: float) -> list[BackendView]:
         """Return every backend as it is at `now`, the event loop's time."""
         return [member.view(now) for member in self._members.values()]

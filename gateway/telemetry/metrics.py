@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from gateway.telemetry.cells import NONE, TargetMetrics
 from gateway.telemetry.families import AnyFamily, Dump
 from gateway.telemetry.of_backends import BackendMetrics
+from gateway.telemetry.of_machine import MachineMetrics
 from gateway.telemetry.of_program import ProgramMetrics
 from gateway.telemetry.of_requests import KeyMetrics, QueueMetrics, RequestMetrics
 from gateway.telemetry.of_routes import RouteMetrics
@@ -38,6 +39,7 @@ class Metrics:
         self.queues = QueueMetrics(made)
         self.routes = RouteMetrics(made)
         self.backends = BackendMetrics(made)
+        self.machine = MachineMetrics(made)
         self.program = ProgramMetrics(made, version)
         self.families: list[AnyFamily] = [*made.all.values()]
         self.topics: dict[str, list[AnyFamily]] = made.topics
