@@ -54,6 +54,7 @@ COMPILED = [
     "gateway/fleet/lease.py",
     "gateway/fleet/load.py",
     "gateway/fleet/orders.py",
+    "gateway/proxies.py",
     "gateway/request.py",
     "gateway/roles.py",
     "gateway/routing/catalog.py",

@@ -18,6 +18,7 @@ from uvicorn.server import ServerState as UvicornState
 
 from gateway.app import Gateway
 from gateway.config.schema import Config
+from gateway.proxies import Proxies
 from gateway.wire.context import ServerContext, ServerState
 from gateway.wire.door import Door
 from gateway.wire.handshake import Handshake
@@ -94,4 +95,5 @@ def _limits(config: Config) -> Limits:
         header_seconds=timeouts.headers,
         body_seconds=timeouts.body,
         write_seconds=timeouts.write,
+        proxies=Proxies(config.server.trusted_proxies),
     )

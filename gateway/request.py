@@ -88,9 +88,8 @@ class WayBack(ABC):
     def release(self) -> None:
         """Release the client's connection for its next request."""
 
-    @property
-    def peer(self) -> str:
-        """The address of the machine that the connection comes from; empty where it is not known."""
+    def client(self, headers: Mapping[bytes, bytes]) -> str:
+        """Return the client's address, of a request with these headers; empty where it is not known."""
         return ""
 
     def keep(self, exchange: Exchange) -> bool:

@@ -80,7 +80,16 @@ FLOORS = (
     ),
     Floor(("gateway.config.file",)),
     Floor(("gateway.config.*",), siblings=True),
-    Floor(("gateway.globs", "gateway.similar", "gateway.outlet", "gateway.priority", "gateway.roles")),
+    Floor(
+        (
+            "gateway.globs",
+            "gateway.proxies",
+            "gateway.similar",
+            "gateway.outlet",
+            "gateway.priority",
+            "gateway.roles",
+        )
+    ),
     Floor(("backends.registry",)),
     Floor(("backends.engines.*", "backends.surfaces.*"), siblings=True),
     Floor(("backends.dialect.*", "backends.facts.*"), siblings=True),

@@ -28,6 +28,7 @@ from gateway.auth import CREDENTIALS, Caller
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.errors import GatewayError, Own
 from gateway.fleet.discovery import Discovery
+from gateway.proxies import HEADER
 from gateway.request import Exchange, FinishedSink, Register, WayBack
 from gateway.routing.snapshot import Snapshot
 from gateway.telemetry.cells import NONE
@@ -266,7 +267,7 @@ class Endpoint:
         exchange = self.open(way, headers, perf_counter_ns())
         exchange.task = asyncio.current_task()
         try:
-            headers_of(scope)
+            exchange.headers = headers_of(scope)
             self.admit(exchange)
             exchange.timeline.mark(RECEIVE)
             body = await way.body(self._core.snapshot.config.server.limits.body)
@@ -314,4 +315,7 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
             if name in headers and sum(each == name for each, _ in pairs) > 1:
                 message = f"more than one {name.decode().title()} header"
                 raise GatewayError(Own.INVALID, message, code="invalid_http")
+        if HEADER in headers:
+            # Some proxies add to it by a line of their own.
+            headers[HEADER] = b",".join(value for name, value in pairs if name == HEADER)
     return headers

@@ -17,6 +17,8 @@ from pydantic import AfterValidator, PlainSerializer, PlainValidator, WithJsonSc
 
 from backends.facts.units import expected
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 
 @dataclass(frozen=True, slots=True)
 class Listen:
@@ -122,6 +124,28 @@ def parse_url(value: str) -> str:
     base, version = api_prefix(parts.path)
     return f"{parts.scheme}://{parts.netloc}{base}{'' if version == '/v1' else version}"
 
+
+def parse_network(value: object) -> Network:
+    """Return the network in "10.0.0.0/8", or the one of a single address. Raises PydanticCustomError."""
+    what = "a network such as 10.0.0.0/8"
+    if isinstance(value, Network):
+        return value
+    try:
+        found = ipaddress.ip_network(str(value), strict=False)
+    except ValueError:
+        raise expected(what) from None
+    written, _, length = str(value).partition("/")
+    if length and ipaddress.ip_address(written) != found.network_address:
+        raise expected(what, f"write {found}")
+    return found
+
+
+IpNetwork = Annotated[
+    Network,
+    PlainValidator(parse_network),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "pattern": r"^([0-9a-fA-F:.]+(/[0-9]{1,3})?|.*\$\{.*)$"}),
+]
 
 ListenAddress = Annotated[
     Listen,

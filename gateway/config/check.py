@@ -55,6 +55,12 @@ def _server(config: Config, source: Source) -> Iterator[Problem]:
             f"other machines can reach {_written(source, where)} and there are no keys: "
             "make one with `gateway key new`, or accept everybody with `auth: none`",
         )
+    if asks and config.server.trusted_proxies and (keys is None or not keys.content):
+        yield source.problem(
+            ("server", "trusted_proxies"),
+            "behind a proxy others than this machine's can ask, and there are no keys: "
+            "make one with `gateway key new`, or accept everybody with `auth: none`",
+        )
     if asks and "*" in config.server.cors and (keys is None or not keys.content):
         yield source.problem(
             ("server", "cors"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from backends.facts.units import Duration, Size, Wait
-from gateway.config.address import ListenAddress
+from gateway.config.address import IpNetwork, ListenAddress
 from gateway.config.certificate import Tls
 from gateway.config.section import Section, setting
 from gateway.config.texts import Line, Origin
@@ -94,6 +94,11 @@ class Server(Section):
         None,
         "A certificate and its key: clients then connect by `https://` and not otherwise. Left out, by `http://`. The "
         "files are read again when they change.",
+    )
+    trusted_proxies: tuple[IpNetwork, ...] = setting(
+        (),
+        "Proxies before the gateway, as networks such as `10.0.0.0/8` or single addresses. What they say in "
+        "`X-Forwarded-For` is believed: logs and traces then have the client's address. Needs `keys`, or `auth: none`.",
     )
     cors: tuple[Origin, ...] = setting(
         (),

@@ -179,7 +179,7 @@ def _known(exchange: Exchange) -> dict[str, Any]:
     known = {
         "key": "" if caller is None or exchange.decision is not None else caller.name,
         "trace": exchange.trace_id,
-        "client": exchange.way.peer,
+        "client": exchange.way.client(exchange.headers),
         "status": exchange.status,
         "error": exchange.code[:_LONGEST],
         "first_token": first_token(exchange),
@@ -206,7 +206,11 @@ def text(exchange: Exchange) -> str:
     """Return the line for people: who, what, where, status, tokens, first token, total."""
     caller = getattr(exchange, "caller", None)
     who = "-" if caller is None else caller.name
-    peer, tokens, first = exchange.way.peer, _tokens(exchange.usage), first_token(exchange)
+    peer, tokens, first = (
+        exchange.way.client(exchange.headers),
+        _tokens(exchange.usage),
+        first_token(exchange),
+    )
     parts = [
         strftime("%H:%M:%S", localtime()),
         f"{who}@{peer}" if peer else who,

@@ -18,7 +18,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import perf_counter_ns
 from typing import Final
 
@@ -315,9 +315,8 @@ class Door(WayBack):
         self.started = self._answered = True
         self._put(self._head(status, headers, b"content-length: %d\r\n" % len(body)) + body)
 
-    @property
-    def peer(self) -> str:
-        return peer_of(self.transport)
+    def client(self, headers: Mapping[bytes, bytes]) -> str:
+        return self._context.limits.proxies.client(peer_of(self.transport), headers)
 
     def keep(self, exchange: Exchange) -> bool:
         if self._stall is None or self.gone:

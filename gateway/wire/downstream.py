@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from backends.base import Headers
@@ -129,9 +129,8 @@ class UvicornWay(AsgiWayBack):
         if self._protocol.listener is self:
             self._protocol.listener = None
 
-    @property
-    def peer(self) -> str:
-        return peer_of(self._protocol.transport)
+    def client(self, headers: Mapping[bytes, bytes]) -> str:
+        return self._protocol.limits.proxies.client(peer_of(self._protocol.transport), headers)
 
     def keep(self, exchange: Exchange) -> bool:
         stall = self._protocol.stall

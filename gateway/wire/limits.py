@@ -1,4 +1,4 @@
-"""What one client connection may send, how slowly, and how long it may take to read: the limits of the front doors.
+"""What one client connection may send, how slowly, how long it may take to read, and whom to believe who it is.
 
 Rules:
 - Values only. `gateway.wire.door` and `gateway.wire.server` keep them.
@@ -6,8 +6,10 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
+
+from gateway.proxies import Proxies
 
 FRAMING: Final = 256 << 10
 """Most bytes besides head and body, such as chunk sizes and extensions. Each byte of the body allows eight more."""
@@ -31,3 +33,4 @@ class Limits:
     header_seconds: float = 10.0
     body_seconds: float = 60.0
     write_seconds: float = 60.0
+    proxies: Proxies = field(default_factory=lambda: Proxies(()))

@@ -8,6 +8,8 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from backends.base import Headers
 from gateway.request import Exchange, WayBack
 
@@ -98,9 +100,8 @@ class Tee(WayBack):
         self._way.source = self._way.exchange = None
         self._way.release()
 
-    @property
-    def peer(self) -> str:
-        return self._way.peer
+    def client(self, headers: Mapping[bytes, bytes]) -> str:
+        return self._way.client(headers)
 
     def keep(self, exchange: Exchange) -> bool:
         return self._way.keep(exchange)

@@ -21,7 +21,7 @@ from backends import registry
 from backends.base import EngineOptions, LaunchOptions, Operation
 from backends.facts.units import Duration, Share, Size, Wait
 from gateway.config import json_schema
-from gateway.config.address import ListenAddress, Url
+from gateway.config.address import IpNetwork, ListenAddress, Url
 from gateway.config.admission import Slots
 from gateway.config.backend import BackendConfig, engine_section
 from gateway.config.defaults import TimeoutOverrides
@@ -52,6 +52,7 @@ WORDS: list[tuple[Any, str]] = [
     (Day, "day"),
     (HeaderToMatch, "header"),
     (ListenAddress, "host:port"),
+    (IpNetwork, "network"),
     (Url, "URL"),
     (Hash, "hash"),
     (Secret, "secret"),
