@@ -20,15 +20,20 @@ def stopped(text: bytes) -> bytes:
     return text.replace(b'"stop_reason":"end_turn"', b'"stop_reason":"stop_sequence"')
 
 
-def signed(block: bytes, begun: Any) -> bytes:
-    """Return the event that begins a block of a message; a thought without a signature gets an empty one.
+_FIRST: dict[str, tuple[str, Any]] = {"thinking": ("signature", ""), "tool_use": ("input", {})}
+"""What a block of each type has at its beginning, and no engine's stream fills before its deltas."""
 
-    llama.cpp (b11549) and vLLM (0.32) leave it out there.
+
+def begun(event: bytes, block: Any) -> bytes:
+    """Return the event that begins a block of a message, with what its type has at least.
+
+    llama.cpp (b11549) leaves out a thought's signature and the input of a call, vLLM (0.32) the former.
     """
-    if not isinstance(begun, dict) or begun.get("type") != "thinking" or "signature" in begun:
-        return block
-    members = rewrite.members(sse.payload(block) or b"")
-    members["content_block"] = msgspec.json.encode({**begun, "signature": ""})
+    first = _FIRST.get(str(block.get("type"))) if isinstance(block, dict) else None
+    if first is None or first[0] in block:
+        return event
+    members = rewrite.members(sse.payload(event) or b"")
+    members["content_block"] = msgspec.json.encode({**block, first[0]: first[1]})
     return b"event: content_block_start\ndata: " + rewrite.joined(members)
 
 

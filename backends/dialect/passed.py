@@ -299,7 +299,7 @@ class MessageEvents(Events):
     """Watches a stream of Anthropic's Messages API, which begins with `message_start` and tells why it ended.
 
     llama.cpp (b11549) leaves out the beginning where the model opens with a part of a character, and llama.cpp and vLLM
-    (0.32) the signature of a thought that begins, without which typed clients cannot read it; both are added here.
+    (0.32) what typed clients need of a block that begins; both are added here.
     """
 
     __slots__ = ("_ended", "_started")
@@ -323,7 +323,7 @@ class MessageEvents(Events):
         if said.type == "message_delta" and isinstance(said.delta, dict) and said.delta.get("stop_sequence"):
             block = messages.stopped(block)
         elif said.type == "content_block_start":
-            block = messages.signed(block, said.content_block)
+            block = messages.begun(block, said.content_block)
         if self._started or said.type == "ping":
             return block
         self._started = True

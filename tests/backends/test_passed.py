@@ -429,12 +429,17 @@ def test_a_message_without_a_reason_to_stop_was_broken_off(reason: str) -> None:
     [
         ({"type": "thinking", "thinking": ""}, {"type": "thinking", "thinking": "", "signature": ""}),
         ({"type": "thinking", "thinking": "", "signature": "s"}, None),
+        (
+            {"type": "tool_use", "id": "a", "name": "f"},
+            {"type": "tool_use", "id": "a", "name": "f", "input": {}},
+        ),
+        ({"type": "tool_use", "id": "a", "name": "f", "input": {}}, None),
         ({"type": "text", "text": ""}, None),
         ("text", None),
     ],
 )
-def test_a_thought_that_begins_without_a_signature_gets_an_empty_one(block: object, wanted: object) -> None:
-    """llama.cpp and vLLM leave it out there; typed clients cannot read a thought without one."""
+def test_a_block_that_begins_without_what_its_type_has_gets_it_empty(block: object, wanted: object) -> None:
+    """llama.cpp leaves out a signature and an input, vLLM the former; typed clients cannot read the block then."""
     event = {"type": "content_block_start", "index": 0, "content_block": block}
     data = b"event: content_block_start\ndata: " + json.dumps(event).encode() + b"\n\n"
     begun = b'event: message_start\ndata: {"type":"message_start","message":{}}\n\n'
