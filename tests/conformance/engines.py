@@ -135,8 +135,6 @@ ENGINES: dict[str, Row] = {
             "health_down": Silent("it says 503 while it loads; one that is gone does not listen"),
         },
         replayed={
-            "chat_tools": TOY_TOOLS,
-            "chat_tools_stream": TOY_TOOLS,
             "rerank": TOY_RERANKER,
             "infill": TOY_INFILL,
             "infill_stream": TOY_INFILL,
@@ -177,8 +175,6 @@ ENGINES: dict[str, Row] = {
             "health_loading": Silent("what listens and does not answer is down, as far as anyone can tell"),
         },
         replayed={
-            "chat_tools": TOY_TOOLS,
-            "chat_tools_stream": TOY_TOOLS,
             "rerank": TOY_RERANKER,
             "score": TOY_RERANKER,
             "infill": TOY_INFILL,

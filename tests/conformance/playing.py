@@ -37,13 +37,16 @@ models:
   missing: {{targets: {{engine: no-such-model}}}}
 """
 
+TOOLS = """
+      chat_template: tests/conformance/tools.jinja"""
+"""What makes llama.cpp hold an answer to the form of a call. With that template, answers in words are no answers."""
 HOST = """
 backends:
   demo:
     engine: llamacpp
     api_key: known
     launch:
-      model: models/demo.gguf
+      model: models/demo.gguf{more}
       embeddings: true
       # More threads wait for each other by spinning: where other tests want the cores, for seconds a token.
       threads: 1
@@ -181,7 +184,8 @@ class Hosts:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stack = contextlib.AsyncExitStack()
-        self._host: Served | None = None
+        self._hosts: dict[str, Served] = {}
+        """Those that run, by what is special in their config."""
 
     async def __aenter__(self) -> Hosts:
         return self
@@ -192,10 +196,15 @@ class Hosts:
     @contextlib.asynccontextmanager
     async def tap(self, engine: str, check: Check) -> AsyncIterator[Tap]:
         """Yield a tap in front of the engine: the llama.cpp that a gateway has launched, or that gateway itself."""
-        if self._host is None:
-            self._host = await self._stack.enter_async_context(serving(self._folder, HOST, alone=False))
-        upstream = self._host.gateway.pool.backends["demo"].upstream
+        more = TOOLS if isinstance(check.body, dict) and check.body.get("tool_choice") else ""
+        if more not in self._hosts:
+            text = HOST.format(more=more)
+            self._hosts[more] = await self._stack.enter_async_context(
+                serving(self._folder, text, alone=False)
+            )
+        host = self._hosts[more]
+        upstream = host.gateway.pool.backends["demo"].upstream
         assert upstream is not None
-        url = self._host.url if engine == "openai" else upstream.url
+        url = host.url if engine == "openai" else upstream.url
         async with tapping(int(url.rpartition(":")[2]), hold=check.cancels) as tap:
             yield tap

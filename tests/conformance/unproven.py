@@ -84,7 +84,6 @@ UNPROVEN: Mapping[str, Mapping[str, str]] = {
     "llama-cpp-python": _none(NEVER_FULL, "overloaded_stream"),
     "llamacpp": {
         **_none(NO_SOUND, *_HEARD),
-        **_none(NO_CALL, *_CUTS, *_TOOLS),
         **_none(NEVER_FULL, "overloaded_stream"),
     },
     "lmdeploy": {
@@ -95,10 +94,7 @@ UNPROVEN: Mapping[str, Mapping[str, str]] = {
         **_none(NOT_RECORDED, "overloaded_stream", *_STOPS, *_THOUGHTS),
         **_none(NO_SOUND, *_HEARD),
     },
-    "openai": {
-        **_none(NO_CALL, *_CUTS, *_TOOLS),
-        **_none(NOT_RECORDED, "overloaded_stream"),
-    },
+    "openai": _none(NOT_RECORDED, "overloaded_stream"),
     "ray-serve": {
         **_none(NOT_RECORDED, "overloaded_stream"),
         **_none(NO_CALL, *_CUTS),

@@ -47,7 +47,7 @@ async def answers(served: Served, model: str) -> list[str]:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def from_llamacpp(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Return the answers of the embedded llama.cpp."""
-    async with serving(tmp_path_factory.mktemp("gateway"), HOST, alone=False) as served:
+    async with serving(tmp_path_factory.mktemp("gateway"), HOST.format(more=""), alone=False) as served:
         return await answers(served, "demo")
 
 

@@ -155,13 +155,14 @@ class LlamaCpp(OpenAICompatible):
                 body = answers.of_completions(body, {})
         except (ValueError, RecursionError) as error:
             return garbled("the engine's reply is not the JSON object expected", body, error)
-        if forced.is_forced(request) and forced.talked(request, body):
+        found = super().reply(request, model, headers, body)
+        if isinstance(found, Reply) and forced.is_forced(request) and forced.talked(request, found.body):
             return forced.failure()
-        return super().reply(request, model, headers, body)
+        return found
 
     def decoder(self, request: Request, model: str) -> StreamDecoder:
-        if request.operation is Operation.CHAT and forced.is_forced(request):
-            return forced.ForcedStream(self, request)
+        if forced.is_forced(request):
+            return forced.ForcedStream(super().decoder(request, model), request.operation)
         if request.operation is Operation.COMPLETIONS and b'"logprobs"' in request.body:
             return answers.TextStream(self, request)
         return super().decoder(request, model)
