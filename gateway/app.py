@@ -25,7 +25,7 @@ from gateway.api.admin import Admin
 from gateway.api.canaries import CanaryEndpoints
 from gateway.api.configuration import ConfigEndpoints
 from gateway.api.endpoint import Core, Endpoint
-from gateway.api.endpoints import HOT
+from gateway.api.endpoints import ENDPOINTS, HOT
 from gateway.api.observing import Observing
 from gateway.api.orders import OrderEndpoints
 from gateway.api.overview import Overview
@@ -48,6 +48,7 @@ from gateway.telemetry.access import AccessLogs
 from gateway.telemetry.accounting import Accounting
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.page import Pages
+from gateway.telemetry.tracing import Traces
 from gateway.wire.downstream import Receive, Scope, Send, closing_early, way_back_of
 
 log = logging.getLogger("gateway.app")
@@ -92,7 +93,10 @@ class Gateway:
         ConfigEndpoints(self.admin, self.in_force, self._peers.reload, self._profile).add_to(self._web)
         served = [route.path for route in self._web.routes if isinstance(route, Route)]
         self._paths = Paths([*self.hot, *served])
-        self._access = AccessLogs(dispatcher.accounting, Source(AGENT).find)
+        self._access = AccessLogs(Source(AGENT).find)
+        self._traces = Traces(
+            dispatcher.accounting, {hot.operation: hot.paths[0] for hot in ENDPOINTS}, VERSION
+        )
         self._serving = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,7 +153,13 @@ class Gateway:
         """
         self.core.snapshot = self._applied(config)
         if self._serving:
-            self.core.sink = self._access.apply(config)
+            self._watch(config)
+
+    def _watch(self, config: Config) -> None:
+        """Have requests that begin from now on be logged and traced as a config says."""
+        self.core.sampler = self._traces.apply(config)
+        sink = self.core.dispatcher.accounting if self.core.sampler is None else self._traces
+        self.core.sink = self._access.apply(config, sink)
 
     def use_profile(self, name: str | None) -> None:
         """Have this profile of the config be active, or none, for requests that begin from now on."""
@@ -190,7 +200,7 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         self._serving = True
-        self.core.sink = self._access.apply(self.core.snapshot.config)
+        self._watch(self.core.snapshot.config)
         tasks = [asyncio.create_task(self.fleet.run()), asyncio.create_task(self._follow())]
         for task in tasks:
             task.add_done_callback(_say_if_broken)
@@ -203,8 +213,9 @@ class Gateway:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            self.core.sink = self.core.dispatcher.accounting
+            self.core.sink, self.core.sampler = self.core.dispatcher.accounting, None
             self._access.close()
+            await asyncio.to_thread(self._traces.close)
 
     async def _follow(self) -> None:
         """Have the gates of models follow what their engines tell and how they are, until cancelled."""

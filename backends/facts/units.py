@@ -96,11 +96,11 @@ def _spelled(text: str) -> str | None:
 
 def share(value: object) -> float:
     """Return the fraction in a percentage such as "20%". Raise for anything else."""
-    match = re.fullmatch(r"([0-9]{1,3})%", value) if isinstance(value, str) else None
-    if not match or int(match[1]) > 100:
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,4})?)%", value) if isinstance(value, str) else None
+    if not match or float(match[1]) > 100:
         bare = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 100
         raise expected("a percentage such as 20%", f"write {value}%" if bare else None)
-    return int(match[1]) / 100
+    return float(match[1]) / 100
 
 
 _AMOUNT = r"[0-9]+(\.[0-9]+)?"
@@ -136,6 +136,6 @@ Size = Annotated[
 Share = Annotated[
     float,
     PlainValidator(lambda value: value if isinstance(value, float) and 0 <= value <= 1 else share(value)),
-    WithJsonSchema({"type": "string", "pattern": r"^([0-9]{1,3}%|.*\$\{.*)$"}),
+    WithJsonSchema({"type": "string", "pattern": r"^([0-9]{1,3}(\.[0-9]{1,4})?%|.*\$\{.*)$"}),
 ]
 """A fraction from 0 to 1; a percentage in the file."""

@@ -35,6 +35,7 @@ from gateway.telemetry.cells import NONE
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.page import Pages
 from gateway.telemetry.timeline import AUTH, RECEIVE, ROUTE
+from gateway.telemetry.trace import Sampler
 from gateway.wire.codings import coding_of
 from gateway.wire.downstream import Receive, Scope, Send, way_back_of
 
@@ -69,6 +70,8 @@ class Core:
         """Asks engines for models that nobody knows; None where nothing is asked."""
         self.register: Register = Register()
         self.sink: FinishedSink = dispatcher.accounting
+        self.sampler: Sampler | None = None
+        """Begins the traces of requests; None where none are made."""
 
     def may_appear(self, name: str, caller: Caller) -> bool:
         """Tell whether it is worth asking the engines for a model that nobody knows."""
@@ -144,6 +147,10 @@ class Endpoint:
         exchange.cors = core.cors(headers)
         exchange.surface = self._surface
         exchange.operation = self._operation
+        if core.sampler is not None:
+            traced = exchange.traced = core.sampler.begin(headers)
+            if traced.is_sampled:
+                exchange.timeline.keep_journal()
         return exchange
 
     def admit(self, exchange: Exchange, known: object = None) -> object:
@@ -166,7 +173,8 @@ class Endpoint:
             admission = Admission(snapshot, caller, _trace(headers), coding_of(headers))
         exchange.caller = admission.caller
         exchange.key = admission.caller.name
-        exchange.trace = admission.trace
+        traced = exchange.traced
+        exchange.trace = admission.trace if traced is None else traced.passed_on(admission.trace)
         exchange.coding = admission.coding
         return admission
 

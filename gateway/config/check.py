@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from backends import registry
 from backends.base import OptionsError
-from gateway.config import check_models, check_profiles, check_routes
+from gateway.config import check_models, check_profiles, check_routes, tracing
 from gateway.config.explain import Names
 from gateway.config.problems import Problem, quote
 from gateway.config.schema import Config
@@ -61,6 +61,8 @@ def _server(config: Config, source: Source) -> Iterator[Problem]:
             "behind a proxy others than this machine's can ask, and there are no keys: "
             "make one with `gateway key new`, or accept everybody with `auth: none`",
         )
+    if config.server.tracing is not None and not tracing.is_installed():
+        yield source.problem(("server", "tracing"), tracing.MISSING, at_key=True)
     if asks and "*" in config.server.cors and (keys is None or not keys.content):
         yield source.problem(
             ("server", "cors"),

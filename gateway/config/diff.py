@@ -162,7 +162,7 @@ def _shown(value: Any, kind: Any) -> str:
     if kind in (Duration, Wait):
         return f"{value / 60:g}m" if value >= 60 and value % 60 == 0 else f"{value:g}s"
     if kind == Share:
-        return f"{value:.0%}"
+        return f"{value * 100:g}%"
     if kind == Size:
         return _size(value)
     if isinstance(value, tuple):

@@ -9,6 +9,7 @@ from gateway.config.address import IpNetwork, ListenAddress
 from gateway.config.certificate import Tls
 from gateway.config.section import Section, setting
 from gateway.config.texts import Line, Origin
+from gateway.config.tracing import Tracing
 
 
 class Limits(Section):
@@ -109,3 +110,7 @@ class Server(Section):
     limits: Limits = setting({}, "How much one client may send, and one engine answer.")
     timeouts: ClientTimeouts = setting({}, "Deadlines for what clients send and read.")
     log: Log = setting({}, "What the gateway prints about itself.")
+    tracing: Tracing | None = setting(
+        None,
+        "Traces of requests, sent to an OpenTelemetry collector; needs the extra `otel`. Left out, there are none.",
+    )

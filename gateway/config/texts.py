@@ -110,6 +110,7 @@ def _no_credential(value: str) -> str:
 
 
 HeaderName = Annotated[str, _HEADER_CHECK, AfterValidator(_free_header), _HEADER_SCHEMA]
+AnyHeader = Annotated[str, _HEADER_CHECK, _HEADER_SCHEMA]
 HeaderToMatch = Annotated[str, _HEADER_CHECK, AfterValidator(_no_credential), _HEADER_SCHEMA]
 HeaderValue = Annotated[
     SecretStr, AfterValidator(_sendable_line), WithJsonSchema({"type": "string", "minLength": 1})

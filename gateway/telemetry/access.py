@@ -102,24 +102,26 @@ class AccessLog:
 class AccessLogs:
     """The access log of whichever config is in force."""
 
-    def __init__(self, sink: FinishedSink, session: Callable[[Asked], str]) -> None:
-        """Start without a log; finished requests go to `sink`. `session` returns the session that a request names."""
-        self._sink = sink
+    def __init__(self, session: Callable[[Asked], str]) -> None:
+        """Start without a log. `session` returns the session that a request names."""
         self._session = session
         self._outlet: Outlet | None = None
         self._kind: tuple[str | None, str] = (None, "")
         """The path and the format."""
 
-    def apply(self, config: Config) -> FinishedSink:
-        """Return the sink of requests by this config. A log that cannot be opened is said, and there is none."""
+    def apply(self, config: Config, sink: FinishedSink) -> FinishedSink:
+        """Return the sink of requests by this config, which passes them on to `sink`.
+
+        A log that cannot be opened is said, and there is none.
+        """
         settings = config.server.log
         kind = settings.access, settings.access_format
         if kind != self._kind:
             self.close()
             self._outlet, self._kind = _opened(*kind), kind
         if self._outlet is None:
-            return self._sink
-        found = AccessLog(self._sink, self._outlet, self._session)
+            return sink
+        found = AccessLog(sink, self._outlet, self._session)
         found.headers, found.metadata = looked_at(config)
         found.rate, found.is_text = settings.access_rate, settings.access_format == "text"
         return found

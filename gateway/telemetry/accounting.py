@@ -16,6 +16,7 @@ from gateway.request import Exchange
 from gateway.telemetry.cells import RouteMetrics, TargetMetrics
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.timeline import AUTH, HOPS, RECEIVE, ROUTE
+from gateway.telemetry.trace import Noted
 
 log = logging.getLogger("gateway.request")
 
@@ -44,7 +45,7 @@ class Accounting:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def attempted(self, exchange: Exchange, cells: TargetMetrics, attempt: Tried) -> None:
+    def attempted(self, exchange: Exchange, cells: TargetMetrics, attempt: Noted) -> None:
         """Count one attempt at the target that these cells belong to."""
         timeline = exchange.timeline
         routed = cells.by_route.get(exchange.route)
@@ -67,6 +68,8 @@ class Accounting:
             counted = self._metrics.requests.attempts.cell(cells.backend, cells.engine, result)
             cells.by_result[result] = counted
         counted.value += 1
+        if attempt.leg is not None:
+            attempt.leg.end(cells.backend, attempt)
 
     def _routed(self, cells: TargetMetrics, route: str) -> RouteMetrics:
         of, names = self._metrics.requests, (cells.model, cells.backend, cells.engine, route)

@@ -55,10 +55,11 @@ class Timeline:
     """The hops of one request.
 
     `began` and `since` are the times at which the request and its current hop began, in nanoseconds of the clock.
-    `spent` holds the nanoseconds spent in each hop so far.
+    `spent` holds the nanoseconds spent in each hop so far. `journal` is each hop with the time at which it began, one
+    after the other in one list; None unless somebody wants it.
     """
 
-    __slots__ = ("began", "hop", "since", "spent")
+    __slots__ = ("began", "hop", "journal", "since", "spent")
 
     def __init__(self, began: int) -> None:
         """Start in the hop `RECEIVE` at `began`, in nanoseconds of the clock."""
@@ -66,6 +67,11 @@ class Timeline:
         self.since: int = began
         self.hop: int = RECEIVE
         self.spent: list[int] = [0] * len(HOPS)
+        self.journal: list[int] | None = None
+
+    def keep_journal(self) -> None:
+        """Note from now on when each hop begins, and when the one did that it is in."""
+        self.journal = [self.hop, self.since]
 
     def mark(self, hop: int) -> int:
         """End the current hop and begin `hop`. Return the time in nanoseconds of the clock."""
@@ -73,6 +79,8 @@ class Timeline:
         self.spent[self.hop] += now - self.since
         self.since = now
         self.hop = hop
+        if self.journal is not None:
+            self.journal += (hop, now)
         return now
 
     @property

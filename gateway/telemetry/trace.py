@@ -15,7 +15,9 @@ from binascii import hexlify
 from collections.abc import Mapping
 from os import urandom
 from time import perf_counter_ns
-from typing import Final
+from typing import Final, Protocol
+
+from backends.base import Failure, Usage
 
 _HEX: Final = frozenset(b"0123456789abcdef")
 _LENGTH: Final = 55
@@ -56,12 +58,32 @@ def _line(trace_id: bytes, span_id: bytes, is_sampled: bool) -> bytes:
     return b"traceparent: 00-%b-%b-%b\r\n" % (trace_id, span_id, b"01" if is_sampled else b"00")
 
 
+class Noted(Protocol):
+    """An attempt that is over, as `gateway.wire.relay.Attempt` has it."""
+
+    @property
+    def result(self) -> str: ...
+    @property
+    def tokens(self) -> Usage: ...
+    @property
+    def sent_at(self) -> int: ...
+    @property
+    def first_token_at(self) -> int: ...
+    @property
+    def failure(self) -> Failure | None: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def leg(self) -> Leg | None: ...
+
+
 class Leg:
     """One attempt of a request that is recorded.
 
     `began`, `ended` and `led` are nanoseconds of the timeline's clock; `led` is when an attempt beside another one
     began to go on alone, 0 if it never did. `own` is its journal until then; None for the usual attempt, whose hops are
-    those of the request. The rest is known once it has ended: `status` is 0 where the engine did not answer.
+    those of the request. `sent_at` and `first_token_at` are on the same clock, 0 where that did not happen; `status`
+    is 0 where the engine did not answer. These, `backend`, `result`, `failure` and `usage` are known once it has ended.
     """
 
     __slots__ = (
@@ -70,14 +92,17 @@ class Leg:
         "ended",
         "engine",
         "failure",
+        "first_token_at",
         "led",
         "lines",
         "model",
         "own",
         "result",
+        "sent_at",
         "span_id",
         "status",
         "url",
+        "usage",
     )
 
     def __init__(self, trace_id: bytes, state: bytes, began: int) -> None:
@@ -97,6 +122,18 @@ class Leg:
         self.failure: str = ""
         """Why it failed, in words that may be logged."""
         self.status: int = 0
+        self.sent_at: int = 0
+        self.first_token_at: int = 0
+        self.usage: Usage | None = None
+
+    def end(self, backend: str, attempt: Noted) -> None:
+        """Note how the attempt ended."""
+        failure = attempt.failure
+        self.ended = perf_counter_ns()
+        self.backend, self.result, self.status = backend, attempt.result, attempt.status
+        self.failure = "" if failure is None else failure.logged
+        self.sent_at, self.first_token_at = attempt.sent_at, attempt.first_token_at
+        self.usage = attempt.tokens
 
 
 class Trace:

@@ -50,6 +50,7 @@ from backends.surfaces.openai import UNBUFFERED
 from gateway.request import Exchange, WayBack
 from gateway.telemetry.cells import Histogram
 from gateway.telemetry.timeline import CONNECT, FINISH, FIRST_BYTE, FIRST_TOKEN, SEND, STREAM, Timeline
+from gateway.telemetry.trace import Leg
 from gateway.wire.answer import Held, content_type, is_stream, may_be_stream
 from gateway.wire.clocks import LATE, SECOND, Clocks
 from gateway.wire.connection import Connection, Sink
@@ -127,6 +128,7 @@ class Attempt(Sink):
         "failure",
         "first_token_at",
         "gathers",
+        "leg",
         "request",
         "sent_at",
         "usage",
@@ -172,18 +174,18 @@ class Attempt(Sink):
         """Data that is held back: of a stream before its first content, or of an answer that is sent as a whole."""
         self._size: int = 0  # the bytes of the stream so far
         self._phase: Phase = Phase.CONNECT
-        self._since: int = 0
-        self._heard: int = 0  # when bytes of an event came last that did not end it
+        self._since = self._heard = 0  # `_heard`: when bytes of an event came last that did not end it
         self._over: bool = False
         self._explained: bool = False
         """Whether the engine was asked for the reason of the failure."""
         self._renewed: bool = False
         self.failure: Failure | None = None
         self.usage: Usage | None = None
-        self.committed: bool = False
-        self.complete: bool = False
+        self.committed = self.complete = False
         self.crash: Exception | None = None
         self.sent_at = self.first_token_at = 0
+        self.leg: Leg | None = None
+        """What is noted of it for its request's trace; None where that is not recorded."""
 
     def begin(self) -> bool:
         """Send the request on an idle connection. Return False if there is none, so that `connect` has to be called."""
@@ -199,7 +201,7 @@ class Attempt(Sink):
             self._whole = call.whole
             if call.dropped:
                 self._headers = (*self._headers, (b"x-gateway-dropped", ", ".join(call.dropped).encode()))
-            lines = exchange.trace
+            lines = self._trace_lines()
             if self._engine.request_ids:
                 lines = b"x-request-id: %b\r\n%b" % (exchange.id, lines)
             self._data = self._upstream.encode(call, lines)
@@ -208,6 +210,17 @@ class Attempt(Sink):
             return False
         self._send(connection)
         return True
+
+    def _trace_lines(self) -> bytes:
+        """Return the header lines that tell the engine which trace the request belongs to."""
+        exchange = self._exchange
+        traced = exchange.traced
+        if traced is None or not traced.is_sampled:
+            return exchange.trace
+        leg = self.leg = traced.begin_leg()
+        leg.engine, leg.url, leg.model = self._engine.name, self._upstream.url, self._model
+        leg.own = None if self._timeline is exchange.timeline else self._timeline.journal
+        return leg.lines
 
     async def connect(self) -> None:
         """Open a connection and send the request on it. Cancelling it leaves no connection open."""
@@ -281,6 +294,11 @@ class Attempt(Sink):
         return "ok" if self.complete else "cancelled"
 
     @property
+    def status(self) -> int:
+        """Return the status of the engine's answer, 0 if there was none."""
+        return self._status
+
+    @property
     def tokens(self) -> Usage:
         """Return the tokens that the engine reported; if it reported none, count each piece of content as one token."""
         if self.usage is not None:
@@ -297,12 +315,16 @@ class Attempt(Sink):
         """Run beside another attempt, whose hops are those of the request, until `contest` decides between the two."""
         self.contest = contest
         self._timeline = Timeline(perf_counter_ns())
+        if self._exchange.timeline.journal is not None:
+            self._timeline.keep_journal()
 
     def lead(self, listener: Listener, headers: Headers = ()) -> None:
         """Go on alone, after another attempt ran beside this one; `headers` are added to the client's answer."""
         self.contest = None
         self._listener = listener
         self._headers = (*self._headers, *headers)
+        if self.leg is not None:
+            self.leg.led = perf_counter_ns()
         self._timeline = self._exchange.timeline
         self._way.source = self._connection
         self._exchange.attempt = self

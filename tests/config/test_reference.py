@@ -21,6 +21,7 @@ from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
 from gateway.config.section import Section
 from gateway.config.server import Server
+from gateway.config.tracing import Tracing
 from tests.config import reference
 
 EXAMPLES = sorted((reference.ROOT / "configs").rglob("*.yaml"))
@@ -104,6 +105,7 @@ def test_the_full_example_has_every_key() -> None:
     # In comments: a key's value excludes its hash, this engine has no options, and these defaults are none.
     none = {"defaults.timeouts.answer", "defaults.model", "defaults.unknown_model", "server.log.access"}
     none |= {"server.tls", "server.tls.cert", "server.tls.key"}
+    none |= {"server.tracing", *(f"server.tracing.{name}" for name in Tracing.model_fields)}
     assert missing == {"keys.NAME.value", "backends.NAME.options"} | none
 
 

@@ -47,7 +47,14 @@ def test_the_smallest_file_gets_every_default(tmp_path: Path) -> None:
         "keep_alive": 75.0,
         "write": 60.0,
     }
-    assert found.server.log.model_dump() == {"level": "info", "format": "text", "access": None}
+    assert found.server.log.model_dump() == {
+        "level": "info",
+        "format": "text",
+        "access": None,
+        "access_format": "json",
+        "access_rate": 1000,
+    }
+    assert found.server.tracing is None
     assert found.defaults.timeouts == Timeouts(queue=30, connect=2, first_token=60, idle=60, total=1800)
     assert found.defaults.retry == Retry(attempts=2)
     backend = found.backends["a"]
