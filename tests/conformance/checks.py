@@ -4,7 +4,7 @@ Failures of the engine, its health and its clients' leaving are in `faults.py`, 
 
 Rules:
 - A function with `@check` is one check, under its own name. One parameter named `answer`: it reads the answer to the
-  check's request. One named `stage`: it plays all of it.
+  check's request, and that request too if it has another named `body`. One named `stage`: it plays all of it.
 - Bodies never change without the recordings: the replay server compares what reaches the engine with them.
 - A check asks for one thing. What an engine does otherwise stands in `engines.py`, with the reason.
 """

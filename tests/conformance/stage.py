@@ -62,12 +62,14 @@ class Check:
     name: str
     path: str
     body: Any
-    reads: Callable[[Answer], None] | None = None
+    reads: Callable[..., None] | None = None
     plays: Callable[[Stage], Awaitable[None]] | None = None
     replayed: bool = False
     """No engine does this when asked: it is always shown from a recording."""
     operation: Operation | None = None
     """What it asks for, where engines lack it; one that does refuses it by name."""
+    minds: bool = False
+    """Whether `reads` takes the request's body beside the answer, which recordings may have otherwise."""
 
     @property
     def cancels(self) -> bool:
@@ -79,7 +81,8 @@ class Check:
         if self.plays is not None:
             await self.plays(stage)
         if self.reads is not None:
-            self.reads(await stage.ask(self.path, self.body))
+            answer = await stage.ask(self.path, self.body)
+            self.reads(answer, self.body) if self.minds else self.reads(answer)
 
 
 CHECKS: dict[str, Check] = {}
@@ -96,9 +99,10 @@ def check(
     def enter(function: Played) -> Played:
         name = function.__name__
         assert name not in CHECKS
-        plays = "stage" in inspect.signature(function).parameters
+        takes = inspect.signature(function).parameters
+        plays = "stage" in takes
         reads, played = (None, function) if plays else (function, None)
-        CHECKS[name] = Check(name, path, body, reads, played, replayed, operation)
+        CHECKS[name] = Check(name, path, body, reads, played, replayed, operation, "body" in takes)
         return function
 
     return enter

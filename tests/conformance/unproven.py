@@ -50,10 +50,7 @@ _PING = {
     "input_schema": {"type": "object", "properties": {}, "additionalProperties": False},
     "strict": True,
 }
-_SAID = _user(_SCRIPTED + '{"say": "one two three OpenAI four STOP five. six seven", "slow": 0}#') | {
-    "max_tokens": 60,
-    "stop": ["e"],
-}
+_QUEUED = _user(_SCRIPTED + '{"say": "x", "slow": 0.05}#') | {"max_tokens": 300, "temperature": None}
 _LONGER = {"max_output_tokens": 200}
 
 ASKED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -62,14 +59,16 @@ ASKED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         **_each(_RESPONSES, _LONGER),
         **_each(_STOPS, _user(_SCRIPTED + '{"say": "one two ### three"}#') | {"stop": ["###"]}),
         **_each(_CUTS, _CALL),
+        **_each(_THOUGHTS, _user('@{"think": "A route is a rule.", "say": "A route picks a backend."}@')),
     },
     "ollama": {
         **_each(_MESSAGES, _user("What is a fallback?") | {"max_tokens": 12}),
         **_each(_RESPONSES, {"input": "What is a fallback?", "max_output_tokens": 12}),
+        "stop_of_tokens": _user("What is a fallback?") | {"max_tokens": None, "stop": ["model"]},
     },
     "sglang": {
         **_each(_RESPONSES, _LONGER),
-        "stop_of_tokens": _SAID,
+        "overloaded_stream": _QUEUED,
         **_each(_CUTS, _CALL),
     },
     "tgi": {"stop_of_tokens": {"stop": [" fro"]}, **_each(_CUTS, {"max_tokens": 26})},
@@ -86,25 +85,17 @@ UNPROVEN: Mapping[str, Mapping[str, str]] = {
         **_none(NO_SOUND, *_HEARD),
         **_none(NEVER_FULL, "overloaded_stream"),
     },
-    "lmdeploy": {
-        **_none(NOT_RECORDED, *_THOUGHTS),
-        **_none(NEVER_FULL, "overloaded_stream"),
-    },
+    "lmdeploy": _none(NEVER_FULL, "overloaded_stream"),
     "ollama": {
-        **_none(NOT_RECORDED, "overloaded_stream", *_STOPS, *_THOUGHTS),
+        **_none(NOT_RECORDED, "overloaded_stream", "stop_of_tokens_stream", *_THOUGHTS),
         **_none(NO_SOUND, *_HEARD),
     },
-    "openai": _none(NOT_RECORDED, "overloaded_stream"),
     "ray-serve": {
         **_none(NOT_RECORDED, "overloaded_stream"),
         **_none(NO_CALL, *_CUTS),
         **_none(NO_SOUND, *_HEARD),
     },
-    "sglang": {
-        **_none(NOT_RECORDED, "overloaded_stream"),
-        **_none(ALIGNED, "stop_of_tokens_stream"),
-        **_none(NO_SOUND, *_HEARD),
-    },
+    "sglang": _none(NO_SOUND, *_HEARD),
     "tensorrt-llm": {
         **_none(NOT_RECORDED, *_MESSAGES, *_TOOLS, *_THOUGHTS, *_RESPONSES, *_STOPS, *_CUTS),
         **_none(NEVER_FULL, "overloaded_stream"),
