@@ -26,6 +26,7 @@ from gateway.config.file import Loaded, read
 from gateway.config.problems import ConfigError
 from gateway.config.texts import NAME
 from gateway.console import backends, canaries, config, explain, models, orders, replay, requests, status, top
+from gateway.console import logs as engine_logs
 from gateway.fake import command
 
 log = logging.getLogger("gateway")
@@ -113,6 +114,7 @@ def _add_operating(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     status.add_command(_command(commands, "status", "say whether a running gateway is ready, and how it is"))
     top.add_command(_command(commands, "top", "show what a running gateway does, second by second"))
     requests.add_command(_command(commands, "requests", "show the requests that run, or cancel one"))
+    engine_logs.add_command(_command(commands, "logs", "show what a launched engine prints, and follow it"))
     canaries.add_command(
         _command(commands, "canaries", "show the canaries of a running gateway, or begin one again")
     )

@@ -26,6 +26,7 @@ from gateway.api.canaries import CanaryEndpoints
 from gateway.api.configuration import ConfigEndpoints
 from gateway.api.endpoint import Core, Endpoint
 from gateway.api.endpoints import ENDPOINTS, HOT
+from gateway.api.logs import LogEndpoint
 from gateway.api.observing import Observing
 from gateway.api.orders import OrderEndpoints
 from gateway.api.overview import Overview
@@ -40,6 +41,7 @@ from gateway.errors import GatewayError
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.orders import Order
 from gateway.fleet.peers import Alone, Peers
+from gateway.fleet.ring import Page, Position
 from gateway.fleet.view import BackendView
 from gateway.machine.machine import Machine
 from gateway.routing import snapshot
@@ -88,6 +90,7 @@ class Gateway:
         Observing(self.admin, self._asked).add_to(self._web)
         CanaryEndpoints(self.admin, self._asked).add_to(self._web)
         OrderEndpoints(self.admin, self._order).add_to(self._web)
+        LogEndpoint(self.admin, self._printed).add_to(self._web)
         self.admin.add_to(self._web)
         explain.add_to(self._web, self.core, self.admin)
         ConfigEndpoints(self.admin, self.in_force, self._peers.reload, self._profile).add_to(self._web)
@@ -193,6 +196,9 @@ class Gateway:
 
     async def _asked(self, kind: str, arguments: dict[str, Any]) -> Any:
         return await self._peers.asked(kind, arguments, self.overview.own)
+
+    async def _printed(self, name: str, at: Position, patience: float) -> Page | None:
+        return await self._peers.printed(self.fleet, name, at, patience)
 
     async def _changed(self, name: str) -> None:
         await self._peers.changed(self.fleet, name)

@@ -21,6 +21,7 @@ from gateway.fleet.fleet import Fleet
 from gateway.fleet.location import Location
 from gateway.fleet.orders import Order
 from gateway.fleet.peers import Own as Answers
+from gateway.fleet.ring import Page, Position
 from gateway.fleet.signals import Report
 from gateway.fleet.view import BackendView
 from gateway.link import PATIENCE, Link, Message
@@ -104,6 +105,15 @@ class Worker:
         except TimeoutError:
             log.warning("the master did not tell what all workers answer; this is one worker's answer")
             return await own(kind, arguments)
+
+    async def printed(self, fleet: Fleet, name: str, at: Position, patience: float) -> Page | None:
+        """Return what a launched engine has printed since a position. Raises GatewayError."""
+        try:
+            told = await self._link.ask("printed", patience + PATIENCE, name=name, at=at, wait=patience)
+        except TimeoutError:
+            message = "the gateway's master process, which runs the engine, does not answer"
+            raise GatewayError(Own.INTERNAL, message) from None
+        return told and Page.of(told)
 
     async def _answer_question(self, message: Message) -> None:
         assert self._own is not None

@@ -33,6 +33,7 @@ from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.location import Location
 from gateway.fleet.orders import Order
+from gateway.fleet.ring import Position
 from gateway.fleet.signals import Report
 from gateway.fleet.view import merged
 from gateway.link import Link, Message
@@ -105,6 +106,7 @@ class Master:
             "profile": self._answer_profile,
             "total": self._answer_total,
             "backends": self._answer_backends,
+            "printed": self._answer_printed,
         }
 
     def hup(self) -> None:
@@ -207,6 +209,10 @@ class Master:
         own = views_of(self._fleet)
         told = [VIEWS.validate_python(views, strict=False) for views in await self._from_all("views")]
         link.answer(message, VIEWS.dump_python(merged(own, told), mode="json"))
+
+    async def _answer_printed(self, link: Link, message: Message) -> None:
+        page = await self._fleet.printed(message["name"], Position(*message["at"]), message["wait"])
+        link.answer(message, page and page.plain())
 
     async def _answer_order(self, link: Link, message: Message) -> None:
         order = Order.read(message["order"])

@@ -119,7 +119,7 @@ class AdminAction(Direct):
     """The answer to one action: reads the request's body, calls the engine, and forwards what the engine answers."""
 
     def __init__(self, admin: Admin, name: str, action: str) -> None:
-        super().__init__(admin.core, _LINES_SURFACE)
+        super().__init__(admin.core, LINES_SURFACE)
         self._admin = admin
         self._name = name
         self._action = action
@@ -151,9 +151,9 @@ class AdminAction(Direct):
                 body = await transfer.whole(ANSWER)
                 await self._admin.changed(backend.name)
                 shown = (b"content-type", kind if kind in PASSED else b"text/plain")
-                exchange.reply(200, [shown, _NO_SNIFFING], body)
+                exchange.reply(200, [shown, NO_SNIFFING], body)
                 return
-            exchange.start([(b"content-type", LINES), _NO_SNIFFING, *UNBUFFERED])
+            exchange.start([(b"content-type", LINES), NO_SNIFFING, *UNBUFFERED])
             try:
                 async for line in _lines(transfer):
                     exchange.way.write(_public(line) + b"\n")
@@ -185,8 +185,10 @@ class _Lines(OpenAI):
         return self.error(facts) + b"\n"
 
 
-_LINES_SURFACE = _Lines()
-_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+LINES_SURFACE = _Lines()
+"""The surface of answers that are lines of JSON."""
+NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+"""Has browsers believe the content type."""
 
 
 async def _lines(transfer: Transfer) -> AsyncIterator[bytes]:

@@ -21,6 +21,8 @@ URL = "http://127.0.0.1:8080"
 KEY_ENV = "GATEWAY_KEY"
 PATIENCE = 10.0
 """Seconds the gateway may take for an answer it has ready."""
+SILENCE = 60.0
+"""Seconds of silence in a stream in which the gateway gives signs of life."""
 LONG = 660.0
 """Seconds of silence while an engine works; the gateway itself gives up a little earlier."""
 
@@ -168,6 +170,23 @@ class Client:
     def choose_profile(self, name: str | None) -> dict[str, Any]:
         """Have a profile be active, or none. Return what `POST /gateway/profile` answers."""
         return self._map("POST", "/gateway/profile", {"profile": name})
+
+    def logs(self, backend: str, lines: int, follow: bool) -> Iterator[dict[str, Any]]:
+        """Yield what a launched engine has printed, as `GET /gateway/backends/{name}/logs` answers, line by line."""
+        query = urlencode({"lines": lines, "follow": follow})
+        rest = b""
+        for piece in self._exchange(
+            "GET", f"/gateway/backends/{quote(backend, safe='')}/logs?{query}", None, SILENCE
+        ):
+            *whole, rest = (rest + piece).split(b"\n")
+            for line in filter(None, whole):
+                try:
+                    found = json.loads(line)
+                except ValueError:
+                    raise self._stranger() from None
+                if not isinstance(found, dict):
+                    raise self._stranger()
+                yield found
 
     def act(self, backend: str, action: str, arguments: dict[str, Any]) -> Iterator[bytes]:
         """Have a backend carry out an action. Yield the answer's lines as they come."""

@@ -28,6 +28,7 @@ from gateway.fleet.location import Location, OnLocation
 from gateway.fleet.member import Member, Shared, engine_of
 from gateway.fleet.orders import Kind, Order, Standing
 from gateway.fleet.pool import Pool
+from gateway.fleet.ring import Page, Position
 from gateway.fleet.signals import OnReport, Poll, Report
 from gateway.fleet.view import BackendView
 from gateway.telemetry.metrics import Metrics
@@ -206,6 +207,16 @@ class Fleet:
             for name, member in self._members.items()
             if member.supervisor is not None
         }
+
+    async def printed(self, name: str, at: Position, patience: float) -> Page | None:
+        """Return what the launched engine of a backend has printed since a position; see `gateway.fleet.ring`.
+
+        It may be one that is about to leave. None where this process launches no such engine.
+        """
+        for member in self._all():
+            if member.backend.name == name and member.supervisor is not None:
+                return await member.supervisor.process.printed.read(at, patience)
+        return None
 
     def views(self, now: float) -> list[BackendView]:
         """Return every backend as it is at `now`, the event loop's time."""

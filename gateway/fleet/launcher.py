@@ -32,6 +32,7 @@ from typing import NamedTuple
 from backends.base import Launch, LaunchError
 from backends.facts.logs import says_something
 from gateway.fleet.output import Output
+from gateway.fleet.ring import Ring
 
 log = logging.getLogger("gateway.fleet")
 
@@ -105,6 +106,11 @@ def exit_words(status: int) -> str:
         return f"exit status {status}"
 
 
+def _given_key(launch: Launch) -> str | None:
+    """Return the key that the operator has put into the engine's environment, if there is one."""
+    return None if launch.key_env is None else launch.env.get(launch.key_env) or None
+
+
 class End(NamedTuple):
     """Why a run of the engine is over, and the level at which to log it."""
 
@@ -176,6 +182,11 @@ class Process:
         return f"http://{HOST}:{self.port}"
 
     @property
+    def printed(self) -> Ring:
+        """The last lines that the engine printed, over all its starts."""
+        return self._output.ring
+
+    @property
     def coming(self) -> bool:
         """Whether an engine that has ended is expected back soon: it ran, and has not ended again and again."""
         if self.state is ProcessState.ENDED:
@@ -190,6 +201,7 @@ class Process:
             while not self._stopping:
                 self._woken.clear()
                 end = await self._attempt()
+                self._output.ring.add("end", f"the engine {end.words}")
                 if self._stopping:
                     break
                 if self._renewing:
@@ -203,6 +215,9 @@ class Process:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(delay):
                         await self._woken.wait()
+        except asyncio.CancelledError:
+            self._output.ring.add("end", "the engine stopped")
+            raise
         finally:
             self._become(ProcessState.STOPPED)
             self._finished.set()
@@ -245,7 +260,7 @@ class Process:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._control, self._killed = ours, None
-        self._output.begin(self.key)
+        self._output.begin(self.key or _given_key(launch))
         try:
             with theirs:
                 try:
@@ -305,6 +320,7 @@ class Process:
             self.restarts += self._started
             self._started = self._ran = True
             log.info("backend '%s' started: %s, process %d", self._name, self.url, self.pid)
+            self._output.ring.add("start", f"the engine was started: process {self.pid}, {self.url}")
             self._become(ProcessState.RUNNING)
             if not more:
                 await loop.sock_recv(control, 32)

@@ -1,4 +1,4 @@
-"""What a launched engine prints: read to its end, logged line by line, and its last lines kept.
+"""What a launched engine prints: read to its end, logged line by line, and its last lines kept (`gateway.fleet.ring`).
 
 Rules:
 - The output is read until it ends, whatever happens to the lines: an engine whose pipe is full would stand still.
@@ -13,6 +13,8 @@ import collections
 import logging
 import re
 from collections.abc import Callable, Sequence
+
+from gateway.fleet.ring import Ring
 
 log = logging.getLogger("gateway.fleet")
 
@@ -63,6 +65,8 @@ class Output:
         """Start without a line. `name` is the backend's; the functions are the adapter's, see `backends.base`."""
         self.tail: collections.deque[str] = collections.deque(maxlen=TAIL)
         """The last lines since the last start."""
+        self.ring = Ring()
+        """The last lines of all starts, for operators."""
         self._name = name
         self._log_level = log_level
         self._crash_reason = crash_reason
@@ -103,6 +107,7 @@ class Output:
         if self._key is not None:
             line = line.replace(self._key, "[key]")  # engines like to print their settings
         self.tail.append(line)
+        self.ring.add("line", line)
         self._log.log(self._level(line), "%s", line)
 
     def _level(self, line: str) -> int:

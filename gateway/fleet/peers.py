@@ -16,6 +16,7 @@ from gateway.config.outcome import Outcome
 from gateway.errors import GatewayError
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.orders import Order
+from gateway.fleet.ring import Page, Position
 from gateway.fleet.view import BackendView
 from gateway.telemetry.metrics import Metrics
 
@@ -45,6 +46,12 @@ class Peers(Protocol):
 
     async def asked(self, kind: str, arguments: dict[str, Any], own: Own) -> Any:
         """Return what all processes answer to a question, as one answer. `own` answers for this one."""
+
+    async def printed(self, fleet: Fleet, name: str, at: Position, patience: float) -> Page | None:
+        """Return what a launched engine has printed since a position, as `Fleet.printed` of the process that runs it.
+
+        Raises GatewayError where that one does not answer.
+        """
 
     async def reload(self) -> Outcome:
         """Read the config anew and apply it in all processes. Raises GatewayError where there is nothing to read."""
@@ -94,6 +101,10 @@ class Alone:
     async def asked(self, kind: str, arguments: dict[str, Any], own: Own) -> Any:
         """Return what this process answers."""
         return await own(kind, arguments)
+
+    async def printed(self, fleet: Fleet, name: str, at: Position, patience: float) -> Page | None:
+        """Return what a launched engine has printed since a position."""
+        return await fleet.printed(name, at, patience)
 
     async def changed(self, fleet: Fleet, name: str) -> None:
         """Ask the backend for its models anew."""

@@ -294,11 +294,15 @@ async def test_an_engine_gets_a_new_key_with_each_start_and_nobody_reads_it(
     assert not any(key in caplog.text for key in keys)
 
 
-async def test_the_operator_s_own_key_stands() -> None:
-    process = Watched(engine(TELL_KEY, key_env="TOY_KEY", env={"TOY_KEY": "mine"}))
+async def test_the_operator_s_own_key_stands_and_nobody_reads_it_either() -> None:
+    tell = TELL_KEY.replace(
+        "signal.pause()", "print(os.environ['TOY_KEY'][::-1], flush=True)\nsignal.pause()"
+    )
+    process = Watched(engine(tell, key_env="TOY_KEY", env={"TOY_KEY": "mine"}))
     async with running(process):
         await process.until(ProcessState.RUNNING)
-        assert await process.lines.get() == "the key is mine"
+        assert await process.lines.get() == "the key is [key]"
+        assert await process.lines.get() == "enim"
         assert process.key is None
 
 
