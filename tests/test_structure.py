@@ -24,7 +24,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-EVERYTHING = ("gateway", "backends", "tests", "models", "bench")
+EVERYTHING = ("gateway", "backends", "tests", "models", "bench", "docker")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 VAGUE_NAMES = {"common", "helper", "helpers", "manager", "misc", "util", "utils"}

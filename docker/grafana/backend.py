@@ -1,0 +1,236 @@
+"""The dashboard of one backend: whether it is well, what it is sent, and what its engine tells of itself."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from grafana_foundation_sdk.models import dashboard, units
+
+from docker.grafana.page import Row, instance, page, variable
+from docker.grafana.panels import GREEN, GREY, RED, YELLOW, lines, number, states
+from docker.grafana.queries import FAULTY, Scope
+
+ONE: Final = Scope("backend")
+
+
+def backend() -> dashboard.Dashboard:
+    """Return the dashboard."""
+    return page(
+        "gateway-backend",
+        "Whether one engine is well, what the gateway sends there, and what the engine tells of itself.",
+        [
+            instance(),
+            variable("backend", "gateway_backend_up", "Backend", several=False, of='{instance=~"$instance"}'),
+        ],
+        [_now(), _work(), _engine(), _trouble()],
+    )
+
+
+def _now() -> Row:
+    return (
+        "$backend now",
+        [
+            number(
+                "Usable",
+                "1 if it can take requests.",
+                units.Short,
+                ONE.total("gateway_backend_up", of="min"),
+                [(0, RED), (1, GREEN)],
+            ),
+            number(
+                "Requests there",
+                "Requests at the engine now.",
+                units.Short,
+                ONE.total("gateway_requests_in_flight"),
+            ),
+            number(
+                "Attempts",
+                "Attempts at the backend that ended, each second.",
+                units.RequestsPerSecond,
+                ONE.rate("gateway_attempts_total"),
+            ),
+            number(
+                "Failed attempts",
+                "The share of them that failed. A request that then succeeds elsewhere is no failure for its client.",
+                units.PercentUnit,
+                ONE.share("gateway_attempts_total", "", FAULTY),
+                [(0.01, YELLOW), (0.1, RED)],
+            ),
+            number(
+                "First token, p95",
+                "One stream of twenty waits longer than this for its first token.",
+                units.Seconds,
+                ONE.quantile(0.95, "gateway_time_to_first_token_seconds"),
+                [(2, YELLOW), (5, RED)],
+            ),
+            number(
+                "Generated",
+                "Tokens of its answers, each second.",
+                "tok/s",
+                ONE.rate("gateway_tokens_total", "", 'direction="out"'),
+            ),
+            number(
+                "KV cache",
+                "How much of its KV cache is in use, as the engine tells. Near 100 % it has no room for more requests.",
+                units.PercentUnit,
+                ONE.total("gateway_backend_signal", "", 'signal="kv_use"', of="max"),
+                [(0.8, YELLOW), (0.95, RED)],
+            ),
+            number(
+                "Waiting there",
+                "Requests in the engine's own queue, as it tells; also those that came past the gateway.",
+                units.Short,
+                ONE.total("gateway_backend_signal", "", 'signal="waiting"', of="max"),
+                [(1, YELLOW), (50, RED)],
+            ),
+        ],
+    )
+
+
+def _work() -> Row:
+    first, gap = "gateway_time_to_first_token_seconds", "gateway_time_between_tokens_seconds"
+    return (
+        "What the gateway sends there",
+        [
+            lines(
+                "Requests by model",
+                "Requests that ended there, by model.",
+                units.RequestsPerSecond,
+                (ONE.rate("gateway_requests_total", "model"), "{{model}}"),
+                stacked=True,
+                wide=6,
+            ),
+            lines(
+                "Tokens",
+                "Tokens of prompts (in) and of answers (out), each second.",
+                "tok/s",
+                (ONE.rate("gateway_tokens_total", "direction"), "{{direction}}"),
+                wide=6,
+            ),
+            lines(
+                "First token",
+                "From a request to the first content of its stream. The dashed line is what 95 % are to stay below.",
+                units.Seconds,
+                (ONE.quantile(0.5, first), "p50"),
+                (ONE.quantile(0.95, first), "p95"),
+                objective="gateway:objective:first_token_seconds",
+                wide=6,
+            ),
+            lines(
+                "Between tokens",
+                "Between two pieces of a stream: longer as more requests share the engine.",
+                units.Seconds,
+                (ONE.quantile(0.5, gap), "p50"),
+                (ONE.quantile(0.95, gap), "p95"),
+                steps=[(0.1, YELLOW)],
+                wide=6,
+            ),
+        ],
+    )
+
+
+def _engine() -> Row:
+    def signal(name: str) -> str:
+        return ONE.total("gateway_backend_signal", "", f'signal="{name}"', of="max")
+
+    statuses = enumerate(("ok", "missing", "stale", "suspect"), 1)
+    status = "gateway_backend_signal_status"
+    trust = [ONE.of(status, f'status="{name}"') + f" * {value}" for value, name in statuses]
+    return (
+        "What the engine tells of itself",
+        [
+            lines(
+                "Its requests",
+                "Requests that it computes and that wait in its own queue, beside those that the gateway has there. "
+                "What it has more than the gateway came another way.",
+                units.Short,
+                (signal("running"), "running"),
+                (signal("waiting"), "waiting"),
+                (signal("slots"), "slots"),
+                (ONE.total("gateway_requests_in_flight"), "from the gateway"),
+            ),
+            lines(
+                "Its caches",
+                "The share of its KV cache in use, and the share of prompts' tokens that it found in its prefix cache "
+                "since it began. The dashed line is where the alert begins.",
+                units.PercentUnit,
+                (signal("kv_use"), "KV cache in use"),
+                (signal("prefix_hits"), "found in the prefix cache"),
+                objective="gateway:objective:kv_use_ratio",
+                top=1,
+            ),
+            states(
+                "Signals",
+                "How far each of its reports can be trusted, over time.",
+                (f"max by (signal) ({' or '.join(trust)}) > 0", "{{signal}}"),
+                {"1": ("ok", GREEN), "2": ("missing", GREY), "3": ("stale", YELLOW), "4": ("suspect", RED)},
+            ),
+        ],
+    )
+
+
+def _trouble() -> Row:
+    return (
+        "What goes wrong there",
+        [
+            states(
+                "Usable",
+                "Whether it can take requests, at each gateway.",
+                (ONE.total("gateway_backend_up", "instance", of="min"), "{{instance}}"),
+                {"1": ("up", GREEN), "0": ("down", RED)},
+                wide=6,
+            ),
+            states(
+                "Drained",
+                "Whether an operator has taken it out of service.",
+                (ONE.total("gateway_backend_drained", "instance", of="max"), "{{instance}}"),
+                {"1": ("drained", YELLOW), "0": ("in service", GREEN)},
+                wide=6,
+            ),
+            lines(
+                "Attempts by result",
+                "How attempts end. docs/metrics.md explains the kinds of failure.",
+                units.RequestsPerSecond,
+                (ONE.rate("gateway_attempts_total", "result"), "{{result}}"),
+                stacked=True,
+                wide=6,
+            ),
+            lines(
+                "Failovers",
+                "Requests that another backend took over, by what had happened here.",
+                units.RequestsPerSecond,
+                (ONE.rate("gateway_failovers_total", "reason"), "{{reason}}"),
+                stacked=True,
+                wide=6,
+            ),
+            lines(
+                "Its breaker",
+                "How often it has opened, let a trial pass or closed since the gateway began. A flat line is quiet.",
+                units.Short,
+                (ONE.total("gateway_breaker_transitions_total", "state"), "{{state}}"),
+                wide=6,
+            ),
+            lines(
+                "Restarts",
+                "How often an engine that the gateway launches has died and was started again since the gateway began.",
+                units.Short,
+                (ONE.total("gateway_backend_restarts_total"), "restarts"),
+                wide=6,
+            ),
+            lines(
+                "Connections",
+                "Open connections to it.",
+                units.Short,
+                (ONE.total("gateway_upstream_connections", "state"), "{{state}}"),
+                stacked=True,
+                wide=6,
+            ),
+            lines(
+                "Weight",
+                "The factor that an operator has given it; 1 is what the config says.",
+                units.Short,
+                (ONE.total("gateway_backend_weight", of="max"), "weight"),
+                wide=6,
+            ),
+        ],
+    )
