@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from backends.base import Headers
-from gateway.api import explain
+from gateway.api import explain, observed
 from gateway.api.admin import Admin
 from gateway.api.canaries import CanaryEndpoints
 from gateway.api.configuration import ConfigEndpoints
@@ -114,19 +114,19 @@ class Gateway:
                 scope["path"] = self._paths.meant(scope["path"])
                 endpoint = self.hot.get(scope["path"])
             if scope["method"] == "OPTIONS" and (allowed := origins.preflight(headers)):
-                await self._answer(scope, receive, send, allowed)
+                await self.answer(scope, receive, send, allowed)
                 return
             if endpoint is not None:
                 if scope["method"] == "POST":
                     await endpoint(scope, receive, send)
                 else:
                     error = wrong_method(scope["method"], scope["path"], ((b"allow", b"POST"),))
-                    await self._answer(scope, receive, send, error)
+                    await self.answer(scope, receive, send, error)
                 return
             try:
-                origins.check(headers)
+                observed.check(self.core, scope, headers)
             except GatewayError as error:
-                await self._answer(scope, receive, send, error)
+                await self.answer(scope, receive, send, error)
                 return
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET"}
@@ -231,7 +231,7 @@ class Gateway:
                     await self.pool.change()
             self._state.follow()
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, what: Headers | GatewayError) -> None:
+    async def answer(self, scope: Scope, receive: Receive, send: Send, what: Headers | GatewayError) -> None:
         """Answer a request that no endpoint sees: with an error, or with headers and nothing else."""
         way = way_back_of(scope, receive, send)
         exchange = self.core.uncounted(way, dict(scope["headers"]))

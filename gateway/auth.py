@@ -23,7 +23,18 @@ from gateway.priority import NORMAL, NUMBERS
 class Caller:
     """The holder of a key."""
 
-    __slots__ = ("_globs", "_known", "_reached", "admin", "name", "priority", "reaches_all", "tags", "weight")
+    __slots__ = (
+        "_globs",
+        "_known",
+        "_reached",
+        "admin",
+        "name",
+        "observes",
+        "priority",
+        "reaches_all",
+        "tags",
+        "weight",
+    )
 
     def __init__(
         self,
@@ -33,17 +44,20 @@ class Caller:
         tags: tuple[str, ...] = (),
         priority: int = NORMAL,
         weight: int = 1,
+        observes: bool = False,
     ) -> None:
         """Create a caller.
 
         `models` are globs of model names; None allows all. `admin`: may see and manage engines. `tags` are the key's,
         for rules. `priority` is the number of the best class its requests may wait in, `weight` its share there.
+        `observes`: may read metrics where that needs a key, as admins may.
         """
         self.name = name
         self.admin = admin
         self.tags = tags
         self.priority = priority
         self.weight = weight
+        self.observes = observes or admin
         self.reaches_all = admin
         """Whether the caller may name any single backend."""
         self._globs: Globs | None = None if models is None else Globs(models)
@@ -98,7 +112,7 @@ class Keys:
         """Take the keys and the rules for callers without one from the config."""
         self._callers: Mapping[bytes, Caller] = {
             bytes.fromhex(key.sha256): Caller(
-                name, key.models, key.admin, key.tags, NUMBERS[key.priority], key.weight
+                name, key.models, key.admin, key.tags, NUMBERS[key.priority], key.weight, key.metrics
             )
             for name, key in config.keys.items()
         }
@@ -129,6 +143,14 @@ class Keys:
         caller = self._holder(headers)
         if not caller.admin:
             raise GatewayError(Own.FORBIDDEN, "this key may not manage engines", code="admin_required")
+        return caller
+
+    def observer(self, headers: Mapping[bytes, bytes]) -> Caller:
+        """Return the caller behind the headers of a request for metrics that need a key. Raises GatewayError."""
+        caller = self._holder(headers)
+        if not caller.observes:
+            message = "this key may not read metrics: give it 'metrics: true' in the config"
+            raise GatewayError(Own.FORBIDDEN, message, code="metrics_required")
         return caller
 
     def _holder(self, headers: Mapping[bytes, bytes]) -> Caller:

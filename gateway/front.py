@@ -8,6 +8,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import resource
 import ssl
@@ -29,20 +30,24 @@ from gateway.wire.server import protocol_with
 class Front:
     """The factory with which uvicorn creates the protocol of each client connection."""
 
-    def __init__(self, config: Config, gateway: Gateway) -> None:
-        """Lead plain requests to the endpoints of this gateway, within the limits of this config."""
+    def __init__(self, config: Config, gateway: Gateway, aside: int = 0) -> None:
+        """Lead plain requests to the endpoints of this gateway, within the limits of this config.
+
+        `aside`: for the port of metrics and probes, where there are no such requests and no TLS, and no more
+        connections than that.
+        """
         self._gateway = gateway
-        self._limits = _limits(config)
-        self._tls = _tls(config)
+        self._aside = aside
+        self._limits, self._tls = self._settings(config)
         self._keep_alive = config.server.timeouts.keep_alive
         self._full = protocol_with(self._limits, cors=gateway.core.cors, refused=self._refused)
-        self._hot = {path.encode(): endpoint for path, endpoint in gateway.hot.items()}
+        self._hot = {} if aside else {path.encode(): endpoint for path, endpoint in gateway.hot.items()}
         self._context: ServerContext | None = None
 
     def limit(self, config: Config) -> None:
         """Keep the limits of another config from now on."""
-        self._limits = self._full.limits = _limits(config)
-        self._tls = _tls(config)
+        self._limits, self._tls = self._settings(config)
+        self._full.limits = self._limits
         self._keep_alive = config.server.timeouts.keep_alive
         if self._context is not None:
             self._context.limits, self._context.keep_alive = self._limits, self._keep_alive
@@ -66,6 +71,13 @@ class Front:
             self._context, self._tls, functools.partial(Door, self._context, loop), self._refused, loop
         )
 
+    def _settings(self, config: Config) -> tuple[Limits, ssl.SSLContext | None]:
+        """Return the limits of connections, and what TLS is spoken with; None where it is not."""
+        limits = _limits(config)
+        if self._aside:
+            return dataclasses.replace(limits, connections=self._aside), None
+        return limits, None if config.server.tls is None else config.server.tls.identity.context
+
     def _refused(self, reason: str) -> None:
         self._gateway.metrics.requests.refused.cell(reason).value += 1
 
@@ -77,11 +89,6 @@ def _descriptors() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     return soft
-
-
-def _tls(config: Config) -> ssl.SSLContext | None:
-    """Return what TLS is spoken with; None where it is not."""
-    return None if config.server.tls is None else config.server.tls.identity.context
 
 
 def _limits(config: Config) -> Limits:

@@ -14,8 +14,11 @@ def address(host: str, port: int, scheme: str = "http") -> str:
     return f"{scheme}://{shown}:{port}"
 
 
-def greeting(url: str, models: list[str], open_to_all: bool) -> str:
-    """Return lines that make a first request easy. Without `open_to_all` they take the key from GATEWAY_KEY."""
+def greeting(url: str, models: list[str], open_to_all: bool, metrics: str = "") -> str:
+    """Return lines that make a first request easy. Without `open_to_all` they take the key from GATEWAY_KEY.
+
+    `metrics` is the URL of the port of metrics, if they have one of their own.
+    """
     auth = "" if open_to_all else ' -H "Authorization: Bearer $GATEWAY_KEY"'
     python_key = '"-"' if open_to_all else 'os.environ["GATEWAY_KEY"]'
     hint = "" if open_to_all else "\n        first    export GATEWAY_KEY=<a key of the config>"
@@ -23,7 +26,7 @@ def greeting(url: str, models: list[str], open_to_all: bool) -> str:
     return textwrap.dedent(
         f"""
         models   {", ".join(models[:SHOWN])}{" ..." if len(models) > SHOWN else ""}
-        docs     {url}/docs     metrics  {url}/metrics     stop: Ctrl-C{hint}
+        docs     {url}/docs     metrics  {metrics or url}/metrics     stop: Ctrl-C{hint}
 
         curl {url}/v1/chat/completions -H "Content-Type: application/json"{auth} \\
           -d '{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "What is this gateway?"}}]}}'

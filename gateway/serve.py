@@ -27,6 +27,7 @@ import uvicorn
 
 from gateway.adopt import Process
 from gateway.app import VERSION, Gateway
+from gateway.aside import Aside
 from gateway.config.address import Listen
 from gateway.config.disk import Disk
 from gateway.config.file import Loaded
@@ -78,9 +79,10 @@ class Connections(set[Any]):
 class Server(uvicorn.Server):
     """uvicorn's server with the gateway's own main loop and graceful shutdown."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, front: Front) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, front: Front, aside: Aside) -> None:
         super().__init__(config)
         self._gateway = gateway
+        self._aside = aside
         self._front = front
         self._sockets: list[socket.socket] = []
         self._connections = self.server_state.connections = Connections()
@@ -108,6 +110,7 @@ class Server(uvicorn.Server):
     def limit(self, config: Config) -> None:
         """Hold clients to the limits and deadlines of a config from now on."""
         self._front.limit(config)
+        self._aside.limit(config)
         self.config.timeout_keep_alive = config.server.timeouts.keep_alive  # type: ignore[assignment]
         self.config.timeout_graceful_shutdown = config.server.drain  # type: ignore[assignment]
 
@@ -133,6 +136,7 @@ class Server(uvicorn.Server):
         # Every answer needs the date header; uvicorn would create it only after the first connections are accepted.
         await self.on_tick(0)
         await super().startup(sockets)
+        await self._aside.begin(self.server_state, self.lifespan.state)
         self._began.set()
 
     async def serving(self) -> None:
@@ -169,6 +173,7 @@ class Server(uvicorn.Server):
         await asyncio.gather(*late, *waits, return_exceptions=True)
         await self._gateway.core.register.empty()
         await self._part()
+        await self._aside.close()
         await self.lifespan.shutdown()
 
     def _running(self) -> int:
@@ -216,10 +221,10 @@ class Server(uvicorn.Server):
         await self._serve([listener])
 
 
-def build(config: Config, peers: Peers | None = None) -> tuple[Server, Gateway]:
+def build(config: Config, peers: Peers | None = None, shared: bool = False) -> tuple[Server, Gateway]:
     """Return the gateway for a config and the server that runs it; start neither.
 
-    `peers` are the processes of this gateway; None if this is the only one.
+    `peers` are the processes of this gateway; None if this is the only one. `shared`: others listen on the same ports.
     """
     gateway = Gateway(config, peers=peers)
     front = Front(config, gateway)
@@ -237,7 +242,7 @@ def build(config: Config, peers: Peers | None = None) -> tuple[Server, Gateway]:
         timeout_graceful_shutdown=config.server.drain,  # type: ignore[arg-type]
         backlog=BACKLOG,
     )
-    return Server(settings, gateway, front), gateway
+    return Server(settings, gateway, front, Aside(config, gateway, shared)), gateway
 
 
 def serve(loaded: Loaded, disk: Disk, file: Path, workers: int = 1) -> int:
@@ -247,8 +252,13 @@ def serve(loaded: Loaded, disk: Disk, file: Path, workers: int = 1) -> int:
     """
     config = loaded.config
     listener = listen(config.server.listen)
+    aside = config.server.metrics.listen
     if listener is None:
         return 1
+    if aside is not None and not _free(aside):
+        listener.close()
+        return 1
+    metrics = "" if aside is None else address(aside.host, aside.port)
     host, port = listener.getsockname()[:2]
     scheme = "http" if config.server.tls is None else "https"
     url = address(host, port, scheme)
@@ -256,7 +266,7 @@ def serve(loaded: Loaded, disk: Disk, file: Path, workers: int = 1) -> int:
     terminal = Outlet(sys.stdout)
     shown = url if url.endswith(where) else f"{scheme}://{where}, here {url}"
     if workers == 1:
-        _run(_serve(loaded, disk, file, listener, lambda: _greeted(terminal, shown, url)))
+        _run(_serve(loaded, disk, file, listener, lambda: _greeted(terminal, shown, url, metrics)))
         terminal.flush()
         return 0
     listener.close()
@@ -266,7 +276,7 @@ def serve(loaded: Loaded, disk: Disk, file: Path, workers: int = 1) -> int:
         port,
         workers,
         on_listening=lambda: terminal.put(f"gateway {VERSION} listens on {shown} with {workers} workers"),
-        on_ready=lambda models: terminal.put(greeting(url, models, is_open)),
+        on_ready=lambda models: terminal.put(greeting(url, models, is_open, metrics)),
     )
     _run(_survive(master.run(), master.hup))
     terminal.flush()
@@ -288,17 +298,25 @@ def work(loaded: Loaded, where: Listen, link: int, workers: int, profile: str | 
     return 0
 
 
-def listen(where: Listen, shared: bool = False) -> socket.socket | None:
+def _free(aside: Listen) -> bool:
+    """Tell whether the port of metrics can be had, after printing the reason on stderr where it cannot."""
+    found = listen(aside, setting="server.metrics.listen")
+    if found is not None:
+        found.close()
+    return found is not None
+
+
+def listen(where: Listen, shared: bool = False, setting: str = "server.listen") -> socket.socket | None:
     """Return a listening socket, or None after printing the reason on stderr.
 
-    Several processes can listen on one port if each passes `shared`.
+    Several processes can listen on one port if each passes `shared`. `setting` is where the config says it.
     """
     try:
         return opened(where, shared)
     except OSError as error:
         for handler in logging.getLogger().handlers:
             handler.flush()  # the log has a writer of its own, whose lines would begin or end within this one
-        print(f"gateway: {why_not(where, error)}; `server.listen` in the config says where", file=sys.stderr)
+        print(f"gateway: {why_not(where, error)}; `{setting}` in the config says where", file=sys.stderr)
         return None
 
 
@@ -321,10 +339,10 @@ async def _survive(main: Coroutine[Any, Any, None], hup: Callable[[], None]) -> 
 Greet = Callable[[], Callable[[list[str], bool], None]]
 
 
-def _greeted(terminal: Outlet, shown: str, url: str) -> Callable[[list[str], bool], None]:
+def _greeted(terminal: Outlet, shown: str, url: str, metrics: str) -> Callable[[list[str], bool], None]:
     """Print where the gateway listens. Return what prints how to use it, once its models are known."""
     terminal.put(f"gateway {VERSION} listens on {shown}")
-    return lambda models, is_open: terminal.put(greeting(url, models, is_open))
+    return lambda models, is_open: terminal.put(greeting(url, models, is_open, metrics))
 
 
 async def _serve(loaded: Loaded, disk: Disk, file: Path, listener: socket.socket, greet: Greet) -> None:
@@ -351,7 +369,7 @@ async def _work(
     loaded: Loaded, listener: socket.socket, end: socket.socket, workers: int, profile: str | None
 ) -> None:
     worker = Worker(await Link.on(end), workers)
-    server, gateway = build(loaded.config, worker)
+    server, gateway = build(loaded.config, worker, shared=True)
     process = Process(gateway, server, shared=True)
     process.begin(loaded)
     process.use_profile(profile)

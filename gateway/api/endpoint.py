@@ -66,6 +66,8 @@ class Core:
         self.metrics: Metrics = metrics
         self.pages: Pages = pages
         self.draining: bool = False
+        self.has_aside: bool = False
+        """Whether metrics have a port of their own now."""
         self.discovery: Discovery | None = None
         """Asks engines for models that nobody knows; None where nothing is asked."""
         self.register: Register = Register()

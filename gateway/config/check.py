@@ -55,6 +55,12 @@ def _server(config: Config, source: Source) -> Iterator[Problem]:
             f"other machines can reach {_written(source, where)} and there are no keys: "
             "make one with `gateway key new`, or accept everybody with `auth: none`",
         )
+    if config.server.metrics.auth == "keys" and (keys is None or not keys.content):
+        yield source.problem(
+            ("server", "metrics", "auth"),
+            "there are no keys: make one with `gateway key new` and give it `metrics: true`",
+        )
+    yield from _metrics_listen(config, source)
     if asks and config.server.trusted_proxies and (keys is None or not keys.content):
         yield source.problem(
             ("server", "trusted_proxies"),
@@ -68,6 +74,19 @@ def _server(config: Config, source: Source) -> Iterator[Problem]:
             ("server", "cors"),
             "without keys every page that this machine's browsers show could use the gateway: "
             "list the origins that may, or make a key with `gateway key new`",
+        )
+
+
+def _metrics_listen(config: Config, source: Source) -> Iterator[Problem]:
+    main, aside = config.server.listen, config.server.metrics.listen
+    if aside is None:
+        return
+    where: Where = ("server", "metrics", "listen")
+    if aside.port == 0:
+        yield source.problem(where, "needs a port that others know: 0 takes any")
+    elif aside.port == main.port and (aside.host == main.host or {aside.host, main.host} & {"0.0.0.0", "::"}):
+        yield source.problem(
+            where, f"{_written(source, where)} is taken by 'server.listen': choose another port"
         )
 
 

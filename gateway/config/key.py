@@ -44,6 +44,11 @@ class Key(Section):
         False, "Whether the key may see and manage the engines: `/gateway/backends` and all below it."
     )
 
+    metrics: bool = setting(
+        False,
+        "Whether the key may read metrics where `server.metrics.auth` wants one. A key with `admin` may too.",
+    )
+
     @property
     def sha256(self) -> str:
         """The hex SHA-256 of the key, whether it was given by `hash` or by `value`."""

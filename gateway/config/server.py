@@ -78,6 +78,21 @@ class Log(Section):
     )
 
 
+class Metrics(Section):
+    """Where metrics are, and who may read them."""
+
+    listen: ListenAddress | None = setting(
+        None,
+        "An address and port of their own for metrics and probes, in plain HTTP. The main port then shows metrics to "
+        "operators only; probes are on both. Left out, everything is on the main port.",
+    )
+    auth: Literal["none", "keys"] = setting(
+        "none",
+        "`none`: whoever reaches the port reads metrics. `keys`: reading them needs a key with `metrics: true` or "
+        "`admin: true`. Probes never need one.",
+    )
+
+
 class Server(Section):
     """The gateway's own socket and what it accepts there."""
 
@@ -109,6 +124,7 @@ class Server(Section):
     drain: Wait = setting("30s", "How long running requests may go on after SIGTERM.")
     limits: Limits = setting({}, "How much one client may send, and one engine answer.")
     timeouts: ClientTimeouts = setting({}, "Deadlines for what clients send and read.")
+    metrics: Metrics = setting({}, "Where metrics are, and who may read them.")
     log: Log = setting({}, "What the gateway prints about itself.")
     tracing: Tracing | None = setting(
         None,
