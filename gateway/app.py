@@ -31,6 +31,7 @@ from gateway.api.observing import Observing
 from gateway.api.orders import OrderEndpoints
 from gateway.api.overview import Overview
 from gateway.api.paths import Paths
+from gateway.api.visits import Visits
 from gateway.api.web import web, wrong_method
 from gateway.balance.sessions import AGENT, Source
 from gateway.config.outcome import InForce
@@ -100,6 +101,7 @@ class Gateway:
         self._traces = Traces(
             dispatcher.accounting, {hot.operation: hot.paths[0] for hot in ENDPOINTS}, VERSION
         )
+        self._visits = Visits()
         self._serving = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -130,7 +132,7 @@ class Gateway:
                 return
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET"}
-            send = _tagged(
+            send = self._tagged(
                 scope, send, self.core.request_id(headers.get(b"x-request-id")), origins.answering(headers)
             )
         await self._web(scope, receive, send)
@@ -242,6 +244,18 @@ class Gateway:
             exchange.end()
         await way.close()
 
+    def _tagged(self, scope: Scope, send: Send, request_id: bytes, cors: Headers) -> Send:
+        """Return `send` wrapped so that it adds headers: the request's id, who may read it, whether it is the last."""
+
+        async def tagged(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                added = ((b"x-request-id", request_id), *cors, *closing_early(scope))
+                message["headers"] = [*message["headers"], *added]
+                self._visits.answered(scope["method"], scope["path"], message["status"])
+            await send(message)
+
+        return tagged
+
 
 def _say_if_broken(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
@@ -253,15 +267,3 @@ def _say_if_broken(task: asyncio.Task[None]) -> None:
 def _decoded(path: bytes) -> str:
     """Return a path decoded for routing, except encoded slashes: these are part of a model's name, not separators."""
     return unquote(path.decode("ascii").replace("%2f", "%2F").replace("%2F", "%252F"))
-
-
-def _tagged(scope: Scope, send: Send, request_id: bytes, cors: Headers) -> Send:
-    """Return `send` wrapped so that it adds headers: the request's id, who may read it, whether it is the last."""
-
-    async def tagged(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            added = ((b"x-request-id", request_id), *cors, *closing_early(scope))
-            message["headers"] = [*message["headers"], *added]
-        await send(message)
-
-    return tagged
