@@ -42,16 +42,20 @@ class Outlet:
         notice: Callable[[int], str] = dropped,
         room: int = ROOM,
         before: Callable[[int], None] | None = None,
+        gather: float = 0.0,
     ) -> None:
         """Write to `stream`.
 
         `notice` returns the line that tells how many were dropped; `room` is in bytes. `before` is called by the
-        thread with the file descriptor each time there is something to write.
+        thread with the file descriptor each time there is something to write. `gather` is for how many seconds lines
+        are collected before they are written together: waking the thread for each costs more than making it.
         """
         self._stream = stream
         self._notice = notice
         self._room = room
         self._before = before
+        self._gather = gather
+        self._hurry = threading.Event()
         self._closed = False
         self._lines: list[bytes] = []
         self._size = 0
@@ -80,7 +84,10 @@ class Outlet:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="outlet", daemon=True)
                 self._thread.start()
-            self._changed.notify_all()
+            if len(self._lines) == 1:
+                self._changed.notify_all()
+            if self._size > self._room // 2:
+                self._hurry.set()
 
     def leave_out(self) -> None:
         """Count a line that is not to be written, as one that was dropped."""
@@ -93,12 +100,14 @@ class Outlet:
             if self._dropped and self._thread is not None:
                 self._lines.append(b"")
                 self._changed.notify_all()
+            self._hurry.set()
             self._changed.wait_for(lambda: not (self._lines or self._writing), patience)
 
     def close(self) -> None:
         """Close the stream as soon as everything is written. Nobody waits for that, and nothing may be put after it."""
         with self._changed:
             self._closed = True
+            self._hurry.set()
             if self._thread is None:
                 self._stream.close()
             self._changed.notify_all()
@@ -111,6 +120,10 @@ class Outlet:
                 self._changed.wait_for(lambda: self._lines or self._closed)
                 if not self._lines:
                     break
+            if self._gather:
+                self._hurry.wait(self._gather)
+                self._hurry.clear()
+            with self._changed:
                 data = b"".join(self._lines)
                 missing, self._dropped = self._dropped, 0
                 self._lines.clear()

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,27 @@ def test_several_processes_append_whole_lines_to_one_file(
     assert b"".join(pieces) == written
     assert all(piece.endswith(b"\n") for piece in pieces)
     assert all(len(piece) <= 4096 or piece.count(b"\n") == 1 for piece in pieces)
+
+
+def test_lines_that_are_gathered_are_written_together_and_at_the_latest_when_asked_for(
+    tmp_path: Path,
+) -> None:
+    looks: list[int] = []
+    file = tmp_path / "log"
+    outlet = Outlet(file.open("a"), before=looks.append, gather=30.0)
+    for number in range(50):
+        outlet.put(f"line {number}")
+    began = time.monotonic()
+    outlet.leave_out()
+    outlet.flush(10)
+    assert time.monotonic() - began < 5
+    assert file.read_text().splitlines() == [*(f"line {number}" for number in range(50)), dropped(1)]
+    assert len(looks) == 1
+    outlet.put("the last line")
+    outlet.close()
+    assert outlet._thread is not None
+    outlet._thread.join(5)
+    assert file.read_text().endswith("\nthe last line\n")
 
 
 def test_a_closed_outlet_has_written_everything_and_its_file_is_closed(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ from gateway.telemetry.timeline import HOPS
 
 _MILLISECOND: Final = 1e6
 """Nanoseconds per millisecond."""
+_GATHER: Final = 0.1
+"""Seconds for which lines are collected before they are written."""
 _LONGEST: Final = 256
 """Most characters of anything that a client wrote."""
 
@@ -141,9 +143,9 @@ def _opened(path: str | None, form: str) -> Outlet | None:
         return None
     notice = dropped if form == "text" else _dropped
     if path == "-":
-        return Outlet(sys.stdout, notice)
+        return Outlet(sys.stdout, notice, gather=_GATHER)
     try:
-        return Outlet(open(path, "a", encoding="utf-8"), notice, before=_Followed(path))
+        return Outlet(open(path, "a", encoding="utf-8"), notice, before=_Followed(path), gather=_GATHER)
     except OSError as error:
         log.error("there is no access log: %s cannot be written: %s", path, error.strerror)
         return None

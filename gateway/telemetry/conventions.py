@@ -122,11 +122,6 @@ def attempt(operation: Operation, leg: Leg, number: int) -> Attributes:
     return found | _tokens(leg.usage)
 
 
-def hop(name: str) -> Attributes:
-    """Return the attributes of the span of one hop."""
-    return {"gateway.hop": name}
-
-
 def _tokens(usage: Usage | None) -> Attributes:
     if usage is None:
         return {}

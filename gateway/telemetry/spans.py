@@ -22,6 +22,7 @@ from gateway.telemetry.conventions import Attributes
 from gateway.telemetry.timeline import CONNECT, HOPS, STREAM
 from gateway.telemetry.trace import Leg, Trace
 
+_NOTHING: Final[Attributes] = {}
 _OWN: Final = range(CONNECT, STREAM + 1)
 """The hops of an attempt."""
 
@@ -147,7 +148,7 @@ def _attempt(request: Ended, leg: Leg, number: int, hops: list[Hop]) -> Iterator
 def _hop(hop: Hop, parent: str, epoch: int) -> Span:
     name = HOPS[hop.number]
     fresh = hexlify(urandom(8)).decode()
-    return Span(name, "internal", fresh, parent, hop.start + epoch, hop.end + epoch, conventions.hop(name))
+    return Span(name, "internal", fresh, parent, hop.start + epoch, hop.end + epoch, _NOTHING)
 
 
 def _hops(journal: list[int], end: int) -> Iterator[Hop]:

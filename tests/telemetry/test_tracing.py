@@ -129,7 +129,9 @@ async def test_a_request_is_a_tree_of_spans(
         [seen] = [each for each in engine.requests if each.path == CHAT]
         assert seen.headers["traceparent"] == f"00-{TRACE}-{attempt.span_id}-01"
         assert seen.headers["tracestate"] == "a=b"
-        line = json.loads((tmp_path / "log").read_text())
+        file = tmp_path / "log"
+        await until(lambda: file.exists() and file.read_text().endswith("\n"), "the access log is written")
+        line = json.loads(file.read_text())
         assert (line["trace"], line["id"]) == (TRACE, request.attributes["gateway.request.id"])
         assert request.duration / 1e6 == pytest.approx(line["milliseconds"], abs=0.01)
         assert {"service.name": "llm-serving-gateway"}.items() <= request.resource.items()
