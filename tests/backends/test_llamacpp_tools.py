@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.conformance import sdk
 from tests.conformance.checks import CHAT, PORT, PORT_TOOL, user
-from tests.conformance.operations import MESSAGE_WITH_TOOLS, MESSAGES, RESPONSES
+from tests.conformance.operations import MESSAGE_WITH_TOOLS, MESSAGES, RESPONSES, named
 from tests.serving import Served, serving
 
 CONFIG = """
@@ -83,6 +84,23 @@ async def test_an_answer_that_its_limit_has_cut_passes(served: Served, path: str
     assert ends[path] in answer.body
 
 
+@pytest.mark.parametrize("limit", [100, 12], ids=["whole", "cut"])
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_call_of_the_responses_api_fits_the_types_of_its_sdk(served: Served, limit: int) -> None:
+    answer = await served.post(RESPONSES, asked(RESPONSES, "calls", limit, stream=False))
+    sdk.fits(answer.json())
+    events = named(await served.post(RESPONSES, asked(RESPONSES, "calls", limit, stream=True)))
+    for event in events:
+        sdk.fits_response_event(event)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    said = "".join(
+        event["delta"] for event in events if event["type"] == "response.function_call_arguments.delta"
+    )
+    (call,) = events[-1]["response"]["output"]
+    assert said == call["arguments"] == answer.json()["output"][0]["arguments"]
+    assert {event["output_index"] for event in events if "output_index" in event} == {0}
+
+
 @pytest.mark.parametrize("path", FORCED)
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_call_that_its_limit_has_cut_passes(served: Served, path: str) -> None:
@@ -95,4 +113,18 @@ async def test_a_call_that_its_limit_has_cut_passes(served: Served, path: str) -
         RESPONSES: lambda: body["output"][0]["arguments"],
     }
     assert found[path]() in ("{", {}), body
+    assert not served.gateway.pool.backends["calls"].breaker.open
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.asyncio(loop_scope="module")
+async def test_an_answer_that_the_engine_cannot_read_is_no_fault_of_the_engine(
+    served: Served, *, stream: bool
+) -> None:
+    """With this template llama.cpp (b11549) expects a call although none has to be made, and says 500 to words."""
+    body = asked(CHAT, "calls", 100, stream=stream) | {"tool_choice": "auto"}
+    for _ in range(8):
+        answer = await served.post(CHAT, body)
+        assert (answer.status, answer.error["code"]) == (502, "upstream_error"), answer.body
+        assert "chat template" in answer.error["message"]
     assert not served.gateway.pool.backends["calls"].breaker.open

@@ -189,6 +189,8 @@ class LlamaCpp(OpenAICompatible):
             )
         elif error.type == "server_error" and _UNFIT.match(error.message):
             return dataclasses.replace(failure, kind=Kind.REJECTED, message=failure.detail)
+        elif error.type == "server_error" and _UNREAD.match(error.message):
+            return dataclasses.replace(failure, engine_lives=True, message=_UNREADABLE)
         if kind is None or kind is failure.kind:
             return failure
         return dataclasses.replace(failure, kind=kind, message=_MESSAGES[kind])
@@ -337,6 +339,8 @@ _NO_TOKEN = re.compile(r"vector::_M_range_check")
 _UNFIT = re.compile(
     r"Failed to parse (?:tools|messages|grammar)|image input is not supported|audio input is not"
 )
+_UNREAD = re.compile(r"The model produced output that does not match the expected \S+ format")
+_UNREADABLE = "the model's answer does not have the form that its chat template tells the engine to expect"
 _LEVELS = {"E": logging.ERROR, "W": logging.WARNING, "I": logging.INFO, "D": logging.DEBUG}
 _PREFIX = re.compile(r"^\d+(\.\d+){3} (?P<level>[DIWE]) ")
 # Lines whose content is reported elsewhere: by the answer to the request, or as the reason of the crash.
