@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from gateway.console.backends import ago, error, state
 from gateway.console.client import printable
+from gateway.console.gpus import HEAD, gpu_rows
 from gateway.console.rates import IN_FLIGHT, QUEUED, Look, Page, Traffic, faults_so_far, total, traffic
 
 View = dict[str, Any]
@@ -89,6 +90,7 @@ def status_lines(url: str, status: View, backends: Sequence[View], page: Page, n
         for view in backends
     ]
     head = ("BACKEND", "ENGINE", "STATE", "IN FLIGHT", "QUEUE", "BREAKER", "DRAINED", "LAST ERROR")
+    gpus = gpu_rows(page)
     return [
         printable(f"gateway {status['version']} at {url}: {state_now}"),
         printable(
@@ -98,6 +100,7 @@ def status_lines(url: str, status: View, backends: Sequence[View], page: Page, n
         f"requests: {_phases(status)}; {share}",
         "",
         *table(head, rows),
+        *(["", *table(HEAD, gpus)] if gpus else []),
     ]
 
 

@@ -20,6 +20,7 @@ IN_FLIGHT = "gateway_requests_in_flight"
 QUEUED = "gateway_requests_queued"
 FIRST_TOKEN = "gateway_time_to_first_token_seconds_bucket"
 WANTED = frozenset({REQUESTS, TOKENS, IN_FLIGHT, QUEUED, FIRST_TOKEN})
+"""The metrics that are read where nobody says which."""
 
 FAULTS = frozenset({"upstream_error", "timeout", "overloaded", "internal_error"})
 """The outcomes that are neither the client's doing nor an operator's."""
@@ -64,11 +65,11 @@ class Traffic(NamedTuple):
     p95: float | None
 
 
-def read(text: str) -> Page:
-    """Return the numbers of a metrics page in Prometheus' text format that are used here."""
-    found: dict[str, list[Sample]] = {name: [] for name in WANTED}
+def read(text: str, wanted: Iterable[str] = WANTED) -> Page:
+    """Return the numbers of a metrics page in Prometheus' text format that are wanted, by their names there."""
+    found: dict[str, list[Sample]] = {name: [] for name in wanted}
     for line in text.splitlines():
-        if not line.startswith("gateway_") or line[: line.find("{")] not in WANTED:
+        if not line.startswith("gateway_") or line[: line.find("{")] not in found:
             continue
         match = _SAMPLE.fullmatch(line)
         if match:

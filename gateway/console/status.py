@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 
 from gateway.console.client import Client, Failed, add_arguments, printable
 from gateway.console.frames import cut, status_lines
-from gateway.console.rates import read
+from gateway.console.gpus import NAMES
+from gateway.console.rates import WANTED, read
 
 
 def add_command(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,9 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps({**status, "backends": backends}, indent=2))
         else:
-            lines = status_lines(client.url, status, backends, read(client.metrics()), datetime.now(UTC))
+            lines = status_lines(
+                client.url, status, backends, read(client.metrics(), WANTED | NAMES), datetime.now(UTC)
+            )
             columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
             print("\n".join(line if columns is None else cut(line, columns) for line in lines))
     except Failed as error:
