@@ -277,6 +277,7 @@ async def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(150)  # several programs start, one after the other
 async def test_ctrl_c_ends_the_command_and_workers_ask_the_master(tmp_path: Path) -> None:
     """The real embedded engine, behind two workers."""
     file = tmp_path / "gateway.yaml"
@@ -297,7 +298,7 @@ async def test_ctrl_c_ends_the_command_and_workers_ask_the_master(tmp_path: Path
         command = [*gateway, "logs", "local", "-f", "--url", f"http://127.0.0.1:{port}"]
         follower = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, cwd=ROOT)
         assert follower.stdout is not None and follower.stderr is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             first = await follower.stdout.readline()
             assert first.startswith(b"-- the engine was started: process ")
             os.kill(int(first.split(b"process ")[1].split(b",")[0]), signal.SIGKILL)
@@ -309,7 +310,7 @@ async def test_ctrl_c_ends_the_command_and_workers_ask_the_master(tmp_path: Path
         last = [*command, "-n", "1"]
         second = await asyncio.create_subprocess_exec(*last, stdout=pipe, stderr=pipe, cwd=ROOT)
         assert second.stdout is not None and second.stderr is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             assert await second.stdout.readline()
             process.send_signal(signal.SIGINT)
             assert await second.stderr.read() == b"gateway: the gateway stops\n"

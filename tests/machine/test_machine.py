@@ -187,6 +187,7 @@ def engine_of(gateway: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(150)  # several programs start, one after the other
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_gateway_shows_what_its_engine_uses_once_however_many_workers(
     tmp_path: Path, nvml: Path, workers: int
