@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -22,6 +23,8 @@ from gateway.machine.host import Host, HostSource
 from gateway.machine.nvidia import Nvidia
 from gateway.machine.processes import CpuTime, Table
 from gateway.telemetry.of_machine import MachineMetrics, fill
+
+log = logging.getLogger("gateway.machine")
 
 INTERVAL = 5.0
 """Seconds between two looks: no scraper that is in use looks more often."""
@@ -88,8 +91,14 @@ class Machine:
 
     async def run(self) -> None:
         """Look every few seconds, until cancelled."""
+        told = False
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except Exception:
+                if not told:
+                    log.exception("the machine cannot be looked at, which is a bug")
+                told = True
             await asyncio.sleep(INTERVAL)
 
     async def look(self) -> None:

@@ -157,6 +157,31 @@ async def test_without_a_launched_engine_no_process_is_looked_at() -> None:
     assert scene.uses() == {}
 
 
+async def test_a_bug_is_logged_once_and_the_next_look_comes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(machine, "INTERVAL", 0.01)
+    looks = 0
+
+    def launched() -> dict[str, int | None]:
+        nonlocal looks
+        looks += 1
+        raise RuntimeError("oh")
+
+    scene = Machine(launched, Metrics("1").machine, [], Host)
+    running = asyncio.create_task(scene.run())
+    for _ in range(1000):
+        if looks >= 3:
+            break
+        await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+    assert looks >= 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "the machine cannot be looked at, which is a bug"
+    ]
+
+
 async def page(port: int) -> str:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
