@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import logging
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gateway import aside
-from gateway.__main__ import main
 from gateway.fake.engine import FakeEngine
 from tests.certificates import pair
 from tests.config.files import lines
@@ -180,15 +181,17 @@ async def test_a_reload_moves_it_and_a_port_that_is_taken_is_tried_again(
         assert (await served.get("/metrics")).status == 200
 
 
-def test_a_port_that_is_taken_is_an_error_at_the_start(
-    tmp_path: Path, port: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_port_that_is_taken_is_an_error_at_the_start(tmp_path: Path, port: int) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text(config(NOWHERE, server=f'metrics: {{listen: "127.0.0.1:{port}"}}'))
     with taken(port):
-        assert main(["serve", str(file)]) == 1
-    said = capsys.readouterr().err
-    assert f"cannot listen on 127.0.0.1:{port}: Address already in use; `server.metrics.listen`" in said
+        # A process of its own: it sets up the log.
+        command = [sys.executable, "-m", "gateway", "serve", str(file)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert ended.returncode == 1
+    assert (
+        f"cannot listen on 127.0.0.1:{port}: Address already in use; `server.metrics.listen`" in ended.stderr
+    )
 
 
 BACKENDS = "\nbackends: {a: {engine: openai, url: 'http://h:1'}}\n"
