@@ -27,6 +27,7 @@ from backends.load import Reading as Reading  # noqa: PLC0414 (others import it 
 from backends.load import Signal as Signal  # noqa: PLC0414 (others import it from here)
 from backends.load import Signals as Signals  # noqa: PLC0414 (others import it from here)
 from backends.load import Status as Status  # noqa: PLC0414 (others import it from here)
+from backends.metrics import MetricsPage as MetricsPage  # noqa: PLC0414 (others import it from here)
 
 LONG_FIRST_TOKEN = 600.0
 """Seconds until the first content of an engine that computes on CPUs: 30,000 tokens of a prompt at 50 per second."""
@@ -357,6 +358,10 @@ class Engine(ABC):
     def signals_of(self, answers: Sequence[bytes | None]) -> Signals:
         """Return the signals in the answers to `signal_calls`; an answer is None if it failed or was not 200."""
         return {}
+
+    def metrics(self) -> MetricsPage | None:
+        """Return the engine's own metrics page and what is read of it; None where it has none in Prometheus' format."""
+        return None
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
         """Return the request that carries out one of `actions`.

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from backends.base import Kind, Operation, Signal, Status
+from backends.metrics import Finish
 from gateway.config.outcome import RESULTS
 from gateway.errors import OUTCOMES, ROWS
 from gateway.telemetry.cells import Histogram
@@ -42,7 +43,7 @@ def test_cells_show_on_the_page() -> None:
 
 def test_the_document_names_every_value_of_the_closed_sets() -> None:
     text = DOCUMENT.read_text()
-    for word in (*OUTCOMES, *REASONS, *RESULTS, *Kind, *Operation, *Signal, *Status, *HOPS):
+    for word in (*OUTCOMES, *REASONS, *RESULTS, *Kind, *Operation, *Signal, *Status, *HOPS, *Finish):
         assert f"`{word}`" in text, word
 
 

@@ -94,7 +94,10 @@ FLOORS = (
     Floor(("backends.registry",)),
     Floor(("backends.engines.*", "backends.surfaces.*"), siblings=True),
     Floor(("backends.dialect.*", "backends.facts.*"), siblings=True),
-    Floor(("backends.framing.*", "backends.base", "backends.failure", "backends.load"), siblings=True),
+    Floor(
+        ("backends.framing.*", "backends.base", "backends.failure", "backends.load", "backends.metrics"),
+        siblings=True,
+    ),
 )
 
 # A runner is a program of its own, started as a process: nobody imports it, it imports nothing of ours.

@@ -1,7 +1,8 @@
 """An engine for tests of signals and actions: OpenAI's API, a metrics page, and actions at paths of its own.
 
 Rules:
-- The name in the registry is `orchard`; the fixture `orchard_engine` of a test file adds it.
+- The names in the registry are `orchard`, and `grove` for the one that also measures itself; a fixture of a test file
+  adds them.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from backends.base import Action, Call, Signal, Signals
+from backends.base import Action, Call, MetricsPage, Signal, Signals
 from backends.engines.openai import OpenAI
+from backends.facts import metrics
 from backends.facts.signals import Metric, Table, from_metrics
+from backends.metrics import Counted, Finish, MetricsTable, Outcomes, Timing
 
-ROW = "tests.toy_engine:Orchard"
+ROW, GROVE = "tests.toy_engine:Orchard", "tests.toy_engine:Grove"
 TABLE: Table = {
     Signal.RUNNING: (Metric("orchard_running", "2"), Metric("orchard_active", "1")),
     Signal.WAITING: (Metric("orchard_waiting", "1"),),
@@ -45,6 +48,26 @@ class Orchard(OpenAI):
         if set(arguments) != {"model"}:
             raise ValueError(f"{action} needs the argument 'model' alone")
         return Call(f"/{action}", msgspec.json.encode(dict(arguments)))
+
+
+MEASURED = metrics.page(
+    "/metrics",
+    MetricsTable(
+        counts={Counted.PROMPT_TOKENS: (Metric("orchard_prompts", "1"),)},
+        finished=(Outcomes("orchard_picked", "1", "how", {"ripe": Finish.STOP}),),
+        timings={Timing.FIRST_TOKEN: (Metric("orchard_seconds", "1"),)},
+    ),
+    [TABLE],
+)
+
+
+class Grove(Orchard):
+    """An orchard that measures itself."""
+
+    name: ClassVar[str] = "grove"
+
+    def metrics(self) -> MetricsPage | None:
+        return MEASURED
 
 
 def page(**values: float | str) -> bytes:

@@ -31,6 +31,7 @@ from backends.base import (
     Kind,
     Launch,
     LaunchOptions,
+    MetricsPage,
     Operation,
     Reply,
     Request,
@@ -40,10 +41,11 @@ from backends.base import (
 )
 from backends.dialect import edits, known, rewrite
 from backends.dialect.openai import OpenAICompatible
-from backends.facts import logs
+from backends.facts import logs, metrics
 from backends.facts.launching import Count, GpuServerLaunch, Text, arguments, program
 from backends.facts.signals import Metric, Table, from_metrics
 from backends.facts.units import Share
+from backends.metrics import Counted, Finish, MetricsTable, Outcomes, Timing
 
 COMMAND = ("trtllm-serve", "serve")
 INSTALL = "install it with `pip install tensorrt-llm` from NVIDIA's package index"
@@ -166,6 +168,44 @@ TABLE: Table = {
 }
 
 
+def _of(name: str, versions: str = "after 1.2") -> tuple[Metric, ...]:
+    return (Metric(f"trtllm_{name}", versions),)
+
+
+PAGE = metrics.page(
+    "/prometheus/metrics",
+    MetricsTable(
+        counts={
+            Counted.PROMPT_TOKENS: _of("prompt_tokens_total"),
+            Counted.PROMPT_TOKENS_CACHED: _of("prompt_cached_tokens_total"),
+            Counted.GENERATION_TOKENS: _of("generation_tokens_total"),
+            Counted.DRAFTED_TOKENS: _of("spec_decode_num_draft_tokens_total"),
+            Counted.ACCEPTED_TOKENS: _of("spec_decode_num_accepted_tokens_total"),
+        },
+        finished=(
+            Outcomes(
+                "trtllm_request_success_total",
+                "since 1.1",
+                "finished_reason",
+                {
+                    "stop": Finish.STOP,
+                    "length": Finish.LENGTH,
+                    "cancelled": Finish.ABORT,
+                    "timeout": Finish.ERROR,
+                },
+            ),
+        ),
+        timings={
+            Timing.FIRST_TOKEN: _of("time_to_first_token_seconds", "since 1.1"),
+            Timing.PER_TOKEN: _of("time_per_output_token_seconds", "since 1.1"),
+            Timing.REQUEST: _of("e2e_request_latency_seconds", "since 1.1"),
+            Timing.QUEUE: _of("request_queue_time_seconds", "since 1.1"),
+        },
+    ),
+    [TABLE],
+)
+
+
 class TensorRTLLM(OpenAICompatible):
     """TensorRT-LLM's server."""
 
@@ -204,6 +244,9 @@ class TensorRTLLM(OpenAICompatible):
     def signals_of(self, answers: Sequence[bytes | None]) -> Signals:
         (page,) = answers
         return from_metrics(page, TABLE)
+
+    def metrics(self) -> MetricsPage | None:
+        return PAGE
 
     def log_level(self, line: str) -> int:
         return logs.level(line)

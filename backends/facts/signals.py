@@ -11,26 +11,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 
 from backends.base import Reading, Signal, Signals, Status
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A name under which an engine publishes a signal, and the `versions` that use it.
-
-    A sample counts if it has all `labels`. `combine` makes one value of several samples (one for each model, rank or
-    worker). `per` names a second metric to divide by, for a fraction of two counters.
-    """
-
-    name: str
-    versions: str
-    labels: Mapping[str, str] = field(default_factory=dict)
-    combine: Callable[[list[float]], float] = sum
-    per: str | None = None
-
+from backends.metrics import Metric as Metric  # noqa: PLC0414 (engines import it from here)
 
 Table = Mapping[Signal, tuple[Metric, ...]]
 """For each signal its names, the newest first."""

@@ -80,6 +80,7 @@ class Fleet:
         self.discovery = Discovery(self._ask_models, self._task)
         metrics.before_scrape(self._count_connections)
         metrics.before_scrape(self._count_signals)
+        metrics.before_scrape(self._show_engines)
 
     def apply(self, config: Config) -> None:
         """Start, change and stop backends until they are those of the config.
@@ -314,3 +315,11 @@ class Fleet:
                     metrics.backends.signal_status.cell(name, signal, status).value = float(
                         status is shown.status
                     )
+
+    def _show_engines(self) -> None:
+        shown, now = self._metrics.engines, self._shared.clock()
+        shown.clear()
+        for name, member in self._members.items():
+            if member.poll is not None:
+                engine = member.backend.engine.name
+                shown.show(name, engine, member.poll.book.believed(now), member.poll.measured(now))

@@ -95,14 +95,15 @@ class Member:
         self.backend.launched, self.backend.longest = settings.launch is not None, _longest(settings)
         self.backend.slots.launched = _slots(settings)
         self.watch = Watch(self.backend, shared.pool, shared.on_models, shared.rng)
+        self.metrics_at = _metrics_at(settings)
+        """Where the engine publishes its metrics, if not where it answers."""
         self.poll: Poll | None = None
         self.supervisor: Supervisor | None = None
         if shared.launches:
-            metrics_at = _metrics_at(settings)
             self.poll = Poll(
                 self.backend,
                 shared.pool,
-                metrics_at,
+                self.metrics_at,
                 shared.busy,
                 shared.rng,
                 shared.clock,
@@ -151,8 +152,8 @@ class Member:
         models = _models(settings)
         if models != _models(before):
             self.watch.name_models(models)
-        if self.poll is not None and _signals_from(settings) != _signals_from(before):
-            self.poll.move(_metrics_at(settings))
+        if _signals_from(settings) != _signals_from(before):
+            self._move_metrics(_metrics_at(settings))
         backend.woken.set()
 
     def relocate(self, location: Location) -> None:
@@ -191,8 +192,7 @@ class Member:
     def close(self) -> None:
         """Close every connection; nothing works for the backend any more."""
         self.backend.locate(None)
-        if self.poll is not None:
-            self.poll.move(None)
+        self._move_metrics(None)
         self.ended.set()
 
     def view(self, now: float) -> BackendView:
@@ -200,6 +200,14 @@ class Member:
         process = None if self.supervisor is None else self.supervisor.process
         book = Book() if self.poll is None else self.poll.book
         return backend_view(self.settings, self.backend, process, book, now, self._shared.clock())
+
+    def _move_metrics(self, to: Upstream | None) -> None:
+        """Have the engine's metrics be at `to` from now on; None: where it answers."""
+        if self.metrics_at is not None:
+            self.metrics_at.close()
+        self.metrics_at = to
+        if self.poll is not None:
+            self.poll.move(to)
 
     def _leave_location(self, url: str | None) -> None:
         """Have the requests under way finish where they are, and all others go to `url`; None: wait for it."""

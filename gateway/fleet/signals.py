@@ -1,10 +1,12 @@
-"""Load signals of engines: asked for every few seconds, judged, and kept with their age.
+"""Load signals of engines: asked for every few seconds, judged, and kept with their age; and what they measure besides.
 
 Rules:
 - No request ever waits for them, and a backend that does not answer delays nothing but its own task.
 - A value is never silently wrong: it is ok, or it is shown as stale, suspect or missing, with the reason.
 - What decisions read of it (`gateway.fleet.load`) is set whenever an engine was asked, and holds what is ok only.
 - `Book` is pure, and time is an argument. A signal that turns bad is one log line, and one when it is good again.
+- One answer of an engine's metrics page tells both. It is sifted as it arrives, and what is kept of it is read once; in
+  a thread where that is much, so that the loop turns meanwhile.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from backends.base import Call, Failure, Health, Reading, Signal, Signals, Status
+from backends.base import Call, Engine, Failure, Health, MetricsPage, Reading, Signal, Signals, Status
+from backends.facts.metrics import measured
+from backends.framing.prometheus import Sieve
+from backends.metrics import Measured
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.load import FRESH, INTERVAL
 from gateway.fleet.pool import Pool
@@ -32,6 +37,8 @@ TIMEOUT = 2.0
 """Seconds an answer may take."""
 PAGE = 16 << 20
 """Bytes of an answer: metrics pages of busy engines are long."""
+MUCH = 64 << 10
+"""Bytes of answers, as they were sifted, that are read in a thread: they take more than some milliseconds."""
 VITAL = frozenset({Signal.RUNNING, Signal.WAITING, Signal.KV_USE})
 """Signals that matter wherever they are missing. Another one that is missing may only mean that a feature is off."""
 
@@ -109,6 +116,15 @@ class Book:
         """Return every signal as it stands at `now`."""
         return {signal: self._show(signal, *told, now) for signal, told in self._told.items()}
 
+    def believed(self, now: float) -> dict[Signal, float]:
+        """Return the values that may be believed at `now`."""
+        shown = self.shown(now).items()
+        return {
+            signal: facts.value
+            for signal, facts in shown
+            if facts.status is Status.OK and facts.value is not None
+        }
+
     def report(self, name: str, now: float) -> Report:
         """Return what may be believed at `now`, for the backend of this name."""
         shown = self.shown(now)
@@ -175,6 +191,15 @@ def _names(signals: list[Signal]) -> str:
 OnReport = Callable[[Report], None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What the answers of an engine tell; `measured` is None where its metrics page could not be had."""
+
+    told: Signals
+    lost: str | None
+    measured: Measured | None
+
+
 class Poll:
     """Asks one backend for its signals."""
 
@@ -194,6 +219,8 @@ class Poll:
         backend. `clock` tells the age of signals. `on_report` is called with what may be believed after each question.
         """
         self.book = Book()
+        self._measured: tuple[Measured, float] | None = None
+        """What the engine told last of what it measures, and when."""
         self._backend = backend
         self._pool = pool
         self._metrics_at = metrics_at
@@ -204,13 +231,18 @@ class Poll:
 
     def move(self, metrics_at: Upstream | None) -> None:
         """Ask there from now on; None: where the engine answers."""
-        if self._metrics_at is not None:
-            self._metrics_at.close()
         self._metrics_at = metrics_at
 
     def forget(self) -> None:
-        """Forget every signal: another engine answers from now on."""
+        """Forget all that was told: another engine answers from now on."""
         self.book = Book()
+        self._measured = None
+
+    def measured(self, now: float) -> Measured | None:
+        """Return what the engine measures, as it told at most `FRESH` seconds before `now`."""
+        if self._measured is None or now - self._measured[1] > FRESH:
+            return None
+        return self._measured[0]
 
     async def run(self) -> None:
         """Ask until cancelled, while the backend is ready or loading."""
@@ -236,13 +268,19 @@ class Poll:
             return
         before, in_flight = await self._busy(backend), backend.in_flight
         where = self._metrics_at or upstream
-        answers = await asyncio.gather(*(ask(where, call, TIMEOUT, PAGE) for call in calls))
-        busy = before & await self._busy(backend)
+        page = _page_of(backend.engine)
+        sieves = [Sieve(page.names) if page and _is_at(call, page) else None for call in calls]
+        asked = zip(calls, sieves, strict=True)
+        answers = await asyncio.gather(*(ask(where, call, TIMEOUT, PAGE, sieve) for call, sieve in asked))
+        now, busy = self._clock(), before & await self._busy(backend)
+        much = sum(len(answer[1]) for answer in answers if not isinstance(answer, Failure)) > MUCH
+        reading = (backend.engine, page, calls, answers)
+        found = await asyncio.to_thread(_read, *reading) if much else _read(*reading)
         if upstream is not backend.upstream or book is not self.book:
             return
-        told, lost = self._read(calls, answers)
-        now = self._clock()
-        book.take(told, lost, busy, now)
+        book.take(found.told, found.lost, busy, now)
+        if found.measured is not None:
+            self._measured = found.measured, now
         report = book.report(backend.name, now)
         # A request that came or went meanwhile may be among those that the engine has counted.
         ours = max(in_flight, backend.in_flight)
@@ -253,23 +291,41 @@ class Poll:
             for level, text in book.news(now):
                 log.log(level, "backend '%s': %s", backend.name, text)
 
-    def _read(self, calls: Sequence[Call], answers: Sequence[Answer]) -> tuple[Signals, str | None]:
-        """Return what the answers tell, and why some of them tell nothing."""
-        bodies: list[bytes | None] = []
-        lost = []
-        for call, answer in zip(calls, answers, strict=True):
-            if isinstance(answer, Failure):
-                lost.append(f"{call.method} {call.path}: {answer.message}")
-            elif answer[0] != 200:
-                lost.append(f"{call.method} {call.path} answered {answer[0]}")
-            bodies.append(None if isinstance(answer, Failure) or answer[0] != 200 else answer[1])
-        engine = self._backend.engine
-        # A page can hold anything, and an adapter may come from elsewhere: its bug must not end the task.
-        try:
-            return engine.signals_of(bodies), "; ".join(lost) or None
-        except Exception:
-            log.debug("backend '%s': cannot read its signals", self._backend.name, exc_info=True)
-        told: Signals = {}
-        with contextlib.suppress(Exception):
-            told = engine.signals_of([None] * len(bodies))
-        return told, "its answer cannot be read"
+
+def _page_of(engine: Engine) -> MetricsPage | None:
+    """Return the engine's own metrics page. An adapter may come from elsewhere: its bug must not end the task."""
+    try:
+        return engine.metrics()
+    except Exception:
+        log.debug("engine '%s': cannot tell its metrics page", engine.name, exc_info=True)
+        return None
+
+
+def _is_at(call: Call, page: MetricsPage) -> bool:
+    return call.method == "GET" and call.path == page.path
+
+
+def _read(
+    engine: Engine, page: MetricsPage | None, calls: Sequence[Call], answers: Sequence[Answer]
+) -> _Read:
+    """Return what the answers tell, and why some of them tell nothing."""
+    bodies: list[bytes | None] = []
+    lost = []
+    found: Measured | None = None
+    for call, answer in zip(calls, answers, strict=True):
+        if isinstance(answer, Failure):
+            lost.append(f"{call.method} {call.path}: {answer.message}")
+        elif answer[0] != 200:
+            lost.append(f"{call.method} {call.path} answered {answer[0]}")
+        bodies.append(None if isinstance(answer, Failure) or answer[0] != 200 else answer[1])
+        if page is not None and bodies[-1] is not None and _is_at(call, page):
+            found = measured(bodies[-1], page.table)
+    # A page can hold anything, and an adapter may come from elsewhere: its bug must not end the task.
+    try:
+        return _Read(engine.signals_of(bodies), "; ".join(lost) or None, found)
+    except Exception:
+        log.debug("engine '%s': cannot read its signals", engine.name, exc_info=True)
+    told: Signals = {}
+    with contextlib.suppress(Exception):
+        told = engine.signals_of([None] * len(bodies))
+    return _Read(told, "its answer cannot be read", found)

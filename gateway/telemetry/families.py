@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 from gateway.telemetry.cells import Histogram, Value
 
 Dump = list[tuple[str, str, tuple[str, ...], float | list[float]]]
-"""Cells as plain values: kind of metric, name, label values, and the number, or the sum and counts of a histogram."""
+"""Cells as plain values: kind of metric, name, label values, and the number, or the sum and counts of a histogram.
+Behind these stand the bounds of one that has its own."""
 
 Cell = TypeVar("Cell", Value, Histogram)
 
@@ -20,7 +21,8 @@ Cell = TypeVar("Cell", Value, Histogram)
 class Family(Generic[Cell]):
     """One metric name with its cells, each created when it is first looked up.
 
-    With `sparse`, cells that were never used are not exported: there is one for each model at each backend.
+    With `sparse`, cells that were never used are not exported: there is one for each model at each backend. `own`: each
+    cell is a histogram with bounds of its own.
     """
 
     def __init__(
@@ -31,8 +33,10 @@ class Family(Generic[Cell]):
         labels: tuple[str, ...],
         make: Callable[[], Cell],
         sparse: bool = False,
+        own: bool = False,
     ) -> None:
         self.kind, self.name, self.help, self.labels, self.sparse = kind, name, help, labels, sparse
+        self.own: bool = own
         self._make: Callable[[], Cell] = make
         self.cells: dict[tuple[str, ...], Cell] = {}
 
@@ -59,7 +63,7 @@ class Family(Generic[Cell]):
     def dump(self) -> Dump:
         """Return the cells that are exported as plain values, for another process."""
         return [
-            (self.kind, self.name, labels, cell.plain())
+            (self.kind, self.name, labels, self._plain(cell))
             for labels, cell in self.cells.items()
             if cell.is_shown(self.sparse)
         ]
@@ -70,7 +74,16 @@ class Family(Generic[Cell]):
         if isinstance(cell, Value) and isinstance(value, float | int):
             cell.value = value
         elif isinstance(cell, Histogram) and isinstance(value, list):
-            cell.sum, cell.counts = value[0], [int(count) for count in value[1:]]
+            # There is one bound less than there are buckets.
+            end = len(value) // 2 + 1 if self.own else len(value)
+            cell.sum, cell.counts = value[0], [int(count) for count in value[1:end]]
+            if self.own:
+                cell.bounds = tuple(value[end:])
+
+    def _plain(self, cell: Cell) -> float | list[float]:
+        if self.own and isinstance(cell, Histogram):
+            return [cell.sum, *cell.counts, *cell.bounds]
+        return cell.plain()
 
 
 AnyFamily = Family[Value] | Family[Histogram]

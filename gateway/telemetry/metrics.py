@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from gateway.telemetry.cells import NONE, TargetMetrics
 from gateway.telemetry.families import AnyFamily, Dump
 from gateway.telemetry.of_backends import BackendMetrics
+from gateway.telemetry.of_engines import EngineMetrics
 from gateway.telemetry.of_machine import MachineMetrics
 from gateway.telemetry.of_program import ProgramMetrics
 from gateway.telemetry.of_requests import KeyMetrics, QueueMetrics, RequestMetrics
@@ -39,6 +40,7 @@ class Metrics:
         self.queues = QueueMetrics(made)
         self.routes = RouteMetrics(made)
         self.backends = BackendMetrics(made)
+        self.engines = EngineMetrics(made)
         self.machine = MachineMetrics(made)
         self.program = ProgramMetrics(made, version)
         self.families: list[AnyFamily] = [*made.all.values()]

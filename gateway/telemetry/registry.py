@@ -51,9 +51,11 @@ class Topic:
     def __init__(self, families: Families, title: str) -> None:
         self._families, self._title = families, title
 
-    def counter(self, name: str, help: str, labels: tuple[str, ...] = ()) -> Family[Value]:
-        """Make a counter; cells that never counted anything are not shown."""
-        return self._values("counter", name, help, labels, sparse=True, across="sum")
+    def counter(
+        self, name: str, help: str, labels: tuple[str, ...] = (), sparse: bool = True
+    ) -> Family[Value]:
+        """Make a counter. With `sparse`, cells that never counted anything are not shown."""
+        return self._values("counter", name, help, labels, sparse, across="sum")
 
     def gauge(
         self, name: str, help: str, labels: tuple[str, ...] = (), sparse: bool = False, across: Across = "sum"
@@ -68,6 +70,12 @@ class Topic:
         made: Family[Histogram] = Family(
             "histogram", name, help, labels, lambda: Histogram(bounds), sparse=True
         )
+        self._families.add(self._title, made, "sum")
+        return made
+
+    def histogram_of_others(self, name: str, help: str, labels: tuple[str, ...]) -> Family[Histogram]:
+        """Make a histogram of what others observe: whoever sets a cell brings its buckets."""
+        made: Family[Histogram] = Family("histogram", name, help, labels, lambda: Histogram(()), own=True)
         self._families.add(self._title, made, "sum")
         return made
 

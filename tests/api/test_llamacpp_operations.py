@@ -200,3 +200,29 @@ async def test_its_signals(served: Served) -> None:
     values = {signal: reading.value for signal, reading in signals.items()}
     idle = {Signal.RUNNING: 0, Signal.WAITING: 0, Signal.KV_USE: 0, Signal.SLOTS: 2, Signal.LORAS: 0}
     assert {signal: values[signal] for signal in idle} == idle
+
+
+async def test_what_it_measures_of_itself(served: Served) -> None:
+    await served.gateway.fleet.poll("local").ask()
+    names = (
+        "prompt_tokens",
+        "generation_tokens",
+        "drafted_tokens",
+        "accepted_tokens",
+        "prompt_tokens_cached",
+    )
+
+    def told() -> dict[str, float]:
+        return {name: served.metric(f"gateway_backend_{name}_total", engine="llamacpp") for name in names}
+
+    before = told()
+    body = {**ASKS, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+    answer = await served.post("/v1/chat/completions", body)
+    await served.gateway.fleet.poll("local").ask()
+    usage, after = answer.json()["usage"], told()
+    assert after["generation_tokens"] - before["generation_tokens"] == usage["completion_tokens"] == 4
+    assert after["prompt_tokens"] - before["prompt_tokens"] == usage["prompt_tokens"] > 0
+    page = (await served.get("/metrics")).body.decode()
+    assert 'gateway_backend_requests_running{backend="local",engine="llamacpp"} 0.0\n' in page
+    assert 'gateway_backend_drafted_tokens_total{backend="local",engine="llamacpp"} 0.0\n' in page
+    assert "gateway_backend_preemptions_total{" not in page, "it does not tell them"

@@ -2,7 +2,7 @@
 
 Rules:
 - A row for each engine of the registry; how it was tried comes from `engines.py`, and so does what it does otherwise.
-- What nothing shows comes from `unproven.py`.
+- What nothing shows comes from `unproven.py`. What engines measure comes from their tables and from recorded pages.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from backends import registry
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.of_engines import LOAD
+from tests.conformance import measured
 from tests.conformance.engines import ENGINES, Proof
 from tests.conformance.unproven import UNPROVEN
 
@@ -26,10 +29,11 @@ TRIED = {
 
 def page(text: str) -> str:
     """Return the page with its tables made anew."""
-    for name, lines in (("engines", _engines()), ("otherwise", _otherwise()), ("unproven", _unproven())):
+    tables = {"engines": _engines, "measured": _measured, "otherwise": _otherwise, "unproven": _unproven}
+    for name, lines in tables.items():
         before, begin, rest = text.partition(f"<!-- {name}: made by `python -m tests.conformance.page` -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->\n")
-        text = "".join([before, begin, "\n", *(f"{line}\n" for line in lines), "\n", end, after])
+        text = "".join([before, begin, "\n", *(f"{line}\n" for line in lines()), "\n", end, after])
     return text
 
 
@@ -41,6 +45,30 @@ def _engines() -> Iterator[str]:
         launched = "yes" if engine.launch_options else "no"
         actions = ", ".join(sorted(engine.actions)) or "–"
         yield f"| `{name}` | {launched} | {engine.checked} | {TRIED[ENGINES[name].proof]} | {actions} |"
+
+
+def _measured() -> Iterator[str]:
+    yield "| metric | engine | its own name | seen |"
+    yield "|---|---|---|---|"
+    # A page that was written from source shows nothing.
+    for signal, (metric, _) in LOAD.items():
+        tells = [name for name in registry.ENGINES if signal in measured.signals(name)]
+        shown = {name for name in measured.PAGES if "signals" not in ENGINES[name].instead}
+        unseen = [f"`{name}`" for name in tells if name not in shown]
+        seen = f"✓, but {', '.join(unseen)}: source" if unseen else "✓"
+        names = ", ".join(f"`{name}`" for name in tells)
+        yield f"| `gateway_backend_{metric}` | {names} | as the signal `{signal}` | {seen} |"
+    rows = [
+        (told.metric, engine.name, told) for engine in measured.engines() for told in measured.told(engine)
+    ]
+    order = list(dict.fromkeys(family.name for family in Metrics("").topics["Engines"]))
+    for metric, engine, told in sorted(rows, key=lambda row: order.index(_family(row[0]))):
+        names = ", ".join(f"`{name}` ({versions})" for name, versions in told.names)
+        yield f"| `gateway_backend_{metric}` | `{engine}` | {names} | {'✓' if told.seen else 'source'} |"
+
+
+def _family(metric: str) -> str:
+    return "gateway_backend_" + metric.removesuffix("_total")
 
 
 def _otherwise() -> Iterator[str]:

@@ -31,6 +31,7 @@ from backends.base import (
     Health,
     Kind,
     LaunchOptions,
+    MetricsPage,
     ModelCard,
     Operation,
     Reading,
@@ -48,8 +49,9 @@ from backends.dialect.openai import OpenAICompatible
 from backends.engines.llamacpp import answers, forced
 from backends.engines.llamacpp.asked import edited
 from backends.engines.llamacpp.launch import LlamaCppLaunch
-from backends.facts import cards
+from backends.facts import cards, metrics
 from backends.facts.signals import Metric, Table, from_metrics, reading, samples
+from backends.metrics import Counted, MetricsTable
 
 
 class _Error(msgspec.Struct):
@@ -115,6 +117,19 @@ _METRICS: Table = {
     Signal.WAITING: (Metric("llamacpp:requests_deferred", "b11549"),),
 }
 _CACHED, _READ = "llamacpp:prompt_tokens_cached_total", "llamacpp:prompt_tokens_total"
+PAGE = metrics.page(
+    "/metrics",
+    MetricsTable(
+        counts={
+            Counted.PROMPT_TOKENS: (Metric(_READ, "b11549, without cached ones", plus=_CACHED),),
+            Counted.PROMPT_TOKENS_CACHED: (Metric(_CACHED, "b11549"),),
+            Counted.GENERATION_TOKENS: (Metric("llamacpp:tokens_predicted_total", "b11549"),),
+            Counted.DRAFTED_TOKENS: (Metric("llamacpp:spec_decode_num_draft_tokens_total", "b11549"),),
+            Counted.ACCEPTED_TOKENS: (Metric("llamacpp:spec_decode_num_accepted_tokens_total", "b11549"),),
+        }
+    ),
+    [_METRICS],
+)
 
 
 class LlamaCpp(OpenAICompatible):
@@ -209,6 +224,9 @@ class LlamaCpp(OpenAICompatible):
             **_slot_signals(slots),
             Signal.LORAS: _loras(adapters),
         }
+
+    def metrics(self) -> MetricsPage | None:
+        return PAGE
 
     def crash_reason(self, log: Sequence[str]) -> str | None:
         lines = [_PREFIX.sub("", line) for line in log]

@@ -33,6 +33,7 @@ from backends.base import (
     Health,
     Kind,
     LaunchOptions,
+    MetricsPage,
     Operation,
     Reading,
     Reply,
@@ -47,9 +48,10 @@ from backends.dialect import rewrite
 from backends.dialect.openai import OpenAICompatible
 from backends.engines.lmdeploy import answers, asked
 from backends.engines.lmdeploy.launch import LMDeployLaunch
-from backends.facts import logs
+from backends.facts import logs, metrics
 from backends.facts.actions import checked_arguments
 from backends.facts.signals import Metric, Table, from_metrics, reading
+from backends.metrics import Counted, Finish, MetricsTable, Outcomes, Timing
 
 TABLE: Table = {
     Signal.RUNNING: (Metric("lmdeploy:num_requests_running", "since 0.9"),),
@@ -59,6 +61,46 @@ TABLE: Table = {
 }
 BEFORE_ENGINE: Table = {Signal.WAITING: (Metric("lmdeploy:num_api_requests_waiting", "0.18"),)}
 """Requests that wait before the engine's own queue."""
+
+
+def _of(name: str, versions: str = "0.18") -> tuple[Metric, ...]:
+    return (Metric(f"lmdeploy:{name}", versions),)
+
+
+_REJECTED = ("INPUT_LENGTH_ERROR", "NOT_SUPPORTED", "NO_QUEUE")
+PAGE = metrics.page(
+    "/metrics",
+    MetricsTable(
+        counts={
+            Counted.PROMPT_TOKENS: _of("prompt_tokens_total", "since 0.9"),
+            Counted.PROMPT_TOKENS_CACHED: _of("cached_tokens_total"),
+            Counted.GENERATION_TOKENS: _of("generation_tokens_total", "since 0.9"),
+            Counted.DRAFTED_TOKENS: _of("spec_decode_num_draft_tokens_total"),
+            Counted.ACCEPTED_TOKENS: _of("spec_decode_num_accepted_tokens_total"),
+        },
+        finished=(
+            Outcomes(
+                "lmdeploy:request_success_total",
+                "0.18",
+                "finished_reason",
+                {
+                    "ResponseType.SUCCESS": Finish.COMPLETE,
+                    "ResponseType.FINISH": Finish.COMPLETE,
+                    "ResponseType.CANCEL": Finish.ABORT,
+                    **{f"ResponseType.{name}": Finish.REJECTED for name in _REJECTED},
+                },
+                other=Finish.ERROR,
+            ),
+        ),
+        timings={
+            Timing.FIRST_TOKEN: _of("time_to_first_token_seconds", "since 0.9"),
+            Timing.BETWEEN_TOKENS: _of("iter_token_latency"),
+            Timing.REQUEST: _of("e2e_request_latency_seconds", "since 0.9"),
+            Timing.QUEUE: _of("request_queue_time_seconds", "since 0.9"),
+        },
+    ),
+    [TABLE, BEFORE_ENGINE],
+)
 
 
 class _Health(msgspec.Struct):
@@ -156,6 +198,9 @@ class LMDeploy(OpenAICompatible):
             source = f"{waiting.source} + {early.source}"
             found[Signal.WAITING] = reading(Signal.WAITING, waiting.value + early.value, source)
         return {**found, Signal.ASLEEP: _asleep(state)}
+
+    def metrics(self) -> MetricsPage | None:
+        return PAGE
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
         """Return the request for an action; see `Engine.action`.

@@ -35,13 +35,14 @@ from backends.base import (
     Launch,
     LaunchError,
     LaunchOptions,
+    MetricsPage,
     Operation,
     Request,
     Signal,
     Signals,
 )
 from backends.dialect.openai import OpenAICompatible
-from backends.facts import logs
+from backends.facts import logs, metrics, vllm
 from backends.facts.actions import checked_arguments
 from backends.facts.launching import ProcessLaunch, Text, place, program
 from backends.facts.signals import Metric, Table, from_metrics
@@ -136,6 +137,9 @@ TABLE: Table = {
 }
 
 
+PAGE = metrics.page("/metrics", vllm.table("ray_vllm_"), [TABLE])
+
+
 class RayServe(OpenAICompatible):
     """An application of Ray Serve that speaks OpenAI's API."""
 
@@ -182,6 +186,9 @@ class RayServe(OpenAICompatible):
     def signals_of(self, answers: Sequence[bytes | None]) -> Signals:
         (page,) = answers
         return from_metrics(page, TABLE)
+
+    def metrics(self) -> MetricsPage | None:
+        return PAGE
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
         """Return the request for an action; see `Engine.action`. They need an application of `build_dev_openai_app`.

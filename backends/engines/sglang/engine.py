@@ -36,6 +36,7 @@ from backends.base import (
     Headers,
     Health,
     LaunchOptions,
+    MetricsPage,
     ModelCard,
     Operation,
     Reading,
@@ -51,9 +52,10 @@ from backends.dialect.openai import OpenAICompatible
 from backends.engines.sglang import answers, asked
 from backends.engines.sglang.forms import REPLIES
 from backends.engines.sglang.launch import SGLangLaunch
-from backends.facts import cards, logs
+from backends.facts import cards, logs, metrics
 from backends.facts.actions import checked_arguments
 from backends.facts.signals import Metric, Table, from_metrics, reading
+from backends.metrics import Counted, Finish, MetricsTable, Outcomes, Timing
 
 LOADS = "/v1/loads"
 _COUNTED = b"prompt_tokens_total{"
@@ -77,6 +79,34 @@ TABLE: Table = {
     Signal.SLOTS: (Metric("sglang_max_running_requests", "0.5, the page of loads"),),
     Signal.LORAS: _both("lora_pool_slots_used"),
 }
+
+
+def _of(name: str, **labels: str) -> tuple[Metric, ...]:
+    return (Metric(f"sglang:{name}", "0.5", labels),)
+
+
+PAGE = metrics.page(
+    "/metrics",
+    MetricsTable(
+        counts={
+            Counted.PROMPT_TOKENS: _of("prompt_tokens_total"),
+            Counted.PROMPT_TOKENS_CACHED: _of("cached_tokens_total"),
+            Counted.GENERATION_TOKENS: _of("generation_tokens_total"),
+            # Every stage of a pipeline counts the same requests.
+            Counted.PREEMPTIONS: _of("num_retracted_requests_total", pp_rank="0"),
+        },
+        finished=(Outcomes("sglang:num_requests_total", "0.5", other=Finish.UNKNOWN),),
+        timings={
+            # Of a whole answer it is the time to the last token.
+            Timing.FIRST_TOKEN: _of("time_to_first_token_seconds", is_streaming="true"),
+            Timing.BETWEEN_TOKENS: _of("inter_token_latency_seconds"),
+            Timing.PER_TOKEN: _of("request_time_per_output_token_seconds"),
+            Timing.REQUEST: _of("e2e_request_latency_seconds"),
+            Timing.QUEUE: _of("queue_time_seconds", pp_rank="0"),
+        },
+    ),
+    [TABLE],
+)
 
 
 class _Slots(msgspec.Struct):
@@ -169,6 +199,9 @@ class SGLang(OpenAICompatible):
             # The counter of hits is not on the page before the first one.
             found[Signal.PREFIX_HITS] = reading(Signal.PREFIX_HITS, 0.0, "cached_tokens_total")
         return {**found, **_from_loads(loads)}
+
+    def metrics(self) -> MetricsPage | None:
+        return PAGE
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
         """Return the request for an action; see `Engine.action`.

@@ -28,6 +28,7 @@ from backends.base import (
     Health,
     Kind,
     LaunchOptions,
+    MetricsPage,
     ModelCard,
     Operation,
     Reply,
@@ -41,14 +42,47 @@ from backends.dialect.errors import garbled
 from backends.dialect.openai import OpenAICompatible
 from backends.engines.tgi import answers, asked, native
 from backends.engines.tgi.launch import CRASHES, SAYING, TGILaunch
-from backends.facts import cards, logs
+from backends.facts import cards, logs, metrics
 from backends.facts.signals import Metric, Table, from_metrics
+from backends.metrics import Counted, Finish, MetricsTable, Outcomes, Timing
 
 TABLE: Table = {
     Signal.RUNNING: (Metric("tgi_batch_current_size", "all"),),
     Signal.WAITING: (Metric("tgi_queue_size", "all"),),
 }
 """Neither metric is on the page before the first request."""
+
+_REFUSED = ("overloaded", "validation", "template_error", "missing_template_vertex", "tool_error")
+PAGE = metrics.page(
+    "/metrics",
+    MetricsTable(
+        counts={
+            Counted.PROMPT_TOKENS: (
+                Metric("tgi_request_input_length_sum", "all, of requests that were not refused"),
+            ),
+            Counted.GENERATION_TOKENS: (
+                Metric("tgi_request_generated_tokens_sum", "all, of requests that ended well"),
+            ),
+            Counted.ACCEPTED_TOKENS: (Metric("tgi_request_skipped_tokens_sum", "all"),),
+        },
+        finished=(
+            Outcomes("tgi_request_success", "all", other=Finish.COMPLETE),
+            Outcomes(
+                "tgi_request_failure",
+                "all",
+                "err",
+                {"dropped": Finish.ABORT, **dict.fromkeys(_REFUSED, Finish.REJECTED)},
+                other=Finish.ERROR,
+            ),
+        ),
+        timings={
+            Timing.PER_TOKEN: (Metric("tgi_request_mean_time_per_token_duration", "all"),),
+            Timing.REQUEST: (Metric("tgi_request_duration", "all"),),
+            Timing.QUEUE: (Metric("tgi_request_queue_duration", "all"),),
+        },
+    ),
+    [TABLE],
+)
 
 
 class _Token(msgspec.Struct):
@@ -169,6 +203,9 @@ class TGI(OpenAICompatible):
 
     def signals_of(self, answers: Sequence[bytes | None]) -> Signals:
         return from_metrics(answers[0], TABLE)
+
+    def metrics(self) -> MetricsPage | None:
+        return PAGE
 
     def log_level(self, line: str) -> int:
         found = logs.level(line)

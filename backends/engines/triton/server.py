@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from backends.base import Action, Call, Failure, Headers, Kind, RequestError, Signal, Signals
+from backends.base import Action, Call, Failure, Headers, Kind, MetricsPage, RequestError, Signal, Signals
 from backends.dialect.errors import CONTEXT_MARKS
 from backends.dialect.openai import OpenAICompatible
-from backends.facts import signals
+from backends.facts import metrics, signals
+from backends.metrics import Counted, Metric, MetricsTable, Timing
 
 _CUSTOM = "vLLM backend before vLLM V1, with REPORT_CUSTOM_METRICS in the model's config"
 _PENDING = signals.Metric("nv_inference_pending_request_count", "2.33 on: not yet handed to the model")
@@ -52,6 +53,32 @@ SIGNALS: Mapping[str, signals.Table] = {
 }
 """What each backend publishes on Triton's metrics page."""
 
+
+def _of(name: str) -> tuple[Metric, ...]:
+    return (Metric(f"vllm:{name}", _CUSTOM),)
+
+
+MEASURED: Mapping[str, MetricsTable] = {
+    "vllm": MetricsTable(
+        counts={
+            Counted.PROMPT_TOKENS: _of("prompt_tokens_total"),
+            Counted.GENERATION_TOKENS: _of("generation_tokens_total"),
+            Counted.PREEMPTIONS: _of("num_preemptions_total"),
+        },
+        timings={
+            Timing.FIRST_TOKEN: _of("time_to_first_token_seconds"),
+            Timing.BETWEEN_TOKENS: _of("time_per_output_token_seconds"),
+            Timing.REQUEST: _of("e2e_request_latency_seconds"),
+            Timing.QUEUE: _of("request_queue_time_seconds"),
+        },
+    ),
+}
+"""What is read of it besides. Triton's own counts of requests are not: an ensemble and its parts each count the same
+request."""
+PAGES = {
+    name: metrics.page("/metrics", MEASURED.get(name, MetricsTable()), [table])
+    for name, table in SIGNALS.items()
+}
 
 _TOO_LONG = re.compile(
     r"[^'\".:]*(?:longer than the maximum model length|exceeds maximum input length)[^'\".]*"
@@ -106,6 +133,9 @@ class TritonServer(OpenAICompatible):
 
     def signals_of(self, answers: Sequence[bytes | None]) -> Signals:
         return signals.from_metrics(answers[0], SIGNALS[self._backend])
+
+    def metrics(self) -> MetricsPage | None:
+        return PAGES[self._backend]
 
 
 def model_and_settings(action: Action, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

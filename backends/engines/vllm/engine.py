@@ -37,6 +37,7 @@ from backends.base import (
     Headers,
     Health,
     LaunchOptions,
+    MetricsPage,
     Operation,
     Reading,
     Request,
@@ -47,7 +48,7 @@ from backends.base import (
 from backends.dialect.openai import OpenAICompatible
 from backends.engines.vllm import answers, asked
 from backends.engines.vllm.launch import CRASHES, LAST, VLLMLaunch
-from backends.facts import logs
+from backends.facts import logs, metrics, vllm
 from backends.facts.actions import checked_arguments
 from backends.facts.signals import Metric, Table, from_metrics, reading, samples
 
@@ -81,6 +82,9 @@ _sleeping = msgspec.json.Decoder(_Sleeping)
 
 LORAS = "vllm:lora_requests_info"
 """The metric whose labels name the adapters in use. Its value is a time in seconds since 1970; the latest counts."""
+
+
+PAGE = metrics.page("/metrics", vllm.table(), [TABLE], [LORAS])
 
 
 class VLLM(OpenAICompatible):
@@ -125,6 +129,9 @@ class VLLM(OpenAICompatible):
     def signals_of(self, answers: Sequence[bytes | None]) -> Signals:
         (page,) = answers
         return {**from_metrics(page, TABLE), Signal.LORAS: _loras(page)}
+
+    def metrics(self) -> MetricsPage | None:
+        return PAGE
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
         """Return the request for an action; see `Engine.action`.
