@@ -31,6 +31,7 @@ from gateway.api.observing import Observing
 from gateway.api.orders import OrderEndpoints
 from gateway.api.overview import Overview
 from gateway.api.paths import Paths
+from gateway.api.scraping import EnginePages
 from gateway.api.visits import Visits
 from gateway.api.web import web, wrong_method
 from gateway.balance.sessions import AGENT, Source
@@ -91,6 +92,7 @@ class Gateway:
         Observing(self.admin, self._asked).add_to(self._web)
         CanaryEndpoints(self.admin, self._asked).add_to(self._web)
         OrderEndpoints(self.admin, self._order).add_to(self._web)
+        EnginePages(self.fleet).add_to(self._web)
         LogEndpoint(self.admin, self._printed).add_to(self._web)
         self.admin.add_to(self._web)
         explain.add_to(self._web, self.core, self.admin)

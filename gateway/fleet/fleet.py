@@ -32,6 +32,7 @@ from gateway.fleet.ring import Page, Position
 from gateway.fleet.signals import OnReport, Poll, Report
 from gateway.fleet.view import BackendView
 from gateway.telemetry.metrics import Metrics
+from gateway.wire.upstream import Upstream
 
 log = logging.getLogger("gateway.fleet")
 
@@ -218,6 +219,11 @@ class Fleet:
             if member.backend.name == name and member.supervisor is not None:
                 return await member.supervisor.process.printed.read(at, patience)
         return None
+
+    def metrics_at(self, name: str) -> Upstream | None:
+        """Return where a backend's engine publishes its metrics; None where there is none now."""
+        member = self._members.get(name)
+        return None if member is None else member.metrics_at or member.backend.upstream
 
     def views(self, now: float) -> list[BackendView]:
         """Return every backend as it is at `now`, the event loop's time."""

@@ -226,3 +226,9 @@ async def test_what_it_measures_of_itself(served: Served) -> None:
     assert 'gateway_backend_requests_running{backend="local",engine="llamacpp"} 0.0\n' in page
     assert 'gateway_backend_drafted_tokens_total{backend="local",engine="llamacpp"} 0.0\n' in page
     assert "gateway_backend_preemptions_total{" not in page, "it does not tell them"
+
+
+async def test_its_own_page(served: Served) -> None:
+    answer = await served.get("/backends/local/metrics")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4"
+    assert b"\nllamacpp:tokens_predicted_total " in answer.body
