@@ -89,6 +89,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     """The body's type. Audio is uploaded as a form (`multipart/form-data; boundary=...`)."""
     headers: Headers = ()
     """Headers of the client that belong to the API, such as `anthropic-beta`, for engines that speak it."""
+    translate: bool = False
+    """Whether the client wants it translated even where the engine speaks the client's API itself."""
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):

@@ -298,8 +298,9 @@ class Exchange:
             self.way.write(self.surface.error_event(error.facts, self.events))
             self.way.abort()
         else:
-            body = self.surface.error(error.facts)
-            self.reply(error.status, [*JSON_HEADERS, *error.headers(), *self._tried()], body)
+            facts = error.facts
+            body, status = self.surface.error(facts), self.surface.status(facts, error.status)
+            self.reply(status, [*JSON_HEADERS, *error.headers(), *self._tried()], body)
 
     def _tried(self) -> Headers:
         """Return the headers that tell where the request was tried last, if it was."""

@@ -42,8 +42,8 @@ _ESCAPE: Final = (
 )
 """An escape in a JSON string (RFC 8259, section 7)."""
 _TEXT: Final = rb'(?:[^"\\\x00-\x1f\x80-\xff]++|' + _ESCAPE + rb"|" + _BEYOND_ASCII + rb")++"
-_is_text: Final = re.compile(_TEXT).fullmatch
-_find_text: Final = re.compile(rb'"(?:' + _TEXT_KEYS + rb')": ?"(' + _TEXT + rb')"').search
+is_text: Final = re.compile(_TEXT).fullmatch
+find_text: Final = re.compile(rb'"(?:' + _TEXT_KEYS + rb')": ?"(' + _TEXT + rb')"').search
 
 
 class _Like:
@@ -129,7 +129,7 @@ class EventStream(FramedDecoder):
         first, last = start + len(like.head), end - len(like.tail)
         if not (data.startswith(like.head, start, end) and data.endswith(like.tail, first, end)):
             return None
-        if not _is_text(data, first, last):
+        if not is_text(data, first, last):
             return None
         self.content += 1
         if like.public_head is None:
@@ -253,12 +253,12 @@ class EventStream(FramedDecoder):
 
     def _learn(self, event: bytes, public: bytes) -> None:
         """Remember the bytes around the text of an event, so that the next one like it need not be decoded."""
-        text = _find_text(event)
+        text = find_text(event)
         if text is None:
             return
         like = _Like(event[: text.start(1)], event[text.end(1) :])
         if public != event:
-            same = _find_text(public)
+            same = find_text(public)
             if same is not None:
                 like.public_head = public[: same.start(1)]
                 like.public_tail = public[same.end(1) :]

@@ -73,40 +73,6 @@ class Responses(OpenAI):
         return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
 
 
-class Messages(OpenAI):
-    """Anthropic's Messages API, for engines that implement it themselves."""
-
-    forwarded: ClassVar[tuple[bytes, ...]] = (b"anthropic-version", b"anthropic-beta")
-
-    def error(self, facts: ErrorFacts) -> bytes:
-        return msgspec.json.encode({"type": "error", "error": facts._asdict() | {"type": _anthropic(facts)}})
-
-    def error_event(self, facts: ErrorFacts, number: int) -> bytes:
-        error = {"type": _anthropic(facts), "message": facts.message}
-        return b"event: error\ndata: " + msgspec.json.encode({"type": "error", "error": error}) + b"\n\n"
-
-
-def _anthropic(facts: ErrorFacts) -> str:
-    """Return Anthropic's type of an error."""
-    return _ANTHROPIC_CODES.get(facts.code) or _ANTHROPIC_TYPES.get(facts.type, "api_error")
-
-
-_ANTHROPIC_CODES = {
-    "invalid_api_key": "authentication_error",
-    "missing_api_key": "authentication_error",
-    "model_not_found": "not_found_error",
-    "request_too_large": "request_too_large",
-    "unknown_url": "not_found_error",
-}
-_ANTHROPIC_TYPES = {
-    "invalid_request_error": "invalid_request_error",
-    "overloaded_error": "overloaded_error",
-    "permission_error": "permission_error",
-    "timeout_error": "timeout_error",
-}
-"""The gateway's error codes and types for which Anthropic's API has a type of its own. All others are `api_error`."""
-
-
 class Speech(OpenAI):
     """Text to speech: the answer is audio, in which an error cannot be reported."""
 
@@ -115,16 +81,3 @@ class Speech(OpenAI):
 
 
 OPENAI = OpenAI()
-
-SURFACES: dict[Operation, Surface] = {
-    Operation.RESPONSES: Responses(),
-    Operation.MESSAGES: Messages(),
-    Operation.COUNT_TOKENS: Messages(),
-    Operation.SPEECH: Speech(),
-}
-"""The client dialect of each operation that has its own. All others use plain OpenAI."""
-
-
-def surface_of(operation: Operation) -> Surface:
-    """Return the client dialect of an operation."""
-    return SURFACES.get(operation, OPENAI)

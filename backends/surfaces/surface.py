@@ -71,6 +71,10 @@ class Surface(ABC):
     def heartbeat(self, words: str) -> bytes:
         """Return the bytes that keep a silent stream alive and say something to people; clients ignore them."""
 
+    def status(self, facts: ErrorFacts, status: int) -> int:
+        """Return the HTTP status of an error answer whose status is `status` in OpenAI's API."""
+        return status
+
     @abstractmethod
     def error(self, facts: ErrorFacts) -> bytes:
         """Return the JSON body of an error answer."""

@@ -20,7 +20,8 @@ import msgspec
 from backends.base import Headers, Operation, Request
 from backends.dialect.openai import FORMS
 from backends.surfaces import naming
-from backends.surfaces.openai import OPENAI, surface_of
+from backends.surfaces.dialects import surface_of
+from backends.surfaces.openai import OPENAI
 from backends.surfaces.surface import Surface
 from gateway.api.reading import LARGE, Asking, Decoding, Reading
 from gateway.asked import Asked
@@ -245,8 +246,11 @@ class Endpoint:
         model = self._core.snapshot.config.defaults.model
         request = naming.read(self._surface, operation, content_type, body, model)
         if self._surface.forwarded:
+            headers = exchange.headers
             request = msgspec.structs.replace(
-                request, headers=_forwarded(exchange.headers, self._surface.forwarded)
+                request,
+                headers=_forwarded(headers, self._surface.forwarded),
+                translate=headers.get(b"x-gateway-translate") == b"always",
             )
         self._take(exchange, request)
 

@@ -72,7 +72,7 @@ ENDPOINTS = (
     Hot(
         Operation.MESSAGES,
         ("/v1/messages",),
-        "Message (Anthropic's Messages API, of engines that speak it)",
+        "Message (Anthropic's Messages API)",
         schemas.MessagesRequest,
         schemas.MessagesAnswer,
         gives=(EVENTS,),

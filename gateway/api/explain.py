@@ -20,7 +20,8 @@ from fastapi.responses import Response
 
 from backends.base import Operation
 from backends.surfaces import naming
-from backends.surfaces.openai import JSON_HEADERS, surface_of
+from backends.surfaces.dialects import surface_of
+from backends.surfaces.openai import JSON_HEADERS
 from gateway.api.admin import ERRORS, KEY, TAKES, Admin
 from gateway.api.direct import Direct
 from gateway.api.endpoint import Core, headers_of

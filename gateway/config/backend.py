@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ValidationInfo, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
 from backends import registry
-from backends.base import EngineOptions, LaunchOptions, Options
+from backends.base import EngineOptions, LaunchOptions, Operation, Options
 from gateway.config.address import Url
 from gateway.config.defaults import TimeoutOverrides
 from gateway.config.section import Frozen, Section, setting, validate
 from gateway.config.texts import HeaderName, HeaderValue, Line, ModelGlob, Secret
+
+Translatable = Literal["messages"]
+"""The operations in `backends.surfaces.codecs.CODECS`."""
 
 
 class BackendConfig(Section):
@@ -45,6 +48,11 @@ class BackendConfig(Section):
     exclude: tuple[ModelGlob, ...] = setting(
         (), "Models that it lists and that are not offered. They win over `include`."
     )
+    native: Frozen[Translatable, bool] = setting(
+        {},
+        "APIs that are translated to chat for this backend although its engine speaks them itself, such as "
+        "`messages: false`: for versions that speak them badly.",
+    )
     metrics_url: Url | None = setting(
         None,
         "Where the engine publishes its metrics, if not where it answers. Without the path, which is the engine's.",
@@ -60,6 +68,11 @@ class BackendConfig(Section):
         repr=False,
         exclude=True,
     )
+
+    @property
+    def translated(self) -> frozenset[Operation]:
+        """Return the operations that the engine is not asked for as they are."""
+        return frozenset(Operation(name) for name, native in self.native.items() if not native)
 
     @field_validator("engine")
     @classmethod

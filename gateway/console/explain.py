@@ -19,7 +19,7 @@ from typing import Any
 
 from backends.base import Operation
 from backends.surfaces import naming
-from backends.surfaces.openai import surface_of
+from backends.surfaces.dialects import surface_of
 from backends.surfaces.surface import InvalidRequest
 from gateway.asked import Asked
 from gateway.auth import ANYONE, Caller

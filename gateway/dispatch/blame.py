@@ -21,7 +21,7 @@ from time import perf_counter_ns
 from backends.base import Failure, Kind, Phase
 from gateway.dispatch.quarantine import Quarantine
 from gateway.errors import ROWS
-from gateway.fleet.backend import Death
+from gateway.fleet.known import Death
 from gateway.fleet.lease import Lease, Target
 from gateway.request import Exchange
 from gateway.wire.clocks import SECOND

@@ -14,6 +14,7 @@ from typing import Final
 
 from backends.base import Failure, Kind, Phase, Reply, Request, RequestError
 from backends.dialect.brief import asked_briefly
+from backends.surfaces.codecs import translated
 from gateway.errors import ROWS
 from gateway.fleet.lease import Target
 from gateway.wire.ask import ask
@@ -30,7 +31,13 @@ async def reason(request: Request, target: Target, left: float) -> Failure | Non
     if brief is None or upstream is None or left <= 0:
         return None
     try:
-        call = engine.call(brief, target.model)
+        translation = translated(brief, target.backend.native)
+        call = (
+            engine.call(brief, target.model)
+            if translation is None
+            else translation.call(engine, target.model)
+        )
+        said = brief if translation is None else translation.said
     except RequestError:
         return None
     answer = await ask(upstream, call, min(PATIENCE, left))
@@ -41,7 +48,7 @@ async def reason(request: Request, target: Target, left: float) -> Failure | Non
     if status != 200:
         found = engine.failure(status, (), body)
     elif body.startswith(b"{"):
-        found = engine.reply(brief, target.model, (), body)
+        found = engine.reply(said, target.model, (), body)
     else:
         return None
     if not isinstance(found, Failure):

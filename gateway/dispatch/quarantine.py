@@ -12,7 +12,7 @@ import logging
 from typing import Final
 
 from gateway.errors import GatewayError, Own
-from gateway.fleet.backend import Death
+from gateway.fleet.known import Death
 
 log = logging.getLogger("gateway.dispatch")
 

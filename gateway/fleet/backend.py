@@ -20,12 +20,14 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final
 
-from backends.base import Engine, Health, ModelCard
+from backends.base import Engine, Health, ModelCard, Operation
+from backends.surfaces.codecs import possible
 from gateway.admission.gate import UNLIMITED, Gate
 from gateway.fleet.breaker import Breaker, State
 from gateway.fleet.evidence import Evidence
+from gateway.fleet.known import Death, Listed, Trouble
 from gateway.fleet.load import Load, Slots
 from gateway.fleet.orders import Orders
 from gateway.telemetry.cells import Value
@@ -52,44 +54,6 @@ looks find lasted from the first to the second."""
 _READY: Final = Health.READY
 _generations: Final = itertools.count(1)
 """No two engines of this process, nor two lives of one, have the same."""
-
-
-class Trouble(NamedTuple):
-    """What last went wrong at a backend, in one line, and when: seconds since the epoch."""
-
-    message: str
-    time: float
-
-
-class Death:
-    """The suspicion that an engine died of the only request it had.
-
-    `request` is a number that is the same for the same body, `id` the request's id for the log, `at` the loop's time.
-    """
-
-    __slots__ = ("at", "backend", "confirmed", "id", "request")
-
-    def __init__(self, request: int, id: str, backend: str, at: float) -> None:
-        self.request = request
-        self.id = id
-        self.backend = backend
-        self.at = at
-        self.confirmed = False
-        """Whether the engine was found to be gone afterwards."""
-
-
-class Listed:
-    """What is known of an engine's list of models, beside the models."""
-
-    __slots__ = ("at", "flaw", "targeted")
-
-    def __init__(self) -> None:
-        self.at: float | None = None
-        """The loop's time when the engine last gave a good one; None if it has not."""
-        self.flaw: str = ""
-        """What is wrong with it, in one line; empty if nothing is."""
-        self.targeted: bool = False
-        """Whether the config has models that name the backend as a target, whatever it tells."""
 
 
 class Backend:
@@ -121,6 +85,8 @@ class Backend:
         "longest",
         "models",
         "name",
+        "native",
+        "operations",
         "orders",
         "quota",
         "reason",
@@ -230,6 +196,7 @@ class Backend:
     def change_engine(self, engine: Engine) -> None:
         """Speak to the engine by this adapter from the next request on; the gate gets the adapter's number of slots."""
         self.engine = engine
+        self.translate(frozenset())
         if engine.parallel is not None and self.gate is not None:
             self._resize_gate(engine.parallel)
         elif engine.parallel is not None:
@@ -237,6 +204,11 @@ class Backend:
         elif self.gate is not None:
             self.gate.resize(UNLIMITED, ENGINE_QUEUE)
             self.gate = None
+
+    def translate(self, denied: frozenset[Operation]) -> None:
+        """Have the operations in `denied` translated although the engine has them itself."""
+        self.native: frozenset[Operation] = self.engine.operations - denied
+        self.operations: frozenset[Operation] = possible(self.native)
 
     def obey(self) -> None:
         """Act on its orders, which have changed."""

@@ -92,6 +92,7 @@ class Member:
             _models(settings),
             headers_of(settings),
         )
+        self.backend.translate(settings.translated)
         self.backend.launched, self.backend.longest = settings.launch is not None, _longest(settings)
         self.backend.slots.launched = _slots(settings)
         self.watch = Watch(self.backend, shared.pool, shared.on_models, shared.rng)
@@ -137,6 +138,7 @@ class Member:
         before, self.settings = self.settings, settings
         backend, self.patience = self.backend, patience
         backend.change_engine(engine)
+        backend.translate(settings.translated)
         backend.slots.launched = _slots(settings)
         backend.longest = _longest(settings)
         meaning = consequence(before, settings)

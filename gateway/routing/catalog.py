@@ -65,7 +65,7 @@ class Group:
 
     def able(self, operation: Operation) -> Group:
         """Return the same group without the targets whose engines cannot do the operation."""
-        able = tuple([target for target in self.targets if operation in target.backend.engine.operations])
+        able = tuple([target for target in self.targets if operation in target.backend.operations])
         group = Group(self.model, self.names, able, self.balancer)
         group.context = self.context
         group.traits = self.traits
@@ -138,7 +138,7 @@ class Plan:
 
 def _candidates(groups: tuple[Group, ...]) -> dict[Operation, tuple[Group, ...]]:
     """Return the groups that can do each operation."""
-    known = [target.backend.engine.operations for group in groups for target in group.targets]
+    known = [target.backend.operations for group in groups for target in group.targets]
     shared = frozenset(Operation).intersection(*known)
     candidates = dict.fromkeys(shared, groups)
     for operation in frozenset[Operation]().union(*known) - shared:

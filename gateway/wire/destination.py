@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from backends.base import Engine
+from backends.base import Engine, Operation
 from backends.dialect.parameters import Parameters
 from gateway.telemetry.cells import TargetMetrics
 from gateway.wire.clocks import Clocks
@@ -17,6 +17,8 @@ class TargetBackend(Protocol):
 
     @property
     def engine(self) -> Engine: ...
+    @property
+    def native(self) -> frozenset[Operation]: ...
     @property
     def upstream(self) -> Upstream | None: ...
     @property

@@ -46,7 +46,9 @@ from backends.dialect.errors import reason_of
 from backends.dialect.parameters import Parameters
 from backends.dialect.stream import EventStream
 from backends.framing import sse
+from backends.surfaces.codecs import translated
 from backends.surfaces.openai import UNBUFFERED
+from backends.surfaces.translation import Translation
 from gateway.request import Exchange, WayBack
 from gateway.telemetry.cells import Histogram
 from gateway.telemetry.timeline import CONNECT, FINISH, FIRST_BYTE, FIRST_TOKEN, SEND, STREAM, Timeline
@@ -54,8 +56,7 @@ from gateway.telemetry.trace import Leg
 from gateway.wire.answer import Held, content_type, is_stream, may_be_stream
 from gateway.wire.clocks import LATE, SECOND, Clocks
 from gateway.wire.connection import Connection, Sink
-from gateway.wire.destination import Destination
-from gateway.wire.quota import Quota
+from gateway.wire.destination import Destination, TargetBackend
 from gateway.wire.sizes import Sizes
 from gateway.wire.upstream import ConnectError, Upstream
 
@@ -90,6 +91,7 @@ class Attempt(Sink):
     """
 
     __slots__ = (
+        "_backend",
         "_clocks",
         "_connection",
         "_data",
@@ -107,7 +109,6 @@ class Attempt(Sink):
         "_over",
         "_parameters",
         "_phase",
-        "_quota",
         "_renewed",
         "_reply_headers",
         "_since",
@@ -117,6 +118,7 @@ class Attempt(Sink):
         "_streams",
         "_timeline",
         "_token_gap",
+        "_translation",
         "_unlabelled",
         "_upstream",
         "_way",
@@ -146,7 +148,8 @@ class Attempt(Sink):
         self._way: WayBack = exchange.way
         self._upstream: Upstream = backend.upstream
         self._engine: Engine = backend.engine
-        self._quota: Quota | None = backend.quota
+        self._translation: Translation | None = None
+        self._backend: TargetBackend = backend
         self._model: str = target.model
         self._clocks: Clocks = target.clocks
         self._sizes: Sizes = exchange.plan.sizes
@@ -176,9 +179,9 @@ class Attempt(Sink):
         self._phase: Phase = Phase.CONNECT
         self._since = self._heard = 0  # `_heard`: when bytes of an event came last that did not end it
         self._over: bool = False
-        self._explained: bool = False
-        """Whether the engine was asked for the reason of the failure."""
-        self._renewed: bool = False
+        self._renewed = self._explained = (
+            False  # the latter: the engine was asked for the reason of the failure
+        )
         self.failure: Failure | None = None
         self.usage: Usage | None = None
         self.committed = self.complete = False
@@ -194,13 +197,18 @@ class Attempt(Sink):
             try:
                 if self._parameters is not None:
                     self.request = self._parameters.applied(exchange.request)
-                call = self._engine.call(self.request, self._model)
+                translation = self._translation = translated(self.request, self._backend.native)
+                if translation is None:
+                    call = self._engine.call(self.request, self._model)
+                else:
+                    call = translation.call(self._engine, self._model)
             except RequestError as error:
                 self._fail(error.failure)
                 return True
             self._whole = call.whole
-            if call.dropped:
-                self._headers = (*self._headers, (b"x-gateway-dropped", ", ".join(call.dropped).encode()))
+            dropped = call.dropped if translation is None else (*translation.dropped, *call.dropped)
+            if dropped:
+                self._headers = (*self._headers, (b"x-gateway-dropped", ", ".join(dropped).encode()))
             lines = self._trace_lines()
             if self._engine.request_ids:
                 lines = b"x-request-id: %b\r\n%b" % (exchange.id, lines)
@@ -257,6 +265,11 @@ class Attempt(Sink):
         Then the engine has most likely not received the request, and it is sent again without counting an attempt.
         """
         return self.failure is not None and self.failure.kind is Kind.RESET and self._unheard
+
+    @property
+    def _said(self) -> Request:
+        """Return the request as the engine's adapter gets it: said in another API, if it is translated."""
+        return self.request if self._translation is None else self._translation.said
 
     @property
     def _unheard(self) -> bool:
@@ -377,14 +390,15 @@ class Attempt(Sink):
     def on_head(self, status: int, headers: Headers) -> None:
         self._status = status
         self._reply_headers = headers
-        if self._quota is not None:
-            self._quota.take(headers, self._way.loop.time())
+        quota = self._backend.quota
+        if quota is not None:
+            quota.take(headers, self._way.loop.time())
         self._phase = Phase.FIRST_TOKEN
         self._data = b""
         if status == 200 and is_stream(headers, self._engine.stream_types):
             self._watch()
         else:
-            self._unlabelled = status == 200 and may_be_stream(self.request)
+            self._unlabelled = status == 200 and may_be_stream(self._said)
             self._timeline.mark(STREAM)
 
     def _watch(self) -> None:
@@ -394,10 +408,13 @@ class Attempt(Sink):
             # It streams although it was not asked to.
             self._whole = False
             self._enter(Phase.FIRST_TOKEN, now)
-        request = self.request
+        request = self._said
         if self.gathers:
             request = msgspec.structs.replace(request, stream=True, include_usage=True)
-        decoder = self._decoder = self._engine.decoder(request, self._model)
+        decoder = self._engine.decoder(request, self._model)
+        if self._translation is not None and not self.gathers:
+            decoder = self._translation.decoder(decoder)
+        self._decoder = decoder
         decoder.bound(self._sizes.event)
         if self.gathers:
             # The client waits for a whole answer. Until it begins, the limit on its first byte applies.
@@ -549,12 +566,13 @@ class Attempt(Sink):
         """Convert an answer that has arrived completely and send it to the client, or set `failure`."""
         self._timeline.mark(FINISH)
         body = self._held.take()
-        request = self.request
         found: Reply | Failure
         if self._status != 200:
-            found = self._engine.refusal(request, self._status, self._reply_headers, body)
+            found = self._engine.refusal(self._said, self._status, self._reply_headers, body)
         else:
             found = self._reply(body)
+        if self._translation is not None and isinstance(found, Reply):
+            found = self._translation.reply(found)
         if isinstance(found, Failure):
             self.failure = dataclasses.replace(found, phase=Phase.FIRST_TOKEN)
             return
@@ -568,7 +586,7 @@ class Attempt(Sink):
         self.complete = True
 
     def _reply(self, body: bytes) -> Reply | Failure:
-        request = self.request
+        request = self._said
         if self._decoder is not None:
             try:
                 body = gathered.whole(request, body, time())

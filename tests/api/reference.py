@@ -11,6 +11,7 @@ from pathlib import Path
 
 from backends import registry
 from backends.base import Operation
+from backends.surfaces.codecs import CODECS, possible
 from gateway.api.endpoints import ENDPOINTS, EVENTS, FORM
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
@@ -42,9 +43,16 @@ def _engines() -> str:
     names = [name for name in registry.names() if name in registry.ENGINES]
     rows = [f"| operation | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     for operation in Operation:
-        able = ("✓" if operation in registry.engine(name).operations else "–" for name in names)
+        able = (_how(operation, registry.engine(name).operations) for name in names)
         rows.append(f"| `{operation}` | {' | '.join(able)} |")
     return "\n".join(rows) + "\n"
+
+
+def _how(operation: Operation, native: frozenset[Operation]) -> str:
+    """Return how an engine with the operations `native` is asked for one."""
+    if operation in native:
+        return "✓"
+    return f"by `{CODECS[operation].said_as}`" if operation in possible(native) else "–"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from backends.base import Operation, Reply, Request
 from backends.dialect import responses
 from backends.dialect.passed import ResponseEvents
 from backends.engines.openai import OpenAI
-from backends.surfaces.openai import SURFACES
+from backends.surfaces.dialects import SURFACES
 from backends.surfaces.surface import ErrorFacts
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)

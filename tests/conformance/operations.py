@@ -74,6 +74,15 @@ def message_events(answer: Answer) -> list[dict[str, Any]]:
     return events
 
 
+def said(answer: Answer) -> None:
+    """Expect a message, whatever it says."""
+    assert answer.status == 200, answer.body[:500]
+    if answer.body.startswith(b"{"):
+        sdk.fits_message(answer.json())
+    else:
+        message_events(answer)
+
+
 MESSAGE_WITH_TOOLS = MESSAGE | {
     "max_tokens": 200,
     "messages": user("Which port does Ollama use?"),

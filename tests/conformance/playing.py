@@ -16,10 +16,12 @@ import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from backends import registry
 from backends.base import Health
-from tests.conformance import shapes
-from tests.conformance.engines import ENGINES, Silent
-from tests.conformance.replay import Recording, Replay, in_order, recordings, replaying
+from backends.surfaces.codecs import possible
+from tests.conformance import operations, shapes
+from tests.conformance.engines import ENGINES, Instead, Silent, not_supported
+from tests.conformance.replay import ANY, Recording, Replay, in_order, recordings, replaying
 from tests.conformance.shapes import MODEL
 from tests.conformance.stage import CHECKS, Check, Stage, Watch
 from tests.conformance.tap import Tap, tapping
@@ -40,6 +42,17 @@ models:
 TOOLS = """
       chat_template: tests/conformance/tools.jinja"""
 """What makes llama.cpp hold an answer to the form of a call. With that template, answers in words are no answers."""
+
+SAID_AS = {
+    "messages": "chat",
+    "messages_stream": "chat_stream",
+    "messages_tools": "chat_tools",
+    "messages_tools_stream": "chat_tools_stream",
+    "messages_thinking": "chat_reasoning",
+    "messages_thinking_stream": "chat_reasoning_stream",
+}
+"""The check whose recorded reply answers another one on engines that need a translation for it."""
+
 HOST = """
 backends:
   demo:
@@ -84,12 +97,20 @@ def _stage(served: Served, watch: Watch) -> Stage:
 
 
 async def _play(engine: str, check: Check, stage: Stage) -> None:
-    instead = ENGINES[engine].instead.get(check.name)
+    other = said_as(engine, check)
+    instead = ENGINES[engine].instead.get(other or check.name)
+    if other is not None and isinstance(instead, Instead) and instead.reads is not not_supported:
+        # What it says is said in the client's dialect, whatever it says.
+        instead = Instead(operations.said, instead.why)
     # A real engine is asked what the check says.
     asked = None if isinstance(stage.watch, Tap) else ASKED.get(engine, {}).get(check.name)
     if asked is not None:
         check = dataclasses.replace(check, body={**check.body, **asked})
-    if instead is None and check.operation is not None and check.operation not in stage.engine.operations:
+    if (
+        instead is None
+        and check.operation is not None
+        and check.operation not in possible(stage.engine.operations)
+    ):
         shapes.error(await stage.ask(check.path, check.body), 400, "not_supported")
     elif instead is None:
         await check.run(stage)
@@ -167,10 +188,31 @@ def _shares(engine: str, check: Check) -> bool:
     return not (check.replayed or silent or check.name.startswith(ALONE))
 
 
+def said_as(engine: str, check: Check) -> str | None:
+    """Return the check that shows what the engine answers to this one, where it has to be translated; else None."""
+    operations = registry.engine(ENGINES[engine].engine or engine).operations
+    if (
+        check.operation is None
+        or check.operation in operations
+        or check.operation not in possible(operations)
+    ):
+        return None
+    return SAID_AS.get(check.name)
+
+
 def _recorded(engine: str, check: Check) -> list[Recording]:
-    """Return the engine's recordings in the order in which they are tried for this check."""
+    """Return the engine's recordings in the order in which they are tried for this check.
+
+    What a translated request asks for is not what was asked when the reply was recorded: any body may ask for it.
+    """
+    found = _recordings(engine)
+    other = said_as(engine, check)
+    if other is not None:
+        # Some engines are asked for a stream whatever the client wants, and some for a whole answer.
+        answering = {other, other.removesuffix("_stream")}
+        found = [dataclasses.replace(one, body=ANY) if one.name in answering else one for one in found]
     last = {name for name, other in CHECKS.items() if other.replayed}
-    return in_order(_recordings(engine), check.name, last)
+    return in_order(found, other or check.name, last - {other})
 
 
 @functools.cache

@@ -138,7 +138,8 @@ async def test_a_full_vllm_is_told_as_full(path: str, stream: str, whole: str, t
     body, recordings = played(path, stream, whole)
     async with two(tmp_path, recordings) as (served, _):
         answer = await served.post(path, body)
-        assert (answer.status, answer.error["code"]) == (503, "overloaded")
+        expected = 529 if path == "/v1/messages" else 503
+        assert (answer.status, answer.error["code"]) == (expected, "overloaded")
         assert breakers(served) == [False, False]
         assert served.metric("gateway_attempts_total", result="overloaded") == attempts(served) == 2
 

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.dispatch.quarantine import KEPT, MOST, Quarantine
 from gateway.errors import GatewayError
-from gateway.fleet.backend import Death
+from gateway.fleet.known import Death
 
 
 def died(

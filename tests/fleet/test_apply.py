@@ -311,7 +311,7 @@ async def test_another_kind_of_engine_takes_the_name_over(tmp_path: Path) -> Non
         await at.settled()
         page = (await at.served.get("/metrics")).body.decode()
         assert 'gateway_backend_up{backend="x",engine="vllm"} 1.0' in page
-        assert 'engine="openai"' not in page
+        assert 'gateway_backend_up{backend="x",engine="openai"}' not in page
         assert at.served.metric("gateway_requests_total", backend="x", outcome="ok") == 2
 
 

@@ -1,0 +1,107 @@
+"""OpenAI's chat completions as codecs read them, whole and streamed: the canonical dialect, as msgspec structs.
+
+Rules:
+- What a codec does not look at is not decoded. Members whose type differs between engines are `Any`, and read by the
+  functions here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Function(msgspec.Struct):
+    """The function of a call."""
+
+    name: str | None = None
+    arguments: Any = None
+    """JSON as a text; some engines send the object itself."""
+
+
+class Call(msgspec.Struct):
+    """A tool call, or a piece of one."""
+
+    index: int | None = None
+    id: str | None = None
+    function: Function | None = None
+
+
+class Said(msgspec.Struct):
+    """A message, or a piece of one."""
+
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    """What others call `reasoning_content` (vLLM since 0.13, Ollama)."""
+    refusal: Any = None
+    tool_calls: list[Call] | None = None
+
+    @property
+    def text(self) -> str:
+        """Return what is said to the client, a refusal too."""
+        return text_of(self.content) + text_of(self.refusal)
+
+    @property
+    def thought(self) -> str:
+        """Return what the model thinks."""
+        return text_of(self.reasoning_content) or text_of(self.reasoning)
+
+
+class Choice(msgspec.Struct):
+    """One choice of an answer."""
+
+    index: int | None = None
+    message: Said | None = None
+    delta: Said | None = None
+    finish_reason: str | None = None
+    stop_reason: Any = None
+    """The stop string that was hit (vLLM), or the number of a token."""
+    matched_stop: Any = None
+    """The same (SGLang)."""
+
+    @property
+    def stopped_at(self) -> str | None:
+        """Return the stop string that ended the choice, where the engine tells."""
+        for said in (self.stop_reason, self.matched_stop):
+            if isinstance(said, str) and said:
+                return said
+        return None
+
+
+class Completion(msgspec.Struct):
+    """A whole answer, or one event of a stream."""
+
+    id: Any = None
+    created: Any = None
+    choices: list[Choice] | None = None
+
+    @property
+    def first(self) -> Choice | None:
+        """Return the first choice, the only one that dialects with one answer have room for."""
+        for choice in self.choices or ():
+            if not choice.index:
+                return choice
+        return None
+
+
+decode = msgspec.json.Decoder(Completion).decode
+
+
+def text_of(said: Any) -> str:
+    """Return a content as text: a text, or the texts of its parts."""
+    if isinstance(said, str):
+        return said
+    if not isinstance(said, list):
+        return ""
+    parts = [part.get("text") for part in said if isinstance(part, dict)]
+    return "".join([part for part in parts if isinstance(part, str)])
+
+
+def arguments_of(call: Call) -> str:
+    """Return the JSON of a call's arguments, or of a piece of them, as text."""
+    said = None if call.function is None else call.function.arguments
+    if isinstance(said, str):
+        return said
+    return "" if said is None else msgspec.json.encode(said).decode()

@@ -1,0 +1,35 @@
+"""Which operations can be said in another API, and when they are.
+
+Rules:
+- Where an engine has the operation itself, the client's bytes pass, unless the client or the config wants otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from backends.base import Operation, Request
+from backends.surfaces.anthropic.messages import Messages
+from backends.surfaces.translation import Codec, Translation
+
+CODECS: Final[Mapping[Operation, Codec]] = {Operation.MESSAGES: Messages()}
+"""The codec of each operation that has one."""
+
+
+def possible(native: frozenset[Operation]) -> frozenset[Operation]:
+    """Return what an engine can be asked for that has the operations `native`: these, and what can be said in them."""
+    return native | {operation for operation, codec in CODECS.items() if codec.said_as in native}
+
+
+def translated(request: Request, native: frozenset[Operation]) -> Translation | None:
+    """Return how an engine with the operations `native` is asked for `request`; None: as it is.
+
+    Raise RequestError where it would have to be translated and cannot be.
+    """
+    codec = CODECS.get(request.operation)
+    if codec is None or codec.said_as not in native:
+        return None
+    if request.operation in native and not request.translate:
+        return None
+    return Translation(codec, request)

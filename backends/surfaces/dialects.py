@@ -1,0 +1,24 @@
+"""Which dialect the clients of each operation speak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from backends.base import Operation
+from backends.surfaces.anthropic.surface import Anthropic
+from backends.surfaces.openai import OPENAI, Responses, Speech
+from backends.surfaces.surface import Surface
+
+SURFACES: Final[Mapping[Operation, Surface]] = {
+    Operation.RESPONSES: Responses(),
+    Operation.MESSAGES: Anthropic(),
+    Operation.COUNT_TOKENS: Anthropic(),
+    Operation.SPEECH: Speech(),
+}
+"""The client dialect of each operation that has its own. All others use plain OpenAI."""
+
+
+def surface_of(operation: Operation) -> Surface:
+    """Return the client dialect of an operation."""
+    return SURFACES.get(operation, OPENAI)

@@ -1,0 +1,239 @@
+"""Say a client's request in another API, and the answer in the client's: for engines that lack the API it speaks.
+
+Rules:
+- A codec is pure, and knows no engine: what an engine says has passed its adapter before, so that a codec reads only
+  complete, valid answers of the canonical dialect, and one codec serves all engines.
+- A stream gets its end from `Writer.end` and nowhere else, and that is called when the engine's stream was complete. A
+  stream that breaks off, that cannot be decoded or that reports an error gets none: `Surface.error_event` follows.
+- More text of the same kind is passed on without being decoded, as `backends.dialect.stream` does it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+import msgspec
+from mypy_extensions import mypyc_attr
+
+from backends.base import (
+    Call,
+    Engine,
+    Failure,
+    Kind,
+    Operation,
+    Reply,
+    Request,
+    RequestError,
+    StreamDecoder,
+    Usage,
+)
+from backends.dialect import rewrite
+from backends.dialect.decoder import Decoder
+from backends.dialect.errors import reason_of
+from backends.dialect.stream import find_text, is_text
+from backends.framing import sse
+from backends.surfaces.surface import InvalidRequest
+
+_DONE = b"[DONE]"
+_BETWEEN = b"\n\n"
+
+
+class Said(NamedTuple):
+    """A request in another API, and the names of what it could not say there, as `x-gateway-dropped` tells them."""
+
+    request: Request
+    dropped: Sequence[str] = ()
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Writer(ABC):
+    """Writes one stream in the client's dialect."""
+
+    def __init__(self) -> None:
+        self.events: int = 0
+        """The number of the next event, where the dialect numbers them."""
+        self.continues: bool = False
+        """Whether the last event was text and nothing else, which `text` may continue."""
+
+    @abstractmethod
+    def event(self, payload: bytes) -> bytes:
+        """Return what the client gets for an event of the canonical stream, possibly nothing.
+
+        Raise ValueError, LookupError or TypeError if it cannot be read.
+        """
+
+    @abstractmethod
+    def text(self, text: bytes) -> bytes:
+        """Return what the client gets for more of the last event's text: the inside of a JSON string."""
+
+    @abstractmethod
+    def end(self, usage: Usage) -> bytes:
+        """Return the end of a stream that is complete."""
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Codec(ABC):
+    """How one operation of a client's dialect is said in an API that more engines have."""
+
+    operation: ClassVar[Operation]
+    """What the client asks for."""
+    said_as: ClassVar[Operation]
+    """What the engine is asked for instead."""
+    wishes: ClassVar[frozenset[str]] = frozenset()
+    """Members of what is said that are left out where the engine refuses them: clients of this dialect send them
+    whether they matter or not."""
+
+    @abstractmethod
+    def asked(self, request: Request) -> Said:
+        """Return the request for the engine. Raise InvalidRequest where it is wrong or cannot be said there."""
+
+    @abstractmethod
+    def answer(self, request: Request, answer: bytes, usage: Usage) -> bytes:
+        """Return a whole answer in the client's dialect; `request` is the client's.
+
+        Raise ValueError, LookupError or TypeError if it cannot be read.
+        """
+
+    @abstractmethod
+    def writer(self, request: Request) -> Writer:
+        """Return a new writer for one stream; `request` is the client's."""
+
+
+class Translation:
+    """One request that is said in another API.
+
+    `said` is the request for the engine, `dropped` names what it does not say.
+    """
+
+    __slots__ = ("_codec", "_request", "dropped", "said")
+
+    def __init__(self, codec: Codec, request: Request) -> None:
+        """Translate `request`. Raise RequestError where it is wrong or cannot be translated."""
+        self._codec: Codec = codec
+        self._request: Request = request
+        try:
+            said = codec.asked(request)
+        except InvalidRequest as error:
+            failure = Failure(Kind.REJECTED, error.message, code=error.code, param=error.param)
+            raise RequestError(failure) from None
+        self.said: Request = said.request
+        self.dropped: tuple[str, ...] = tuple(said.dropped)
+
+    def call(self, engine: Engine, model: str) -> Call:
+        """Return the HTTP request that asks `engine` for it, without those wishes that the engine refuses.
+
+        Raise RequestError where it cannot be asked for the rest.
+        """
+        while True:
+            try:
+                return engine.call(self.said, model)
+            except RequestError as error:
+                name = error.failure.param or ""
+                members = rewrite.members(self.said.body) if name in self._codec.wishes else {}
+                if members.pop(name, None) is None:
+                    raise
+                self.said = msgspec.structs.replace(self.said, body=rewrite.joined(members))
+                self.dropped += (name,)
+
+    def decoder(self, decoder: StreamDecoder) -> StreamDecoder:
+        """Return a decoder that says in the client's dialect what `decoder` reads of the engine."""
+        return Translator(decoder, self._codec.writer(self._request))
+
+    def reply(self, found: Reply) -> Reply | Failure:
+        """Return an answer that has arrived completely in the client's dialect."""
+        try:
+            if self._request.stream:
+                body = _streamed(self._codec.writer(self._request), found)
+            else:
+                body = self._codec.answer(self._request, found.body, found.usage or Usage())
+        except (ValueError, LookupError, TypeError) as error:
+            return _untranslatable(error)
+        return Reply(body, found.usage)
+
+
+def _streamed(writer: Writer, found: Reply) -> bytes:
+    """Return the whole canonical stream of an answer in the client's dialect."""
+    parts = [
+        writer.event(payload)
+        for block in found.body.split(_BETWEEN)
+        if (payload := sse.payload(block)) and payload != _DONE
+    ]
+    return b"".join([*parts, writer.end(found.usage or Usage())])
+
+
+def _untranslatable(error: Exception) -> Failure:
+    message = "the engine's answer cannot be said in the API that was called"
+    return Failure(Kind.GARBLED, message, facts=reason_of(error))
+
+
+class Translator(Decoder):
+    """Reads a stream as its engine's decoder does, and says it in the client's dialect.
+
+    See `backends.base.StreamDecoder`, which it is.
+    """
+
+    __slots__ = ("_decoder", "_head", "_tail", "_writer")
+
+    def __init__(self, decoder: StreamDecoder, writer: Writer) -> None:
+        super().__init__()
+        self._decoder: StreamDecoder = decoder
+        self._writer: Writer = writer
+        self._head: bytes = b""
+        """The bytes before the text of the last event; empty if nothing may continue it."""
+        self._tail: bytes = b""
+
+    def bound(self, size: int) -> None:
+        self._decoder.bound(size)
+
+    def feed(self, data: bytes) -> bytes:
+        events = self._decoder.feed(data)
+        head = self._head
+        if head and events.startswith(head) and events.endswith(self._tail):
+            first, last = len(head), len(events) - len(self._tail)
+            if is_text(events, first, last):
+                self.content = self._decoder.content
+                return self._writer.text(events[first:last])
+        return self._said(events)
+
+    def close(self) -> bytes:
+        return self._said(self._decoder.close())
+
+    def _said(self, events: bytes) -> bytes:
+        """Return whole events of the canonical stream in the client's dialect, and take note of what passed."""
+        out: list[bytes] = []
+        if events and not self.over:
+            try:
+                for block in events.split(_BETWEEN):
+                    out.append(self._event(block))  # noqa: PERF401 (what came before a failure is kept)
+            except (ValueError, LookupError, TypeError) as error:
+                self.fail(_untranslatable(error))
+        decoder = self._decoder
+        if decoder.failure is not None and not self.over:
+            self.fail(decoder.failure)
+        self.finished = decoder.finished and self.failure is None
+        self.content, self.usage = decoder.content, decoder.usage
+        self.enough, self.growing = decoder.enough, decoder.growing
+        self.events = self._writer.events
+        return b"".join(out)
+
+    def _event(self, block: bytes) -> bytes:
+        payload = sse.payload(block)
+        self._head = b""
+        if not payload:
+            return b""
+        if payload == _DONE:
+            # Where the engine counts nothing, each piece of content counts as one token, as in the metrics.
+            return self._writer.end(self._decoder.usage or Usage(output=self._decoder.content))
+        out = self._writer.event(payload)
+        if self._writer.continues:
+            self._learn(block)
+        return out
+
+    def _learn(self, block: bytes) -> None:
+        """Remember the bytes around the text of an event, so that the next one like it need not be decoded."""
+        event = block + _BETWEEN
+        text = find_text(event)
+        if text is not None:
+            self._head, self._tail = event[: text.start(1)], event[text.end(1) :]

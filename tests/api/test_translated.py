@@ -1,0 +1,139 @@
+"""Clients that speak another API than the engine, over real sockets: Anthropic's SDK in front of a chat engine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import pytest
+
+from gateway.fake.engine import FakeEngine
+from tests.api.asking import answering
+from tests.serving import Served, serving
+
+ASKED: dict[str, Any] = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
+EVENTS = ["message_start", "content_block_start", *["content_block_delta"] * 5, "content_block_stop"]
+
+
+@contextlib.asynccontextmanager
+async def served(
+    tmp_path: Path, engine: FakeEngine, native: str = "{messages: false}", more: str = ""
+) -> AsyncIterator[Served]:
+    text = f"""
+backends:
+  a: {{engine: openai, url: "{engine.url}", native: {native}}}
+models:
+  m: {{targets: {{a: fake}}}}
+"""
+    async with serving(tmp_path, text) as found:
+        yield found
+
+
+def client(found: Served) -> anthropic.AsyncAnthropic:
+    return anthropic.AsyncAnthropic(base_url=found.url, api_key="any", max_retries=0)
+
+
+async def test_anthropics_client_gets_a_message(tmp_path: Path) -> None:
+    async with FakeEngine() as engine, served(tmp_path, engine) as found, client(found) as asks:
+        message = await asks.messages.create(**ASKED)
+        assert (
+            message.content[0].type == "text" and message.content[0].text == "word0 word1 word2 word3 word4"
+        )
+        assert (message.stop_reason, message.model) == ("max_tokens", "m")
+        assert message.usage.output_tokens == 5 and message.usage.input_tokens > 0
+        assert engine.requests[-1].path == "/v1/chat/completions"
+        assert found.metric("gateway_requests_total", operation="messages", outcome="ok") == 1
+        assert found.metric("gateway_tokens_total", direction="out") == 5
+
+
+async def test_anthropics_client_gets_a_stream(tmp_path: Path) -> None:
+    async with FakeEngine() as engine, served(tmp_path, engine) as found, client(found) as asks:
+        async with asks.messages.stream(**ASKED) as stream:
+            texts = [text async for text in stream.text_stream]
+            message = await stream.get_final_message()
+        assert "".join(texts) == "word0 word1 word2 word3 word4" and len(texts) == 5
+        assert message.usage.output_tokens == 5 and message.stop_reason == "max_tokens"
+
+
+async def test_a_stream_that_breaks_off_raises_in_anthropics_client(tmp_path: Path) -> None:
+    script = {"faults": [{"at": "event 3", "do": "reset"}]}
+    async with FakeEngine(defaults=script) as engine, served(tmp_path, engine) as found:
+        answer = await found.post("/v1/messages", ASKED | {"stream": True})
+        kinds = [
+            line.removeprefix("event: ")
+            for line in answer.body.decode().split("\n")
+            if line.startswith("event: ")
+        ]
+        assert kinds[0] == "message_start" and kinds[-1] == "error" and "message_stop" not in kinds
+        async with client(found) as asks:
+            with pytest.raises(anthropic.APIError):
+                async with asks.messages.stream(**ASKED) as stream:
+                    await stream.get_final_message()
+
+
+async def test_an_engine_without_room_is_529(tmp_path: Path) -> None:
+    async with (
+        FakeEngine(rules=[answering("/v1/chat/completions", {}, status=503)]) as engine,
+        served(tmp_path, engine) as found,
+    ):
+        answer = await found.post("/v1/messages", ASKED)
+        assert (answer.status, answer.json()["error"]["type"]) == (529, "overloaded_error")
+        assert (await found.post("/v1/chat/completions", ASKED)).status == 503
+
+
+async def test_a_mistake_is_told_in_anthropics_words(tmp_path: Path) -> None:
+    async with FakeEngine() as engine, served(tmp_path, engine) as found, client(found) as asks:
+        with pytest.raises(anthropic.BadRequestError) as caught:
+            await asks.messages.create(
+                **ASKED | {"messages": [{"role": "user", "content": [{"type": "image"}]}]}
+            )
+        assert "messages.0.content.0.source" in str(caught.value)
+        assert not [one for one in engine.requests if one.method == "POST"]
+        assert found.gateway.pool.backends["a"].breaker.open is False
+
+
+async def test_a_reload_changes_what_is_translated(tmp_path: Path) -> None:
+    async with FakeEngine() as engine, served(tmp_path, engine) as found:
+        before = found.gateway.core.snapshot.config
+        native = before.backends["a"].model_copy(update={"native": {}})
+        found.gateway.apply(before.model_copy(update={"backends": {"a": native}}))
+        await found.post("/v1/messages", ASKED)
+        assert "/v1/messages" in {one.path for one in engine.requests}
+
+
+async def test_what_was_not_said_is_named(tmp_path: Path) -> None:
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    async with FakeEngine() as engine, served(tmp_path, engine) as found:
+        answer = await found.post("/v1/messages", ASKED | {"tools": [search]})
+        assert answer.headers["x-gateway-dropped"] == "web_search_20250305"
+
+
+@pytest.mark.parametrize(
+    ("native", "headers", "path"),
+    [
+        ("{}", {}, "/v1/messages"),
+        ("{messages: true}", {}, "/v1/messages"),
+        ("{messages: false}", {}, "/v1/chat/completions"),
+        ("{}", {"x_gateway_translate": "always"}, "/v1/chat/completions"),
+    ],
+)
+async def test_when_a_message_is_translated(
+    native: str, headers: dict[str, str], path: str, tmp_path: Path
+) -> None:
+    async with FakeEngine() as engine, served(tmp_path, engine, native) as found:
+        await found.post("/v1/messages", ASKED, **headers)
+        assert {one.path for one in engine.requests if one.method == "POST"} == {path}
+
+
+async def test_a_whole_answer_of_an_engine_that_only_streams(tmp_path: Path) -> None:
+    """What is gathered from a stream is translated as a whole."""
+    text = (
+        'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    )
+    rule = answering("/v1/chat/completions", text, "text/event-stream")
+    async with FakeEngine(rules=[rule]) as engine, served(tmp_path, engine) as found:
+        answer = await found.post("/v1/messages", ASKED)
+        assert answer.json()["content"] == [{"type": "text", "text": "hi", "citations": None}]

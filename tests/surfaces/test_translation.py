@@ -1,0 +1,106 @@
+"""The seam between an engine's stream and a client's dialect: how a stream may end, and how its bytes may split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.base import Failure, Kind, Operation, Reply, RequestError
+from tests.surfaces.chatting import ENGINE, chunk, counted, events, stream, streamed, translation
+
+ASKED: dict[str, Any] = {
+    "model": "m",
+    "max_tokens": 9,
+    "stream": True,
+    "messages": [{"role": "user", "content": "hi"}],
+}
+SAID = [chunk({"role": "assistant", "content": ""}), chunk({"content": "a"}), chunk({"content": "b"})]
+END = [chunk({}, "stop"), counted(3, 2)]
+
+
+def ended(data: bytes, closes: bool = True) -> tuple[list[str], Failure | None]:
+    """Return the types of the events that the client gets, and how the stream failed."""
+    found = translation(Operation.MESSAGES, ASKED)
+    decoder = found.decoder(ENGINE.decoder(found.said, "up"))
+    out = decoder.feed(data)
+    if closes and decoder.failure is None:
+        out += decoder.close()
+    return [event["type"] for event in events(out)], decoder.failure
+
+
+def test_a_stream_that_is_done_has_its_end() -> None:
+    kinds, failure = ended(stream([*SAID, *END]))
+    assert kinds[-2:] == ["message_delta", "message_stop"] and failure is None
+
+
+def test_a_stream_that_closes_after_its_last_word_has_its_end() -> None:
+    kinds, failure = ended(stream([*SAID, *END], done=False))
+    assert kinds[-1] == "message_stop" and failure is None
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        pytest.param(stream(SAID, done=False), Kind.RESET, id="closes in the middle"),
+        pytest.param(stream(SAID), Kind.GARBLED, id="done without a reason"),
+        pytest.param(stream(SAID, done=False) + b"data: {broken\n\n", Kind.GARBLED, id="no JSON"),
+        pytest.param(stream(SAID, done=False) + b'data: {"choices": [', Kind.RESET, id="half an event"),
+        pytest.param(
+            stream([*SAID, {"error": {"message": "out of memory"}}]), Kind.FAILED, id="an error of the engine"
+        ),
+        pytest.param(stream([*SAID, chunk({"tool_calls": "x"})]), Kind.GARBLED, id="no such shape"),
+    ],
+)
+def test_a_stream_that_fails_has_no_end(data: bytes, kind: Kind) -> None:
+    kinds, failure = ended(data)
+    assert "message_stop" not in kinds and "message_delta" not in kinds
+    assert kinds[:3] == ["message_start", "content_block_start", "content_block_delta"]
+    assert failure is not None and failure.kind is kind
+
+
+def test_nothing_is_ended_that_goes_on() -> None:
+    kinds, failure = ended(stream([*SAID, chunk({}, "stop")], done=False), closes=False)
+    assert kinds[-1] == "content_block_delta" and failure is None
+
+
+TEXTS = st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=6)
+
+
+@given(texts=TEXTS, thoughts=TEXTS, size=st.integers(1, 200))
+def test_the_split_of_the_bytes_changes_nothing(texts: list[str], thoughts: list[str], size: int) -> None:
+    said = [chunk({"reasoning_content": text}) for text in thoughts] + [
+        chunk({"content": text}) for text in texts
+    ]
+    data = stream([*said, *END])
+    once = streamed(translation(Operation.MESSAGES, ASKED), data)
+    split = streamed(translation(Operation.MESSAGES, ASKED), data, size)
+    assert [event for event in events(split) if event["type"] != "message_start"] == [
+        event for event in events(once) if event["type"] != "message_start"
+    ]
+    deltas = [event["delta"] for event in events(split) if event["type"] == "content_block_delta"]
+    assert "".join(delta.get("text", "") for delta in deltas) == "".join(texts)
+    assert "".join(delta.get("thinking", "") for delta in deltas) == "".join(thoughts)
+
+
+def test_a_whole_answer_to_a_stream_becomes_its_events() -> None:
+    found = translation(Operation.MESSAGES, ASKED)
+    reply = found.reply(Reply(stream([*SAID, *END]), None))
+    assert isinstance(reply, Reply)
+    assert events(reply.body)[-1] == {"type": "message_stop"}
+
+
+def test_an_answer_that_makes_no_sense_is_the_engines_failure() -> None:
+    found = translation(Operation.MESSAGES, ASKED | {"stream": False})
+    failure = found.reply(Reply(b'{"choices": []}', None))
+    assert isinstance(failure, Failure) and failure.kind is Kind.GARBLED
+
+
+def test_a_request_that_cannot_be_said_is_refused_with_its_place() -> None:
+    odd = ASKED | {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "file"}}]}]}
+    with pytest.raises(RequestError) as caught:
+        translation(Operation.MESSAGES, odd)
+    assert caught.value.failure.kind is Kind.REJECTED
+    assert caught.value.failure.param == "messages.0.content.0.source.type"
