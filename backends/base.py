@@ -65,11 +65,22 @@ class Operation(enum.StrEnum):
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens the engine counted for one request."""
+    """Tokens the engine counted for one request. What it did not tell is None, which is not zero."""
 
     input: int = 0
+    """Of the prompt, whether they were computed or read from a cache."""
     output: int = 0
-    cached: int = 0
+    """Of the answer, with what it says to itself first."""
+    cached: int | None = None
+    """Of `input`: read from a cache."""
+    cache_write: int | None = None
+    """Of `input`: written to a cache."""
+    reasoning: int | None = None
+    """Of `output`: said to itself."""
+    drafted: int | None = None
+    """Guessed by a draft model or from what the client predicted, and then verified."""
+    accepted: int | None = None
+    """Of `drafted`: found right."""
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -106,7 +117,8 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     API has nothing else to do. The time limits are those of a whole answer, `answer` and `total`: such an engine says
     nothing until it has finished. Of a request without `stream` it means nothing.
 
-    `dropped` names what the client asked for and the engine is not sent, see `backends.dialect.dropped`.
+    `dropped` names what the client asked for and the engine is not sent, see `backends.dialect.dropped`. `native` says
+    that the engine is asked in an API of its own, to which the client's request is translated.
     """
 
     path: str
@@ -117,6 +129,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     then: Call | None = None
     whole: bool = False
     dropped: tuple[str, ...] = ()
+    native: bool = False
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):

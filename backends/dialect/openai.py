@@ -71,6 +71,7 @@ class _Answer(msgspec.Struct):
     choices: list[_Ending] | None = None
     data: list[msgspec.Raw] | None = None
     usage: Any = None
+    timings: Any = None
     error: Any = None
 
 
@@ -107,7 +108,7 @@ class OpenAICompatible(Engine):
         failure, body = _ended(request, answer.choices or (), body)
         if failure is not None:
             return failure
-        counted = usage_of(answer.usage)
+        counted = usage_of(answer.usage, timings=answer.timings)
         if not request.stream:
             name = msgspec.json.encode(request.model)
             return Reply(rewrite.renamed(body, bytes(answer.model), name), counted)

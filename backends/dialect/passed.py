@@ -21,7 +21,7 @@ from backends.dialect import content, messages, reasons, responses, rewrite
 from backends.dialect.decoder import Decoder, FramedDecoder
 from backends.dialect.errors import garbled
 from backends.dialect.shapes import SILENT, check_text, is_error
-from backends.dialect.usage import count, usage_of, usage_of_digits
+from backends.dialect.usage import count, merged, usage_of, usage_of_digits
 from backends.framing import sse
 
 
@@ -260,10 +260,7 @@ class Events(FramedDecoder):
 
     def _add(self, counted: Usage) -> None:
         """Merge counts: Anthropic's streams count the prompt in their first event and the answer in a later one."""
-        old = self.usage or Usage()
-        self.usage = Usage(
-            counted.input or old.input, counted.output or old.output, counted.cached or old.cached
-        )
+        self.usage = merged(self.usage, counted)
 
     def _renamed(self, block: bytes, said: _Event) -> bytes:
         """Return an event with the model's name as the client knows it."""

@@ -35,6 +35,8 @@ class Event(msgspec.Struct):
     model: msgspec.Raw = msgspec.Raw()
     choices: list[Choice] | None = None
     usage: Any = None
+    timings: Any = None
+    """What llama.cpp tells beside the usage: tokens from its cache, and of its draft model."""
     error: Any = None
     prompt_progress: Any = None
     """How much of the prompt llama.cpp has read, where it was asked to tell."""

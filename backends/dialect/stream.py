@@ -197,7 +197,7 @@ class EventStream(FramedDecoder):
             self.fail(self._engine.failure(500, (), payload))
             return b""
         kept, self._kept = self._kept, b""
-        counted = None if said.usage is None else usage_of(said.usage)
+        counted = None if said.usage is None else usage_of(said.usage, timings=said.timings)
         if counted is not None:
             self.usage = counted
             if self._strip_usage:

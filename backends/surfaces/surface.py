@@ -51,6 +51,8 @@ class InvalidRequest(Exception):
 class Surface(ABC):
     """One client dialect."""
 
+    name: ClassVar[str] = "openai"
+    """What the dialect is called in the metrics."""
     stream_headers: ClassVar[Headers]
     """The headers of a streamed answer, besides those that the gateway adds."""
     forwarded: ClassVar[tuple[bytes, ...]] = ()

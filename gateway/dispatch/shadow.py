@@ -62,7 +62,9 @@ class Shadows:
         self.quarantine: Quarantine = Quarantine()
         """The requests of whose copies engines died."""
         nothing = Histogram(())
-        self.aside: TargetMetrics = TargetMetrics((NONE, NONE, NONE), Value(), nothing, Value(), Value())
+        self.aside: TargetMetrics = TargetMetrics(
+            (NONE, NONE, NONE), Value(), nothing, (Value(), Value()), (Value(), Value())
+        )
         """The cells that attempts write to instead of those of their target."""
 
     @property

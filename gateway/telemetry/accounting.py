@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from backends.base import Usage
 from gateway.errors import CLIENT_GONE, CLIENT_SLOW
 from gateway.request import Exchange
-from gateway.telemetry.cells import RouteMetrics, TargetMetrics
+from gateway.telemetry.cells import NONE, RouteMetrics, TargetMetrics
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.timeline import AUTH, HOPS, RECEIVE, ROUTE
 from gateway.telemetry.trace import Noted
@@ -22,6 +22,8 @@ log = logging.getLogger("gateway.request")
 
 SECOND: Final = 1e9
 """Nanoseconds per second."""
+DETAILS: Final = ("cached", "cache_write", "reasoning", "drafted", "accepted")
+"""The parts of a prompt's or an answer's tokens that an engine may tell, as `backends.base.Usage` has them."""
 
 
 class Tried(Protocol):
@@ -37,6 +39,17 @@ class Tried(Protocol):
     def first_token_at(self) -> int: ...
 
 
+class Counted(Noted, Protocol):
+    """An attempt that is over, with what is counted of it."""
+
+    @property
+    def sent(self) -> int: ...
+    @property
+    def received(self) -> int: ...
+    @property
+    def translated(self) -> str: ...
+
+
 class Accounting:
     """Adds the durations, tokens and outcomes of requests to the metrics."""
 
@@ -45,7 +58,7 @@ class Accounting:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def attempted(self, exchange: Exchange, cells: TargetMetrics, attempt: Noted) -> None:
+    def attempted(self, exchange: Exchange, cells: TargetMetrics, attempt: Counted) -> None:
         """Count one attempt at the target that these cells belong to."""
         timeline = exchange.timeline
         routed = cells.by_route.get(exchange.route)
@@ -56,12 +69,10 @@ class Accounting:
             routed.first_token.observe((attempt.first_token_at - timeline.received) / SECOND)
         if attempt.sent_at:
             routed.overhead.observe((timeline.spent[AUTH] + timeline.spent[ROUTE]) / SECOND)
-        tokens = exchange.usage = attempt.tokens
-        cells.input_tokens.value += tokens.input
-        cells.output_tokens.value += tokens.output
-        key = self._metrics.keys.tokens
-        key.cell(exchange.key, "in").value += tokens.input
-        key.cell(exchange.key, "out").value += tokens.output
+            self._translated(exchange, cells, attempt)
+        self._spent(exchange, cells, attempt.tokens)
+        cells.sent.value += attempt.sent
+        cells.received.value += attempt.received
         result = attempt.result
         counted = cells.by_result.get(result)
         if counted is None:
@@ -70,6 +81,27 @@ class Accounting:
         counted.value += 1
         if attempt.leg is not None:
             attempt.leg.end(cells.backend, attempt)
+
+    def _translated(self, exchange: Exchange, cells: TargetMetrics, attempt: Counted) -> None:
+        """Count whether what was sent had to be translated."""
+        reason = attempt.translated
+        names = exchange.surface.name, exchange.operation._value_, cells.engine
+        way = ("translated", reason) if reason else ("passed", NONE)
+        self._metrics.requests.translations.cell(*names, *way).value += 1
+
+    def _spent(self, exchange: Exchange, cells: TargetMetrics, tokens: Usage) -> None:
+        """Count the tokens of one attempt."""
+        exchange.usage = tokens
+        cells.input_tokens.value += tokens.input
+        cells.output_tokens.value += tokens.output
+        key = self._metrics.keys.tokens
+        key.cell(exchange.key, "in").value += tokens.input
+        key.cell(exchange.key, "out").value += tokens.output
+        for detail in DETAILS:
+            told: int | None = getattr(tokens, detail)
+            if told is not None:
+                names = cells.model, cells.backend, cells.engine, detail
+                self._metrics.requests.tokens_detail.cell(*names).value += told
 
     def _routed(self, cells: TargetMetrics, route: str) -> RouteMetrics:
         of, names = self._metrics.requests, (cells.model, cells.backend, cells.engine, route)

@@ -88,6 +88,8 @@ class TargetMetrics:
         "input_tokens",
         "model",
         "output_tokens",
+        "received",
+        "sent",
         "token_gap",
     )
 
@@ -96,15 +98,18 @@ class TargetMetrics:
         names: tuple[str, str, str],
         in_flight: Value,
         token_gap: Histogram,
-        input_tokens: Value,
-        output_tokens: Value,
+        tokens: tuple[Value, Value],
+        size: tuple[Value, Value],
     ) -> None:
-        """`names` are those of the model, the backend and its kind of engine."""
+        """`names` are those of the model, the backend and its kind of engine.
+
+        `tokens` are those of prompts and of answers, `size` the bytes sent and received.
+        """
         self.model, self.backend, self.engine = names
         self.in_flight = in_flight
         self.token_gap = token_gap
-        self.input_tokens = input_tokens
-        self.output_tokens = output_tokens
+        self.input_tokens, self.output_tokens = tokens
+        self.sent, self.received = size
         self.by_result: dict[str, Value] = {}
         """Attempts, by what became of them, as far as that has occurred."""
         self.by_route: dict[str, RouteMetrics] = {}

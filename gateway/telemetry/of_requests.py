@@ -59,6 +59,24 @@ class RequestMetrics:
             "Tokens of prompts (in) and of answers (out), as the engines counted them.",
             (*where, "direction"),
         )
+        self.tokens_detail = add.counter(
+            "gateway_tokens_detail",
+            "Of those tokens: `cached` and `cache_write` of prompts, `reasoning` of answers; and tokens that were "
+            "`drafted` by speculation and `accepted`. Absent where the engine does not tell.",
+            (*where, "detail"),
+            sparse=False,
+        )
+        self.bytes = add.counter(
+            "gateway_bytes",
+            "Bytes of requests sent to backends, with their heads, and of the bodies of answers received.",
+            ("model", "backend", "direction"),
+        )
+        self.translations = add.counter(
+            "gateway_translations",
+            "Attempts by whether the client's request and the answer were `passed` on in the client's dialect, or "
+            "`translated`, and why.",
+            ("dialect", "operation", "engine", "way", "reason"),
+        )
         self._add_troubles(add)
         self._targets: dict[tuple[str, str, str], TargetMetrics] = {}
         self._ended: dict[tuple[str, ...], EndedMetrics] = {}
@@ -105,8 +123,8 @@ class RequestMetrics:
                 names,
                 self.in_flight.cell(model, backend),
                 self.token_gap.cell(*names),
-                self.tokens.cell(*names, "in"),
-                self.tokens.cell(*names, "out"),
+                (self.tokens.cell(*names, "in"), self.tokens.cell(*names, "out")),
+                (self.bytes.cell(model, backend, "sent"), self.bytes.cell(model, backend, "received")),
             )
         return found
 

@@ -87,7 +87,8 @@ class Attempt(Sink):
     called once when the attempt is over. Then `complete` is true if the client has the whole answer; otherwise
     `failure` says why not, and is None if the attempt was dropped. `crash` is an exception that an engine's adapter
     raised, which is a bug. `committed` is true once the client has received content. `sent_at` and `first_token_at` are
-    nanoseconds of the timeline's clock, 0 if that did not happen. `request` is the client's, as the model has it.
+    nanoseconds of the timeline's clock, 0 if that did not happen. `sent` are the bytes that went to the engine,
+    `received` those of the answer's body that came from it. `request` is the client's, as the model has it.
     """
 
     __slots__ = (
@@ -112,7 +113,6 @@ class Attempt(Sink):
         "_renewed",
         "_reply_headers",
         "_since",
-        "_size",
         "_sizes",
         "_status",
         "_streams",
@@ -131,8 +131,11 @@ class Attempt(Sink):
         "first_token_at",
         "gathers",
         "leg",
+        "received",
         "request",
+        "sent",
         "sent_at",
+        "translated",
         "usage",
     )
 
@@ -175,7 +178,6 @@ class Attempt(Sink):
         """Whether the first bytes are still to tell if the answer is a stream."""
         self._held: Held = Held()
         """Data that is held back: of a stream before its first content, or of an answer that is sent as a whole."""
-        self._size: int = 0  # the bytes of the stream so far
         self._phase: Phase = Phase.CONNECT
         self._since = self._heard = 0  # `_heard`: when bytes of an event came last that did not end it
         self._over: bool = False
@@ -186,9 +188,11 @@ class Attempt(Sink):
         self.usage: Usage | None = None
         self.committed = self.complete = False
         self.crash: Exception | None = None
-        self.sent_at = self.first_token_at = 0
+        self.sent_at = self.first_token_at = self.sent = self.received = 0
         self.leg: Leg | None = None
         """What is noted of it for its request's trace; None where that is not recorded."""
+        self.translated: str = ""
+        """Why the request or its answer could not be passed on as it was; empty where it could."""
 
     def begin(self) -> bool:
         """Send the request on an idle connection. Return False if there is none, so that `connect` has to be called."""
@@ -206,6 +210,10 @@ class Attempt(Sink):
                 self._fail(error.failure)
                 return True
             self._whole = call.whole
+            if translation is not None or call.native or call.whole:
+                self.translated = (
+                    "as_chat" if translation is not None else "native_api" if call.native else "whole"
+                )
             dropped = call.dropped if translation is None else (*translation.dropped, *call.dropped)
             if dropped:
                 self._headers = (*self._headers, (b"x-gateway-dropped", ", ".join(dropped).encode()))
@@ -251,6 +259,7 @@ class Attempt(Sink):
             self._way.source = connection
             self._exchange.attempt = self
         now = self.sent_at = self._timeline.mark(SEND)
+        self.sent += len(self._data)
         connection.send(self._data, self)
         if connection.flushed:
             now = self._timeline.mark(FIRST_BYTE)
@@ -424,7 +433,7 @@ class Attempt(Sink):
 
     def on_chunk(self, framed: bytes, start: int, end: int) -> None:
         events = self._events
-        size = self._size + end - start
+        size = self.received + end - start
         if events is None or not self.committed or size > self._most:
             self.on_body(framed[start:end])
             return
@@ -435,7 +444,7 @@ class Attempt(Sink):
         now = perf_counter_ns()
         self._token_gap.observe((now - self._since) / SECOND)
         self._since = now
-        self._size = size
+        self.received = size
         if out is framed:
             self._way.write_chunk(framed, start, end)
         else:
@@ -446,8 +455,8 @@ class Attempt(Sink):
         if decoder is None:
             self._collect(data)
             return
-        self._size += len(data)
-        if self._size > self._most:
+        self.received += len(data)
+        if self.received > self._most:
             self._fail(self._sizes.reply_too_large())
             return
         before = decoder.content
@@ -522,6 +531,7 @@ class Attempt(Sink):
     def _collect(self, data: bytes) -> None:
         held = self._held
         if self._unlabelled:
+            self.received -= held.size
             data = held.take() + data
             streams = sse.is_stream(data)
             self._unlabelled = streams is None
@@ -529,6 +539,7 @@ class Attempt(Sink):
                 self._watch()
                 self.on_body(data)
                 return
+        self.received += len(data)
         held.add(data)
         if self._status != 200:
             if held.size > MAX_ERROR:

@@ -22,7 +22,7 @@ from backends.framing import limit as limits
 AT = "2026-08-21T10:00:00.123456789Z"
 CREATED = 1787306400
 COUNTS = {"total_duration": 5, "prompt_eval_count": 11, "eval_count": 7, "eval_duration": 3}
-USAGE = Usage(11, 7, 0)
+USAGE = Usage(11, 7)
 TOOL_CALL = {
     "id": "call_x",
     "function": {"index": 0, "name": "get_port", "arguments": {"engine": "ollama", "n": 1.50}},
@@ -116,7 +116,7 @@ def test_usage_is_what_ollama_counted() -> None:
     assert told == {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
     odd = says("Hi") | {"done": True, "prompt_eval_count": "many", "eval_count": -1}
     reply = Ollama().reply(request(), "m", (), json.dumps(odd).encode())
-    assert isinstance(reply, Reply) and reply.usage == Usage(0, 0, 0)
+    assert isinstance(reply, Reply) and reply.usage == Usage(0, 0)
 
 
 def test_thoughts_and_tool_calls_of_a_whole_answer() -> None:

@@ -75,7 +75,7 @@ WHOLE: dict[Operation, tuple[dict[str, Any], Usage | None]] = {
                 "output_tokens_details": {"reasoning_tokens": 0},
             },
         },
-        Usage(9, 2, 4),
+        Usage(9, 2, 4, reasoning=0),
     ),
     Operation.MESSAGES: (
         {
@@ -233,7 +233,7 @@ STREAMS = {
     "responses": (
         Operation.RESPONSES,
         COMPLETE,
-        Usage(16, 12),
+        Usage(16, 12, 0, reasoning=0),
     ),
     "messages": (Operation.MESSAGES, recorded("messages_stream"), Usage(16, 8, 15)),
     "infill": (Operation.INFILL, recorded("completion_stream"), None),

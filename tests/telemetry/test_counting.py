@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+import pytest
 
 from gateway.fake.engine import FakeEngine
 from tests.faults.clients import CHAT, Client, chat, config, http, rest, until
@@ -116,3 +119,73 @@ async def test_where_a_request_went_is_told_with_its_rule_and_kind_of_engine(tmp
             assert served.metric("gateway_requests_total", outcome="ok", **labels) == 1
             for name in ("request_duration", "time_to_first_token", "overhead"):
                 assert served.metric(f"gateway_{name}_seconds_count", **labels) == 1, name
+
+
+async def test_tokens_are_told_in_detail_as_far_as_the_engine_tells_them(tmp_path: Path) -> None:
+    """What it does not tell has no line; what it tells to be none has one."""
+    usage = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+    detailed = usage | {
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 2},
+    }
+    answers = [
+        {"match": {"path": CHAT}, "reply": {"status": 200, "body": said(each)}} for each in (usage, detailed)
+    ]
+    async with (
+        FakeEngine(models=["up"], rules=answers[:1]) as engine,
+        serving(tmp_path, config(engine.url)) as served,
+    ):
+        name = "gateway_tokens_detail_total"
+        assert (await served.post(CHAT, chat())).status == 200
+        await rest(served)
+        assert f"\n{name}{{" not in "".join(served.gateway.metrics.pieces())
+        engine.set(models=["up"], rules=answers[1:])
+        assert (await served.post(CHAT, chat())).status == 200
+        await rest(served)
+        page = "".join(served.gateway.metrics.pieces())
+        assert f'{name}{{backend="engine-0",detail="cached",engine="openai",model="m"}} 0.0' in page
+        assert served.metric(name, detail="reasoning") == 2
+        assert page.count(f"\n{name}{{") == 2
+        assert served.metric("gateway_tokens_total", direction="in") == 18
+
+
+async def test_bytes_are_counted_in_both_directions(tmp_path: Path) -> None:
+    async with (
+        FakeEngine(models=["up"]) as engine,
+        serving(tmp_path, config(engine.url)) as served,
+    ):
+        whole = await served.post(CHAT, chat())
+        await rest(served)
+        name = "gateway_bytes_total"
+        assert served.metric(name, model="m", direction="sent") > len(str(chat()))
+        assert served.metric(name, direction="received") == pytest.approx(len(whole.body), abs=8)
+        before = served.metric(name, direction="received")
+        stream = await served.post(CHAT, chat(stream=True))
+        await rest(served)
+        # The client asked for no usage, which the engine's stream has.
+        assert served.metric(name, direction="received") - before >= len(stream.body)
+
+
+async def test_it_is_counted_where_a_request_had_to_be_translated(tmp_path: Path) -> None:
+    async with FakeEngine(models=["up"]) as engine:
+        text = config(engine.url, engine.url).replace(
+            "engine-1: {engine: openai", "engine-1: {engine: ollama"
+        )
+        async with serving(tmp_path, text) as served:
+            for path in (CHAT, "/v1/messages"):
+                await served.post(path, chat(max_tokens=5) | {"model": "engine-0/up"})
+            await served.post(CHAT, chat() | {"model": "engine-1/up"})
+            await rest(served)
+            name = "gateway_translations_total"
+            passed = {"engine": "openai", "way": "passed", "reason": "-"}
+            assert served.metric(name, dialect="openai", operation="chat", **passed) == 1
+            assert served.metric(name, dialect="anthropic", operation="messages", **passed) == 1
+            native = {"engine": "ollama", "way": "translated", "reason": "native_api"}
+            assert served.metric(name, dialect="openai", operation="chat", **native) == 1
+
+
+def said(usage: object) -> str:
+    """Return a whole chat completion with these counts."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+    whole = {"id": "1", "object": "chat.completion", "created": 1, "model": "up", "choices": [choice]}
+    return json.dumps(whole | {"usage": usage})

@@ -153,7 +153,7 @@ class LlamaCpp(OpenAICompatible):
         anyone: within 1.2 s alone, never while it is busy, as measured; of a stream within 0.05 s (b11549).
         """
         if request.operation is Operation.TOKENIZE:
-            return Call("/tokenize", _tokenized(request.body))
+            return Call("/tokenize", _tokenized(request.body), native=True)
         request = edited(request)
         if request.stream or request.operation not in _GATHERED or b'"logprobs"' in request.body:
             # The server refuses to stream log probabilities together with tools.

@@ -28,7 +28,7 @@ from backends.dialect.decoder import FramedDecoder
 from backends.dialect.errors import garbled
 from backends.dialect.logprobs import Token, of_text
 from backends.dialect.unstreamed import stream_of
-from backends.dialect.usage import count, openai_usage
+from backends.dialect.usage import count, openai_usage, told
 from backends.framing import ndjson, sse
 
 Members = dict[str, Any]
@@ -300,13 +300,13 @@ def _openai_call(call: _Call) -> Members:
 
 def _usage(line: _Line) -> Usage:
     """Return the tokens counted in the last line, which omits counts of zero."""
-    return Usage(count(line.prompt_eval_count), count(line.eval_count), count(line.prompt_eval_cached_count))
+    return Usage(count(line.prompt_eval_count), count(line.eval_count), told(line.prompt_eval_cached_count))
 
 
 def _counts(usage: Usage, line: _Line) -> Members:
     """Return the `usage` of an answer; with the cached tokens, where Ollama tells of them."""
     counts = openai_usage(usage)
-    if line.prompt_eval_cached_count is not None:
+    if usage.cached is not None:
         counts["prompt_tokens_details"] = {"cached_tokens": usage.cached}
     return counts
 

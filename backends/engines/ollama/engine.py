@@ -234,7 +234,7 @@ class Ollama(OpenAICompatible):
     def call(self, request: Request, model: str) -> Call:
         if self._speaks_natively(request):
             body, left_out = native_body(request, model, self._defaults)
-            return Call(PATHS[request.operation], body, dropped=left_out)
+            return Call(PATHS[request.operation], body, dropped=left_out, native=True)
         request = msgspec.structs.replace(request, body=edited_body(request))
         return super().call(request, model)
 

@@ -107,7 +107,7 @@ def call(request: Request, model: str) -> Call:
         if several and form is not None:
             raise edits.unsupported("response_format", "the engine hears it for one prompt only")
         if not several and (request.stream or form is not None):
-            return Call(NATIVE, _native(members, model), dropped=dropped(members, _NATIVE))
+            return Call(NATIVE, _native(members, model), dropped=dropped(members, _NATIVE), native=True)
     if request.stream and not whole:
         members |= {"stream": b"true", "stream_options": _USAGE}
     return Call(path, rewrite.joined(members), whole=whole)

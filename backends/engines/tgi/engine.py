@@ -218,7 +218,7 @@ class TGI(OpenAICompatible):
 def _tokenizing(asked: Mapping[str, Any]) -> Call:
     """Return the request for the tokens of messages or of a prompt."""
     if asked.get("messages") is not None:
-        return Call("/chat_tokenize", msgspec.json.encode({"messages": asked["messages"]}))
+        return Call("/chat_tokenize", msgspec.json.encode({"messages": asked["messages"]}), native=True)
     whole = asked.get("add_special_tokens", True)
     return Call(
         "/tokenize", msgspec.json.encode({"inputs": asked.get("prompt"), "add_special_tokens": whole})

@@ -161,7 +161,7 @@ class Triton(TritonServer):
             raise edits.rejected("max_tokens", "the engine makes at least one token")
         settings = wanted.settings(self._max_tokens)
         body = self.tensors.body(self._prompt(wanted, request.operation), settings)
-        return Call(f"/v2/models/{quote(model, safe='')}/generate_stream", body, dropped=told)
+        return Call(f"/v2/models/{quote(model, safe='')}/generate_stream", body, dropped=told, native=True)
 
     def decoder(self, request: Request, model: str) -> StreamDecoder:
         wanted, _ = self._read(request)

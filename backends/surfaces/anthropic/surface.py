@@ -42,6 +42,7 @@ _any = msgspec.json.Decoder()
 class Anthropic(OpenAI):
     """Anthropic's Messages API."""
 
+    name: ClassVar[str] = "anthropic"
     forwarded: ClassVar[tuple[bytes, ...]] = (b"anthropic-version", b"anthropic-beta")
 
     def read(self, operation: Operation, content_type: bytes, body: bytes) -> Request:
