@@ -50,6 +50,7 @@ from gateway.routing import snapshot
 from gateway.routing.state import State
 from gateway.telemetry.access import AccessLogs
 from gateway.telemetry.accounting import Accounting
+from gateway.telemetry.lag import Lag
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.page import Pages
 from gateway.telemetry.tracing import Traces
@@ -105,6 +106,9 @@ class Gateway:
         )
         self._visits = Visits()
         self._serving = False
+        self._lag = Lag()
+        lag = self.metrics.program.loop_lag.cell()
+        self.metrics.before_scrape(lambda: setattr(lag, "value", self._lag.longest))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection scope: a request for an engine directly, anything else through FastAPI."""
@@ -211,6 +215,7 @@ class Gateway:
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         self._serving = True
         self._watch(self.core.snapshot.config)
+        self._lag.start()
         tasks = [asyncio.create_task(self.fleet.run()), asyncio.create_task(self._follow())]
         for task in tasks:
             task.add_done_callback(_say_if_broken)
@@ -220,6 +225,7 @@ class Gateway:
             yield
         finally:
             self.drain()
+            self._lag.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)

@@ -32,6 +32,7 @@ from gateway.config.address import Listen
 from gateway.config.disk import Disk
 from gateway.config.file import Loaded
 from gateway.config.schema import Config
+from gateway.connections import Connections
 from gateway.errors import GatewayError, Own
 from gateway.fleet.peers import Alone, Peers
 from gateway.front import Front
@@ -40,7 +41,6 @@ from gateway.link import Link
 from gateway.listening import BACKLOG, opened, why_not
 from gateway.outlet import Outlet
 from gateway.reload import Reloader
-from gateway.wire.room import watch
 from gateway.worker import Worker
 from gateway.workers import Master
 
@@ -57,25 +57,6 @@ PARTING = 1.0
 """Seconds that clients have, after the drain, to take the last bytes that were written to them."""
 
 
-class Connections(set[Any]):
-    """The set of open client connections, which uvicorn's protocols add and remove themselves from."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._left = asyncio.Event()
-        watch(self)
-
-    def discard(self, connection: object) -> None:
-        super().discard(connection)
-        self._left.set()
-
-    async def gone(self) -> None:
-        """Wait until no connection is open."""
-        while self:
-            self._left.clear()
-            await self._left.wait()
-
-
 class Server(uvicorn.Server):
     """uvicorn's server with the gateway's own main loop and graceful shutdown."""
 
@@ -89,6 +70,8 @@ class Server(uvicorn.Server):
         self._began = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
+        running = gateway.core.register.running
+        gateway.metrics.before_scrape(lambda: self._connections.tell(gateway.metrics, len(running)))
 
     def on_signal(self) -> None:
         """Begin to drain on the first signal, and stop waiting for requests on the next one."""

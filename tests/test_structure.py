@@ -58,7 +58,7 @@ FLOORS = (
     Floor(("gateway.together",)),
     Floor(("gateway.adopt", "gateway.aside")),
     Floor(("gateway.front",)),
-    Floor(("gateway.reload", "gateway.listening", "gateway.link")),
+    Floor(("gateway.reload", "gateway.listening", "gateway.connections", "gateway.link")),
     Floor(("gateway.app",)),
     Floor(("gateway.api.*",), siblings=True),
     Floor(("gateway.dispatch.*", "gateway.routing.snapshot"), siblings=True),

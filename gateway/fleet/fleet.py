@@ -24,13 +24,14 @@ from gateway.config.schema import Config
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.breaker import Settings
 from gateway.fleet.discovery import Discovery
+from gateway.fleet.gauges import show
 from gateway.fleet.location import Location, OnLocation
 from gateway.fleet.member import Member, Shared, engine_of
 from gateway.fleet.orders import Kind, Order, Standing
 from gateway.fleet.pool import Pool
 from gateway.fleet.ring import Page, Position
 from gateway.fleet.signals import OnReport, Poll, Report
-from gateway.fleet.view import BackendView
+from gateway.fleet.view import BackendState, BackendView
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.upstream import Upstream
 
@@ -79,7 +80,7 @@ class Fleet:
         self._expiring: asyncio.TimerHandle | None = None
         self._group: asyncio.TaskGroup | None = None
         self.discovery = Discovery(self._ask_models, self._task)
-        metrics.before_scrape(self._count_connections)
+        metrics.before_scrape(self._count_states)
         metrics.before_scrape(self._count_signals)
         metrics.before_scrape(self._show_engines)
 
@@ -297,15 +298,14 @@ class Fleet:
         if now is None:
             self._metrics.forget_backend(name)
         elif now.backend.engine.name != engine:
-            self._metrics.backends.up.forget(name, engine)
-            self._metrics.backends.restarts.forget(name, engine)
+            for family in (self._metrics.backends.up, self._metrics.backends.restarts):
+                family.forget(name, engine)
+            for state in BackendState:
+                self._metrics.backends.state.forget(name, engine, state)
 
-    def _count_connections(self) -> None:
+    def _count_states(self) -> None:
         for backend in self.pool.backends.values():
-            upstream = backend.upstream
-            idle, total = (upstream.idle, upstream.open) if upstream is not None else (0, 0)
-            self._metrics.backends.connections.cell(backend.name, "idle").value = idle
-            self._metrics.backends.connections.cell(backend.name, "busy").value = total - idle
+            show(backend, self._metrics)
 
     def _count_signals(self) -> None:
         metrics, now = self._metrics, self._shared.clock()

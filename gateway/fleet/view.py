@@ -123,7 +123,7 @@ def backend_view(
         engine=engine.name,
         url=None if backend.upstream is None else backend.upstream.url,
         launched=_launched(settings, process),
-        state=_state(backend),
+        state=state_of(backend),
         reason=_reason(backend),
         orders=_orders(backend.orders, now),
         breaker=backend.breaker.state(now),
@@ -147,7 +147,8 @@ def backend_view(
     )
 
 
-def _state(backend: Backend) -> BackendState:
+def state_of(backend: Backend) -> BackendState:
+    """Return the state of a backend as operators see it."""
     if backend.orders.drained:
         return BackendState.DRAINED
     return _undrained(backend)

@@ -21,12 +21,14 @@ from gateway.config.balance import Balance
 from gateway.config.inherit import timeouts
 from gateway.config.model import Model
 from gateway.config.schema import Config
+from gateway.fleet.gauges import show_slots
 from gateway.fleet.lease import Target
 from gateway.fleet.pool import Pool
 from gateway.routing.canaries import Canaries
 from gateway.routing.crowding import Crowding
 from gateway.routing.decision import Decisions
 from gateway.routing.slots import Following
+from gateway.telemetry.cells import NONE
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.clocks import Clocks
 from gateway.wire.quota import Quota
@@ -53,6 +55,11 @@ class State:
         self.clock: Callable[[], float] = time.monotonic
         self.profile: str | None = None
         """The profile that is active; None for none."""
+        metrics.before_scrape(self._show_slots)
+
+    def _show_slots(self) -> None:
+        for model, gate in self._gates.items():
+            show_slots(self.metrics, (model, NONE), gate.slots, gate.held)
 
     def gate(self, model: str, settings: Model, targets: Collection[Target]) -> Gate | None:
         """Return the gate of a model with the numbers of its settings; None where they set no limit.
@@ -135,3 +142,4 @@ class State:
             del self._hedging[model]
         for model in [model for model in self._gates if model not in models and self._gates[model].idle]:
             del self._gates[model]
+            show_slots(self.metrics, (model, NONE), UNLIMITED, 0)

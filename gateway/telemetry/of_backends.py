@@ -20,6 +20,13 @@ class BackendMetrics:
             ("backend", "engine"),
             across="largest",
         )
+        self.state = add.gauge(
+            "gateway_backend_state",
+            "1 for the state that the backend is in, 0 for the others. `flawed`: it is up and does not tell its "
+            "models.",
+            ("backend", "engine", "state"),
+            across="largest",
+        )
         self.drained = add.gauge(
             "gateway_backend_drained",
             "1 if an operator has drained the backend; `gateway_backend_up` is 0 then.",

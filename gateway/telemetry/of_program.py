@@ -39,6 +39,18 @@ class ProgramMetrics:
             across="largest",
         )
 
+        self.loop_lag = add.gauge(
+            "gateway_event_loop_lag_seconds",
+            "The longest delay of the last ten to twenty seconds by which something that was due ran late: that long, "
+            "everything waited. Of several workers the largest.",
+            across="largest",
+        )
+        self.connections = add.gauge(
+            "gateway_connections",
+            "Open connections of clients: `busy` while a request for an engine is served, `idle` otherwise.",
+            ("state",),
+        )
+
     def set_config(self, version: str) -> None:
         """Show which version of the config is in force."""
         self.config.cells.clear()

@@ -54,6 +54,13 @@ class RequestMetrics:
         self.in_flight = add.gauge(
             "gateway_requests_in_flight", "Requests at a backend now.", ("model", "backend"), sparse=True
         )
+        self._add_volumes(add, where)
+        self._add_troubles(add)
+        self._targets: dict[tuple[str, str, str], TargetMetrics] = {}
+        self._ended: dict[tuple[str, ...], EndedMetrics] = {}
+
+    def _add_volumes(self, add: Topic, where: tuple[str, ...]) -> None:
+        """Create the families of tokens and bytes, and of what was done to them."""
         self.tokens = add.counter(
             "gateway_tokens",
             "Tokens of prompts (in) and of answers (out), as the engines counted them.",
@@ -77,11 +84,9 @@ class RequestMetrics:
             "`translated`, and why.",
             ("dialect", "operation", "engine", "way", "reason"),
         )
-        self._add_troubles(add)
-        self._targets: dict[tuple[str, str, str], TargetMetrics] = {}
-        self._ended: dict[tuple[str, ...], EndedMetrics] = {}
 
     def _add_troubles(self, add: Topic) -> None:
+        """Create the families of attempts and of what goes wrong."""
         self.attempts = add.counter(
             "gateway_attempts",
             "Attempts at a backend: `ok`, `cancelled` or the kind of failure.",
@@ -189,6 +194,15 @@ class QueueMetrics:
             "Requests that wait for a slot, by the class of priority that they came with.",
             ("model", "priority"),
             sparse=True,
+        )
+        self.slots = add.gauge(
+            "gateway_slots",
+            "Slots of a model that limits its requests, or of a backend whose engine runs so many at once; the other "
+            "label is `-`.",
+            ("model", "backend"),
+        )
+        self.slots_taken = add.gauge(
+            "gateway_slots_taken", "How many of `gateway_slots` are taken now.", ("model", "backend")
         )
         self.wait = add.histogram(
             "gateway_queue_wait_seconds",

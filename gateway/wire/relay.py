@@ -181,9 +181,8 @@ class Attempt(Sink):
         self._phase: Phase = Phase.CONNECT
         self._since = self._heard = 0  # `_heard`: when bytes of an event came last that did not end it
         self._over: bool = False
-        self._renewed = self._explained = (
-            False  # the latter: the engine was asked for the reason of the failure
-        )
+        self._explained = self._renewed = False
+        """Whether the engine was asked for the reason of the failure; whether the request was sent once more."""
         self.failure: Failure | None = None
         self.usage: Usage | None = None
         self.committed = self.complete = False
