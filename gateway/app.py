@@ -12,6 +12,7 @@ import contextlib
 import importlib.metadata
 import logging
 from collections.abc import AsyncIterator, Iterable, MutableMapping
+from functools import partial
 from random import Random
 from typing import Any
 from urllib.parse import unquote
@@ -84,7 +85,12 @@ class Gateway:
         self._state.processes = self._peers.serving
         self._budget = Budget()
         dispatcher = Dispatcher(self.pool, self.metrics, Accounting(self.metrics), self._budget)
-        self.core = Core(self._applied(config), dispatcher, self.metrics, Pages(self._page))
+        self.core = Core(
+            self._applied(config),
+            dispatcher,
+            self.metrics,
+            {as_: Pages(partial(self._page, as_)) for as_ in (False, True)},
+        )
         self.core.discovery = self.fleet.discovery
         self.hot = {path: Endpoint(self.core, operation) for path, operation in HOT.items()}
         self._web = web(self.core, VERSION, self._lifespan)
@@ -193,8 +199,8 @@ class Gateway:
         """Rebuild the snapshot, because a backend reported other models than before."""
         self.core.snapshot = snapshot.build(self.core.snapshot.config, self._state)
 
-    async def _page(self) -> Iterable[str]:
-        return await self._peers.page(self.metrics)
+    async def _page(self, openmetrics: bool) -> Iterable[str]:
+        return await self._peers.page(self.metrics, openmetrics)
 
     async def _backends(self) -> list[BackendView]:
         return await self._peers.views(self.fleet)

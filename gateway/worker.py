@@ -70,14 +70,14 @@ class Worker:
         """Tell the master that some backend can take requests, and which models there are."""
         self._link.tell("ready", models=models)
 
-    async def page(self, metrics: Metrics) -> Iterable[str]:
+    async def page(self, metrics: Metrics, openmetrics: bool) -> Iterable[str]:
         """Return the metrics page with the numbers of all workers, in pieces that are made one by one."""
         try:
             total: Dump = await self._link.ask("total", 2 * PATIENCE)
         except TimeoutError:
             log.warning("the master did not tell the metrics of all workers; these are one worker's")
-            return metrics.pieces()
-        return metrics.pieces_of(total)
+            return metrics.pieces(openmetrics)
+        return metrics.pieces_of(total, openmetrics)
 
     async def views(self, fleet: Fleet) -> list[BackendView]:
         """Return the backends as all workers and the master see them."""

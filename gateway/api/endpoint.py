@@ -51,8 +51,8 @@ _ID_CHARACTERS: Final = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefgh
 class Core:
     """The parts of the gateway that all endpoints share.
 
-    `snapshot` is never changed, only replaced as a whole. `pages` makes the metrics page; with several workers it
-    shows the sums of all.
+    `snapshot` is never changed, only replaced as a whole. `pages` makes the metrics page, in Prometheus' text
+    format and (True) as OpenMetrics; with several workers it shows the sums of all.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class Core:
         snapshot: Snapshot,
         dispatcher: Dispatcher,
         metrics: Metrics,
-        pages: Pages,
+        pages: Mapping[bool, Pages],
     ) -> None:
         self.snapshot: Snapshot = snapshot
         self.dispatcher: Dispatcher = dispatcher
         self.metrics: Metrics = metrics
-        self.pages: Pages = pages
+        self.pages: Mapping[bool, Pages] = pages
         self.draining: bool = False
         self.has_aside: bool = False
         """Whether metrics have a port of their own now."""

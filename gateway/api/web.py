@@ -33,7 +33,7 @@ from gateway.api.overview import unready
 from gateway.api.swagger import add_docs
 from gateway.auth import Caller
 from gateway.errors import GatewayError, Own
-from gateway.telemetry.metrics import CONTENT_TYPE
+from gateway.telemetry.metrics import CONTENT_TYPES, wants_openmetrics
 
 log = logging.getLogger("gateway.api")
 
@@ -113,10 +113,11 @@ def _operations(app: FastAPI, core: Core) -> None:
         return schemas.Status(status="ready")
 
     @app.get("/metrics", tags=["operations"], response_class=Response)
-    async def metrics() -> Response:
-        """Show all metrics in Prometheus' text format."""
-        parts = await core.pages.page()
-        headers = {"content-type": CONTENT_TYPE.decode()}
+    async def metrics(request: Request) -> Response:
+        """Show all metrics in Prometheus' text format, or as OpenMetrics where `Accept` asks for it."""
+        openmetrics = wants_openmetrics(request.headers.get("accept", ""))
+        parts = await core.pages[openmetrics].page()
+        headers = {"content-type": CONTENT_TYPES[openmetrics], "vary": "accept"}
         if len(parts) == 1:
             return Response(parts[0], headers=headers)
         return StreamingResponse(_one_by_one(parts), headers=headers)

@@ -35,7 +35,7 @@ class Peers(Protocol):
     def serving(self) -> int:
         """How many processes serve requests."""
 
-    async def page(self, metrics: Metrics) -> Iterable[str]:
+    async def page(self, metrics: Metrics, openmetrics: bool) -> Iterable[str]:
         """Return the metrics page with the numbers of all processes, in pieces that are made one by one."""
 
     async def views(self, fleet: Fleet) -> list[BackendView]:
@@ -86,9 +86,9 @@ class Alone:
             raise GatewayError(Kind.UNSUPPORTED, "this gateway was not started from a config file")
         return await self.on_reload()
 
-    async def page(self, metrics: Metrics) -> Iterable[str]:
+    async def page(self, metrics: Metrics, openmetrics: bool) -> Iterable[str]:
         """Return the metrics page of this process, in pieces that are made one by one."""
-        return metrics.pieces()
+        return metrics.pieces(openmetrics)
 
     async def views(self, fleet: Fleet) -> list[BackendView]:
         """Return the backends as this process sees them."""

@@ -66,7 +66,12 @@ class Accounting:
             routed = self._routed(cells, exchange.route)
         if attempt.first_token_at:
             exchange.first_token_at = attempt.first_token_at
-            routed.first_token.observe((attempt.first_token_at - timeline.received) / SECOND)
+            waited = (attempt.first_token_at - timeline.received) / SECOND
+            trace_id = _trace_of(exchange)
+            if trace_id:
+                routed.first_token.observe_traced(waited, trace_id)
+            else:
+                routed.first_token.observe(waited)
         if attempt.sent_at:
             routed.overhead.observe((timeline.spent[AUTH] + timeline.spent[ROUTE]) / SECOND)
             self._translated(exchange, cells, attempt)
@@ -121,7 +126,12 @@ class Accounting:
         cells.count.value += 1
         cells.of_key.value += 1
         spent = timeline.spent
-        cells.duration.observe((timeline.total - spent[RECEIVE]) / SECOND)
+        lasted = (timeline.total - spent[RECEIVE]) / SECOND
+        trace_id = _trace_of(exchange)
+        if trace_id:
+            cells.duration.observe_traced(lasted, trace_id)
+        else:
+            cells.duration.observe(lasted)
         hops = cells.hops
         for hop, nanoseconds in enumerate(spent):
             if nanoseconds:
@@ -143,3 +153,8 @@ class Accounting:
         if exchange.outcome in (CLIENT_GONE, CLIENT_SLOW):
             phase = HOPS[exchange.left_at]
             metrics.requests.client_aborts.cell(exchange.model, exchange.backend, phase).value += 1
+
+
+def _trace_of(exchange: Exchange) -> str:
+    """Return the id of the trace that a request belongs to; empty for those without, which are most."""
+    return exchange.trace_id if exchange.traced is not None or exchange.trace else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from time import time
 from typing import Final
 
 NONE: Final = "-"
@@ -35,15 +36,25 @@ class Value:
 
 
 class Histogram:
-    """The counts of observations per bucket, and the sum of all observations."""
+    """The counts of observations per bucket, and the sum of all observations.
 
-    __slots__ = ("bounds", "counts", "sum")
+    `exemplars` has for a bucket the last observation of which a trace was known: its value, the trace's id, and when it
+    was, in seconds since 1970.
+    """
+
+    __slots__ = ("bounds", "counts", "exemplars", "sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         """Create empty buckets with these upper bounds, and one more that has none."""
         self.bounds: tuple[float, ...] = bounds
         self.counts: list[int] = [0] * (len(bounds) + 1)
         self.sum: float = 0.0
+        self.exemplars: dict[int, tuple[float, str, float]] = {}
+
+    def observe_traced(self, value: float, trace_id: str) -> None:
+        """Count one observation of which the trace is known."""
+        self.observe(value)
+        self.exemplars[bisect_left(self.bounds, value)] = (value, trace_id, time())
 
     def observe(self, value: float) -> None:
         """Count one observation."""
@@ -57,6 +68,10 @@ class Histogram:
     def plain(self) -> float | list[float]:
         """Return the sum followed by the counts."""
         return [self.sum, *self.counts]
+
+    def plain_exemplars(self) -> list[tuple[int, float, str, float]]:
+        """Return the exemplars with the numbers of their buckets."""
+        return [(bucket, *exemplar) for bucket, exemplar in self.exemplars.items()]
 
     def buckets(self) -> Iterator[tuple[str, float]]:
         """Yield each upper bound with its cumulative count, as Prometheus expects them."""

@@ -7,13 +7,18 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from gateway.telemetry.cells import Histogram, Value
 
-Dump = list[tuple[str, str, tuple[str, ...], float | list[float]]]
-"""Cells as plain values: kind of metric, name, label values, and the number, or the sum and counts of a histogram.
-Behind these stand the bounds of one that has its own."""
+Exemplars = list[tuple[int, float, str, float]]
+"""Of buckets by their number: a value, the id of its trace, and when it was."""
+Dump = list[tuple[str, str, tuple[str, ...], float | list[float] | Exemplars]]
+"""Cells as plain values: kind of metric, name, label values, and the number, or the sum and counts of a histogram; behind
+these stand the bounds of one that has its own. For the kind `exemplars` those of the histogram of that name and these
+labels."""
+
+EXEMPLARS: Final = "exemplars"
 
 Cell = TypeVar("Cell", Value, Histogram)
 
@@ -62,14 +67,22 @@ class Family(Generic[Cell]):
 
     def dump(self) -> Dump:
         """Return the cells that are exported as plain values, for another process."""
-        return [
-            (self.kind, self.name, labels, self._plain(cell))
-            for labels, cell in self.cells.items()
-            if cell.is_shown(self.sparse)
-        ]
+        found: Dump = []
+        for labels, cell in self.cells.items():
+            if cell.is_shown(self.sparse):
+                found.append((self.kind, self.name, labels, self._plain(cell)))
+                if isinstance(cell, Histogram) and cell.exemplars:
+                    found.append((EXEMPLARS, self.name, labels, cell.plain_exemplars()))
+        return found
 
-    def take(self, labels: tuple[str, ...], value: float | list[float]) -> None:
-        """Set a cell to a value from a dump."""
+    def take(self, kind: str, labels: tuple[str, ...], value: Any) -> None:
+        """Set a cell to a value from a dump, or the exemplars of one that was set."""
+        if kind == EXEMPLARS:
+            known = self.cells.get(labels)
+            if isinstance(known, Histogram):
+                for bucket, observed, trace_id, when in value:
+                    known.exemplars[bucket] = (observed, trace_id, when)
+            return
         cell = self.cells[labels] = self._make()
         if isinstance(cell, Value) and isinstance(value, float | int):
             cell.value = value

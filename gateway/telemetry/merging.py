@@ -8,25 +8,34 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
-from gateway.telemetry.families import Dump
+from gateway.telemetry.families import EXEMPLARS, Dump, Exemplars
 from gateway.telemetry.registry import Across
 
 
 def merge(dumps: Iterable[Dump], across: Mapping[str, Across]) -> Dump:
     """Return the dumps of several processes as one. `across` tells what becomes of the gauges of each name."""
-    total: dict[tuple[str, str, tuple[str, ...]], float | list[float]] = {}
+    total: dict[tuple[str, str, tuple[str, ...]], Any] = {}
     for dump in dumps:
         for kind, name, labels, value in dump:
             key = (kind, name, tuple(labels))
-            known = total.get(key)
+            known: Any = total.get(key)
             if known is None:
                 total[key] = value
+            elif kind == EXEMPLARS:
+                total[key] = _latest([*known, *cast(Exemplars, value)])
             elif isinstance(known, list) and isinstance(value, list):
                 total[key] = [a + b for a, b in zip(known, value, strict=True)]
             elif isinstance(known, float | int) and isinstance(value, float | int):
                 total[key] = max(known, value) if across.get(name) == "largest" else known + value
     return [(*key, value) for key, value in total.items()]
+
+
+def _latest(exemplars: Exemplars) -> Exemplars:
+    """Return the last exemplar of each bucket."""
+    found = {exemplar[0]: exemplar for exemplar in sorted(exemplars, key=lambda each: each[3])}
+    return [*found.values()]
 
 
 def lasting(dump: Dump) -> Dump:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS_TYPE
+from prometheus_client.openmetrics.exposition import generate_latest as as_openmetrics
 
 from gateway.telemetry.cells import NONE, TargetMetrics
 from gateway.telemetry.families import AnyFamily, Dump
@@ -26,7 +28,9 @@ from gateway.telemetry.of_routes import RouteMetrics
 from gateway.telemetry.page import CELLS, pieces_of
 from gateway.telemetry.registry import Across, Families
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
+CONTENT_TYPES = {False: CONTENT_TYPE_LATEST, True: OPENMETRICS_TYPE}
+"""The content type of a page: in Prometheus' text format, and as OpenMetrics."""
+_OPENMETRICS = "application/openmetrics-text"
 
 
 class Metrics:
@@ -71,21 +75,46 @@ class Metrics:
             look()
         return [entry for family in self.families for entry in family.dump()]
 
-    def pieces(self) -> Iterator[str]:
-        """Yield the metrics page in Prometheus' text format, in pieces."""
+    def pieces(self, openmetrics: bool = False) -> Iterator[str]:
+        """Yield the metrics page in Prometheus' text format, or as OpenMetrics, in pieces."""
         for look in self._looks:
             look()
         for family in self.families:
-            yield from pieces_of(family)
-        yield generate_latest(self._process).decode()
+            yield from pieces_of(family, openmetrics)
+        yield (as_openmetrics if openmetrics else generate_latest)(self._process).decode()
 
-    def pieces_of(self, dump: Dump) -> Iterator[str]:
+    def pieces_of(self, dump: Dump, openmetrics: bool = False) -> Iterator[str]:
         """Yield the metrics page with the numbers of a dump, and without those of this process, in pieces."""
         others = Metrics("")
         families = {family.name: family for family in others.families}
-        for number, (_, name, labels, value) in enumerate(dump, 1):
-            families[name].take(tuple(labels), value)
+        for number, (kind, name, labels, value) in enumerate(dump, 1):
+            families[name].take(kind, tuple(labels), value)
             if not number % CELLS:
                 yield ""
         for family in others.families:
-            yield from pieces_of(family)
+            yield from pieces_of(family, openmetrics)
+        if openmetrics:
+            yield "# EOF\n"
+
+
+def wants_openmetrics(accept: str) -> bool:
+    """Return whether a reader of the page prefers OpenMetrics, by its `Accept`; the heavier of equals comes first."""
+    weights: dict[str, float] = {}
+    for part in accept.split(","):
+        kind, *parameters = (word.strip().lower() for word in part.split(";"))
+        weights.setdefault(kind, _weight(parameters))
+    plain = max(weights.get("text/plain", 0.0), weights.get("text/*", 0.0))
+    return weights.get(_OPENMETRICS, 0.0) > plain or (
+        _OPENMETRICS in weights and 0.0 < weights[_OPENMETRICS] == plain and accept.find(_OPENMETRICS) == 0
+    )
+
+
+def _weight(parameters: list[str]) -> float:
+    """Return the weight among the parameters of a media type, 1 where there is none."""
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return float(parameter[2:])
+            except ValueError:
+                return 0.0
+    return 1.0

@@ -1,9 +1,10 @@
-"""The metrics page in Prometheus' text format: one family after the other, in pieces that take little time each.
+"""The metrics page in Prometheus' text format or as OpenMetrics: family by family, in pieces that take little time.
 
 Rules:
 - A piece is at most `CELLS` cells. Whoever sends the page lets the event loop turn between two pieces.
 - A cell that was never used is not shown; one that was shown once always is.
 - Labels stand in alphabetical order, as in the pages of prometheus_client.
+- The two formats differ in a counter's title, in exemplars, which OpenMetrics alone has, and in its last line.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ _LEAST = 64 << 10
 """Bytes of text that are sent in one go."""
 
 
-def pieces_of(family: AnyFamily) -> Iterator[str]:
+def pieces_of(family: AnyFamily, openmetrics: bool = False) -> Iterator[str]:
     """Yield the text of a family in pieces, an empty one where only unused cells were passed."""
     name = family.name + ("_total" if family.kind == "counter" else "")
-    lines = [f"# HELP {name} {family.help}\n# TYPE {name} {family.kind}\n"]
+    titled = family.name if openmetrics else name
+    lines = [f"# HELP {titled} {family.help}\n# TYPE {titled} {family.kind}\n"]
     cells: dict[tuple[str, ...], Value | Histogram] = {**family.cells}
     for number, (labels, cell) in enumerate(cells.items(), 1):
         if cell.is_shown(family.sparse):
@@ -32,22 +34,33 @@ def pieces_of(family: AnyFamily) -> Iterator[str]:
             if isinstance(cell, Value):
                 lines.append(f"{name}{{{','.join(map(_pair, pairs))}}} {_number(cell.value)}\n")
             else:
-                lines.append(_histogram(name, pairs, cell))
+                lines.append(_histogram(name, pairs, cell, openmetrics))
         if not number % CELLS:
             yield "".join(lines)
             lines.clear()
     yield "".join(lines)
 
 
-def _histogram(name: str, pairs: list[tuple[str, str]], cell: Histogram) -> str:
+def _histogram(name: str, pairs: list[tuple[str, str]], cell: Histogram, openmetrics: bool) -> str:
     before = "".join(_pair(pair) + "," for pair in pairs if pair[0] < "le")
     after = "".join("," + _pair(pair) for pair in pairs if pair[0] > "le")
-    lines = [f'{name}_bucket{{{before}le="{bound}"{after}}} {count}.0\n' for bound, count in cell.buckets()]
+    exemplars = cell.exemplars if openmetrics else {}
+    lines = [
+        f'{name}_bucket{{{before}le="{bound}"{after}}} {count}.0{_exemplar(exemplars.get(bucket))}\n'
+        for bucket, (bound, count) in enumerate(cell.buckets())
+    ]
     labels = ",".join(map(_pair, pairs))
     lines.append(
         f"{name}_count{{{labels}}} {sum(cell.counts)}.0\n{name}_sum{{{labels}}} {_number(cell.sum)}\n"
     )
     return "".join(lines)
+
+
+def _exemplar(exemplar: tuple[float, str, float] | None) -> str:
+    if exemplar is None:
+        return ""
+    value, trace_id, when = exemplar
+    return f' # {{trace_id="{trace_id}"}} {value!r} {when:.3f}'
 
 
 def _pair(pair: tuple[str, str]) -> str:

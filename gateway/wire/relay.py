@@ -180,9 +180,8 @@ class Attempt(Sink):
         """Data that is held back: of a stream before its first content, or of an answer that is sent as a whole."""
         self._phase: Phase = Phase.CONNECT
         self._since = self._heard = 0  # `_heard`: when bytes of an event came last that did not end it
-        self._over: bool = False
-        self._explained = self._renewed = False
-        """Whether the engine was asked for the reason of the failure; whether the request was sent once more."""
+        self._over = self._explained = self._renewed = False
+        """Whether it is over; whether the engine was asked for the reason of the failure; whether it was sent again."""
         self.failure: Failure | None = None
         self.usage: Usage | None = None
         self.committed = self.complete = False

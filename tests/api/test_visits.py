@@ -41,7 +41,7 @@ async def test_scrapes_and_probes_that_succeed_are_said_at_debug_only(
         async def broken() -> list[str]:
             raise RuntimeError
 
-        served.gateway.core.pages._make = broken
+        served.gateway.core.pages[False]._make = broken
         for _ in range(2):
             assert (await served.get("/metrics")).status == 500
         assert said(logging.WARNING) == ["/metrics is answered with 500"]

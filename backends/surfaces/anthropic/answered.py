@@ -85,11 +85,13 @@ def ending(reason: str | None, stopped_at: str | None, called: bool) -> tuple[st
 def counts(usage: Usage) -> dict[str, Any]:
     """Return `usage`; what the engine did not count is 0 where every message has it, and left out elsewhere."""
     told: dict[str, Any] = {
-        "input_tokens": max(0, usage.input - usage.cached),
+        "input_tokens": max(0, usage.input - (usage.cached or 0) - (usage.cache_write or 0)),
         "output_tokens": usage.output,
     }
     if usage.cached:
         told["cache_read_input_tokens"] = usage.cached
+    if usage.cache_write:
+        told["cache_creation_input_tokens"] = usage.cache_write
     return told
 
 
