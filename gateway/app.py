@@ -191,6 +191,7 @@ class Gateway:
         """Apply a config to the parts that outlive a snapshot, and return the snapshot built from it."""
         self.fleet.apply(config)
         self._budget.share = config.defaults.retry_budget
+        self.metrics.gen_ai.on = config.server.metrics.gen_ai
         if self._state.profile not in config.profiles:
             self._state.profile = self.in_force.profile = None
         return snapshot.build(config, self._state)

@@ -91,6 +91,11 @@ class Metrics(Section):
         "`none`: whoever reaches the port reads metrics. `keys`: reading them needs a key with `metrics: true` or "
         "`admin: true`. Probes never need one.",
     )
+    gen_ai: bool = setting(
+        False,
+        "Whether the page has a second set of metrics by the names of OpenTelemetry's semantic conventions: "
+        "`gen_ai_*`.",
+    )
 
 
 class Server(Section):

@@ -14,6 +14,7 @@ from backends.base import Usage
 from gateway.errors import CLIENT_GONE, CLIENT_SLOW
 from gateway.request import Exchange
 from gateway.telemetry.cells import NONE, RouteMetrics, TargetMetrics
+from gateway.telemetry.conventions import operation_name
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.timeline import AUTH, HOPS, RECEIVE, ROUTE
 from gateway.telemetry.trace import Noted
@@ -42,6 +43,8 @@ class Tried(Protocol):
 class Counted(Noted, Protocol):
     """An attempt that is over, with what is counted of it."""
 
+    @property
+    def usage(self) -> Usage | None: ...
     @property
     def sent(self) -> int: ...
     @property
@@ -75,6 +78,8 @@ class Accounting:
         if attempt.sent_at:
             routed.overhead.observe((timeline.spent[AUTH] + timeline.spent[ROUTE]) / SECOND)
             self._translated(exchange, cells, attempt)
+            if self._metrics.gen_ai.on:
+                self._conventional(exchange, cells, attempt)
         self._spent(exchange, cells, attempt.tokens)
         cells.sent.value += attempt.sent
         cells.received.value += attempt.received
@@ -86,6 +91,12 @@ class Accounting:
         counted.value += 1
         if attempt.leg is not None:
             attempt.leg.end(cells.backend, attempt)
+
+    def _conventional(self, exchange: Exchange, cells: TargetMetrics, attempt: Counted) -> None:
+        """Count an attempt by the names of OpenTelemetry's conventions too."""
+        names = operation_name(exchange.operation), cells.engine, cells.model
+        waited = (attempt.first_token_at - exchange.timeline.received) / SECOND
+        self._metrics.gen_ai.attempted(names, attempt, waited)
 
     def _translated(self, exchange: Exchange, cells: TargetMetrics, attempt: Counted) -> None:
         """Count whether what was sent had to be translated."""
@@ -132,6 +143,9 @@ class Accounting:
             cells.duration.observe_traced(lasted, trace_id)
         else:
             cells.duration.observe(lasted)
+        if metrics.gen_ai.on:
+            conventional = operation_name(exchange.operation), exchange.engine, model
+            metrics.gen_ai.finished(conventional, outcome, lasted)
         hops = cells.hops
         for hop, nanoseconds in enumerate(spent):
             if nanoseconds:

@@ -9,13 +9,13 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 from backends.base import Operation, Usage
 from gateway.request import Exchange
 from gateway.telemetry.cells import NONE
+from gateway.telemetry.of_gen_ai import OPERATIONS
 from gateway.telemetry.trace import Leg
 
 Attributes: TypeAlias = dict[str, str | int | float | bool]
@@ -26,15 +26,6 @@ SCOPE: Final = "gateway"
 SERVICE: Final = "llm-serving-gateway"
 """The name of the service where nobody gives another."""
 
-_OPERATIONS: Final[Mapping[Operation, str]] = {
-    Operation.CHAT: "chat",
-    Operation.RESPONSES: "chat",
-    Operation.MESSAGES: "chat",
-    Operation.COMPLETIONS: "text_completion",
-    Operation.INFILL: "text_completion",
-    Operation.EMBEDDINGS: "embeddings",
-}
-"""Operations by the conventions' names; the others go by the gateway's own."""
 _FAULTS: Final = frozenset(("upstream_error", "timeout", "overloaded", "internal_error"))
 """Outcomes that are the fault of the gateway or an engine: a client's error is no error of a server."""
 _SECOND: Final = 1e9
@@ -43,7 +34,7 @@ _LONGEST: Final = 256
 
 def operation_name(operation: Operation) -> str:
     """Return the conventions' name of an operation."""
-    return _OPERATIONS.get(operation, operation.value)
+    return OPERATIONS.get(operation, operation.value)
 
 
 def request_name(path: str) -> str:

@@ -14,8 +14,8 @@ from gateway.telemetry.cells import Histogram, Value
 Exemplars = list[tuple[int, float, str, float]]
 """Of buckets by their number: a value, the id of its trace, and when it was."""
 Dump = list[tuple[str, str, tuple[str, ...], float | list[float] | Exemplars]]
-"""Cells as plain values: kind of metric, name, label values, and the number, or the sum and counts of a histogram; behind
-these stand the bounds of one that has its own. For the kind `exemplars` those of the histogram of that name and these
+"""Cells as plain values: kind of metric, name, label values, and the number, or the sum and counts of a histogram, and
+behind these the bounds of one that has its own. For the kind `exemplars` those of the histogram of that name and these
 labels."""
 
 EXEMPLARS: Final = "exemplars"

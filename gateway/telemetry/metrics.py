@@ -21,6 +21,7 @@ from gateway.telemetry.cells import NONE, TargetMetrics
 from gateway.telemetry.families import AnyFamily, Dump
 from gateway.telemetry.of_backends import BackendMetrics
 from gateway.telemetry.of_engines import EngineMetrics
+from gateway.telemetry.of_gen_ai import GenAiMetrics
 from gateway.telemetry.of_machine import MachineMetrics
 from gateway.telemetry.of_program import ProgramMetrics
 from gateway.telemetry.of_requests import KeyMetrics, QueueMetrics, RequestMetrics
@@ -47,6 +48,7 @@ class Metrics:
         self.engines = EngineMetrics(made)
         self.machine = MachineMetrics(made)
         self.program = ProgramMetrics(made, version)
+        self.gen_ai = GenAiMetrics(made)
         self.families: list[AnyFamily] = [*made.all.values()]
         self.topics: dict[str, list[AnyFamily]] = made.topics
         self.across: dict[str, Across] = made.across

@@ -2,7 +2,7 @@
 
 Rules:
 - A piece is at most `CELLS` cells. Whoever sends the page lets the event loop turn between two pieces.
-- A cell that was never used is not shown; one that was shown once always is.
+- A cell that was never used is not shown, nor a family without any other; one that was shown once always is.
 - Labels stand in alphabetical order, as in the pages of prometheus_client.
 - The two formats differ in a counter's title, in exemplars, which OpenMetrics alone has, and in its last line.
 """
@@ -26,10 +26,13 @@ def pieces_of(family: AnyFamily, openmetrics: bool = False) -> Iterator[str]:
     """Yield the text of a family in pieces, an empty one where only unused cells were passed."""
     name = family.name + ("_total" if family.kind == "counter" else "")
     titled = family.name if openmetrics else name
-    lines = [f"# HELP {titled} {family.help}\n# TYPE {titled} {family.kind}\n"]
+    title = [f"# HELP {titled} {family.help}\n# TYPE {titled} {family.kind}\n"]
+    lines: list[str] = []
     cells: dict[tuple[str, ...], Value | Histogram] = {**family.cells}
     for number, (labels, cell) in enumerate(cells.items(), 1):
         if cell.is_shown(family.sparse):
+            lines += title
+            title.clear()
             pairs = sorted(zip(family.labels, labels, strict=True))
             if isinstance(cell, Value):
                 lines.append(f"{name}{{{','.join(map(_pair, pairs))}}} {_number(cell.value)}\n")

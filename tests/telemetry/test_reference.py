@@ -18,7 +18,7 @@ def test_the_page_is_what_the_code_makes() -> None:
 
 def test_every_metric_is_told_in_one_line_of_plain_words() -> None:
     for family in Metrics("").families:
-        assert family.name.startswith("gateway_") and not family.name.endswith("_total")
+        assert family.name.startswith(("gateway_", "gen_ai_")) and not family.name.endswith("_total")
         assert family.help.endswith(".") and not set("\n|\\") & set(family.help), family.name
 
 
