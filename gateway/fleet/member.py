@@ -81,8 +81,7 @@ class Member:
         """Set when nothing of this member runs any more."""
         self.patience: float | None = None
         """Seconds that requests get to finish where the engine is in somebody's way; None: as long as they take."""
-        self._shared = shared
-        self._predecessor = predecessor
+        self._shared, self._predecessor = shared, predecessor
         self._retired = asyncio.Event()
         self.backend = Backend(
             name,
