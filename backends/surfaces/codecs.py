@@ -11,9 +11,13 @@ from typing import Final
 
 from backends.base import Operation, Request
 from backends.surfaces.anthropic.messages import Messages
+from backends.surfaces.responses.codec import ResponsesCodec
 from backends.surfaces.translation import Codec, Translation
 
-CODECS: Final[Mapping[Operation, Codec]] = {Operation.MESSAGES: Messages()}
+CODECS: Final[Mapping[Operation, Codec]] = {
+    Operation.MESSAGES: Messages(),
+    Operation.RESPONSES: ResponsesCodec(),
+}
 """The codec of each operation that has one."""
 
 

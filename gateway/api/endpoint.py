@@ -20,6 +20,7 @@ import msgspec
 from backends.base import Headers, Operation, Request
 from backends.dialect.openai import FORMS
 from backends.surfaces import naming
+from backends.surfaces.codecs import CODECS
 from backends.surfaces.dialects import surface_of
 from backends.surfaces.openai import OPENAI
 from backends.surfaces.surface import Surface
@@ -245,7 +246,7 @@ class Endpoint:
         content_type = exchange.headers.get(b"content-type", b"")
         model = self._core.snapshot.config.defaults.model
         request = naming.read(self._surface, operation, content_type, body, model)
-        if self._surface.forwarded:
+        if self._surface.forwarded or operation in CODECS:
             headers = exchange.headers
             request = msgspec.structs.replace(
                 request,

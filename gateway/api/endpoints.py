@@ -64,7 +64,7 @@ ENDPOINTS = (
     Hot(
         Operation.RESPONSES,
         ("/v1/responses",),
-        "Response (OpenAI's Responses API, of engines that speak it)",
+        "Response (OpenAI's Responses API)",
         schemas.ResponsesRequest,
         schemas.ResponsesAnswer,
         gives=(EVENTS,),

@@ -15,7 +15,7 @@ from gateway.config.defaults import TimeoutOverrides
 from gateway.config.section import Frozen, Section, setting, validate
 from gateway.config.texts import HeaderName, HeaderValue, Line, ModelGlob, Secret
 
-Translatable = Literal["messages"]
+Translatable = Literal["messages", "responses"]
 """The operations in `backends.surfaces.codecs.CODECS`."""
 
 

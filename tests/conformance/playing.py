@@ -50,6 +50,8 @@ SAID_AS = {
     "messages_tools_stream": "chat_tools_stream",
     "messages_thinking": "chat_reasoning",
     "messages_thinking_stream": "chat_reasoning_stream",
+    "responses": "chat",
+    "responses_stream": "chat_stream",
 }
 """The check whose recorded reply answers another one on engines that need a translation for it."""
 

@@ -1,40 +1,26 @@
 """A chat stream as a stream of Anthropic's API.
 
 Rules:
-- One block is open at a time, and blocks follow each other as the model began them. A call that comes while another
-  one's arguments are still incomplete waits for it, as does one whose name is not known yet.
+- One block is open at a time, and blocks follow each other as the model began them.
 - Nothing empty opens a block or closes one.
 - The end of the message waits for the engine's counts, which come after its last word.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from backends.base import Request, Usage
-from backends.dialect import partial
 from backends.surfaces import chat
 from backends.surfaces.anthropic import answered
+from backends.surfaces.calls import Calls, Step
 from backends.surfaces.translation import Writer
 
 _TEXT, _THINKING, _CALL = "text", "thinking", "tool_use"
 _DELTAS = {_TEXT: ("text_delta", "text"), _THINKING: ("thinking_delta", "thinking")}
-
-
-class _Call:
-    """A call whose pieces arrive."""
-
-    def __init__(self, key: tuple[int, int]) -> None:
-        self.key = key
-        """Its index in the engine's stream, and its number among those there."""
-        self.id = ""
-        self.name = ""
-        self.arguments = ""
-        """All that has come."""
-        self.told = 0
-        """How many characters of them the client has."""
 
 
 class MessageWriter(Writer):
@@ -50,9 +36,7 @@ class MessageWriter(Writer):
         """How many blocks have begun."""
         self._head = b""
         """How an event begins that continues the open block of text or thoughts."""
-        self._calls: list[_Call] = []
-        """The calls that have no block, or whose block is open, in their order; the first one's may be."""
-        self._called = False
+        self._calls = Calls()
         self._reason: str | None = None
         self._stopped_at: str | None = None
 
@@ -66,7 +50,7 @@ class MessageWriter(Writer):
             thought, text, calls = delta.thought, delta.text, delta.tool_calls or ()
             out += [self._say(_THINKING, thought)] if thought else []
             out += [self._say(_TEXT, text)] if text else []
-            out += [self._piece(call) for call in calls]
+            out += [self._tell(self._calls.take(call)) for call in calls]
             self._reason = choice.finish_reason or self._reason
             self._stopped_at = choice.stopped_at or self._stopped_at
             self.continues = bool(thought) != bool(text) and not calls and choice.finish_reason is None
@@ -77,9 +61,9 @@ class MessageWriter(Writer):
 
     def end(self, usage: Usage) -> bytes:
         out = [] if self._started else [self._start(chat.Completion())]
-        out.append(self._advance(over=True))
+        out.append(self._tell(self._calls.steps(over=True)))
         out.append(self._close())
-        reason, sequence = answered.ending(self._reason, self._stopped_at, self._called)
+        reason, sequence = answered.ending(self._reason, self._stopped_at, self._calls.any)
         delta = {"stop_reason": reason, "stop_sequence": sequence}
         out.append(_event("message_delta", {"delta": delta, "usage": answered.counts(usage)}))
         out.append(_event("message_stop", {}))
@@ -106,57 +90,28 @@ class MessageWriter(Writer):
         if self._open != kind:
             # What waits for the end of a call is of no use behind this: the model has gone on.
             empty = {"type": kind, member: ""} | ({"signature": ""} if kind == _THINKING else {})
-            before = self._advance(over=True) + self._begin(kind, empty)
+            before = self._tell(self._calls.steps(over=True)) + self._begin(kind, empty)
             self._head = (
                 b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
                 b'"delta":{"type":"%b","%b":"' % (self._blocks - 1, delta.encode(), member.encode())
             )
         return before + self.text(msgspec.json.encode(text)[1:-1])
 
-    def _piece(self, piece: chat.Call) -> bytes:
-        """Return the events for a piece of a call."""
-        index = piece.index or 0
-        name = (piece.function.name if piece.function is not None else None) or ""
-        call = next((known for known in reversed(self._calls) if known.key[0] == index), None)
-        if call is None or (name and piece.id and call.id and piece.id != call.id):
-            number = call.key[1] + 1 if call is not None else 0
-            call = _Call((index, number))
-            self._calls.append(call)
-        call.id = call.id or piece.id or ""
-        call.name = call.name or name
-        call.arguments += chat.arguments_of(piece)
-        return self._advance()
-
-    def _advance(self, over: bool = False) -> bytes:
-        """Return the events for what has come of the calls and may be told now; `over` says that no more will come."""
+    def _tell(self, steps: Iterable[Step]) -> bytes:
+        """Return the events for what may be told of calls."""
         out: list[bytes] = []
-        while self._calls:
-            call = self._calls[0]
-            if not call.name:
-                if not over:
-                    break
-                self._calls.pop(0)
-                continue
-            if self._open != _CALL:
-                self._called = True
+        for step in steps:
+            call = step.call
+            if step.begins:
                 block = {"type": _CALL, "id": call.id or answered.call_id(), "name": call.name, "input": {}}
                 out.append(self._begin(_CALL, block))
-            out.append(self._tell(call))
-            if not over and (len(self._calls) == 1 or not _is_over(call)):
-                break
-            self._calls.pop(0)
-            out.append(self._close(call))
+            # Clients join the pieces of a call's arguments and expect at least one.
+            if step.more or (step.ends and not call.arguments):
+                delta = {"type": "input_json_delta", "partial_json": step.more}
+                out.append(_event("content_block_delta", {"index": self._blocks - 1, "delta": delta}))
+            if step.ends:
+                out.append(self._close())
         return b"".join(out)
-
-    def _tell(self, call: _Call) -> bytes:
-        """Return the event for the arguments that the client does not have yet."""
-        more = call.arguments[call.told :]
-        call.told = len(call.arguments)
-        return self._arguments(more) if more else b""
-
-    def _arguments(self, more: str) -> bytes:
-        delta = {"type": "input_json_delta", "partial_json": more}
-        return _event("content_block_delta", {"index": self._blocks - 1, "delta": delta})
 
     def _begin(self, kind: str, block: dict[str, Any]) -> bytes:
         closed = self._close()
@@ -164,18 +119,11 @@ class MessageWriter(Writer):
         self._blocks += 1
         return closed + _event("content_block_start", {"index": self._blocks - 1, "content_block": block})
 
-    def _close(self, call: _Call | None = None) -> bytes:
+    def _close(self) -> bytes:
         if not self._open:
             return b""
-        # Clients join the pieces of a call's arguments and expect at least one.
-        last = self._arguments("") if call is not None and not call.arguments else b""
         self._open = ""
-        return last + _event("content_block_stop", {"index": self._blocks - 1})
-
-
-def _is_over(call: _Call) -> bool:
-    """Tell whether a call behind which another one has begun is complete."""
-    return not call.arguments or partial.is_whole(call.arguments)
+        return _event("content_block_stop", {"index": self._blocks - 1})
 
 
 def _event(kind: str, members: dict[str, Any]) -> bytes:

@@ -1,0 +1,138 @@
+"""A chat completion as a response of OpenAI's Responses API: its items, why it ended, and its counts.
+
+Rules:
+- What a response repeats of its request, and the defaults, are those of `backends.dialect.responses`, which completes
+  the responses of engines too.
+- The words for the end of an answer and the counts are the same for whole answers and streams: both are made here.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+import msgspec
+
+from backends.base import Request, Usage
+from backends.dialect import partial, responses
+from backends.surfaces import chat
+from backends.surfaces.responses import tools
+
+Members = dict[str, Any]
+
+
+class Frame:
+    """What all forms of one response have in common, whole and in events."""
+
+    def __init__(self, request: Request) -> None:
+        self._asked = responses.asked_of(request)
+        self._model = request.model
+        self.id = fresh("resp")
+        self.created = int(time.time())
+        self.custom = tools.custom_names(self._asked["tools"])
+        """The names of the custom tools."""
+
+    def response(self, status: str, output: list[Any], **more: Any) -> Members:
+        """Return the response in a state, with these items."""
+        made: Members = {
+            "id": self.id,
+            "object": "response",
+            "created_at": self.created,
+            "status": status,
+            "output": output,
+            **more,
+        }
+        responses.complete(made, self._asked, self._model)
+        return made
+
+    def ended(self, output: list[Any], reason: str | None, usage: Usage) -> Members:
+        """Return the response when it is over, for the chat's finish reason."""
+        why = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(reason or "")
+        if why is not None:
+            return self.response(
+                "incomplete", output, incomplete_details={"reason": why}, usage=counts(usage)
+            )
+        return self.response("completed", output, completed_at=int(time.time()), usage=counts(usage))
+
+    def call(self, call_id: str, name: str, arguments: str) -> Members:
+        """Return the item of a call that is over, and a new id for it."""
+        if name in self.custom:
+            return {
+                "id": fresh("ctc"),
+                "type": "custom_tool_call",
+                "call_id": call_id,
+                "name": name,
+                "input": free_text(arguments),
+                "status": "completed",
+            }
+        return {
+            "id": fresh("fc"),
+            "type": "function_call",
+            "call_id": call_id,
+            "name": name,
+            "arguments": arguments or "{}",
+            "status": "completed",
+        }
+
+
+def response(request: Request, answer: bytes, usage: Usage) -> bytes:
+    """Return a whole answer. Raise ValueError if it cannot be read."""
+    choice = chat.decode(answer).first
+    if choice is None or choice.message is None:
+        raise ValueError("the answer has no choice")
+    said, frame = choice.message, Frame(request)
+    output: list[Members] = []
+    if said.thought:
+        output.append(thinking(fresh("rs"), said.thought))
+    if parts := _parts(said):
+        output.append(message(fresh("msg"), parts))
+    for call in said.tool_calls or ():
+        name = call.function.name if call.function is not None else None
+        if name:
+            output.append(frame.call(call.id or fresh("call"), name, chat.arguments_of(call)))
+    return msgspec.json.encode(frame.ended(output, choice.finish_reason, usage))
+
+
+def _parts(said: chat.Said) -> list[Members]:
+    parts = [text_part(text)] if (text := chat.text_of(said.content)) else []
+    refusal = chat.text_of(said.refusal)
+    return [*parts, {"type": "refusal", "refusal": refusal}] if refusal else parts
+
+
+def thinking(name: str, text: Any) -> Members:
+    """Return the item of what the model thought."""
+    parts = [{"type": "reasoning_text", "text": text}]
+    return {"id": name, "type": "reasoning", "summary": [], "content": parts, "status": "completed"}
+
+
+def message(name: str, parts: list[Members]) -> Members:
+    """Return the item of what the model said."""
+    return {"id": name, "type": "message", "role": "assistant", "status": "completed", "content": parts}
+
+
+def text_part(text: Any) -> Members:
+    """Return the part of a message that is text."""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def free_text(arguments: str) -> str:
+    """Return the input of a custom tool out of the arguments of its function; a limit may have cut them."""
+    said = partial.readable(arguments)
+    found = said.get(tools.INPUT) if isinstance(said, dict) else None
+    return found if isinstance(found, str) else arguments
+
+
+def counts(usage: Usage) -> Members:
+    """Return `usage`."""
+    return {
+        "input_tokens": usage.input,
+        "input_tokens_details": {"cached_tokens": usage.cached or 0},
+        "output_tokens": usage.output,
+        "total_tokens": usage.input + usage.output,
+    }
+
+
+def fresh(kind: str) -> str:
+    """Return a unique id that starts with `kind`, as OpenAI's do."""
+    return f"{kind}_{secrets.token_hex(16)}"
