@@ -6,8 +6,9 @@ from typing import Final
 
 from grafana_foundation_sdk.models import dashboard, units
 
+from docker.grafana.engine import load, work
 from docker.grafana.page import Row, instance, page, variable
-from docker.grafana.panels import GREEN, GREY, RED, YELLOW, lines, number, states
+from docker.grafana.panels import RED, STATES, YELLOW, lines, number, places, states
 from docker.grafana.queries import FAULTY, Scope
 
 ONE: Final = Scope("backend")
@@ -22,7 +23,7 @@ def backend() -> dashboard.Dashboard:
             instance(),
             variable("backend", "gateway_backend_up", "Backend", several=False, of='{instance=~"$instance"}'),
         ],
-        [_now(), _work(), _engine(), _trouble()],
+        [_now(), _work(), load(), work(), _trouble()],
     )
 
 
@@ -31,11 +32,11 @@ def _now() -> Row:
         "$backend now",
         [
             number(
-                "Usable",
-                "1 if it can take requests.",
-                units.Short,
-                ONE.total("gateway_backend_up", of="min"),
-                [(0, RED), (1, GREEN)],
+                "State",
+                "Its state; of several gateways' views the worst.",
+                "none",
+                ONE.state("gateway_backend_state", "state", [*STATES], ""),
+                words=STATES,
             ),
             number(
                 "Requests there",
@@ -73,14 +74,14 @@ def _now() -> Row:
                 "KV cache",
                 "How much of its KV cache is in use, as the engine tells. Near 100 % it has no room for more requests.",
                 units.PercentUnit,
-                ONE.total("gateway_backend_signal", "", 'signal="kv_use"', of="max"),
+                ONE.total("gateway_backend_kv_cache_usage_ratio", of="max"),
                 [(0.8, YELLOW), (0.95, RED)],
             ),
             number(
                 "Waiting there",
                 "Requests in the engine's own queue, as it tells; also those that came past the gateway.",
                 units.Short,
-                ONE.total("gateway_backend_signal", "", 'signal="waiting"', of="max"),
+                ONE.total("gateway_backend_requests_waiting", of="max"),
                 [(1, YELLOW), (50, RED)],
             ),
         ],
@@ -125,45 +126,20 @@ def _work() -> Row:
                 steps=[(0.1, YELLOW)],
                 wide=6,
             ),
-        ],
-    )
-
-
-def _engine() -> Row:
-    def signal(name: str) -> str:
-        return ONE.total("gateway_backend_signal", "", f'signal="{name}"', of="max")
-
-    statuses = enumerate(("ok", "missing", "stale", "suspect"), 1)
-    status = "gateway_backend_signal_status"
-    trust = [ONE.of(status, f'status="{name}"') + f" * {value}" for value, name in statuses]
-    return (
-        "What the engine tells of itself",
-        [
             lines(
-                "Its requests",
-                "Requests that it computes and that wait in its own queue, beside those that the gateway has there. "
-                "What it has more than the gateway came another way.",
+                "Slots",
+                "How many requests it may have at once, and how many of its slots are taken, if the gateway limits it.",
                 units.Short,
-                (signal("running"), "running"),
-                (signal("waiting"), "waiting"),
-                (signal("slots"), "slots"),
-                (ONE.total("gateway_requests_in_flight"), "from the gateway"),
+                (ONE.total("gateway_slots_taken"), "taken"),
+                (ONE.total("gateway_slots"), "slots"),
+                wide=12,
             ),
             lines(
-                "Its caches",
-                "The share of its KV cache in use, and the share of prompts' tokens that it found in its prefix cache "
-                "since it began. The dashed line is where the alert begins.",
-                units.PercentUnit,
-                (signal("kv_use"), "KV cache in use"),
-                (signal("prefix_hits"), "found in the prefix cache"),
-                objective="gateway:objective:kv_use_ratio",
-                top=1,
-            ),
-            states(
-                "Signals",
-                "How far each of its reports can be trusted, over time.",
-                (f"max by (signal) ({' or '.join(trust)}) > 0", "{{signal}}"),
-                {"1": ("ok", GREEN), "2": ("missing", GREY), "3": ("stale", YELLOW), "4": ("suspect", RED)},
+                "Bytes",
+                "Bytes of requests sent there, and of the bodies of answers received.",
+                units.BytesPerSecondIEC,
+                (ONE.rate("gateway_bytes_total", "direction"), "{{direction}}"),
+                wide=12,
             ),
         ],
     )
@@ -174,18 +150,14 @@ def _trouble() -> Row:
         "What goes wrong there",
         [
             states(
-                "Usable",
-                "Whether it can take requests, at each gateway.",
-                (ONE.total("gateway_backend_up", "instance", of="min"), "{{instance}}"),
-                {"1": ("up", GREEN), "0": ("down", RED)},
-                wide=6,
-            ),
-            states(
-                "Drained",
-                "Whether an operator has taken it out of service.",
-                (ONE.total("gateway_backend_drained", "instance", of="max"), "{{instance}}"),
-                {"1": ("drained", YELLOW), "0": ("in service", GREEN)},
-                wide=6,
+                "State",
+                "In which state it was, at each gateway. flawed: it is up, but does not tell its models.",
+                (
+                    ONE.state("gateway_backend_state", "state", [*STATES], "instance"),
+                    "{{instance}}",
+                ),
+                places(STATES),
+                wide=12,
             ),
             lines(
                 "Attempts by result",
@@ -226,10 +198,11 @@ def _trouble() -> Row:
                 wide=6,
             ),
             lines(
-                "Weight",
-                "The factor that an operator has given it; 1 is what the config says.",
+                "Orders",
+                "The factor on its weight that an operator has given it, 1 without one, and whether it is drained.",
                 units.Short,
                 (ONE.total("gateway_backend_weight", of="max"), "weight"),
+                (ONE.total("gateway_backend_drained", of="max"), "drained"),
                 wide=6,
             ),
         ],

@@ -204,13 +204,28 @@ def _program() -> Row:
                 steps=[(0.8, RED)],
                 wide=8,
             ),
+            lines(
+                "Event loop late",
+                "The longest of the last delays of something that was due: so long everything stood still, every "
+                "stream too. The dashed line is where the alert begins.",
+                units.Seconds,
+                (ALL.of("gateway_event_loop_lag_seconds"), "{{instance}}"),
+                objective="gateway:objective:event_loop_lag_seconds",
+            ),
+            lines(
+                "Connections of clients",
+                "Open ones: busy while a request for an engine is served.",
+                units.Short,
+                (ALL.total("gateway_connections", "state"), "{{state}}"),
+                stacked=True,
+            ),
             states(
                 "Config",
                 "Whether the files of the config were right when they were last read. While they are wrong, the config "
                 "before is in force.",
                 (ALL.of("gateway_config_last_reload_success"), "{{instance}}"),
                 {"1": ("in force", GREEN), "0": ("refused", RED)},
-                wide=12,
+                wide=8,
             ),
             lines(
                 "Reloads, and the version in force",
@@ -219,7 +234,7 @@ def _program() -> Row:
                 (ALL.total("gateway_config_reloads_total", "result"), "reloads: {{result}}"),
                 (ALL.total("gateway_config_info", "version"), "config {{version}}"),
                 (ALL.total("gateway_build_info", "version"), "gateway {{version}}"),
-                wide=12,
+                wide=24,
             ),
         ],
     )

@@ -116,9 +116,11 @@ def _clients() -> Row:
             ),
             lines(
                 "Tokens",
-                "Tokens of prompts (in) and of answers (out), each second.",
+                "Tokens of prompts (in) and of answers (out), and what the engines tell of them: cached, reasoning, "
+                "drafted and accepted ones.",
                 "tok/s",
                 (ONE.rate(tokens, "direction"), "{{direction}}"),
+                (ONE.rate("gateway_tokens_detail_total", "detail"), "of them {{detail}}"),
                 wide=6,
             ),
             lines(
@@ -149,6 +151,7 @@ def _latency() -> Row:
                 (ONE.quantile(0.5, first), "p50"),
                 (ONE.quantile(0.95, first), "p95"),
                 (ONE.quantile(0.99, first), "p99"),
+                exemplars=True,
                 objective="gateway:objective:first_token_seconds",
                 wide=6,
             ),
@@ -234,11 +237,12 @@ def _queue() -> Row:
         "What holds it up",
         [
             lines(
-                "Waiting, by priority",
-                "Requests that wait for a slot, by the class that they came with.",
+                "Slots, and who waits",
+                "Its slots and how many are taken, if it is limited, and requests that wait, by their class.",
                 units.Short,
-                (ONE.total("gateway_requests_queued", "priority"), "{{priority}}"),
-                stacked=True,
+                (ONE.total("gateway_slots_taken"), "taken"),
+                (ONE.total("gateway_slots"), "slots"),
+                (ONE.total("gateway_requests_queued", "priority"), "waiting: {{priority}}"),
                 wide=6,
             ),
             lines(

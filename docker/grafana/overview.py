@@ -10,9 +10,10 @@ from typing import Final
 
 from grafana_foundation_sdk.models import dashboard, units
 
+from docker.grafana.load import backends, queues, routes, tokens
 from docker.grafana.page import Row, instance, page, variable
-from docker.grafana.panels import GREEN, OUTCOMES, RED, YELLOW, lines, number, states
-from docker.grafana.queries import FAILED, FAULTY, Scope
+from docker.grafana.panels import OUTCOMES, RED, YELLOW, lines, number
+from docker.grafana.queries import FAILED, Scope
 
 ALL: Final = Scope("model")
 
@@ -23,7 +24,7 @@ def overview() -> dashboard.Dashboard:
         "gateway-overview",
         "Requests, failures, latencies and engines of the gateway, for all models or some of them.",
         [instance(), variable("model", "gateway_requests_total", "Model", of='{instance=~"$instance"}')],
-        [_now(), _traffic(), _latency(), _tokens(), _queues(), _backends(), _routes()],
+        [_now(), _traffic(), _latency(), backends(), queues(), tokens(), routes()],
     )
 
 
@@ -160,6 +161,7 @@ def _latency() -> Row:
                 (ALL.quantile(0.5, first), "p50"),
                 (ALL.quantile(0.95, first), "p95"),
                 (ALL.quantile(0.99, first), "p99"),
+                exemplars=True,
                 objective="gateway:objective:first_token_seconds",
             ),
             lines(
@@ -204,177 +206,6 @@ def _latency() -> Row:
                 (ALL.quantile(0.5, "gateway_overhead_seconds"), "p50"),
                 (ALL.quantile(0.99, "gateway_overhead_seconds"), "p99"),
                 steps=[(0.01, YELLOW)],
-            ),
-        ],
-    )
-
-
-def _tokens() -> Row:
-    tokens = "gateway_tokens_total"
-    return (
-        "Tokens and keys: the work, and whose it is",
-        [
-            lines(
-                "Generated tokens by model",
-                "Tokens of answers, as the engines counted them.",
-                "tok/s",
-                (ALL.rate(tokens, "model", 'direction="out"'), "{{model}}"),
-                stacked=True,
-                wide=6,
-            ),
-            lines(
-                "Tokens of prompts by model",
-                "Tokens of prompts, as the engines counted them; those found in a prefix cache too.",
-                "tok/s",
-                (ALL.rate(tokens, "model", 'direction="in"'), "{{model}}"),
-                stacked=True,
-                wide=6,
-            ),
-            lines(
-                "Requests by key",
-                "Who asks, by the names of the keys in the config; anyone is an open gateway.",
-                units.RequestsPerSecond,
-                (Scope().rate("gateway_key_requests_total", "key"), "{{key}}"),
-                (Scope().rate("gateway_key_refusals_total", "key"), "{{key}}, refused"),
-                wide=6,
-            ),
-            lines(
-                "Tokens by key",
-                "Who has the engines work: tokens of prompts and of answers together.",
-                "tok/s",
-                (Scope().rate("gateway_key_tokens_total", "key"), "{{key}}"),
-                stacked=True,
-                wide=6,
-            ),
-        ],
-    )
-
-
-def _queues() -> Row:
-    return (
-        "Queues: who waits for a slot",
-        [
-            lines(
-                "Waiting, by priority",
-                "Requests in the gateway's queues, by the class that they came with.",
-                units.Short,
-                (ALL.total("gateway_requests_queued", "priority"), "{{priority}}"),
-                stacked=True,
-            ),
-            lines(
-                "Wait, p95 by model",
-                "Of the requests that had to wait, one of twenty waits longer. The dashed line is the objective.",
-                units.Seconds,
-                (ALL.quantile(0.95, "gateway_queue_wait_seconds", "model"), "{{model}}"),
-                objective="gateway:objective:queue_wait_seconds",
-            ),
-            lines(
-                "Got no slot",
-                "Requests that were refused: the queue was full, others displaced them, or they would have been late.",
-                units.RequestsPerSecond,
-                (ALL.rate("gateway_queue_refused_total", "reason"), "{{reason}}"),
-                stacked=True,
-            ),
-        ],
-    )
-
-
-def _backends() -> Row:
-    attempts = "gateway_attempts_total"
-    return (
-        "Backends: which engine is unwell",
-        [
-            states(
-                "Usable",
-                "Which backends can take requests, over time.",
-                ('min by (backend) (gateway_backend_up{instance=~"$instance"})', "{{backend}}"),
-                {"1": ("up", GREEN), "0": ("down", RED)},
-            ),
-            lines(
-                "Requests at engines",
-                "How the load is spread.",
-                units.Short,
-                (ALL.total("gateway_requests_in_flight", "backend"), "{{backend}}"),
-                stacked=True,
-            ),
-            lines(
-                "Failed attempts",
-                "The share of attempts at each backend that failed. A request that then succeeds elsewhere is no "
-                "failure for its client.",
-                units.PercentUnit,
-                (ALL.share(attempts, "backend", FAULTY), "{{backend}}"),
-                top=1,
-            ),
-            lines(
-                "Failed attempts by kind",
-                "How attempts fail. docs/metrics.md explains the kinds.",
-                units.RequestsPerSecond,
-                (ALL.rate(attempts, "result", FAULTY), "{{result}}"),
-                stacked=True,
-            ),
-            lines(
-                "Retries and failovers",
-                "Further attempts, by the failure before them, and requests that another backend took over, by the one "
-                "that had failed them.",
-                units.RequestsPerSecond,
-                (ALL.rate("gateway_retries_total", "reason"), "retry: {{reason}}"),
-                (ALL.rate("gateway_failovers_total", "backend"), "away from {{backend}}"),
-            ),
-            lines(
-                "Openings of breakers, restarts of engines",
-                "How often breakers had opened and launched engines had been started again since the gateway began. A "
-                "flat line is quiet.",
-                units.Short,
-                (
-                    ALL.total("gateway_breaker_transitions_total", "backend", 'state="open"'),
-                    "{{backend}}: breaker",
-                ),
-                (ALL.total("gateway_backend_restarts_total", "backend"), "{{backend}}: restarts"),
-            ),
-        ],
-    )
-
-
-def _routes() -> Row:
-    return (
-        "Routes: where requests are sent",
-        [
-            lines(
-                "Decisions",
-                "Why requests went to the model they went to: by the name alone, by a rule, or by what a rule's choice "
-                "found.",
-                units.RequestsPerSecond,
-                (ALL.rate("gateway_route_decisions_total", "reason"), "{{reason}}"),
-                stacked=True,
-                wide=6,
-            ),
-            lines(
-                "Affinity",
-                "Choices by prefix or session: hits reuse what an engine has in its cache.",
-                units.RequestsPerSecond,
-                (ALL.rate("gateway_affinity_total", "outcome"), "{{outcome}}"),
-                stacked=True,
-                wide=6,
-            ),
-            lines(
-                "Second attempts",
-                "Attempts that began beside a slow first one. Many that won say that engines are unequal.",
-                units.RequestsPerSecond,
-                (ALL.rate("gateway_hedges_total", "result"), "{{result}}"),
-                stacked=True,
-                wide=6,
-            ),
-            lines(
-                "Canaries and shadows",
-                "The share of a route that its canary gets, and the share of its shadows' answers that are the same.",
-                units.PercentUnit,
-                (ALL.total("gateway_canary_share", "route", of="max"), "{{route}}: canary"),
-                (
-                    Scope().share("gateway_shadow_compared_total", "route, aspect", 'result="same"'),
-                    "{{route}}: same {{aspect}}",
-                ),
-                top=1,
-                wide=6,
             ),
         ],
     )

@@ -35,6 +35,16 @@ OUTCOMES: Final[Mapping[str, str]] = {
 }
 """The colours of what becomes of requests: what is well is green, what clients did is blue, what failed is warm."""
 
+STATES: Final[Mapping[str, str]] = {
+    "ready": GREEN,
+    "drained": BLUE,
+    "asleep": "purple",
+    "loading": YELLOW,
+    "flawed": "orange",
+    "down": RED,
+}
+"""The states of a backend with their colours, the worst last."""
+
 Steps = Sequence[tuple[float, str]]
 """Values from which on a colour holds; below the first one it is green."""
 Line = tuple[str, str]
@@ -43,10 +53,22 @@ AnyPanel = timeseries.Panel | stat.Panel | statetimeline.Panel
 Made = TypeVar("Made", timeseries.Panel, stat.Panel, statetimeline.Panel)
 
 
-def number(title: str, says: str, unit: str, query: str, steps: Steps = (), colour: str = BLUE) -> stat.Panel:
-    """Return one number with its course behind it; without `steps` it is neither good nor bad."""
+def number(
+    title: str,
+    says: str,
+    unit: str,
+    query: str,
+    steps: Steps = (),
+    words: Mapping[str, str] | None = None,
+) -> stat.Panel:
+    """Return one number with its course behind it; without `steps` it is neither good nor bad.
+
+    `words` has a word with its colour for each value from 1 on: it stands in the place of the number.
+    """
     panel = _begun(stat.Panel(), title, says, unit, (4, 3))
-    panel.thresholds(_thresholds(steps, GREEN if steps else colour))
+    panel.thresholds(_thresholds(steps, GREEN if steps else BLUE))
+    if words is not None:
+        panel.mappings([_mapping(places(words))])
     panel.color_scheme(building.FieldColor().mode(dashboard.FieldColorModeId.THRESHOLDS))
     panel.graph_mode(common.BigValueGraphMode.AREA).color_mode(common.BigValueColorMode.VALUE)
     panel.reduce_options(shared.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
@@ -64,11 +86,13 @@ def lines(
     objective: str = "",
     steps: Steps = (),
     top: float | None = None,
+    exemplars: bool = False,
     wide: int = 8,
 ) -> timeseries.Panel:
     """Return lines over time.
 
     `colours` has the colours of lines of these names. `objective` is the rule whose number is drawn as a dashed line.
+    `exemplars` are shown as dots, single requests with the ids of their traces.
     """
     panel = _begun(timeseries.Panel(), title, says, unit, (8, wide))
     panel.line_width(1).fill_opacity(35 if stacked else 8).show_points(common.VisibilityMode.NEVER)
@@ -94,7 +118,7 @@ def lines(
         shared.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING)
     )
     for number_, (query, legend) in enumerate(queries):
-        panel.with_target(_query(query, legend, number_))
+        panel.with_target(_query(query, legend, number_).exemplar(exemplars))
     for name, colour in (colours or {}).items():
         panel.override_by_name(name, [_fixed(colour)])
     if objective:
@@ -117,16 +141,25 @@ def states(
 ) -> statetimeline.Panel:
     """Return bars that say in which state something was; `words` has a word and a colour for each value."""
     panel = _begun(statetimeline.Panel(), title, says, "none", (8, wide))
-    results = {
-        value: dashboard.ValueMappingResult(text=text, color=colour, index=index)
-        for index, (value, (text, colour)) in enumerate(words.items())
-    }
-    panel.mappings([dashboard.ValueMap(options=results)])
+    panel.mappings([_mapping(words)])
     panel.thresholds(_thresholds((), GREY))
     panel.color_scheme(building.FieldColor().mode(dashboard.FieldColorModeId.THRESHOLDS))
     panel.show_value(common.VisibilityMode.NEVER).fill_opacity(80).row_height(0.85).merge_values(True)
     panel.with_target(_query(*query, 0))
     return panel
+
+
+def places(words: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Return words with their colours by their place, from 1 on."""
+    return {str(place): item for place, item in enumerate(words.items(), 1)}
+
+
+def _mapping(words: Mapping[str, tuple[str, str]]) -> dashboard.ValueMap:
+    results = {
+        value: dashboard.ValueMappingResult(text=text, color=colour, index=index)
+        for index, (value, (text, colour)) in enumerate(words.items())
+    }
+    return dashboard.ValueMap(options=results)
 
 
 def _fixed(colour: str) -> dashboard.DynamicConfigValue:

@@ -120,10 +120,14 @@ def _number(
     for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]:
         if step["value"] is None or value >= step["value"]:
             colour = NAMED.get(step["color"], step["color"])
+    words = units.shown(value, panel["fieldConfig"]["defaults"]["unit"])
+    for mapping in panel["fieldConfig"]["defaults"].get("mappings", ()):
+        found = mapping["options"].get(f"{value:g}", {"text": words, "color": colour})
+        words, colour = found["text"], NAMED.get(found["color"], found["color"])
     low, high = 0.0, max(point[1] for point in shown[0].points) or 1.0
     inner = Frame(frame.x + 8, frame.y + frame.height * 0.6, frame.width - 16, frame.height * 0.35)
     yield _path(inner, shown[0].points, (begin, end), (low, high), colour)
-    yield frame.text(units.shown(value, panel["fieldConfig"]["defaults"]["unit"]), 8, 62, 28, colour)
+    yield frame.text(words, 8, 62, 28, colour)
 
 
 def _lines(
@@ -220,7 +224,7 @@ def _path(
     if filled:
         floor = f"{frame.y + frame.height:.1f}"
         area = f"M{places[0][0]:.1f},{floor} L{drawn} L{places[-1][0]:.1f},{floor} Z"
-        return f'<path d="{area}" fill="{colour}" opacity="0.35"/>'
+        return f'<path d="{area}" fill="{colour}" opacity="0.9"/>'
     return f'<path d="M{drawn}" fill="none" stroke="{colour}" stroke-width="1.5" {more}/>'
 
 

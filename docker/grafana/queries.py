@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from gateway.telemetry.metrics import Metrics
@@ -86,6 +87,14 @@ class Scope:
     def total(self, name: str, by: str = "", *matchers: str, of: str = "sum") -> str:
         """Return a gauge, summed (or its `max`) by these labels."""
         return f"{of}{self._by(name, by)} ({self.of(name, *matchers)})"
+
+    def state(self, name: str, label: str, values: Sequence[str], by: str) -> str:
+        """Return which of its states something is in: the place in `values`, from 1 on, of what its `label` says.
+
+        The metric has a series for each state, of which one is 1. Of several gateways the last state counts.
+        """
+        each = [self.of(name, f'{label}="{value}"') + f" * {place}" for place, value in enumerate(values, 1)]
+        return f"max{self._by(name, by)} ({' or '.join(each)}) > 0"
 
     def _by(self, name: str, by: str) -> str:
         labels = EMITTED.get(name, frozenset())

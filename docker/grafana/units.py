@@ -19,6 +19,8 @@ def shown(value: float, unit: str) -> str:
         return "0 s"
     if unit == "bytes":
         return _scaled(value, 1024.0, ("B", "KiB", "MiB", "GiB", "TiB"))
+    if unit == "binBps":
+        return shown(value, "bytes") + "/s"
     return _scaled(value, 1000.0, ("", "K", "Mil", "Bil")).rstrip() + _SUFFIXES.get(unit, "")
 
 

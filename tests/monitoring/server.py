@@ -117,8 +117,10 @@ def _configure(folder: Path, gateway: int, objectives: Mapping[str, float]) -> N
     shutil.copytree(FILES / "rules", folder / "rules")
     config = yaml.safe_load((FILES / "prometheus.yml").read_text())
     config["global"] |= dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), "1s")
-    (job,) = config["scrape_configs"]
-    job["static_configs"] = [{"targets": [f"127.0.0.1:{gateway}"]}]
+    itself, engines = config["scrape_configs"]
+    itself["static_configs"] = [{"targets": [f"127.0.0.1:{gateway}"]}]
+    (listed,) = engines["http_sd_configs"]
+    listed |= {"url": listed["url"].replace("gateway:8080", f"127.0.0.1:{gateway}"), "refresh_interval": "1s"}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     file = folder / "rules" / "objectives.yml"
     rules = yaml.safe_load(file.read_text())

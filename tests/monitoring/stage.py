@@ -23,13 +23,21 @@ from gateway.machine.gpu import Gpu, GpuUser
 from tests.fleet.test_apply_launched import MODEL, SERVER
 from tests.reload.watched import Watched, watched
 
-METRICS_PAGE: Final = """vllm:num_requests_running 3
-vllm:num_requests_waiting 2
-vllm:kv_cache_usage_perc 0.97
-vllm:prefix_cache_hits_total 30
-vllm:prefix_cache_queries_total 100
-"""
-"""What an engine tells that is nearly full."""
+ANSWER: Final = {
+    "id": "a",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}],
+    "usage": {
+        "prompt_tokens": 8,
+        "completion_tokens": 4,
+        "total_tokens": 12,
+        "prompt_tokens_details": {"cached_tokens": 5},
+        "completion_tokens_details": {"reasoning_tokens": 3},
+    },
+}
+"""An answer that tells more of its tokens than their number."""
 CONFIG: Final = """
 server: {{listen: "127.0.0.1:0", auth: none, drain: 1s, limits: {{body: 4KiB}}}}
 defaults: {{breaker: {{failures: 2, pause: 2s}}}}
@@ -54,6 +62,7 @@ models:
   eager:
     targets: {{vllm-a: {{model: m, weight: 99}}, cpu: m}}
     hedge: {{after: 100ms, budget: 100%}}
+  counted: {{targets: {{vllm-a: m}}}}
   small:
     targets: {{vllm-b: m}}
     admission: {{concurrency: 1, queue: 1}}
@@ -64,10 +73,53 @@ models:
 """
 
 
+def page(rounds: int) -> str:
+    """Return the metrics page of an engine that is nearly full and has done its work for so many rounds."""
+    lines = [
+        "vllm:num_requests_running 3",
+        "vllm:num_requests_waiting 2",
+        "vllm:kv_cache_usage_perc 0.97",
+        f"vllm:prefix_cache_hits_total {30 * rounds}",
+        f"vllm:prefix_cache_queries_total {100 * rounds}",
+        f"vllm:prompt_tokens_total {100 * rounds}",
+        f"vllm:generation_tokens_total {50 * rounds}",
+        f"vllm:spec_decode_num_draft_tokens_total {20 * rounds}",
+        f"vllm:spec_decode_num_accepted_tokens_total {15 * rounds}",
+        f"vllm:num_preemptions_total {rounds // 4}",
+        f'vllm:request_success_total{{finished_reason="stop"}} {3 * rounds}',
+        f'vllm:request_success_total{{finished_reason="length"}} {rounds}',
+    ]
+    for name in (
+        "time_to_first_token",
+        "inter_token_latency",
+        "request_time_per_output_token",
+        "e2e_request_latency",
+        "request_queue_time",
+    ):
+        for bound, count in (("0.05", 3 * rounds), ("0.5", 4 * rounds), ("+Inf", 4 * rounds)):
+            lines.append(f'vllm:{name}_seconds_bucket{{le="{bound}"}} {count}')
+        lines += [f"vllm:{name}_seconds_sum {0.3 * rounds}", f"vllm:{name}_seconds_count {4 * rounds}"]
+    return "\n".join([*lines, ""])
+
+
+def script(rounds: int) -> dict[str, Any]:
+    """Return what the engine of `vllm-a` does after so many rounds."""
+    return {
+        "models": ["m"],
+        "defaults": {"gap": 0.01, "first_token": 0.02},
+        "rules": [
+            _answers("/metrics", page(rounds)),
+            {"match": {"contains": "slow one"}, "first_token": 0.5},
+            {"match": {"stream": False}, "reply": {"status": 200, "body": ANSWER}},
+        ],
+    }
+
+
 class Stage:
     """The gateway on it, and what is done to it."""
 
-    def __init__(self, watched: Watched) -> None:
+    def __init__(self, watched: Watched, engine: FakeEngine) -> None:
+        self._engine = engine
         self._watched, self.served = watched, watched.served
         self.rounds = 0
         machine = self.served.gateway.machine
@@ -77,6 +129,7 @@ class Stage:
     async def round(self) -> None:
         """Do everything once: what goes well, and what goes wrong."""
         self.rounds += 1
+        self._engine.set(**script(self.rounds))
         async with asyncio.TaskGroup() as group:
             for number in range(4):
                 group.create_task(
@@ -84,7 +137,7 @@ class Stage:
                 )
                 group.create_task(self._chat("small", "one of too many"))
             group.create_task(self._chat("eager", "slow one"))
-            group.create_task(self._chat("chat", "as a whole", stream=False))
+            group.create_task(self._chat("counted", "as a whole", stream=False))
             group.create_task(self._chat("chat", "half", x_try="canary", user=str(self.rounds)))
             group.create_task(self._chat("chat", "twice", x_try="shadow"))
             group.create_task(self._chat("tool", "hello"))
@@ -153,19 +206,17 @@ async def stage(folder: Path) -> AsyncIterator[Stage]:
     program = folder / "llama-server"
     program.write_text(SERVER.format(python=sys.executable, go=str(folder / "go")))
     program.chmod(0o700)
-    page = _answers("/metrics", METRICS_PAGE)
-    slow = {"match": {"contains": "slow one"}, "first_token": 0.5}
     slots = _answers("/slots", [{"n_ctx": 512, "is_processing": False}] * 2)
     failing = {"match": {}, "reply": {"status": 500, "body": {"error": {"message": "out of memory"}}}}
     async with (
-        FakeEngine(models=["m"], defaults={"gap": 0.01, "first_token": 0.02}, rules=[page, slow]) as a,
+        FakeEngine(**script(0)) as a,
         FakeEngine(models=["m"], defaults={"gap": 0.02, "first_token": 0.05}) as b,
         FakeEngine(models=["m"], rules=[failing]) as broken,
         FakeEngine(models=["m"], rules=[slots]) as cpu,
     ):
         text = CONFIG.format(a=a.url, b=b.url, broken=broken.url, cpu=cpu.url, model=MODEL, program=program)
         async with watched(folder, text) as at:
-            yield Stage(at)
+            yield Stage(at, a)
 
 
 def _answers(path: str, body: object) -> dict[str, Any]:

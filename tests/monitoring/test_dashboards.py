@@ -179,6 +179,7 @@ def test_a_picture_shows_every_panel_and_says_where_there_is_no_data() -> None:
         (90, "s", "1.5 min"),
         (0, "s", "0 s"),
         (3 << 20, "bytes", "3 MiB"),
+        (1536, "binBps", "1.5 KiB/s"),
         (12345, "reqps", "12.3 K req/s"),
         (7, "short", "7"),
     ],

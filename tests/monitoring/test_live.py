@@ -23,12 +23,14 @@ OBJECTIVES: Final = {
     "gateway:objective:first_token_seconds": 0.01,
     "gateway:objective:queue_wait_seconds": 0.01,
     "gateway:objective:failed_ratio": 0.001,
+    "gateway:objective:event_loop_lag_seconds": 0.000001,
     "gateway:objective:gpu_temperature_celsius": 50,
 }
 """What the stage does not keep, so that the alerts see it."""
 QUIET: Final = {
     "GatewayNoBackendUp": "some backends are up",
     "GatewayDown": "the gateway is scraped all the time",
+    "GatewayBackendLoadsLong": "the launched engine is ready again at once",
     "GatewayEngineRestartLoop": "one restart is no loop",
     "GatewayFileDescriptorsShort": "few are open",
     "GatewayHostMemoryLow": "nobody knows how much the machine has left, but it is enough for tests",
@@ -51,6 +53,7 @@ async def test_every_panel_and_every_rule_gets_data(tmp_path: Path) -> None:
         await until_everything_has_data(at, running)
         await rules_are_well(running)
         await no_traffic_is_no_data(running)
+        await engines_are_scraped_through_the_gateway(running)
 
 
 async def until_everything_has_data(at: Stage, running: Prometheus) -> None:
@@ -95,3 +98,13 @@ async def no_traffic_is_no_data(running: Prometheus) -> None:
     """Hold that nothing is said of a model that nobody has asked for."""
     for name in promql.recorded():
         assert await running.query(f'{name}{{model="idle"}}') == []
+
+
+async def engines_are_scraped_through_the_gateway(running: Prometheus) -> None:
+    """Hold that an engine's own page is there under its own names, and labelled with the backend."""
+    (found,) = await running.query('vllm:num_requests_running{job="engines"}')
+    assert (found["metric"]["backend"], found["metric"]["engine"], found["value"][1]) == (
+        "vllm-a",
+        "vllm",
+        "3",
+    )
