@@ -64,6 +64,12 @@ def test_the_system_text_stands_first(system: Any) -> None:
     assert messages == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
 
 
+def test_the_line_that_books_a_request_is_no_system_text() -> None:
+    billing = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.197.e84;"}
+    messages = asked(user("hi"), system=[billing, {"type": "text", "text": "be brief"}])["messages"]
+    assert messages[0] == {"role": "system", "content": "be brief"}
+
+
 def test_a_system_message_among_the_others_joins_the_first_text() -> None:
     late = {"role": "system", "content": [{"type": "text", "text": "and kind"}]}
     messages = asked(user("hi"), late, user("there"), system="be brief")["messages"]

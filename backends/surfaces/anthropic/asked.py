@@ -65,6 +65,7 @@ _EFFORTS: Mapping[str, str] = {
     "xhigh": "high",
     "max": "high",
 }
+_BILLING = "x-anthropic-billing-header:"
 _OWN_TOOLS = ("custom", None)
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -104,7 +105,7 @@ def messages(body: Members) -> list[Members]:
     """Return the messages of a chat for those of a request, its system text first."""
     system = []
     if body.get("system") is not None:
-        system.append(content.plain(content.blocks(body, "system", ""), "\n"))
+        system.append(content.plain(_without_billing(content.blocks(body, "system", "")), "\n"))
     made: list[Members] = []
     for place, message in each(items(body, "messages", ""), "messages"):
         role = text(message, "role", place)
@@ -118,6 +119,14 @@ def messages(body: Members) -> list[Members]:
             raise wrong(f"{place}.role", "expected user, assistant or system")
     told = "\n\n".join([one for one in system if one])
     return [{"role": "system", "content": told}, *made] if told else made
+
+
+def _without_billing(found: list[tuple[str, Members]]) -> list[tuple[str, Members]]:
+    """Return the blocks of a system text without the line by which Anthropic books a request.
+
+    Claude Code (2.1) begins with it. It differs between conversations, so engines could share no beginning of a prompt.
+    """
+    return [(at, block) for at, block in found if not str(block.get("text")).startswith(_BILLING)]
 
 
 def _user(message: Members, place: str, made: list[Members]) -> None:
