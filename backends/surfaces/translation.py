@@ -205,7 +205,7 @@ class Translator(Decoder):
         out: list[bytes] = []
         if events and not self.over:
             try:
-                for block in events.split(_BETWEEN):
+                for block in events.removesuffix(_BETWEEN).split(_BETWEEN):
                     out.append(self._event(block))  # noqa: PERF401 (what came before a failure is kept)
             except (ValueError, LookupError, TypeError) as error:
                 self.fail(_untranslatable(error))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.base import Failure, Kind, Operation, Reply, RequestError
+from backends.surfaces import chat
 from tests.surfaces.chatting import ENGINE, chunk, counted, events, stream, streamed, translation
 
 ASKED: dict[str, Any] = {
@@ -104,3 +105,23 @@ def test_a_request_that_cannot_be_said_is_refused_with_its_place() -> None:
         translation(Operation.MESSAGES, odd)
     assert caught.value.failure.kind is Kind.REJECTED
     assert caught.value.failure.param == "messages.0.content.0.source.type"
+
+
+@pytest.mark.parametrize("operation", [Operation.MESSAGES, Operation.RESPONSES])
+def test_more_text_is_passed_on_without_being_decoded(
+    operation: Operation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+    decode = chat.decode
+
+    def counting(payload: bytes) -> chat.Completion:
+        decoded.append(payload)
+        return decode(payload)
+
+    monkeypatch.setattr(chat, "decode", counting)
+    found = translation(operation, ASKED | {"input": "hi"})
+    texts = [f" word{number}" for number in range(50)]
+    decoder = translation(operation, ASKED | {"input": "hi"}).decoder(ENGINE.decoder(found.said, "up"))
+    for event in SAID[:1], *[[chunk({"content": text})] for text in texts], END:
+        decoder.feed(stream(list(event), done=False))
+    assert len(decoded) == 4, "the role, the first text, the end and the counts"
