@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -73,7 +73,7 @@ class Worker:
     async def page(self, metrics: Metrics, openmetrics: bool) -> Iterable[str]:
         """Return the metrics page with the numbers of all workers, in pieces that are made one by one."""
         try:
-            total: Dump = await self._link.ask("total", 2 * PATIENCE)
+            total: Dump = await self._link.ask_for_parts("total", 2 * PATIENCE)
         except TimeoutError:
             log.warning("the master did not tell the metrics of all workers; these are one worker's")
             return metrics.pieces(openmetrics)
@@ -136,6 +136,11 @@ class Worker:
         """Have the master read the config anew, because this process got a SIGHUP."""
         self._link.tell("hup")
 
+    def _begin(self, answering: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(answering)
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
     def _on_message(self, message: Message, fleet: Fleet, metrics: Metrics) -> None:
         match message["kind"]:
             case "location":
@@ -149,11 +154,9 @@ class Worker:
                 if "number" in message:
                     self._link.answer(message, None)
             case "question":
-                task = asyncio.create_task(self._answer_question(message))
-                self._answering.add(task)
-                task.add_done_callback(self._answering.discard)
+                self._begin(self._answer_question(message))
             case "numbers":
-                self._link.answer(message, metrics.dump())
+                self._begin(self._link.answer_in_parts(message, metrics.dump_parts()))
             case "views":
                 self._link.answer(message, VIEWS.dump_python(views_of(fleet), mode="json"))
             case "busy":

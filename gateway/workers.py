@@ -40,7 +40,7 @@ from gateway.link import Link, Message
 from gateway.machine.machine import Machine
 from gateway.reload import Reloader
 from gateway.telemetry.families import Dump
-from gateway.telemetry.merging import lasting, merge, of_master
+from gateway.telemetry.merging import in_parts, lasting, merge, of_master
 from gateway.telemetry.metrics import Metrics
 from gateway.together import Leader
 from gateway.worker import VIEWS, views_of
@@ -252,7 +252,7 @@ class Master:
     async def _answer_total(self, link: Link, message: Message) -> None:
         async def numbers(other: Link) -> None:
             try:
-                told = await other.ask("numbers")
+                told = await other.ask_for_parts("numbers")
                 if other in self._links:
                     self._links[other] = told
             except TimeoutError:
@@ -261,7 +261,8 @@ class Master:
         await asyncio.gather(*map(numbers, tuple(self._listening)))
         across = self._metrics.across
         own = of_master(self._metrics.dump(), across)
-        link.answer(message, merge([self._past, own, *self._links.values()], across))
+        total = merge([self._past, own, *self._links.values()], across)
+        await link.answer_in_parts(message, in_parts(total))
 
     def _on_location(self, location: Location) -> None:
         self._locations[location.name] = location

@@ -124,9 +124,11 @@ def _operations(app: FastAPI, core: Core) -> None:
 
 
 async def _one_by_one(parts: tuple[bytes, ...]) -> AsyncIterator[bytes]:
-    """Yield parts of a page, so that the server sends one after the other."""
-    for part in parts:
-        yield part
+    """Yield parts of a page, so that the server sends one after the other, and each is given back when it was sent."""
+    left = [*reversed(parts)]
+    del parts
+    while left:
+        yield left.pop()
         await asyncio.sleep(0)
 
 

@@ -6,14 +6,15 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
 from gateway.telemetry.cells import Histogram, Value
 
 Exemplars = list[tuple[int, float, str, float]]
 """Of buckets by their number: a value, the id of its trace, and when it was."""
-Dump = list[tuple[str, str, tuple[str, ...], float | list[float] | Exemplars]]
+Entry = tuple[str, str, tuple[str, ...], float | list[float] | Exemplars]
+Dump = list[Entry]
 """Cells as plain values: kind of metric, name, label values, and the number, or the sum and counts of a histogram, and
 behind these the bounds of one that has its own. For the kind `exemplars` those of the histogram of that name and these
 labels."""
@@ -65,15 +66,13 @@ class Family(Generic[Cell]):
             for labels in [labels for labels in self.cells if labels[at] == value]:
                 del self.cells[labels]
 
-    def dump(self) -> Dump:
-        """Return the cells that are exported as plain values, for another process."""
-        found: Dump = []
-        for labels, cell in self.cells.items():
+    def dump(self) -> Iterator[Entry]:
+        """Yield the cells that are exported as plain values, for another process."""
+        for labels, cell in tuple(self.cells.items()):
             if cell.is_shown(self.sparse):
-                found.append((self.kind, self.name, labels, self._plain(cell)))
+                yield self.kind, self.name, labels, self._plain(cell)
                 if isinstance(cell, Histogram) and cell.exemplars:
-                    found.append((EXEMPLARS, self.name, labels, cell.plain_exemplars()))
-        return found
+                    yield EXEMPLARS, self.name, labels, cell.plain_exemplars()
 
     def take(self, kind: str, labels: tuple[str, ...], value: Any) -> None:
         """Set a cell to a value from a dump, or the exemplars of one that was set."""

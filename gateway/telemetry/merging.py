@@ -7,10 +7,12 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, cast
 
-from gateway.telemetry.families import EXEMPLARS, Dump, Exemplars
+from gateway.telemetry.families import EXEMPLARS, Dump, Entry, Exemplars
+from gateway.telemetry.page import CELLS
 from gateway.telemetry.registry import Across
 
 
@@ -36,6 +38,13 @@ def _latest(exemplars: Exemplars) -> Exemplars:
     """Return the last exemplar of each bucket."""
     found = {exemplar[0]: exemplar for exemplar in sorted(exemplars, key=lambda each: each[3])}
     return [*found.values()]
+
+
+def in_parts(entries: Iterable[Entry]) -> Iterator[Dump]:
+    """Yield the entries of a dump in parts of a size that takes little time to make, send and read."""
+    left = iter(entries)
+    while part := [*islice(left, CELLS)]:
+        yield part
 
 
 def lasting(dump: Dump) -> Dump:

@@ -19,6 +19,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as as_openm
 
 from gateway.telemetry.cells import NONE, TargetMetrics
 from gateway.telemetry.families import AnyFamily, Dump
+from gateway.telemetry.merging import in_parts
 from gateway.telemetry.of_backends import BackendMetrics
 from gateway.telemetry.of_engines import EngineMetrics
 from gateway.telemetry.of_gen_ai import GenAiMetrics
@@ -73,9 +74,13 @@ class Metrics:
 
     def dump(self) -> Dump:
         """Return the cells of all families as plain values, for another process."""
+        return [entry for part in self.dump_parts() for entry in part]
+
+    def dump_parts(self) -> Iterator[Dump]:
+        """Yield the same in parts that take little time each."""
         for look in self._looks:
             look()
-        return [entry for family in self.families for entry in family.dump()]
+        yield from in_parts(entry for family in self.families for entry in family.dump())
 
     def pieces(self, openmetrics: bool = False) -> Iterator[str]:
         """Yield the metrics page in Prometheus' text format, or as OpenMetrics, in pieces."""
