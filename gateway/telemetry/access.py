@@ -27,12 +27,15 @@ from gateway.config.schema import Config
 from gateway.logs import one_line
 from gateway.outlet import Outlet, dropped
 from gateway.request import Exchange, FinishedSink
+from gateway.telemetry.cells import NONE
 from gateway.telemetry.timeline import HOPS
 
 _MILLISECOND: Final = 1e6
 """Nanoseconds per millisecond."""
 _GATHER: Final = 0.1
 """Seconds for which lines are collected before they are written."""
+_TOKENS: Final = {"input": "in", "output": "out"}
+"""Members of `backends.base.Usage` that are called otherwise here, as in the metrics."""
 _LONGEST: Final = 256
 """Most characters of anything that a client wrote."""
 
@@ -179,9 +182,8 @@ def _dropped(count: int) -> str:
 
 def _known(exchange: Exchange) -> dict[str, Any]:
     """Return what is not known of every request."""
-    caller = getattr(exchange, "caller", None)
     known = {
-        "key": "" if caller is None or exchange.decision is not None else caller.name,
+        "key": "" if exchange.key == NONE or exchange.decision is not None else exchange.key,
         "trace": exchange.trace_id,
         "client": exchange.way.client(exchange.headers),
         "status": exchange.status,
@@ -202,14 +204,13 @@ def _tokens(usage: Usage | None) -> dict[str, int]:
     """Return the tokens as far as they are known."""
     if usage is None:
         return {}
-    found = {"in": usage.input, "out": usage.output, "cached": usage.cached}
-    return {name: count for name, count in found.items() if count}
+    counts = msgspec.structs.asdict(usage)
+    return {_TOKENS.get(name, name): count for name, count in counts.items() if count}
 
 
 def text(exchange: Exchange) -> str:
     """Return the line for people: who, what, where, status, tokens, first token, total."""
-    caller = getattr(exchange, "caller", None)
-    who = "-" if caller is None else caller.name
+    who = exchange.key
     peer, tokens, first = (
         exchange.way.client(exchange.headers),
         _tokens(exchange.usage),

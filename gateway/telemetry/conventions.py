@@ -9,8 +9,11 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
+
+import msgspec
 
 from backends.base import Operation, Usage
 from gateway.request import Exchange
@@ -28,6 +31,14 @@ SERVICE: Final = "llm-serving-gateway"
 
 _FAULTS: Final = frozenset(("upstream_error", "timeout", "overloaded", "internal_error"))
 """Outcomes that are the fault of the gateway or an engine: a client's error is no error of a server."""
+_TOKENS: Final[Mapping[str, str]] = {
+    "input": "gen_ai.usage.input_tokens",
+    "output": "gen_ai.usage.output_tokens",
+    "cached": "gen_ai.usage.cache_read.input_tokens",
+    "cache_write": "gen_ai.usage.cache_creation.input_tokens",
+    "reasoning": "gen_ai.usage.reasoning.output_tokens",
+}
+"""Members of `backends.base.Usage` by the conventions' names."""
 _SECOND: Final = 1e9
 _LONGEST: Final = 256
 
@@ -49,11 +60,10 @@ def attempt_name(operation: Operation, leg: Leg) -> str:
 
 def request(exchange: Exchange, path: str, scheme: str) -> Attributes:
     """Return the attributes of a request's span; `path` is that of its endpoint, `scheme` how clients reach it."""
-    caller, decision, timeline = getattr(exchange, "caller", None), exchange.decision, exchange.timeline
+    decision, timeline = exchange.decision, exchange.timeline
     found: Attributes = {
         "http.request.method": "POST",
         "http.route": path,
-        "url.path": path,
         "url.scheme": scheme,
         "gen_ai.operation.name": operation_name(exchange.operation),
         "gateway.request.id": exchange.name,
@@ -66,8 +76,8 @@ def request(exchange: Exchange, path: str, scheme: str) -> Attributes:
         found["error.type"] = exchange.code[:_LONGEST] or exchange.outcome
     if peer := exchange.way.client(exchange.headers):
         found["client.address"] = peer
-    if caller is not None:
-        found["gateway.key"] = caller.name
+    if exchange.key != NONE:
+        found["gateway.key"] = exchange.key
     if decision is not None:
         found["gen_ai.request.model"] = decision.asked_for[:_LONGEST]
         found["gen_ai.request.stream"] = exchange.request.stream
@@ -116,9 +126,5 @@ def attempt(operation: Operation, leg: Leg, number: int) -> Attributes:
 def _tokens(usage: Usage | None) -> Attributes:
     if usage is None:
         return {}
-    counts = {
-        "gen_ai.usage.input_tokens": usage.input,
-        "gen_ai.usage.output_tokens": usage.output,
-        "gen_ai.usage.cache_read.input_tokens": usage.cached,
-    }
-    return {name: count for name, count in counts.items() if count}
+    counts = msgspec.structs.asdict(usage)
+    return {_TOKENS[name]: count for name, count in counts.items() if count and name in _TOKENS}

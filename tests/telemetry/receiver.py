@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 Behaviour = Literal["take", "refuse", "hang"]
 
@@ -88,23 +89,12 @@ class Receiver:
         plain = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
         self.bodies.append(plain)
         request = ExportTraceServiceRequest.FromString(plain)
+        found: list[Received] = []
         for of_resource in request.resource_spans:
             resource = _plain(of_resource.resource.attributes)
-            for span in (span for scope in of_resource.scope_spans for span in scope.spans):
-                self.spans.append(
-                    Received(
-                        span.name,
-                        span.kind,
-                        span.trace_id.hex(),
-                        span.span_id.hex(),
-                        span.parent_span_id.hex(),
-                        span.start_time_unix_nano,
-                        span.end_time_unix_nano,
-                        _plain(span.attributes),
-                        span.status.message if span.status.code == 2 else None,
-                        resource,
-                    )
-                )
+            found += (_received(span, resource) for scope in of_resource.scope_spans for span in scope.spans)
+        # At once: whoever waits for the span of a request finds those below it too.
+        self.spans += found
         return 200
 
     def requests(self) -> list[Received]:
@@ -123,3 +113,18 @@ def _plain(pairs: Any) -> dict[str, Any]:
 
 def _value(pair: KeyValue) -> Any:
     return getattr(pair.value, pair.value.WhichOneof("value") or "string_value")
+
+
+def _received(span: Span, resource: dict[str, Any]) -> Received:
+    return Received(
+        span.name,
+        span.kind,
+        span.trace_id.hex(),
+        span.span_id.hex(),
+        span.parent_span_id.hex(),
+        span.start_time_unix_nano,
+        span.end_time_unix_nano,
+        _plain(span.attributes),
+        span.status.message if span.status.code == 2 else None,
+        resource,
+    )

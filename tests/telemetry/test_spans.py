@@ -89,7 +89,7 @@ def test_names_are_those_of_the_conventions() -> None:
     source = inspect.getsource(conventions)
     used = {
         word.strip('"')
-        for word in source.replace("[", " ").replace(":", " ").replace("]", " ").split()
+        for word in source.replace("[", " ").replace(",", " ").replace(":", " ").replace("]", " ").split()
         if word[:1] == '"'
     }
     names = {
