@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from backends.base import Headers
+from backends.surfaces.dialects import surface_by
 from gateway.api import explain, observed
 from gateway.api.admin import Admin
 from gateway.api.canaries import CanaryEndpoints
@@ -144,9 +145,9 @@ class Gateway:
                 return
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET"}
-            send = self._tagged(
-                scope, send, self.core.request_id(headers.get(b"x-request-id")), origins.answering(headers)
-            )
+            request_id = scope["gateway.request_id"] = self.core.request_id(headers.get(b"x-request-id"))
+            marks = surface_by(headers.get(b"anthropic-version")).marks(request_id)
+            send = self._tagged(scope, send, (*marks, *origins.answering(headers)))
         await self._web(scope, receive, send)
 
     async def ready(self) -> list[str]:
@@ -259,13 +260,12 @@ class Gateway:
             exchange.end()
         await way.close()
 
-    def _tagged(self, scope: Scope, send: Send, request_id: bytes, cors: Headers) -> Send:
-        """Return `send` wrapped so that it adds headers: the request's id, who may read it, whether it is the last."""
+    def _tagged(self, scope: Scope, send: Send, headers: Headers) -> Send:
+        """Return `send` wrapped so that it adds `headers`, and whether the connection closes behind the answer."""
 
         async def tagged(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                added = ((b"x-request-id", request_id), *cors, *closing_early(scope))
-                message["headers"] = [*message["headers"], *added]
+                message["headers"] = [*message["headers"], *headers, *closing_early(scope)]
                 self._visits.answered(scope["method"], scope["path"], message["status"])
             await send(message)
 

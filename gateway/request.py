@@ -278,10 +278,10 @@ class Exchange:
 
     def _marks(self) -> Headers:
         """Return the headers by which an answer is found again: the request's id, the decision's, and its rule."""
-        decision = self.decision
+        decision, marks = self.decision, self.surface.marks(self.id)
         if decision is None:
-            return ((b"x-request-id", self.id),)
-        marks = (b"x-request-id", self.id), (b"x-gateway-decision", decision.id)
+            return marks
+        marks = (*marks, (b"x-gateway-decision", decision.id))
         return (*marks, (b"x-gateway-route", decision.rule.encode())) if decision.rule else marks
 
     def has_content(self) -> None:
@@ -299,7 +299,7 @@ class Exchange:
             self.way.abort()
         else:
             facts = error.facts
-            body, status = self.surface.error(facts), self.surface.status(facts, error.status)
+            body, status = self.surface.error(facts, self.id), self.surface.status(facts, error.status)
             self.reply(status, [*JSON_HEADERS, *error.headers(), *self._tried()], body)
 
     def _tried(self) -> Headers:

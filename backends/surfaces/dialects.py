@@ -10,10 +10,12 @@ from backends.surfaces.anthropic.surface import Anthropic
 from backends.surfaces.openai import OPENAI, Responses, Speech
 from backends.surfaces.surface import Surface
 
+_ANTHROPIC: Final = Anthropic()
+
 SURFACES: Final[Mapping[Operation, Surface]] = {
     Operation.RESPONSES: Responses(),
-    Operation.MESSAGES: Anthropic(),
-    Operation.COUNT_TOKENS: Anthropic(),
+    Operation.MESSAGES: _ANTHROPIC,
+    Operation.COUNT_TOKENS: _ANTHROPIC,
     Operation.SPEECH: Speech(),
 }
 """The client dialect of each operation that has its own. All others use plain OpenAI."""
@@ -22,3 +24,8 @@ SURFACES: Final[Mapping[Operation, Surface]] = {
 def surface_of(operation: Operation) -> Surface:
     """Return the client dialect of an operation."""
     return SURFACES.get(operation, OPENAI)
+
+
+def surface_by(version: bytes | str | None) -> Surface:
+    """Return the dialect of a client at a path that several APIs have; `version` is its header `anthropic-version`."""
+    return OPENAI if version is None else _ANTHROPIC

@@ -52,7 +52,7 @@ class OpenAI(Surface):
     def heartbeat(self, words: str) -> bytes:
         return b": " + words.encode() + b"\n"
 
-    def error(self, facts: ErrorFacts) -> bytes:
+    def error(self, facts: ErrorFacts, request_id: bytes = b"") -> bytes:
         return msgspec.json.encode({"error": facts._asdict()})
 
     def error_event(self, facts: ErrorFacts, number: int) -> bytes:

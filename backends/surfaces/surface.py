@@ -77,9 +77,13 @@ class Surface(ABC):
         """Return the HTTP status of an error answer whose status is `status` in OpenAI's API."""
         return status
 
+    def marks(self, request_id: bytes) -> Headers:
+        """Return the headers of an answer by which its request is found again."""
+        return ((b"x-request-id", request_id),)
+
     @abstractmethod
-    def error(self, facts: ErrorFacts) -> bytes:
-        """Return the JSON body of an error answer."""
+    def error(self, facts: ErrorFacts, request_id: bytes = b"") -> bytes:
+        """Return the JSON body of an error answer; it names the request where the dialect has a place for that."""
 
     @abstractmethod
     def error_event(self, facts: ErrorFacts, number: int) -> bytes:

@@ -1,7 +1,8 @@
 """The FastAPI application: every endpoint that no engine serves, and the reference page for all endpoints.
 
 Rules:
-- Every error of these endpoints has OpenAI's format too.
+- Every error of these endpoints has OpenAI's format too, or Anthropic's for a client that sends `anthropic-version`. So
+  has the model list.
 - The endpoints that engines serve are described from the same table that routes them, so the page is always complete.
 - Health, metrics, the reference and the page at `/` hold no secrets and need no key; everything under `/v1` does.
 - What answers GET answers HEAD: `gateway.app` passes it on as GET, and the server leaves the body out.
@@ -24,7 +25,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
-from gateway.api import schemas
+from backends.surfaces.dialects import surface_by
+from gateway.api import anthropic, schemas
 from gateway.api.cards import card
 from gateway.api.endpoint import Core, headers_of
 from gateway.api.endpoints import SHAPES, described
@@ -36,6 +38,9 @@ from gateway.errors import GatewayError, Own
 from gateway.telemetry.metrics import CONTENT_TYPES, wants_openmetrics
 
 log = logging.getLogger("gateway.api")
+
+VERSION = "anthropic-version"
+"""The header that Anthropic's clients send, and no others."""
 
 _STATUSES = (400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 502, 503, 504)
 
@@ -79,8 +84,11 @@ def _models(app: FastAPI, core: Core) -> None:
     @app.get("/v1/models", tags=["models"], response_model=schemas.ModelList)
     async def list_models(request: Request) -> Response:
         """List the models and aliases this key may use."""
+        listed = core.snapshot.catalog.listed(caller(request))
+        if VERSION in request.headers:
+            return Response(anthropic.page(listed, request.query_params), media_type="application/json")
         now = asyncio.get_running_loop().time()
-        data = [card(entry, now) for entry in core.snapshot.catalog.listed(caller(request))]
+        data = [card(entry, now) for entry in listed]
         return Response(msgspec.json.encode({"object": "list", "data": data}), media_type="application/json")
 
     @app.get("/v1/models/{model:path}", tags=["models"], response_model=schemas.ModelInfo)
@@ -92,7 +100,8 @@ def _models(app: FastAPI, core: Core) -> None:
             assert core.discovery is not None
             await core.discovery.asked()
         entry = core.snapshot.catalog.entry(model, who)
-        told = card(entry, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        told = anthropic.info(entry) if VERSION in request.headers else card(entry, now)
         return Response(msgspec.json.encode(told), media_type="application/json")
 
 
@@ -133,34 +142,37 @@ async def _one_by_one(parts: tuple[bytes, ...]) -> AsyncIterator[bytes]:
 
 
 def _errors(app: FastAPI) -> None:
-    def answer(error: GatewayError) -> Response:
+    def answer(request: Request, error: GatewayError) -> Response:
         headers = {name.decode(): value.decode() for name, value in error.headers()}
-        return Response(error.body(), error.status, headers, "application/json")
+        surface = surface_by(request.headers.get(VERSION))
+        body = surface.error(error.facts, request.scope.get("gateway.request_id", b""))
+        return Response(body, surface.status(error.facts, error.status), headers, "application/json")
 
     async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, GatewayError)
-        return answer(error)
+        return answer(request, error)
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == 405:
             allow = (error.headers or {}).get("Allow", "GET").replace("GET", "GET, HEAD").encode()
-            return answer(wrong_method(request.method, request.url.path, ((b"allow", allow),)))
+            return answer(request, wrong_method(request.method, request.url.path, ((b"allow", allow),)))
         if error.status_code == 404:
             return answer(
-                GatewayError(Own.UNKNOWN_URL, f"there is nothing at {request.url.path[:128]!r}; see /docs")
+                request,
+                GatewayError(Own.UNKNOWN_URL, f"there is nothing at {request.url.path[:128]!r}; see /docs"),
             )
-        return answer(GatewayError(Own.INVALID, str(error.detail), status=error.status_code))
+        return answer(request, GatewayError(Own.INVALID, str(error.detail), status=error.status_code))
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         location = [str(part) for part in first["loc"]]
         message = f"{'.'.join(location)}: {first['msg']}"
-        return answer(GatewayError(Own.INVALID, message, param=location[-1], status=422))
+        return answer(request, GatewayError(Own.INVALID, message, param=location[-1], status=422))
 
     async def bug(request: Request, error: Exception) -> Response:
-        return answer(GatewayError(Own.INTERNAL, "the gateway failed; see its log"))
+        return answer(request, GatewayError(Own.INTERNAL, "the gateway failed; see its log"))
 
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
         GatewayError: known,

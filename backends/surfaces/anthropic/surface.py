@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from backends.base import Operation, Request
+from backends.base import Headers, Operation, Request
 from backends.dialect import rewrite
 from backends.surfaces.openai import OpenAI
 from backends.surfaces.surface import ErrorFacts
@@ -54,8 +54,13 @@ class Anthropic(OpenAI):
     def status(self, facts: ErrorFacts, status: int) -> int:
         return _OVERLOADED if _type_of(facts) == "overloaded_error" else status
 
-    def error(self, facts: ErrorFacts) -> bytes:
-        return msgspec.json.encode({"type": "error", "error": facts._asdict() | {"type": _type_of(facts)}})
+    def marks(self, request_id: bytes) -> Headers:
+        return (b"x-request-id", request_id), (b"request-id", request_id)
+
+    def error(self, facts: ErrorFacts, request_id: bytes = b"") -> bytes:
+        error = facts._asdict() | {"type": _type_of(facts)}
+        told = {"type": "error", "error": error, "request_id": request_id.decode() or None}
+        return msgspec.json.encode(told)
 
     def error_event(self, facts: ErrorFacts, number: int) -> bytes:
         error = {"type": _type_of(facts), "message": facts.message}
