@@ -107,8 +107,9 @@ class Answer:
         """The OpenAI error; fails the test where the body is not one."""
         assert self.headers["content-type"] == "application/json"
         body = self.json()
-        if body.get("type") == "error":  # as Anthropic's API has it beside
+        if body.get("type") == "error":  # as Anthropic's API has it, with the request's id
             del body["type"]
+            assert body.pop("request_id") == self.headers["request-id"]
         assert set(body) == {"error"} and set(body["error"]) == {"message", "type", "param", "code"}
         assert body["error"]["message"]
         return dict(body["error"])
