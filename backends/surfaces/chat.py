@@ -105,3 +105,13 @@ def arguments_of(call: Call) -> str:
     if isinstance(said, str):
         return said
     return "" if said is None else msgspec.json.encode(said).decode()
+
+
+def content_of(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """Return the parts of a request's message as a content: a text where they are nothing else.
+
+    Every template can read a text.
+    """
+    if all(part["type"] == "text" for part in parts):
+        return "\n".join([part["text"] for part in parts])
+    return parts

@@ -16,6 +16,7 @@ import msgspec
 
 from backends.base import Operation, Request
 from backends.surfaces.anthropic import content
+from backends.surfaces.chat import content_of
 from backends.surfaces.places import Members, each, items, member, optional, text, wrong
 from backends.surfaces.translation import Said
 
@@ -145,7 +146,7 @@ def _user(message: Members, place: str, made: list[Members]) -> None:
         return
     if made and made[-1]["role"] == "user":
         parts = _parts(made.pop()["content"]) + parts
-    made.append({"role": "user", "content": content.content_of(parts)})
+    made.append({"role": "user", "content": content_of(parts)})
 
 
 def _parts(said: Any) -> list[content.Part]:

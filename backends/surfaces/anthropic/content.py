@@ -70,13 +70,6 @@ def parts(found: list[tuple[str, Members]]) -> list[Part]:
     return made
 
 
-def content_of(made: list[Part]) -> str | list[Part]:
-    """Return parts as a content: a text where they are nothing else, which every template can read."""
-    if all(part["type"] == "text" for part in made):
-        return "\n".join([part["text"] for part in made])
-    return made
-
-
 def _text_of(kind: str, block: Members, place: str) -> str:
     if kind == "text":
         return text(block, "text", place)

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from backends.base import Operation, Request
+from backends.surfaces.chat import content_of
 from backends.surfaces.places import Members, each, items, member, optional, text, wrong
 from backends.surfaces.responses import content, tools
 from backends.surfaces.surface import InvalidRequest
@@ -159,7 +160,7 @@ def _message(item: Members, place: str, made: list[Members], system: list[str]) 
     elif role == "user":
         parts = content.parts(item, place)
         if parts:
-            made.append({"role": "user", "content": content.content_of(parts)})
+            made.append({"role": "user", "content": content_of(parts)})
     else:
         raise wrong(f"{place}.role", "expected user, assistant, system or developer")
 

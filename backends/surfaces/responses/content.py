@@ -47,13 +47,6 @@ def plain(item: Members, place: str) -> str:
     return "".join([part["text"] for part in found])
 
 
-def content_of(found: list[Part]) -> str | list[Part]:
-    """Return parts as a content: a text where they are nothing else, which every template can read."""
-    if all(part["type"] == "text" for part in found):
-        return "\n".join([part["text"] for part in found])
-    return found
-
-
 def _part(part: Members, place: str) -> Part | None:
     kind = text(part, "type", place)
     if kind in _TEXTS:
