@@ -39,6 +39,8 @@ _BYTES_PER_TOKEN: Final = 4
 _PATIENCE: Final = (b"x-stainless-read-timeout", b"x-stainless-timeout")
 """How the SDKs of OpenAI and of Anthropic say after how many seconds without an answer they give up."""
 _DATA: Final = b";base64,"
+ESTIMATED: Final = ((b"content-type", b"application/json"), (b"x-gateway-estimated", b"input_tokens"))
+"""The headers of an answer with a count that is an estimate."""
 
 
 class Asked:
@@ -131,6 +133,11 @@ class Asked:
             found = self.members
             self._prompt_tokens = sum([_tokens(bytes(found[name])) for name in _PROMPTS if name in found])
         return self._prompt_tokens
+
+    def count(self) -> bytes:
+        """Return the answer to Anthropic's question for the tokens of a message: an estimate, with those of tools."""
+        tools = _tokens(bytes(self.members.get("tools", b"")))
+        return msgspec.json.encode({"input_tokens": max(1, self.prompt_tokens + tools)})
 
     @property
     def priority(self) -> int:

@@ -17,10 +17,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from backends.base import Headers, Operation, Request, Usage
+from backends.base import Headers, Kind, Operation, Request, Usage
 from backends.surfaces.openai import JSON_HEADERS
 from backends.surfaces.surface import InvalidRequest, Surface
-from gateway.asked import Asked
+from gateway.asked import ESTIMATED, Asked
 from gateway.errors import CLIENT_GONE, ClientLeft, GatewayError, Own
 from gateway.roles import Beating, Source, Standing, Trying, Work
 from gateway.telemetry.cells import NONE
@@ -379,7 +379,10 @@ class Exchange:
         if isinstance(error, InvalidRequest):
             error = GatewayError.invalid(error)
         if isinstance(error, GatewayError):
-            self._refuse(error)
+            if error.kind is Kind.UNSUPPORTED and self.operation is Operation.COUNT_TOKENS:
+                self.reply(200, ESTIMATED, self.asked.count())
+            else:
+                self._refuse(error)
         elif isinstance(error, ClientLeft):
             self.outcome = error.outcome
         else:

@@ -258,7 +258,8 @@ class TensorRTLLM(OpenAICompatible):
 def _edit(request: Request, members: dict[str, bytes]) -> None:
     """Leave one limit, and the server's own stream options. Raise RequestError for messages to tokenize."""
     if request.operation is Operation.TOKENIZE and "prompt" not in members:
-        raise RequestError(Failure(Kind.UNSUPPORTED, "the engine tokenizes a prompt only, no messages"))
+        message = "the engine tokenizes a prompt only, no messages"
+        raise RequestError(Failure(Kind.UNSUPPORTED, message, param="messages"))
     if "max_completion_tokens" in members:
         members.pop("max_tokens", None)
     if members.get("stream_options", b"").startswith(b"{"):

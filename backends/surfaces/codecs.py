@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from backends.base import Operation, Request
+from backends.surfaces.anthropic.counting import CountTokens
 from backends.surfaces.anthropic.messages import Messages
 from backends.surfaces.responses.codec import ResponsesCodec
 from backends.surfaces.translation import Codec, Translation
 
 CODECS: Final[Mapping[Operation, Codec]] = {
     Operation.MESSAGES: Messages(),
+    Operation.COUNT_TOKENS: CountTokens(),
     Operation.RESPONSES: ResponsesCodec(),
 }
 """The codec of each operation that has one."""

@@ -89,6 +89,13 @@ class Codec(ABC):
     def asked(self, request: Request) -> Said:
         """Return the request for the engine. Raise InvalidRequest where it is wrong or cannot be said there."""
 
+    def without(self, said: Request, name: str) -> Said | None:
+        """Return what is said without a member that the engine refuses; None where that may not be left out."""
+        members = rewrite.members(said.body) if name in self.wishes else {}
+        if members.pop(name, None) is None:
+            return None
+        return Said(msgspec.structs.replace(said, body=rewrite.joined(members)), (name,))
+
     @abstractmethod
     def answer(self, request: Request, answer: bytes, usage: Usage) -> bytes:
         """Return a whole answer in the client's dialect; `request` is the client's.
@@ -130,12 +137,11 @@ class Translation:
             try:
                 return engine.call(self.said, model)
             except RequestError as error:
-                name = error.failure.param or ""
-                members = rewrite.members(self.said.body) if name in self._codec.wishes else {}
-                if members.pop(name, None) is None:
+                found = self._codec.without(self.said, error.failure.param or "")
+                if found is None:
                     raise
-                self.said = msgspec.structs.replace(self.said, body=rewrite.joined(members))
-                self.dropped += (name,)
+                self.said = found.request
+                self.dropped += tuple(found.dropped)
 
     def decoder(self, decoder: StreamDecoder) -> StreamDecoder:
         """Return a decoder that says in the client's dialect what `decoder` reads of the engine."""

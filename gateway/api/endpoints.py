@@ -80,7 +80,7 @@ ENDPOINTS = (
     Hot(
         Operation.COUNT_TOKENS,
         ("/v1/messages/count_tokens",),
-        "How many tokens the prompt of a message has, of engines that speak Anthropic's API",
+        "How many tokens the prompt of a message has",
         schemas.CountTokensRequest,
         schemas.CountTokensAnswer,
     ),

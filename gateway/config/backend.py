@@ -15,7 +15,7 @@ from gateway.config.defaults import TimeoutOverrides
 from gateway.config.section import Frozen, Section, setting, validate
 from gateway.config.texts import HeaderName, HeaderValue, Line, ModelGlob, Secret
 
-Translatable = Literal["messages", "responses"]
+Translatable = Literal["messages", "count_tokens", "responses"]
 """The operations in `backends.surfaces.codecs.CODECS`."""
 
 
@@ -50,7 +50,7 @@ class BackendConfig(Section):
     )
     native: Frozen[Translatable, bool] = setting(
         {},
-        "APIs that are translated to chat for this backend although its engine speaks them itself, such as "
+        "APIs that are translated for this backend although its engine speaks them itself, such as "
         "`messages: false`: for versions that speak them badly.",
     )
     metrics_url: Url | None = setting(

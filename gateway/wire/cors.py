@@ -19,8 +19,9 @@ from gateway.errors import GatewayError, Own
 from gateway.wire.origins import is_own
 
 EXPOSED: Final = (
-    b"retry-after, x-gateway-attempts, x-gateway-backend, x-gateway-decision, x-gateway-dropped, x-gateway-model, "
-    b"x-gateway-queue-position, x-gateway-queue-wait, x-gateway-route, request-id, x-request-id, x-should-retry"
+    b"retry-after, x-gateway-attempts, x-gateway-backend, x-gateway-decision, x-gateway-dropped, x-gateway-estimated, "
+    b"x-gateway-model, x-gateway-queue-position, x-gateway-queue-wait, x-gateway-route, request-id, x-request-id, "
+    b"x-should-retry"
 )
 """The headers of answers that pages may read beside those that they always may."""
 _METHODS: Final = b"GET, HEAD, POST"

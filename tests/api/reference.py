@@ -52,7 +52,9 @@ def _how(operation: Operation, native: frozenset[Operation]) -> str:
     """Return how an engine with the operations `native` is asked for one."""
     if operation in native:
         return "✓"
-    return f"by `{CODECS[operation].said_as}`" if operation in possible(native) else "–"
+    if operation in possible(native):
+        return f"by `{CODECS[operation].said_as}`"
+    return "estimate" if operation is Operation.COUNT_TOKENS else "–"
 
 
 if __name__ == "__main__":

@@ -231,7 +231,8 @@ def _encode_asked(body: bytes) -> bytes:
     """Return a tokenize request in LMDeploy's form. Raise RequestError for messages, which it cannot tokenize."""
     members = rewrite.members(body)
     if "prompt" not in members:
-        raise RequestError(Failure(Kind.UNSUPPORTED, "the engine tokenizes a prompt only, no messages"))
+        message = "the engine tokenizes a prompt only, no messages"
+        raise RequestError(Failure(Kind.UNSUPPORTED, message, param="messages"))
     special = members.get("add_special_tokens", b"null")
     bos = {} if special == b"null" else {"add_bos": special}
     return rewrite.joined({"model": members["model"], "input": members["prompt"], **bos})

@@ -83,7 +83,7 @@ def chat(request: Request) -> Said:
     if stops:
         made["stop"] = stops
     made |= tools(body, dropped)
-    made |= _thinking(body)
+    made |= thinking(body)
     made |= _output(body, dropped)
     user = (optional(body, "metadata", "", dict, "an object") or {}).get("user_id")
     if isinstance(user, str) and user:
@@ -223,7 +223,7 @@ def tools(body: Members, dropped: list[str]) -> dict[str, Any]:
     return chosen
 
 
-def _thinking(body: Members) -> dict[str, Any]:
+def thinking(body: Members) -> dict[str, Any]:
     """Return what switches thinking on or off, in the form that templates read."""
     wish = optional(body, "thinking", "", dict, "an object")
     if wish is None:
