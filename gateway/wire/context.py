@@ -7,7 +7,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableSet
 from typing import Protocol
 
 from gateway.errors import GatewayError
@@ -19,7 +19,7 @@ class ServerState(Protocol):
     """What all connections of a server share, as uvicorn defines it."""
 
     @property
-    def connections(self) -> set[object]: ...
+    def connections(self) -> MutableSet[object]: ...
     @property
     def default_headers(self) -> list[tuple[bytes, bytes]]: ...
 
