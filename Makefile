@@ -18,7 +18,7 @@ SHARED := -n $(JOBS) --max-worker-restart 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install compile pure run check test tools coverage test-engines schema lock dist clean format bench bench-peers soak chaos strays simulate
+.PHONY: help install compile pure run check test tools coverage test-engines schema lock dist clean format bench bench-peers soak chaos strays simulate image
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -103,6 +103,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 lock: .venv/.lock ## refresh locks/ to the newest versions (KEEP=1: only what pyproject.toml demands)
 	$(COMPILE) pyproject.toml --group build --extra llamacpp --output-file locks/runtime.txt
 	$(COMPILE) pyproject.toml --group build --extra llamacpp --group dev --constraint locks/runtime.txt --output-file locks/dev.txt
+	$(COMPILE) pyproject.toml --extra llamacpp --extra otel --constraint locks/dev.txt --output-file locks/image.txt
+	$(COMPILE) --group build --group compile --constraint locks/dev.txt --output-file locks/compile.txt
 	$(COMPILE) --group lock --output-file locks/lock.txt
 
 dist: .venv/.dev ## build the wheel, hot modules compiled, and the source distribution into dist/
@@ -112,8 +114,11 @@ dist: .venv/.dev ## build the wheel, hot modules compiled, and the source distri
 	@rm -rf build
 	@ls -l dist
 
+image: .venv/.dev ## build the container images, run one and check it (with Docker, Podman, or as root with Buildah)
+	@$(BIN)/python -m tests.docker.image $(ARGS)
+
 clean: ## remove .venv and everything that was built
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .image build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What the commands stand on: one stamp for each step of an install.

@@ -25,7 +25,7 @@ from tests.certificates import pair
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPED = {".git", ".venv", "__pycache__", "build", "dist", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
-SKIPPED |= {".hypothesis", ".engines", ".bench", ".tools", ".clients", "node_modules"}
+SKIPPED |= {".hypothesis", ".engines", ".bench", ".tools", ".clients", "node_modules", ".image"}
 LARGE = 1 << 20
 
 REGISTRIES = ("pypi" + ".org", "pythonhosted" + ".org", "registry.npm" + "js.org", "deb." + "debian.org")

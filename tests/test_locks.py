@@ -2,7 +2,7 @@
 
 Rules:
 - What a lock pins satisfies what pyproject.toml asks for; `make lock` is the cure for every failure here.
-- Everything the runtime lock installs, the development lock installs at the same version.
+- Everything that the locks of the runtime and of compiling install, the development lock installs at the same version.
 """
 
 import re
@@ -28,6 +28,12 @@ RUNTIME = [
 WANTED = {
     "runtime.txt": RUNTIME,
     "dev.txt": [*RUNTIME, *PROJECT["dependency-groups"]["dev"]],
+    "image.txt": [
+        *PROJECT["project"]["dependencies"],
+        *PROJECT["project"]["optional-dependencies"]["llamacpp"],
+        *PROJECT["project"]["optional-dependencies"]["otel"],
+    ],
+    "compile.txt": [*PROJECT["dependency-groups"]["build"], *PROJECT["dependency-groups"]["compile"]],
     "lock.txt": PROJECT["dependency-groups"]["lock"],
 }
 
@@ -65,9 +71,10 @@ def test_lock_holds_pins_and_hashes_only(lock: Path) -> None:
         assert "--hash=sha256:" in block
 
 
-def test_development_uses_the_runtime_versions() -> None:
-    runtime, development = (pins(ROOT / "locks" / name) for name in ("runtime.txt", "dev.txt"))
-    assert runtime.items() <= development.items()
+@pytest.mark.parametrize("lock", ["runtime.txt", "image.txt", "compile.txt"])
+def test_development_uses_the_same_versions(lock: str) -> None:
+    part, development = (pins(ROOT / "locks" / name) for name in (lock, "dev.txt"))
+    assert part.items() <= development.items()
 
 
 def test_build_backend_is_the_locked_one() -> None:
