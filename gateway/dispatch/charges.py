@@ -8,7 +8,7 @@ Rules:
 from __future__ import annotations
 
 from gateway.admission.gate import Place
-from gateway.telemetry.accounting import Tried
+from gateway.telemetry.attempt import Tried
 
 
 class Charges:

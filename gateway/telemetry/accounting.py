@@ -27,24 +27,9 @@ DETAILS: Final = ("cached", "cache_write", "reasoning", "drafted", "accepted")
 """The parts of a prompt's or an answer's tokens that an engine may tell, as `backends.base.Usage` has them."""
 
 
-class Tried(Protocol):
-    """An attempt that is over, as `gateway.wire.relay.Attempt` has it."""
-
-    @property
-    def result(self) -> str: ...
-    @property
-    def tokens(self) -> Usage: ...
-    @property
-    def sent_at(self) -> int: ...
-    @property
-    def first_token_at(self) -> int: ...
-
-
-class Counted(Noted, Protocol):
+class Metered(Noted, Protocol):
     """An attempt that is over, with what is counted of it."""
 
-    @property
-    def usage(self) -> Usage | None: ...
     @property
     def sent(self) -> int: ...
     @property
@@ -61,7 +46,7 @@ class Accounting:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def attempted(self, exchange: Exchange, cells: TargetMetrics, attempt: Counted) -> None:
+    def attempted(self, exchange: Exchange, cells: TargetMetrics, attempt: Metered) -> None:
         """Count one attempt at the target that these cells belong to."""
         timeline = exchange.timeline
         routed = cells.by_route.get(exchange.route)
@@ -92,13 +77,13 @@ class Accounting:
         if attempt.leg is not None:
             attempt.leg.end(cells.backend, attempt)
 
-    def _conventional(self, exchange: Exchange, cells: TargetMetrics, attempt: Counted) -> None:
+    def _conventional(self, exchange: Exchange, cells: TargetMetrics, attempt: Metered) -> None:
         """Count an attempt by the names of OpenTelemetry's conventions too."""
         names = operation_name(exchange.operation), cells.engine, cells.model
         waited = (attempt.first_token_at - exchange.timeline.received) / SECOND
         self._metrics.gen_ai.attempted(names, attempt, waited)
 
-    def _translated(self, exchange: Exchange, cells: TargetMetrics, attempt: Counted) -> None:
+    def _translated(self, exchange: Exchange, cells: TargetMetrics, attempt: Metered) -> None:
         """Count whether what was sent had to be translated."""
         reason = attempt.translated
         names = exchange.surface.name, exchange.operation._value_, cells.engine

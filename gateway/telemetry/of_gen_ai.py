@@ -12,9 +12,10 @@ Rules:
 from __future__ import annotations
 
 from time import perf_counter_ns
-from typing import Final, Protocol
+from typing import Final
 
-from backends.base import Operation, Usage
+from backends.base import Operation
+from gateway.telemetry.attempt import Counted
 from gateway.telemetry.cells import NONE
 from gateway.telemetry.registry import Families
 
@@ -35,19 +36,6 @@ OPERATIONS: Final = {
     Operation.EMBEDDINGS: "embeddings",
 }
 """Operations by the conventions' names; the others go by the gateway's own."""
-
-
-class Tried(Protocol):
-    """An attempt that is over, as `gateway.wire.relay.Attempt` has it."""
-
-    @property
-    def result(self) -> str: ...
-    @property
-    def usage(self) -> Usage | None: ...
-    @property
-    def sent_at(self) -> int: ...
-    @property
-    def first_token_at(self) -> int: ...
 
 
 class GenAiMetrics:
@@ -89,7 +77,7 @@ class GenAiMetrics:
             _PER_TOKEN,
         )
 
-    def attempted(self, names: tuple[str, str, str], attempt: Tried, first_token: float) -> None:
+    def attempted(self, names: tuple[str, str, str], attempt: Counted, first_token: float) -> None:
         """Count an attempt that was sent, and has just ended.
 
         `names` are those of the operation, the kind of engine and the model; `first_token` is after how many seconds

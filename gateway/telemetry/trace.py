@@ -17,7 +17,8 @@ from os import urandom
 from time import perf_counter_ns
 from typing import Final, Protocol
 
-from backends.base import Failure, Usage
+from backends.base import Usage
+from gateway.telemetry.attempt import Counted
 
 _HEX: Final = frozenset(b"0123456789abcdef")
 _LENGTH: Final = 55
@@ -58,21 +59,9 @@ def _line(trace_id: bytes, span_id: bytes, is_sampled: bool) -> bytes:
     return b"traceparent: 00-%b-%b-%b\r\n" % (trace_id, span_id, b"01" if is_sampled else b"00")
 
 
-class Noted(Protocol):
-    """An attempt that is over, as `gateway.wire.relay.Attempt` has it."""
+class Noted(Counted, Protocol):
+    """An attempt that is over, with what is noted of it for a trace."""
 
-    @property
-    def result(self) -> str: ...
-    @property
-    def tokens(self) -> Usage: ...
-    @property
-    def sent_at(self) -> int: ...
-    @property
-    def first_token_at(self) -> int: ...
-    @property
-    def failure(self) -> Failure | None: ...
-    @property
-    def status(self) -> int: ...
     @property
     def leg(self) -> Leg | None: ...
 
