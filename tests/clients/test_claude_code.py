@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gateway.fake.engine import FakeEngine
-from tests.clients import npm
+from tests.clients import packages
+from tests.clients.calling import call, config
 from tests.serving import Served, serving
 
 VERSION = "2.1.197"
@@ -32,34 +31,11 @@ def claude() -> Path:
     machine = {"x86_64": "linux-x64", "aarch64": "linux-arm64"}.get(platform.machine())
     if machine is None:
         pytest.skip(f"Claude Code has no package for {platform.machine()}")
-    modules = npm.installed("claude-code", f"@anthropic-ai/claude-code@{VERSION}")
+    modules = packages.of_npm("claude-code", f"@anthropic-ai/claude-code@{VERSION}")
     command = modules / "@anthropic-ai" / f"claude-code-{machine}" / "claude"
     if not command.exists():
         pytest.skip("npm left out the package with the command")
     return command
-
-
-def chunks(*deltas: dict[str, Any], reason: str) -> Iterator[Any]:
-    """Yield a stream as OpenAI's API has it."""
-    about = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "fake"}
-    for delta in deltas:
-        yield about | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
-    yield about | {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}
-    yield about | {
-        "choices": [],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 9, "total_tokens": 109},
-    }
-    yield "[DONE]"
-
-
-def call(name: str, arguments: dict[str, Any]) -> Iterator[Any]:
-    """Yield a stream that thinks, says a word and calls a tool, whose arguments come in two pieces."""
-    text = json.dumps(arguments)
-    begin = {"index": 0, "id": "call_1", "type": "function", "function": {"name": name, "arguments": ""}}
-    pieces = [{"index": 0, "function": {"arguments": piece}} for piece in (text[:9], text[9:])]
-    thought = {"role": "assistant", "reasoning_content": "There is a file."}
-    said = {"content": "I look."}
-    return chunks(thought, said, *[{"tool_calls": [each]} for each in (begin, *pieces)], reason="tool_calls")
 
 
 def engine(file: Path) -> FakeEngine:
@@ -69,21 +45,12 @@ def engine(file: Path) -> FakeEngine:
     return FakeEngine(rules=[answering, {"match": {"path": CHAT, "stream": True}, **reading}])
 
 
-async def ask(claude: Path, served: Served, folder: Path) -> npm.Ended:
+async def ask(claude: Path, served: Served, folder: Path) -> packages.Ended:
     home = folder / "home"
     home.mkdir()
     question = ("-p", "What is the word in word.txt?", "--model", "m", "--output-format", "json")
     settings = QUIET | {"ANTHROPIC_BASE_URL": served.url, "ANTHROPIC_AUTH_TOKEN": "any"}
-    return await npm.ran(claude, *question, folder=folder / "work", home=home, settings=settings)
-
-
-def config(engine: FakeEngine) -> str:
-    return f"""
-backends:
-  a: {{engine: openai, url: "{engine.url}", native: {{messages: false}}}}
-models:
-  m: {{targets: {{a: fake}}}}
-"""
+    return await packages.ran(claude, *question, folder=folder / "work", home=home, settings=settings)
 
 
 async def test_claude_code_reads_a_file_by_a_call(claude: Path, tmp_path: Path) -> None:

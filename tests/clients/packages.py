@@ -1,8 +1,8 @@
-"""Clients that are npm packages: each installed once, in a folder of its own below the checkout.
+"""Clients that are packages of npm or PyPI: each installed once, in a folder of its own below the checkout.
 
 Rules:
 - A client that cannot be had here (no npm, no registry) is a reason to skip, never a failure.
-- No install script of a package runs.
+- No install script of an npm package runs.
 - A client is told no address but the gateway's; whatever else it asks for goes to a port where nobody listens.
 """
 
@@ -13,6 +13,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -33,25 +34,38 @@ class Ended(NamedTuple):
     err: str
 
 
-def installed(name: str, package: str) -> Path:
+def of_npm(name: str, package: str) -> Path:
     """Return the folder in which `package`, with its version, is installed; skip the test where it cannot be."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed")
     folder = CLIENTS / name
+    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", f"--prefix={folder}"]
+    _install(folder, command, package)
+    return folder / "node_modules"
+
+
+def of_pypi(name: str, *packages: str) -> Path:
+    """Return the folder in which `packages` are installed, for `PYTHONPATH`; skip the test where they cannot be."""
+    folder = CLIENTS / name
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    _install(folder, [*pip, f"--target={folder / 'packages'}", "--upgrade"], *packages)
+    return folder / "packages"
+
+
+def _install(folder: Path, command: list[str], *packages: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    done = folder / "installed"
+    done, wanted = folder / "installed", " ".join(packages)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists() or done.read_text() != package:
-            done.unlink(missing_ok=True)
-            command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", f"--prefix={folder}"]
-            try:
-                subprocess.run([*command, package], check=True, capture_output=True, timeout=INSTALLING)
-            except (OSError, subprocess.SubprocessError) as error:
-                pytest.skip(f"{package} cannot be installed: {error}")
-            done.write_text(package)
-    return folder / "node_modules"
+        if done.exists() and done.read_text() == wanted:
+            return
+        done.unlink(missing_ok=True)
+        try:
+            subprocess.run([*command, *packages], check=True, capture_output=True, timeout=INSTALLING)
+        except (OSError, subprocess.SubprocessError) as error:
+            pytest.skip(f"{wanted} cannot be installed: {error}")
+        done.write_text(wanted)
 
 
 async def ran(
