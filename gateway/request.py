@@ -169,6 +169,7 @@ class Exchange:
         "interrupted",
         "key",
         "left_at",
+        "may_estimate",
         "model",
         "operation",
         "outcome",
@@ -216,6 +217,7 @@ class Exchange:
         self.decision: Decision | None = None
         self.surface: Surface
         self.operation: Operation
+        self.may_estimate: bool = False  # whether an estimate is an answer to what no engine can count
         self.deadline: int = 0
         self.attempt: Trying | None = None
         """The attempt that was sent last."""
@@ -378,11 +380,10 @@ class Exchange:
         """
         if isinstance(error, InvalidRequest):
             error = GatewayError.invalid(error)
-        if isinstance(error, GatewayError):
-            if error.kind is Kind.UNSUPPORTED and self.operation is Operation.COUNT_TOKENS:
-                self.reply(200, ESTIMATED, self.asked.count())
-            else:
-                self._refuse(error)
+        if self.may_estimate and isinstance(error, GatewayError) and error.kind is Kind.UNSUPPORTED:
+            self.reply(200, ESTIMATED, self.asked.count())
+        elif isinstance(error, GatewayError):
+            self._refuse(error)
         elif isinstance(error, ClientLeft):
             self.outcome = error.outcome
         else:

@@ -151,6 +151,7 @@ class Endpoint:
         exchange.cors = core.cors(headers)
         exchange.surface = self._surface
         exchange.operation = self._operation
+        exchange.may_estimate = self._operation is Operation.COUNT_TOKENS
         if core.sampler is not None:
             traced = exchange.traced = core.sampler.begin(headers)
             if traced.is_sampled:
