@@ -28,6 +28,9 @@ from backends.load import Signal as Signal  # noqa: PLC0414 (others import it fr
 from backends.load import Signals as Signals  # noqa: PLC0414 (others import it from here)
 from backends.load import Status as Status  # noqa: PLC0414 (others import it from here)
 from backends.metrics import MetricsPage as MetricsPage  # noqa: PLC0414 (others import it from here)
+from backends.operation import NATIVE as NATIVE  # noqa: PLC0414 (others import it from here)
+from backends.operation import OLLAMA as OLLAMA  # noqa: PLC0414 (others import it from here)
+from backends.operation import Operation as Operation  # noqa: PLC0414 (others import it from here)
 
 LONG_FIRST_TOKEN = 600.0
 """Seconds until the first content of an engine that computes on CPUs: 30,000 tokens of a prompt at 50 per second."""
@@ -36,32 +39,6 @@ Headers = Sequence[tuple[bytes, bytes]]
 """Header names in lower case with their values, in the order of arrival."""
 ReadFailure = Callable[[int, Headers, bytes], "Failure"]
 """`Engine.failure`: interprets an error by its status, headers and body."""
-
-
-class Operation(enum.StrEnum):
-    """What a client may ask of an engine."""
-
-    CHAT = "chat"
-    COMPLETIONS = "completions"
-    EMBEDDINGS = "embeddings"
-    RERANK = "rerank"
-    """Documents ordered by relevance to a query (Jina's and Cohere's form)."""
-    SCORE = "score"
-    """How well pairs of texts match (vLLM's form)."""
-    TOKENIZE = "tokenize"
-    DETOKENIZE = "detokenize"
-    INFILL = "infill"
-    """The text between a prefix and a suffix (llama.cpp's form)."""
-    RESPONSES = "responses"
-    """OpenAI's Responses API, for engines that speak it themselves."""
-    MESSAGES = "messages"
-    """Anthropic's Messages API, for engines that speak it themselves."""
-    COUNT_TOKENS = "count_tokens"
-    """The tokens of a message's prompt (Anthropic's form), for engines that speak that API."""
-    TRANSCRIPTIONS = "transcriptions"
-    TRANSLATIONS = "translations"
-    SPEECH = "speech"
-    IMAGES = "images"
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -294,7 +271,7 @@ class Engine(ABC):
     """The type of a backend's `launch` section; None where the engine is only attached to by URL."""
     options_type: ClassVar[type[EngineOptions] | None] = None
     """The type of a backend's `options` section; None where the engine has no options."""
-    operations: ClassVar[frozenset[Operation]] = frozenset(Operation)
+    operations: ClassVar[frozenset[Operation]] = NATIVE
     parallel: ClassVar[int | None] = None
     """The most requests to send to a backend at once, if it has no queue of its own; the gateway queues the rest."""
     first_token: ClassVar[float | None] = None

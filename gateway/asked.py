@@ -30,9 +30,9 @@ _object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _PROMPTS: Final = ("messages", "prompt", "input", "system", "instructions", "query", "documents", "content")
 """The members of a body, in any of the APIs, whose text the model reads."""
 _LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-_IMAGES: Final = (b'"image_url"', b'"input_image"', b'"image"')
-"""How the APIs of OpenAI (chat, Responses) and of Anthropic name a part that is an image. Quotes inside of text are
-escaped, so only a whole string can be meant."""
+_IMAGES: Final = (b'"image_url"', b'"input_image"', b'"image"', b'"images"')
+"""How the APIs of OpenAI (chat, Responses), of Anthropic and of Ollama name images. Quotes inside of text are escaped,
+so only a whole string can be meant."""
 _NONE: Final = (b"null", b"[]")
 _BYTES_PER_TOKEN: Final = 4
 """Of English text and of JSON: about four. Other scripts have fewer characters and more bytes for each token."""
@@ -116,10 +116,15 @@ class Asked:
     def has_images(self) -> bool:
         """Whether the prompt has images."""
         body = self.request.body
-        return any(mark in body for mark in _IMAGES) and any(
-            mark in bytes(self.members[name])
+        if not any(mark in body for mark in _IMAGES):
+            return False
+        members = self.members
+        if bytes(members.get("images", b"null")) not in _NONE:
+            return True
+        return any(
+            mark in bytes(members[name])
             for name in ("messages", "input")
-            if name in self.members
+            if name in members
             for mark in _IMAGES
         )
 

@@ -17,6 +17,7 @@ from typing import Final
 
 _WILD: Final = re.compile(r"[*?]")
 _NUMBER: Final = re.compile(r"([0-9]{1,18})")
+_TAG = ":latest"
 _RUN: Final = re.compile(r"[*?]*\*[*?]*")
 """Several wild characters in a row, a `*` among them."""
 
@@ -110,3 +111,8 @@ def natural(name: str) -> tuple[tuple[object, ...], str]:
     """Return what puts names in the order that people expect: 9B before 35B, whatever the case of letters."""
     pieces = _NUMBER.split(name.casefold())
     return tuple([int(piece) if index % 2 else piece for index, piece in enumerate(pieces)]), name
+
+
+def tagged_or_not(name: str) -> str:
+    """Return the other way to write a name: without Ollama's default tag, which needs not be written, or with it."""
+    return name.removesuffix(_TAG) if name.endswith(_TAG) else name + _TAG

@@ -95,7 +95,10 @@ FLOORS = (
     Floor(("backends.engines.*", "backends.surfaces.*"), siblings=True),
     Floor(("backends.dialect.*", "backends.facts.*"), siblings=True),
     Floor(
-        ("backends.framing.*", "backends.base", "backends.failure", "backends.load", "backends.metrics"),
+        (
+            *("backends.framing.*", "backends.base", "backends.failure", "backends.load", "backends.metrics"),
+            "backends.operation",
+        ),
         siblings=True,
     ),
 )

@@ -19,7 +19,7 @@ import msgspec
 
 from backends.base import Operation, Request
 from backends.dialect import rewrite
-from backends.surfaces.shapes import KNOWN, SHAPES, WHOLE, Common, Speech, Streamable, Tokenize, Whole
+from backends.surfaces.shapes import KNOWN, SHAPES, WHOLE, Common, Lines, Speech, Streamable, Tokenize, Whole
 from backends.surfaces.surface import InvalidRequest
 
 _DECODERS: Final[dict[Operation, msgspec.json.Decoder[Any]]] = {
@@ -161,6 +161,8 @@ def _missing(name: str) -> InvalidRequest:
 
 def _streams(head: Whole) -> bool:
     """Tell whether a stream is requested, for operations other than those of `Common`. Raises InvalidRequest."""
+    if isinstance(head, Lines):
+        return head.stream is not False
     if isinstance(head, Streamable):
         return bool(head.stream)
     if isinstance(head, Tokenize) and (head.prompt is None) is (head.messages is None):

@@ -60,6 +60,9 @@ class Choice(msgspec.Struct):
     """The stop string that was hit (vLLM), or the number of a token."""
     matched_stop: Any = None
     """The same (SGLang)."""
+    text: Any = None
+    """What is said, in a completion."""
+    logprobs: Any = None
 
     @property
     def stopped_at(self) -> str | None:
@@ -76,6 +79,8 @@ class Completion(msgspec.Struct):
     id: Any = None
     created: Any = None
     choices: list[Choice] | None = None
+    timings: Any = None
+    """How long prompt and answer took (llama.cpp)."""
 
     @property
     def first(self) -> Choice | None:

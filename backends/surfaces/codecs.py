@@ -6,12 +6,13 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from backends.base import Operation, Request
 from backends.surfaces.anthropic.counting import CountTokens
 from backends.surfaces.anthropic.messages import Messages
+from backends.surfaces.ollama.codecs import OllamaChat, OllamaEmbed, OllamaEmbeddings, OllamaGenerate
 from backends.surfaces.responses.codec import ResponsesCodec
 from backends.surfaces.translation import Codec, Translation
 
@@ -19,6 +20,10 @@ CODECS: Final[Mapping[Operation, Codec]] = {
     Operation.MESSAGES: Messages(),
     Operation.COUNT_TOKENS: CountTokens(),
     Operation.RESPONSES: ResponsesCodec(),
+    Operation.OLLAMA_CHAT: OllamaChat(),
+    Operation.OLLAMA_GENERATE: OllamaGenerate(),
+    Operation.OLLAMA_EMBED: OllamaEmbed(),
+    Operation.OLLAMA_EMBEDDINGS: OllamaEmbeddings(),
 }
 """The codec of each operation that has one."""
 
@@ -28,8 +33,12 @@ def possible(native: frozenset[Operation]) -> frozenset[Operation]:
     return native | {operation for operation, codec in CODECS.items() if codec.said_as in native}
 
 
-def translated(request: Request, native: frozenset[Operation]) -> Translation | None:
+def translated(
+    request: Request, native: frozenset[Operation], now: Callable[[], int] = lambda: 0
+) -> Translation | None:
     """Return how an engine with the operations `native` is asked for `request`; None: as it is.
+
+    `now` returns the time in nanoseconds since the epoch, for answers that tell it.
 
     Raise RequestError where it would have to be translated and cannot be.
     """
@@ -38,4 +47,4 @@ def translated(request: Request, native: frozenset[Operation]) -> Translation | 
         return None
     if request.operation in native and not request.translate:
         return None
-    return Translation(codec, request)
+    return Translation(codec, request, now)

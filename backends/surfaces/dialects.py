@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from backends.base import Operation
+from backends.base import OLLAMA, Operation
 from backends.surfaces.anthropic.surface import Anthropic
+from backends.surfaces.ollama.surface import Ollama
 from backends.surfaces.openai import OPENAI, Responses, Speech
 from backends.surfaces.surface import Surface
 
 _ANTHROPIC: Final = Anthropic()
-
+OLLAMA_API: Final = Ollama()
 SURFACES: Final[Mapping[Operation, Surface]] = {
     Operation.RESPONSES: Responses(),
     Operation.MESSAGES: _ANTHROPIC,
     Operation.COUNT_TOKENS: _ANTHROPIC,
     Operation.SPEECH: Speech(),
+    **dict.fromkeys(OLLAMA, OLLAMA_API),
 }
 """The client dialect of each operation that has its own. All others use plain OpenAI."""
 

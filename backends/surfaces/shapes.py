@@ -117,6 +117,30 @@ class CountTokens(Whole, kw_only=True):
     messages: Some
 
 
+class Lines(Streamable):
+    """Requests of Ollama's API that are answered as a stream unless they say otherwise."""
+
+
+class OllamaChat(Lines):
+    messages: list[msgspec.Raw] | None = None
+    tools: list[msgspec.Raw] | None = None
+
+
+class OllamaGenerate(Lines):
+    prompt: str | None = None
+    suffix: str | None = None
+    system: str | None = None
+    raw: bool | None = None
+
+
+class OllamaEmbed(Whole):
+    dimensions: int | None = None
+
+
+class OllamaEmbeddings(Whole):
+    prompt: str | None = None
+
+
 class Speech(Whole, kw_only=True):
     input: str
     response_format: str | None = None
@@ -143,6 +167,10 @@ SHAPES: Mapping[Operation, type[msgspec.Struct]] = {
     Operation.COUNT_TOKENS: CountTokens,
     Operation.SPEECH: Speech,
     Operation.IMAGES: Images,
+    Operation.OLLAMA_CHAT: OllamaChat,
+    Operation.OLLAMA_GENERATE: OllamaGenerate,
+    Operation.OLLAMA_EMBED: OllamaEmbed,
+    Operation.OLLAMA_EMBEDDINGS: OllamaEmbeddings,
 }
 
 KNOWN: Mapping[Operation, frozenset[str]] = {

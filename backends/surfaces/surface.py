@@ -55,6 +55,8 @@ class Surface(ABC):
     """What the dialect is called in the metrics."""
     stream_headers: ClassVar[Headers]
     """The headers of a streamed answer, besides those that the gateway adds."""
+    after_heartbeats: ClassVar[bytes] = b"\n"
+    """What ends the heartbeats of a stream, before its content; may be nothing."""
     forwarded: ClassVar[tuple[bytes, ...]] = ()
     """The client's headers that belong to the API and that an engine which speaks it gets too."""
 

@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 import msgspec
@@ -45,6 +45,24 @@ class Said(NamedTuple):
 
     request: Request
     dropped: Sequence[str] = ()
+
+
+class Clock:
+    """The time, for dialects whose answers tell it: since when the request is under way, and what time it is.
+
+    In nanoseconds since the epoch.
+    """
+
+    __slots__ = ("_now", "began")
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        """Begin now, as `now` has it."""
+        self._now: Callable[[], int] = now
+        self.began: int = now()
+
+    def now(self) -> int:
+        """Return the time."""
+        return self._now()
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -85,6 +103,10 @@ class Codec(ABC):
     """Members of what is said that are left out where the engine refuses them: clients of this dialect send them
     whether they matter or not."""
 
+    def at(self, clock: Clock) -> Codec:
+        """Return the codec for one request that is under way since `clock`: itself, unless answers tell durations."""
+        return self
+
     @abstractmethod
     def asked(self, request: Request) -> Said:
         """Return the request for the engine. Raise InvalidRequest where it is wrong or cannot be said there."""
@@ -116,9 +138,12 @@ class Translation:
 
     __slots__ = ("_codec", "_request", "dropped", "said")
 
-    def __init__(self, codec: Codec, request: Request) -> None:
-        """Translate `request`. Raise RequestError where it is wrong or cannot be translated."""
-        self._codec: Codec = codec
+    def __init__(self, codec: Codec, request: Request, now: Callable[[], int]) -> None:
+        """Translate `request`. Raise RequestError where it is wrong or cannot be translated.
+
+        `now` returns the time, in nanoseconds since the epoch.
+        """
+        self._codec: Codec = codec.at(Clock(now))
         self._request: Request = request
         try:
             said = codec.asked(request)

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from backends.base import Operation
-from gateway.api import schemas
+from gateway.api import ollama_schemas, schemas
 
 FORM = "multipart/form-data"
 JSON = "application/json"
 EVENTS = "text/event-stream"
+LINES = "application/x-ndjson"
 
 SECURITY: list[dict[str, list[str]]] = [{"key": []}, {"x-api-key": []}, {}]
 """How a request says who asks, in OpenAPI's words; the last one is a gateway without keys."""
@@ -154,6 +155,36 @@ ENDPOINTS = (
         schemas.ImagesAnswer,
         gives=(EVENTS,),
     ),
+    Hot(
+        Operation.OLLAMA_CHAT,
+        ("/api/chat",),
+        "Chat (Ollama's API)",
+        ollama_schemas.ChatRequest,
+        ollama_schemas.ChatAnswer,
+        gives=(LINES,),
+    ),
+    Hot(
+        Operation.OLLAMA_GENERATE,
+        ("/api/generate",),
+        "What follows on a prompt (Ollama's API)",
+        ollama_schemas.GenerateRequest,
+        ollama_schemas.GenerateAnswer,
+        gives=(LINES,),
+    ),
+    Hot(
+        Operation.OLLAMA_EMBED,
+        ("/api/embed",),
+        "Embeddings (Ollama's API)",
+        ollama_schemas.EmbedRequest,
+        ollama_schemas.EmbedAnswer,
+    ),
+    Hot(
+        Operation.OLLAMA_EMBEDDINGS,
+        ("/api/embeddings",),
+        "One embedding (Ollama's older path)",
+        ollama_schemas.EmbeddingsRequest,
+        ollama_schemas.EmbeddingsAnswer,
+    ),
 )
 
 HOT: dict[str, Operation] = {path: endpoint.operation for endpoint in ENDPOINTS for path in endpoint.paths}
@@ -174,7 +205,9 @@ def described(references: Any, errors: dict[str, Any]) -> dict[str, Any]:
             if kind in (JSON, FORM) and shape is not None:
                 plain[kind] = {"schema": references[shape, "validation"]}
             else:
-                binary: dict[str, Any] = {} if kind.startswith("text/") else {"format": "binary"}
+                binary: dict[str, Any] = (
+                    {} if kind.startswith("text/") or kind == LINES else {"format": "binary"}
+                )
                 plain[kind] = {"schema": {"type": "string", **binary}}
         return plain
 

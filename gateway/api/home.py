@@ -1,13 +1,14 @@
-"""The small page at `/`, for people who open the gateway's URL.
+"""The small page at `/`, for people who open the gateway's URL; for programs, what Ollama says there.
 
 Rules:
+- Who takes HTML is a browser. Ollama's clients take anything, and look for its words before they ask for more.
 - It names no model and no backend, so it needs no key. URLs in it are relative, and it loads nothing.
 """
 
 from __future__ import annotations
 
-from fastapi import FastAPI
-from fastapi.responses import HTMLResponse
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -24,6 +25,7 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
+_VARY = {"vary": "Accept"}
 
 
 def add_home(app: FastAPI) -> None:
@@ -31,5 +33,7 @@ def add_home(app: FastAPI) -> None:
     text = _PAGE.format(title=app.title, version=app.version, description=app.description)
 
     @app.get("/", include_in_schema=False)
-    async def home() -> HTMLResponse:
-        return HTMLResponse(text)
+    async def home(request: Request) -> Response:
+        if "text/html" in request.headers.get("accept", ""):
+            return HTMLResponse(text, headers=_VARY)
+        return PlainTextResponse("Ollama is running", headers=_VARY)

@@ -2,7 +2,7 @@
 
 Rules:
 - Every error of these endpoints has OpenAI's format too, or Anthropic's for a client that sends `anthropic-version`. So
-  has the model list.
+  has the model list. Those under `/api` have Ollama's.
 - The endpoints that engines serve are described from the same table that routes them, so the page is always complete.
 - Health, metrics, the reference and the page at `/` hold no secrets and need no key; everything under `/v1` does.
 - What answers GET answers HEAD: `gateway.app` passes it on as GET, and the server leaves the body out.
@@ -25,12 +25,14 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
-from backends.surfaces.dialects import surface_by
+from backends.surfaces.dialects import OLLAMA_API, surface_by
 from gateway.api import anthropic, schemas
 from gateway.api.cards import card
 from gateway.api.endpoint import Core, headers_of
 from gateway.api.endpoints import SHAPES, described
 from gateway.api.home import add_home
+from gateway.api.ollama import PATHS as OLLAMA_PATHS
+from gateway.api.ollama import add_ollama
 from gateway.api.overview import unready
 from gateway.api.swagger import add_docs
 from gateway.auth import Caller
@@ -60,6 +62,7 @@ def web(
         redirect_slashes=False,
     )
     _models(app, core)
+    add_ollama(app, core)
     _operations(app, core)
     _errors(app)
     add_docs(app)
@@ -144,7 +147,8 @@ async def _one_by_one(parts: tuple[bytes, ...]) -> AsyncIterator[bytes]:
 def _errors(app: FastAPI) -> None:
     def answer(request: Request, error: GatewayError) -> Response:
         headers = {name.decode(): value.decode() for name, value in error.headers()}
-        surface = surface_by(request.headers.get(VERSION))
+        of_ollama = request.url.path.startswith(OLLAMA_PATHS)
+        surface = OLLAMA_API if of_ollama else surface_by(request.headers.get(VERSION))
         body = surface.error(error.facts, request.scope.get("gateway.request_id", b""))
         return Response(body, surface.status(error.facts, error.status), headers, "application/json")
 

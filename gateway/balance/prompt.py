@@ -24,7 +24,12 @@ LIMIT: Final = 128 << 10
 STEP: Final = 1024
 """Bytes between two starts at first; later half of what came before."""
 
-_READ: Final = frozenset({Operation.CHAT, Operation.COMPLETIONS, Operation.RESPONSES, Operation.MESSAGES})
+_READ: Final = frozenset(
+    {
+        *(Operation.CHAT, Operation.COMPLETIONS, Operation.RESPONSES, Operation.MESSAGES),
+        *(Operation.OLLAMA_CHAT, Operation.OLLAMA_GENERATE),
+    }
+)
 """The operations whose prompts engines keep in a cache."""
 _SHARED: Final = ("tools", "functions", "system", "instructions")
 _PROMPTS: Final = ("messages", "input", "prompt")

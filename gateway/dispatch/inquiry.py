@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import dataclasses
+from time import time_ns
 from typing import Final
 
 from backends.base import Failure, Kind, Phase, Reply, Request, RequestError
@@ -31,7 +32,7 @@ async def reason(request: Request, target: Target, left: float) -> Failure | Non
     if brief is None or upstream is None or left <= 0:
         return None
     try:
-        translation = translated(brief, target.backend.native)
+        translation = translated(brief, target.backend.native, time_ns)
         call = (
             engine.call(brief, target.model)
             if translation is None

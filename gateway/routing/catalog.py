@@ -21,7 +21,7 @@ from gateway.balance.hedging import Hedging
 from gateway.balance.loaded import Balancer
 from gateway.errors import GatewayError, Own
 from gateway.fleet.lease import Target
-from gateway.globs import Ranked, natural
+from gateway.globs import Ranked, natural, tagged_or_not
 from gateway.routing.traits import CONTEXT, TOOLS, VISION, Traits, least_tokens
 from gateway.similar import Similar
 from gateway.wire.sizes import Sizes
@@ -221,7 +221,7 @@ class Catalog:
 
     def find(self, name: str, caller: Caller) -> Plan | None:
         """Return the plan for a name; None where the caller may use no such model."""
-        plan = self._plans.get(name)
+        plan = self._plans.get(name) or self._plans.get(tagged_or_not(name))
         if plan is not None:
             return plan if plan.groups[0].allowed(caller) else None
         if self._direct is not None and caller.may_reach(name):

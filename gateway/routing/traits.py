@@ -24,6 +24,8 @@ _DENSEST: Final = 4
 """How many times fewer tokens than estimated a prompt can have."""
 _MEASURED: Final = frozenset((Operation.CHAT, Operation.COMPLETIONS, Operation.RESPONSES, Operation.MESSAGES))
 
+_EMBEDDED: Final = frozenset((Operation.EMBEDDINGS, Operation.OLLAMA_EMBED, Operation.OLLAMA_EMBEDDINGS))
+
 
 class Traits:
     """What one model can do. None: that is not known."""
@@ -47,7 +49,7 @@ class Traits:
 
     def lacks(self, asked: Asked) -> str:
         """Return what a request needs and the model does not have; empty where there is no such thing."""
-        if self.embeddings is False and asked.request.operation is Operation.EMBEDDINGS:
+        if self.embeddings is False and asked.request.operation in _EMBEDDED:
             return EMBEDDINGS
         if self.tools is False and asked.has_tools:
             return TOOLS

@@ -41,8 +41,8 @@ class Heartbeat:
         """Stop the heartbeat. May be called more than once."""
         exchange, self._exchange = self._exchange, None
         self._timer.cancel()
-        if exchange is not None and self._beaten:
-            exchange.way.write(b"\n")
+        if exchange is not None and self._beaten and exchange.surface.after_heartbeats:
+            exchange.way.write(exchange.surface.after_heartbeats)
 
     def _begin(self) -> None:
         exchange = self._exchange

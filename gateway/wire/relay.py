@@ -23,12 +23,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from time import perf_counter_ns, time
+from time import perf_counter_ns, time, time_ns
 from typing import Final, Protocol
 
 import msgspec
 
 from backends.base import (
+    OLLAMA,
     Engine,
     Failure,
     Headers,
@@ -197,9 +198,14 @@ class Attempt(Sink):
         exchange = self._exchange
         if not self._data:
             try:
-                if self._parameters is not None:
-                    self.request = self._parameters.applied(exchange.request)
-                translation = self._translation = translated(self.request, self._backend.native)
+                parameters = self._parameters
+                foreign = exchange.request.operation in OLLAMA
+                if parameters is not None and not foreign:
+                    self.request = parameters.applied(exchange.request)
+                translation = self._translation = translated(self.request, self._backend.native, time_ns)
+                if parameters is not None and foreign and translation is not None:
+                    # Its members have other names and places, until it is said in OpenAI's words.
+                    translation.said = parameters.applied(translation.said)
                 if translation is None:
                     call = self._engine.call(self.request, self._model)
                 else:

@@ -12,7 +12,7 @@ from pathlib import Path
 from backends import registry
 from backends.base import Operation
 from backends.surfaces.codecs import CODECS, possible
-from gateway.api.endpoints import ENDPOINTS, EVENTS, FORM
+from gateway.api.endpoints import ENDPOINTS, EVENTS, FORM, LINES
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 
@@ -34,7 +34,7 @@ def _endpoints() -> str:
         first, *others = (f"`{path}`" for path in endpoint.paths)
         paths = first + (f", also {', '.join(others)}" if others else "")
         asked = "a form" if endpoint.takes == FORM else "JSON"
-        streams = "yes" if EVENTS in endpoint.gives else "no"
+        streams = "yes" if {EVENTS, LINES} & set(endpoint.gives) else "no"
         rows.append(f"| {paths} | `{endpoint.operation}` | {endpoint.title} | {asked} | {streams} |")
     return "\n".join(rows) + "\n"
 

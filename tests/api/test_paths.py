@@ -102,7 +102,7 @@ async def test_probes_may_use_any_of_the_usual_names(path: str, served: Served) 
 
 @pytest.mark.parametrize("path", ["/", "/v1"])
 async def test_the_page_at_the_root_leads_to_the_rest(path: str, served: Served) -> None:
-    page = await served.get(path)
+    page = await served.get(path, accept="text/html")
     assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     links = re.findall(rb'href="([^"]+)"', page.body)
     assert len(links) == 4

@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from backends.base import (
+    NATIVE,
     Call,
     Failure,
     Health,
@@ -231,7 +232,7 @@ def test_other_operations_pass_unchanged(name: str, operation: Operation, usage:
 
 def test_operations_are_those_it_has() -> None:
     missing = {Operation.SCORE, Operation.TRANSLATIONS, Operation.SPEECH, Operation.IMAGES}
-    assert set(Operation) - LlamaCpp.operations == missing
+    assert NATIVE - LlamaCpp.operations == missing
 
 
 def test_what_is_generated_is_asked_for_as_a_stream() -> None:

@@ -28,7 +28,7 @@ keys:
 """
 ENVIRON = {"A": A, "B": B, "NEW": NEW}
 
-OPEN = {"/", "/health", "/ping", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"}
+OPEN = {"/", "/health", "/ping", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/api/version"}
 """What asks for no key: liveness, numbers, the reference. Everything else does."""
 SIMPLE = {CHAT, "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/models/m"}
 """What the engine of these tests can do with a plain body."""

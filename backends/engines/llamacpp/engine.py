@@ -25,6 +25,7 @@ import msgspec
 
 from backends.base import (
     LONG_FIRST_TOKEN,
+    NATIVE,
     Call,
     Failure,
     Headers,
@@ -139,7 +140,7 @@ class LlamaCpp(OpenAICompatible):
     checked: ClassVar[str] = "llama.cpp b11549 in xllamacpp 2026.10.11549 (run)"
     first_token: ClassVar[float | None] = LONG_FIRST_TOKEN
     launch_options: ClassVar[type[LaunchOptions] | None] = LlamaCppLaunch
-    operations: ClassVar[frozenset[Operation]] = frozenset(Operation) - {
+    operations: ClassVar[frozenset[Operation]] = NATIVE - {
         Operation.SCORE,
         Operation.TRANSLATIONS,
         Operation.SPEECH,

@@ -30,6 +30,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from backends.base import (
+    NATIVE,
     Action,
     Call,
     Failure,
@@ -136,7 +137,7 @@ class SGLang(OpenAICompatible):
     name: ClassVar[str] = "sglang"
     checked: ClassVar[str] = "SGLang 0.5.23 (its server with a scripted model: run, recordings)"
     launch_options: ClassVar[type[LaunchOptions] | None] = SGLangLaunch
-    operations: ClassVar[frozenset[Operation]] = frozenset(Operation) - {
+    operations: ClassVar[frozenset[Operation]] = NATIVE - {
         Operation.INFILL,
         Operation.MESSAGES,
         Operation.TRANSLATIONS,

@@ -31,6 +31,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from backends.base import (
+    NATIVE,
     Action,
     Call,
     Failure,
@@ -93,7 +94,7 @@ class VLLM(OpenAICompatible):
     name: ClassVar[str] = "vllm"
     checked: ClassVar[str] = "vLLM 0.33.0 (source), 0.32.0 on CPU (run)"
     launch_options: ClassVar[type[LaunchOptions] | None] = VLLMLaunch
-    operations: ClassVar[frozenset[Operation]] = frozenset(Operation) - {
+    operations: ClassVar[frozenset[Operation]] = NATIVE - {
         Operation.INFILL,
         Operation.SPEECH,
         Operation.IMAGES,

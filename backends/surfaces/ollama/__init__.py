@@ -1,0 +1,1 @@
+"""Ollama's API as clients speak it, and how it is said in OpenAI's, which every engine has."""

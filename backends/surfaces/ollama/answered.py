@@ -1,0 +1,135 @@
+"""OpenAI's answers as Ollama's: a message or a response, why it ended, its counts and durations.
+
+Rules:
+- Durations are the engine's own where it tells them (llama.cpp's `timings`), else what passed here: until the first
+  content for the prompt, from there on for the answer. Of a whole answer only the total is known: it counts as the
+  answer's, because clients divide by it.
+- The end is the same for whole answers and streams: it is made here.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from backends.base import Request, Usage
+from backends.dialect import partial
+from backends.surfaces import chat
+from backends.surfaces.ollama import idle
+from backends.surfaces.places import Members
+from backends.surfaces.translation import Clock
+
+_SECOND = 1_000_000_000
+_MILLISECOND = 1_000_000
+
+
+class _Vector(msgspec.Struct):
+    embedding: msgspec.Raw
+    index: int = 0
+
+
+class _Vectors(msgspec.Struct):
+    data: list[_Vector]
+
+
+_vectors = msgspec.json.Decoder(_Vectors).decode
+
+
+def whole(request: Request, answer: bytes, usage: Usage, clock: Clock, chats: bool) -> bytes:
+    """Return a whole answer, of a chat or of a prompt. Raise ValueError if it cannot be read."""
+    said = chat.decode(answer)
+    choice = said.first
+    if choice is None:
+        raise ValueError("the answer has no choice")
+    if asked_for := idle.done_reason(request):
+        said_nothing: Members = (
+            {"message": {"role": "assistant", "content": ""}} if chats else {"response": ""}
+        )
+        ended = {"done": True, "done_reason": asked_for}
+        return msgspec.json.encode(head(request, clock) | said_nothing | ended)
+    message = choice.message or chat.Said()
+    text = message.text or chat.text_of(choice.text)
+    thinking = {"thinking": message.thought} if message.thought else {}
+    if chats:
+        told: Members = {"role": "assistant", "content": text} | thinking
+        calls = [
+            call(given.id, number, given.function.name, chat.arguments_of(given))
+            for number, given in enumerate(message.tool_calls or ())
+            if given.function is not None and given.function.name
+        ]
+        made: Members = {"message": told | ({"tool_calls": calls} if calls else {})}
+    else:
+        made = {"response": text} | thinking
+    made |= {"logprobs": found} if (found := probabilities(choice)) else {}
+    ended = ending(choice.finish_reason, usage, clock, 0, said.timings)
+    return msgspec.json.encode(head(request, clock) | made | ended)
+
+
+def head(request: Request, clock: Clock) -> Members:
+    """Return what every line begins with."""
+    return {"model": request.model, "created_at": when(clock.now())}
+
+
+def when(nanoseconds: int) -> str:
+    """Return a time since the epoch as Ollama writes it."""
+    seconds, rest = divmod(nanoseconds, _SECOND)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
+
+
+def call(known: str | None, index: int, name: str, arguments: str) -> Members:
+    """Return a call of a tool; its arguments are an object."""
+    given = partial.readable(arguments)
+    function = {"index": index, "name": name, "arguments": given if isinstance(given, dict) else {}}
+    return {"id": known or f"call_{index}", "function": function}
+
+
+def probabilities(choice: chat.Choice) -> list[Any]:
+    """Return the log probabilities of a chat's tokens; empty where there are none."""
+    found = choice.logprobs.get("content") if isinstance(choice.logprobs, dict) else None
+    return found if isinstance(found, list) else []
+
+
+def ending(reason: str | None, usage: Usage, clock: Clock, first: int, timings: Any) -> Members:
+    """Return the members of the end.
+
+    `first` is when the first content came, in nanoseconds, 0 where that is not known; `timings` are llama.cpp's.
+    """
+    total = clock.now() - clock.began
+    prompt = first - clock.began if first else 0
+    told = timings if isinstance(timings, dict) else {}
+    return {
+        "done": True,
+        "done_reason": "length" if reason == "length" else "stop",
+        "total_duration": total,
+        "load_duration": 0,
+        "prompt_eval_count": usage.input,
+        "prompt_eval_duration": _told(told.get("prompt_ms"), prompt),
+        "eval_count": usage.output,
+        "eval_duration": _told(told.get("predicted_ms"), total - prompt),
+    }
+
+
+def _told(milliseconds: Any, measured: int) -> int:
+    """Return a duration in nanoseconds, the engine's where it tells one."""
+    known = isinstance(milliseconds, int | float) and not isinstance(milliseconds, bool)
+    return int(milliseconds * _MILLISECOND) if known else measured
+
+
+def vectors(request: Request, answer: bytes, usage: Usage, clock: Clock) -> bytes:
+    """Return embeddings. Raise ValueError if they cannot be read."""
+    found = (
+        [] if idle.done_reason(request) else sorted(_vectors(answer).data, key=lambda vector: vector.index)
+    )
+    made: Members = {"model": request.model, "embeddings": [vector.embedding for vector in found]}
+    if found:
+        total = clock.now() - clock.began
+        made |= {"total_duration": total, "load_duration": 0, "prompt_eval_count": usage.input}
+    return msgspec.json.encode(made)
+
+
+def vector(request: Request, answer: bytes) -> bytes:
+    """Return one embedding, as the older path has it. Raise ValueError if it cannot be read."""
+    found = [] if idle.done_reason(request) else _vectors(answer).data
+    return msgspec.json.encode({"embedding": found[0].embedding if found else []})

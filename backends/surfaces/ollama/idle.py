@@ -1,0 +1,66 @@
+"""Requests that ask for nothing: with them Ollama's clients have a model loaded or unloaded.
+
+Rules:
+- The engine is asked for as little as possible, so that one which loads models when they are asked for loads this one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from backends.base import Operation, Request
+from backends.surfaces.places import wrong
+
+WORD: Final = "."
+"""What is asked instead of nothing."""
+_NONE: Final = msgspec.Raw(b"")
+_NOTHING: Final = (b"", b"null", b'""', b"[]")
+_SHORT: Final = 32
+"""Bytes of a member that are looked at: with that many it is not empty."""
+_ABOUT: Final[Mapping[Operation, str]] = {
+    Operation.OLLAMA_CHAT: "messages",
+    Operation.OLLAMA_GENERATE: "prompt",
+    Operation.OLLAMA_EMBED: "input",
+    Operation.OLLAMA_EMBEDDINGS: "prompt",
+}
+"""The member that a request is about."""
+_SPAN: Final = re.compile(r"[-+]?(0|([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|ms|s|m|h))+").fullmatch
+_ZERO: Final = re.compile(r"[-+]?(0|0*\.?0*(ns|us|µs|ms|s|m|h))+").fullmatch
+
+
+class _Head(msgspec.Struct):
+    messages: msgspec.Raw = _NONE
+    prompt: msgspec.Raw = _NONE
+    input: msgspec.Raw = _NONE
+    keep_alive: Any = None
+
+
+_decode: Final = msgspec.json.Decoder(_Head).decode
+
+
+def done_reason(request: Request) -> str:
+    """Return what a request that asks for nothing is for, `load` or `unload`; empty where it asks for something."""
+    head = _decode(request.body)
+    about: msgspec.Raw = getattr(head, _ABOUT[request.operation])
+    if bytes(memoryview(about)[:_SHORT]).translate(None, b" \t\r\n") not in _NOTHING:
+        return ""
+    return "unload" if _is_zero(head.keep_alive) else "load"
+
+
+def kept(value: Any) -> Any:
+    """Return `keep_alive`: seconds, or a duration such as `10m`. Raise InvalidRequest where it is none of these."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise wrong("keep_alive", "expected seconds, or a duration such as 10m")
+    if isinstance(value, str) and not _SPAN(value):
+        raise wrong("keep_alive", f'time: invalid duration "{value[:64]}"')
+    return value
+
+
+def _is_zero(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(_ZERO(value))
+    return value is not None and not isinstance(value, bool) and value == 0
