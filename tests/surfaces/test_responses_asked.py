@@ -290,6 +290,14 @@ def test_members_that_clients_always_send_are_no_matter() -> None:
             {"tools": [FUNCTION], "tool_choice": {"type": "allowed_tools", "tools": []}},
             "tool_choice.tools",
         ),
+        (
+            [],
+            {
+                "tools": [FUNCTION],
+                "tool_choice": {"type": "allowed_tools", "mode": "odd", "tools": [FUNCTION]},
+            },
+            "tool_choice.mode",
+        ),
     ],
 )
 def test_a_mistake_is_told_with_its_place(items: list[Any], more: dict[str, Any], place: str) -> None:

@@ -188,19 +188,22 @@ def _call(block: Members, place: str) -> Members:
 
 def tools(body: Members, dropped: list[str]) -> dict[str, Any]:
     """Return `tools`, `tool_choice` and `parallel_tool_calls`; add to `dropped` what cannot be said."""
-    made, foreign = [], set()
+    made: list[Members] = []
+    foreign: list[Any] = []
     for place, tool in each(items(body, "tools", ""), "tools"):
         kind = optional(tool, "type", place, str, "a text")
         if kind not in _OWN_TOOLS:
             dropped.append(kind)
-            foreign |= {kind, tool.get("name")}
+            foreign += (kind, tool.get("name"))
             continue
         function: Members = {"name": text(tool, "name", place)}
-        if tool.get("description"):
-            function["description"] = tool["description"]
-        function["parameters"] = tool.get("input_schema") or {"type": "object", "properties": {}}
-        if tool.get("strict") is not None:
-            function["strict"] = tool["strict"]
+        if told := optional(tool, "description", place, str, "a text"):
+            function["description"] = told
+        taken = optional(tool, "input_schema", place, dict, "an object")
+        function["parameters"] = taken or {"type": "object", "properties": {}}
+        strict = optional(tool, "strict", place, bool, "true or false")
+        if strict is not None:
+            function["strict"] = strict
         made.append({"type": "function", "function": function})
     choice = optional(body, "tool_choice", "", dict, "an object") or {}
     kind = text(choice, "type", "tool_choice") if choice else "auto"

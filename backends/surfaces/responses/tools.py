@@ -49,27 +49,30 @@ def _forced(choice: Members, found: dict[str, Any], foreign: set[str]) -> dict[s
         return {"tool_choice": {"type": "function", "function": {"name": name}}}
     if kind == "allowed_tools":
         allowed = each(items(choice, "tools", "tool_choice"), "tool_choice.tools")
-        names = {tool.get("name") for _, tool in allowed}
+        names = [tool.get("name") for _, tool in allowed]
         kept = [tool for tool in found.get("tools", ()) if tool["function"]["name"] in names]
         if not kept:
             raise wrong("tool_choice.tools", "none of these is a tool of the request")
-        return {
-            "tools": kept,
-            "tool_choice": optional(choice, "mode", "tool_choice", str, "a text") or "auto",
-        }
+        mode = optional(choice, "mode", "tool_choice", str, "a text") or "auto"
+        if mode not in ("auto", "required"):
+            raise wrong("tool_choice.mode", "expected auto or required")
+        return {"tools": kept, "tool_choice": mode}
     known = "it is left out" if kind in foreign else "it is no tool of the request"
     raise wrong("tool_choice.type", f"{kind!r} cannot be forced: {known}")
 
 
 def _function(tool: Members, place: str) -> Members:
     function: Members = {"name": text(tool, "name", place)}
-    function |= {name: tool[name] for name in ("description", "strict") if tool.get(name) is not None}
-    function["parameters"] = tool.get("parameters") or {"type": "object", "properties": {}}
+    for name, kind, called in (("description", str, "a text"), ("strict", bool, "true or false")):
+        told = optional(tool, name, place, kind, called)
+        function |= {} if told is None else {name: told}
+    taken = optional(tool, "parameters", place, dict, "an object")
+    function["parameters"] = taken or {"type": "object", "properties": {}}
     return {"type": "function", "function": function}
 
 
 def _custom(tool: Members, place: str) -> Members:
-    told = [tool.get("description") or ""]
+    told = [optional(tool, "description", place, str, "a text") or ""]
     form = optional(tool, "format", place, dict, "an object") or {}
     if form.get("definition"):
         told.append(
