@@ -8,7 +8,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 _IDLE = (b"null", b"false", b"0", b"0.0", b'""', b"[]", b"{}")
 """Values that ask for nothing."""
@@ -58,10 +58,21 @@ def asks_for_nothing(name: str, value: bytes) -> bool:
 
 def dropped(members: Mapping[str, bytes], kept: Container[str]) -> tuple[str, ...]:
     """Return the names of the members that are not `kept`; `members` are a request's, with the JSON of their values."""
+    return tellable(
+        [
+            name
+            for name, value in members.items()
+            if name not in kept and name not in _WITHOUT_EFFECT and not asks_for_nothing(name, value)
+        ]
+    )
+
+
+def tellable(names: Iterable[str]) -> tuple[str, ...]:
+    """Return those names that a header can hold, each once."""
     found: list[str] = []
-    for name, value in members.items():
-        if name in kept or name in _WITHOUT_EFFECT or asks_for_nothing(name, value):
-            continue
-        if len(name) <= _LONGEST and name.isascii() and name.isidentifier() and len(found) < _MOST:
+    for name in names:
+        if len(found) == _MOST:
+            break
+        if len(name) <= _LONGEST and name.isascii() and name.isidentifier() and name not in found:
             found.append(name)
     return tuple(found)

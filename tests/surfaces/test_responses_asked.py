@@ -204,7 +204,9 @@ SEARCH = {"type": "web_search"}
 
 
 def test_tools_that_only_openai_has_are_left_out_and_named() -> None:
-    assert dropped(tools=[SEARCH, FUNCTION]) == ("web_search",)
+    assert dropped(tools=[SEARCH, SEARCH, FUNCTION]) == ("web_search",)
+    assert len(dropped(tools=[{"type": f"tool_{number}"} for number in range(99)])) == 16
+    assert dropped(tools=[{"type": "a" * 65}, {"type": "a b"}]) == ()
     assert "tools" not in asked(tools=[SEARCH], tool_choice="auto", parallel_tool_calls=True)
     assert refused(tools=[SEARCH, FUNCTION], tool_choice={"type": "web_search"}) == "tool_choice.type"
     assert refused(tools=[SEARCH], tool_choice="required") == "tool_choice"

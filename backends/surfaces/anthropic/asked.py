@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from backends.base import Operation, Request
+from backends.dialect.dropped import tellable
 from backends.surfaces.anthropic import content
 from backends.surfaces.chat import content_of
 from backends.surfaces.places import Members, each, items, member, optional, text, wrong
@@ -99,7 +100,7 @@ def chat(request: Request) -> Said:
         stream_options=request.stream,
         include_usage=request.stream,
     )
-    return Said(said, [name for name in dropped if name.isidentifier() and name.isascii()])
+    return Said(said, tellable(dropped))
 
 
 def messages(body: Members) -> list[Members]:

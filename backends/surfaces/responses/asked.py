@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from backends.base import Operation, Request
+from backends.dialect.dropped import tellable
 from backends.surfaces.chat import content_of
 from backends.surfaces.places import Members, each, items, member, optional, text, wrong
 from backends.surfaces.responses import content, tools
@@ -96,7 +97,7 @@ def chat(request: Request) -> Said:
         stream_options=request.stream,
         include_usage=request.stream,
     )
-    return Said(said, [name for name in dropped if name.isidentifier() and name.isascii()])
+    return Said(said, tellable(dropped))
 
 
 def _refuse_kept(body: Members) -> None:
