@@ -273,6 +273,8 @@ def test_members_that_clients_always_send_are_no_matter() -> None:
         ([], {"input": None}, "input"),
         ([], {"input": 5}, "input"),
         (["hi"], {}, "input.0"),
+        ([user()], {}, "input"),
+        ([{"type": "reasoning", "summary": []}], {}, "input"),
         ([{"role": "odd", "content": "hi"}], {}, "input.0.role"),
         ([{"role": "user"}], {}, "input.0.content"),
         ([{"role": "system", "content": [PICTURE]}], {}, "input.0.content"),

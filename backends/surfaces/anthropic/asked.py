@@ -120,6 +120,8 @@ def messages(body: Members) -> list[Members]:
         else:
             raise wrong(f"{place}.role", "expected user, assistant or system")
     told = "\n\n".join([one for one in system if one])
+    if not made and not told:
+        raise wrong("messages", "nothing is said in them")
     return [{"role": "system", "content": told}, *made] if told else made
 
 

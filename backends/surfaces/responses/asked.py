@@ -121,6 +121,8 @@ def messages(body: Members) -> list[Members]:
     else:
         raise wrong("input", "expected a text or a list of items")
     told = "\n\n".join([one for one in system if one])
+    if not made and not told:
+        raise wrong("input", "nothing is said in it")
     return [{"role": "system", "content": told}, *made] if told else made
 
 
