@@ -5,6 +5,7 @@ Rules:
   another one are still incomplete waits for it, as does one whose name is not known yet.
 - An id and a name that engines repeat in every piece begin nothing anew; another id with a name, at the same index, is
   another call. A piece without an index belongs to the first.
+- Arguments whose call never gets a name are an error: an answer that lacks a call must not look complete.
 """
 
 from __future__ import annotations
@@ -81,12 +82,17 @@ class Calls:
         return self.steps()
 
     def steps(self, over: bool = False) -> Iterator[Step]:
-        """Yield what may be told now; `over` says that no more of these calls will come."""
+        """Yield what may be told now; `over` says that no more of these calls will come.
+
+        Raise ValueError if that leaves arguments of which it is not known what they are for.
+        """
         while self._waiting:
             call = self._waiting[0]
             if not call.name:
                 if not over:
                     return
+                if call.arguments:
+                    raise ValueError("a call has no name")
                 self._waiting.pop(0)
                 continue
             begins, call.begun = not call.begun, True

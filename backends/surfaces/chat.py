@@ -104,6 +104,21 @@ def text_of(said: Any) -> str:
     return "".join([part for part in parts if isinstance(part, str)])
 
 
+def named(calls: list[Call] | None) -> list[tuple[str, Call]]:
+    """Return the calls of a whole answer with their names, without empty ones.
+
+    Raise ValueError if one has arguments and no name.
+    """
+    found = []
+    for call in calls or ():
+        name = call.function.name if call.function is not None else None
+        if name:
+            found.append((name, call))
+        elif arguments_of(call):
+            raise ValueError("a call has no name")
+    return found
+
+
 def arguments_of(call: Call) -> str:
     """Return the JSON of a call's arguments, or of a piece of them, as text."""
     said = None if call.function is None else call.function.arguments

@@ -110,6 +110,7 @@ def test_thoughts_in_the_text_stay_text() -> None:
         ("stop", {"stop_reason": 151645}, "end_turn", None),
         ("stop", {"matched_stop": "END"}, "stop_sequence", "END"),
         ("length", {}, "max_tokens", None),
+        ("tool_calls", {}, "end_turn", None),
         ("content_filter", {}, "refusal", None),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ ASKED: dict[str, Any] = {
 }
 SAID = [chunk({"role": "assistant", "content": ""}), chunk({"content": "a"}), chunk({"content": "b"})]
 END = [chunk({}, "stop"), counted(3, 2)]
+NAMELESS = {"index": 0, "id": "c", "function": {"arguments": "{}"}}
 
 
 def ended(data: bytes, closes: bool = True) -> tuple[list[str], Failure | None]:
@@ -53,6 +55,11 @@ def test_a_stream_that_closes_after_its_last_word_has_its_end() -> None:
             stream([*SAID, {"error": {"message": "out of memory"}}]), Kind.FAILED, id="an error of the engine"
         ),
         pytest.param(stream([*SAID, chunk({"tool_calls": "x"})]), Kind.GARBLED, id="no such shape"),
+        pytest.param(
+            stream([*SAID, chunk({"tool_calls": [NAMELESS]}), chunk({}, "tool_calls")]),
+            Kind.GARBLED,
+            id="a call without a name",
+        ),
     ],
 )
 def test_a_stream_that_fails_has_no_end(data: bytes, kind: Kind) -> None:
@@ -96,6 +103,15 @@ def test_a_whole_answer_to_a_stream_becomes_its_events() -> None:
 def test_an_answer_that_makes_no_sense_is_the_engines_failure() -> None:
     found = translation(Operation.MESSAGES, ASKED | {"stream": False})
     failure = found.reply(Reply(b'{"choices": []}', None))
+    assert isinstance(failure, Failure) and failure.kind is Kind.GARBLED
+
+
+@pytest.mark.parametrize("operation", [Operation.MESSAGES, Operation.RESPONSES])
+def test_a_call_without_a_name_is_the_engines_failure(operation: Operation) -> None:
+    found = translation(operation, ASKED | {"stream": False, "input": "hi"})
+    message = {"role": "assistant", "content": "a", "tool_calls": [NAMELESS]}
+    body = msgspec.json.encode({"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]})
+    failure = found.reply(Reply(body, None))
     assert isinstance(failure, Failure) and failure.kind is Kind.GARBLED
 
 

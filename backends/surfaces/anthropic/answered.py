@@ -18,12 +18,12 @@ from backends.dialect import partial
 from backends.surfaces import chat
 
 _REASONS: Mapping[str, str] = {
-    "stop": "end_turn",
     "length": "max_tokens",
-    "tool_calls": "tool_use",
-    "function_call": "tool_use",
     "content_filter": "refusal",
 }
+_STOPS = ("stop", "tool_calls", "function_call")
+"""The reasons of an answer that the model itself has ended."""
+_CALL = "tool_use"
 
 
 def message(request: Request, answer: bytes, usage: Usage) -> bytes:
@@ -33,7 +33,8 @@ def message(request: Request, answer: bytes, usage: Usage) -> bytes:
     if choice is None or choice.message is None:
         raise ValueError("the answer has no choice")
     blocks = _blocks(choice.message)
-    reason, sequence = ending(choice.finish_reason, choice.stopped_at, bool(choice.message.tool_calls))
+    called = any(block["type"] == _CALL for block in blocks)
+    reason, sequence = ending(choice.finish_reason, choice.stopped_at, called)
     return msgspec.json.encode(
         {
             "id": identity(said.id),
@@ -54,18 +55,16 @@ def _blocks(said: chat.Said) -> list[dict[str, Any]]:
         blocks.append({"type": "thinking", "thinking": said.thought, "signature": ""})
     if said.text:
         blocks.append({"type": "text", "text": said.text, "citations": None})
-    for call in said.tool_calls or ():
-        name = call.function.name if call.function is not None else None
-        if name:
-            given = partial.readable(chat.arguments_of(call))
-            blocks.append(
-                {
-                    "type": "tool_use",
-                    "id": call.id or call_id(),
-                    "name": name,
-                    "input": given if isinstance(given, dict) else {},
-                }
-            )
+    for name, call in chat.named(said.tool_calls):
+        given = partial.readable(chat.arguments_of(call))
+        blocks.append(
+            {
+                "type": _CALL,
+                "id": call.id or call_id(),
+                "name": name,
+                "input": given if isinstance(given, dict) else {},
+            }
+        )
     return blocks
 
 
@@ -73,13 +72,14 @@ def ending(reason: str | None, stopped_at: str | None, called: bool) -> tuple[st
     """Return `stop_reason` and `stop_sequence`.
 
     `reason` is the chat's finish reason, `stopped_at` the stop string that was hit, where the engine tells; `called`
-    says that a tool was called, which some engines end with `stop`.
+    says that a tool was called, which some engines end with `stop`. Where none was, the end is no `tool_use`, whatever
+    the engine says: programs would wait for a call, or ask again without end.
     """
-    if reason == "stop" and called:
+    if reason in _STOPS and called:
         return "tool_use", None
     if reason == "stop" and stopped_at is not None:
         return "stop_sequence", stopped_at
-    return _REASONS.get(reason or "stop", "end_turn"), None
+    return _REASONS.get(reason or "", "end_turn"), None
 
 
 def counts(usage: Usage) -> dict[str, Any]:

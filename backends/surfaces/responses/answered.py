@@ -87,10 +87,8 @@ def response(request: Request, answer: bytes, usage: Usage) -> bytes:
         output.append(thinking(fresh("rs"), said.thought))
     if parts := _parts(said):
         output.append(message(fresh("msg"), parts))
-    for call in said.tool_calls or ():
-        name = call.function.name if call.function is not None else None
-        if name:
-            output.append(frame.call(call.id or fresh("call"), name, chat.arguments_of(call)))
+    for name, call in chat.named(said.tool_calls):
+        output.append(frame.call(call.id or fresh("call"), name, chat.arguments_of(call)))
     return msgspec.json.encode(frame.ended(output, choice.finish_reason, usage))
 
 
