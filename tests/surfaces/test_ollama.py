@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from backends import registry
 from backends.base import OLLAMA, Operation, Reply, Request, RequestError
 from backends.surfaces.codecs import translated
 from backends.surfaces.dialects import OLLAMA_API
@@ -118,6 +119,14 @@ def test_options_become_parameters() -> None:
     }
     assert translation(CHAT, ASKED | {"options": {"num_ctx": 99, "fancy": 1}}).dropped == ("num_ctx", "fancy")
     assert "max_tokens" not in said(CHAT, ASKED | {"options": {"num_predict": -1}})
+
+
+def test_an_option_that_an_engine_refuses_is_left_out_and_named() -> None:
+    options = {"top_k": 3, "temperature": 0.5}
+    found = translation(CHAT, ASKED | {"options": options})
+    call = found.call(registry.create("tgi"), "up")
+    assert b"top_k" not in call.body and b'"temperature":0.5' in call.body
+    assert found.dropped == ("top_k",)
 
 
 def test_a_stream_is_what_comes_unless_the_client_says_otherwise() -> None:

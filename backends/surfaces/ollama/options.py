@@ -28,9 +28,13 @@ _NUMBERS: Final[Mapping[str, tuple[str, ...]]] = {
 _WHOLE: Final = ("top_k", "seed")
 _EFFORTS: Final[Mapping[str, str]] = {"low": "low", "medium": "medium", "high": "high", "max": "high"}
 WISHES: Final = frozenset(
-    ("chat_template_kwargs", "reasoning_effort", "repeat_penalty", "repetition_penalty", "keep_alive")
+    (
+        *("chat_template_kwargs", "reasoning_effort", "keep_alive"),
+        *("repeat_penalty", "repetition_penalty", "top_k", "min_p", "typical_p", "presence_penalty"),
+        "frequency_penalty",
+    )
 )
-"""Members that are left out where an engine refuses them."""
+"""Members that are left out where an engine refuses them: to Ollama an option that it does not know is no mistake."""
 
 
 def sampling(body: Members, dropped: list[str]) -> Members:
