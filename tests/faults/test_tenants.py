@@ -75,6 +75,9 @@ async def test_every_route_asks_for_a_key_unless_it_is_on_the_list(tmp_path: Pat
                 seen = (method, path, key, answer.status)
                 if path in OPEN or path.startswith("/docs/"):
                     assert answer.status == 200, seen
+                elif path.startswith("/backends/"):
+                    # Open as `/metrics` is; no backend has the name of the template.
+                    assert answer.status == (404 if "{" in path else 200), seen
                 elif status == 401:
                     assert answer.status == 401, seen
                 elif path.startswith("/gateway/"):
