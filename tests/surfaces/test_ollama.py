@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from backends import registry
-from backends.base import OLLAMA, Operation, Reply, Request, RequestError
+from backends.base import OLLAMA, Failure, Operation, Reply, Request, RequestError
 from backends.surfaces.codecs import translated
 from backends.surfaces.dialects import OLLAMA_API
 from backends.surfaces.surface import ErrorFacts, InvalidRequest
@@ -294,6 +294,12 @@ def test_calls_have_objects_for_arguments() -> None:
         "tool_calls": [{"id": "c1", "function": function}],
     }
     assert found["done_reason"] == "stop"
+
+
+def test_an_answer_that_lacks_a_call_is_none() -> None:
+    nameless = completion({"content": "x", "tool_calls": [{"function": {"arguments": "{}"}}]}, "tool_calls")
+    found = translation(CHAT, ASKED).reply(Reply(msgspec.json.encode(nameless)))
+    assert isinstance(found, Failure)
 
 
 def test_a_stream_is_lines() -> None:

@@ -55,9 +55,8 @@ def whole(request: Request, answer: bytes, usage: Usage, clock: Clock, chats: bo
     if chats:
         told: Members = {"role": "assistant", "content": text} | thinking
         calls = [
-            call(given.id, number, given.function.name, chat.arguments_of(given))
-            for number, given in enumerate(message.tool_calls or ())
-            if given.function is not None and given.function.name
+            call(given.id, number, name, chat.arguments_of(given))
+            for number, (name, given) in enumerate(chat.named(message.tool_calls))
         ]
         made: Members = {"message": told | ({"tool_calls": calls} if calls else {})}
     else:
