@@ -25,6 +25,9 @@ from gateway.request import Exchange
 from gateway.wire.clocks import SECOND
 from gateway.wire.relay import Attempt
 
+_UNSENT = (Kind.REJECTED, Kind.UNSUPPORTED)
+"""What an attempt of which nothing was sent has failed with if the gateway could not say the request to the engine."""
+
 
 class Failures:
     """The failures of one request so far."""
@@ -75,6 +78,8 @@ class Failures:
         else:
             self.last = failure
             error = self._another_or_error(lease.target, failure, patience)
+        if error is not None and not attempt.sent_at and failure.kind in _UNSENT:
+            error.own = True
         if not known:
             report(self._exchange, lease.target, failure, "goes on" if error is None else "ends")
         if error is None:

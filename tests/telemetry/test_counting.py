@@ -63,6 +63,20 @@ async def test_what_the_gateway_itself_refuses_is_counted_by_its_code(tmp_path: 
         assert served.metric("gateway_key_refusals_total", key="team-b") == 2
 
 
+async def test_what_cannot_be_said_to_an_engine_is_a_refusal_of_the_gateway(tmp_path: Path) -> None:
+    wrong = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": [{"type": "odd"}]}]}
+    async with (
+        FakeEngine(models=["up"]) as engine,
+        serving(tmp_path, config(engine.url)) as served,
+    ):
+        answer = await served.post("/v1/messages", wrong, **{"x-gateway-translate": "always"})
+        assert answer.status == 400
+        assert not [one for one in engine.requests if one.method == "POST"]
+        await rest(served)
+        assert served.metric("gateway_refusals_total", reason="invalid_value") == 1
+        assert served.metric("gateway_attempts_total", result="rejected") == 1
+
+
 async def test_a_client_that_leaves_is_counted_by_where_its_request_was(tmp_path: Path) -> None:
     async with (
         FakeEngine(models=["up"], defaults={"first_token": 60}) as engine,
