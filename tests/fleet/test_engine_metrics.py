@@ -48,7 +48,7 @@ gateway_backend_time_to_first_token_seconds_bucket{backend="a",engine="grove",le
 gateway_backend_time_to_first_token_seconds_count{backend="a",engine="grove"} 4.0
 gateway_backend_time_to_first_token_seconds_sum{backend="a",engine="grove"} 7.5
 """
-_OLD = ("gateway_backend_signal", "gateway_backend_up", "gateway_backend_drained", "gateway_backend_weight")
+_OLD = tuple(f"gateway_backend_{name}" for name in ("signal", "state", "up", "drained", "weight"))
 
 
 @pytest.fixture(autouse=True)

@@ -81,6 +81,7 @@ def test_a_breaker_that_is_reset_has_forgotten_everything() -> None:
 def test_no_order_has_the_name_of_an_engine_s_action(gateway_paths: set[str]) -> None:
     orders = {path for path in gateway_paths if path.startswith("/gateway/backends/{name}/")}
     assert orders == {
+        "/gateway/backends/{name}/logs",
         "/gateway/backends/{name}/drain",
         "/gateway/backends/{name}/undrain",
         "/gateway/backends/{name}/weight",
