@@ -61,7 +61,11 @@ _members = msgspec.json.Decoder(Members)
 
 def asked_of(request: Request) -> Members:
     """Return the members of a request that its response repeats."""
-    said = _members.decode(request.body)
+    return repeated(_members.decode(request.body))
+
+
+def repeated(said: Members) -> Members:
+    """Return the members of a decoded request that its response repeats."""
     return {name: default if said.get(name) is None else said[name] for name, default in DEFAULTS.items()}
 
 

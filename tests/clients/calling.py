@@ -50,10 +50,13 @@ def called(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return about | {"choices": [choice], "usage": COUNTS}
 
 
-def config(engine: FakeEngine) -> str:
+def config(engine: FakeEngine, model: str = "m") -> str:
     return f"""
 backends:
-  a: {{engine: openai, url: "{engine.url}", native: {{messages: false, count_tokens: false}}}}
+  a:
+    engine: openai
+    url: "{engine.url}"
+    native: {{messages: false, count_tokens: false, responses: false}}
 models:
-  m: {{targets: {{a: fake}}}}
+  {model}: {{targets: {{a: fake}}}}
 """

@@ -218,6 +218,7 @@ def test_tools_that_only_openai_has_are_left_out_and_named() -> None:
         ("low", {"reasoning_effort": "low"}),
         ("minimal", {"reasoning_effort": "low"}),
         ("xhigh", {"reasoning_effort": "high"}),
+        ("max", {"reasoning_effort": "high"}),
         ("none", {"chat_template_kwargs": {"enable_thinking": False}}),
     ],
 )

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -21,17 +22,34 @@ from backends.surfaces.responses import tools
 
 Members = dict[str, Any]
 
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class _Item(NamedTuple):
+    """How a call of one kind of tool is told: the beginning of its id, its type, and the member with what is asked."""
+
+    start: str
+    type: str
+    said: str
+
+
+_ITEMS: Mapping[str, _Item] = {
+    tools.FUNCTION: _Item("fc", "function_call", "arguments"),
+    tools.CUSTOM: _Item("ctc", "custom_tool_call", "input"),
+    tools.SEARCH: _Item("tsc", "tool_search_call", "arguments"),
+}
+
 
 class Frame:
     """What all forms of one response have in common, whole and in events."""
 
     def __init__(self, request: Request) -> None:
-        self._asked = responses.asked_of(request)
+        said = _decode(request.body)
+        self._asked = responses.repeated(said)
         self._model = request.model
         self.id = fresh("resp")
         self.created = int(time.time())
-        self.custom = tools.custom_names(self._asked["tools"])
-        """The names of the custom tools."""
+        self._tools, _ = tools.offered(said)
 
     def response(self, status: str, output: list[Any], **more: Any) -> Members:
         """Return the response in a state, with these items."""
@@ -56,24 +74,28 @@ class Frame:
         return self.response("completed", output, completed_at=int(time.time()), usage=counts(usage))
 
     def call(self, call_id: str, name: str, arguments: str) -> Members:
-        """Return the item of a call that is over, and a new id for it."""
-        if name in self.custom:
-            return {
-                "id": fresh("ctc"),
-                "type": "custom_tool_call",
-                "call_id": call_id,
-                "name": name,
-                "input": free_text(arguments),
-                "status": "completed",
-            }
-        return {
-            "id": fresh("fc"),
-            "type": "function_call",
-            "call_id": call_id,
-            "name": name,
-            "arguments": arguments or "{}",
-            "status": "completed",
-        }
+        """Return the item of a call that is over, and a new id for it; `name` is that of the chat."""
+        tool, kind = self._tools.get(name), self.kind(name)
+        start, item_type, said = _ITEMS[kind]
+        item: Members = {"id": fresh(start), "type": item_type, "call_id": call_id, "status": "completed"}
+        if kind == tools.SEARCH:
+            asked = partial.readable(arguments)
+            return item | {"execution": "client", said: asked if isinstance(asked, dict) else {}}
+        item["name"] = name if tool is None else tool.name
+        if tool is not None and tool.namespace:
+            item["namespace"] = tool.namespace
+        return item | {said: free_text(arguments) if kind == tools.CUSTOM else arguments or "{}"}
+
+    def begun(self, call_id: str, name: str) -> Members:
+        """Return the item of a call that begins."""
+        item = self.call(call_id, name, "")
+        said = _ITEMS[self.kind(name)].said
+        return item | {"status": "in_progress", said: type(item[said])()}
+
+    def kind(self, name: str) -> str:
+        """Return the type of the tool that the chat calls `name`; a function, if the client offered none."""
+        tool = self._tools.get(name)
+        return tools.FUNCTION if tool is None else tool.kind
 
 
 def response(request: Request, answer: bytes, usage: Usage) -> bytes:

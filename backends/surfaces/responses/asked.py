@@ -61,8 +61,10 @@ _EFFORTS: Mapping[str, str | None] = {
     "medium": "medium",
     "high": "high",
     "xhigh": "high",
+    "max": "high",
 }
 _SYSTEM = ("system", "developer")
+_SEARCHES = ("tool_search_call", "tool_search_output")
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -135,6 +137,8 @@ def _conversation(found: list[tuple[str, Members]], system: list[str]) -> list[M
         elif kind in ("function_call", "custom_tool_call"):
             answer = _answering(made)
             answer.setdefault("tool_calls", []).append(_call(item, place, kind))
+        elif kind in _SEARCHES and item.get("execution") == "client":
+            _search(item, place, kind, made)
         elif kind in ("function_call_output", "custom_tool_call_output"):
             _result(item, place, made)
         elif kind == "reasoning":
@@ -173,8 +177,24 @@ def _call(item: Members, place: str, kind: str) -> Members:
         arguments = msgspec.json.encode({tools.INPUT: text(item, "input", place)}).decode()
     else:
         arguments = text(item, "arguments", place) or "{}"
-    function = {"name": text(item, "name", place), "arguments": arguments}
+    namespace = optional(item, "namespace", place, str, "a text")
+    return _calling(item, place, tools.called(text(item, "name", place), namespace), arguments)
+
+
+def _calling(item: Members, place: str, name: str, arguments: str) -> Members:
+    function = {"name": name, "arguments": arguments}
     return {"id": text(item, "call_id", place), "type": "function", "function": function}
+
+
+def _search(item: Members, place: str, kind: str, made: list[Members]) -> None:
+    """Add a search for tools that the client ran, or what it found: the tools are those of the request then."""
+    if kind == "tool_search_call":
+        asked = msgspec.json.encode(optional(item, "arguments", place, dict, "an object") or {}).decode()
+        _answering(made).setdefault("tool_calls", []).append(_calling(item, place, tools.SEARCH, asked))
+        return
+    found = ", ".join(tools.brought(item, place))
+    told = f"These tools can be called now: {found}" if found else "No tool was found."
+    made.append({"role": "tool", "tool_call_id": text(item, "call_id", place), "content": told})
 
 
 def _result(item: Members, place: str, made: list[Members]) -> None:

@@ -4,7 +4,8 @@ Rules:
 - Every event has its number. One item is open at a time; its end repeats all of it, and the last event all items:
   clients take their answer from there.
 - Nothing empty opens an item.
-- The input of a custom tool is told in one piece when it is complete: it comes as JSON, of which it is a part.
+- The input of a custom tool is told in one piece when it is complete: it comes as JSON, of which it is a part. A search
+  for tools, whose arguments are an object, is told with its item alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import msgspec
 from backends.base import Request, Usage
 from backends.surfaces import chat
 from backends.surfaces.calls import Calls, Step
-from backends.surfaces.responses import answered
+from backends.surfaces.responses import answered, tools
 from backends.surfaces.translation import Writer
 
 Members = dict[str, Any]
@@ -155,24 +156,23 @@ class ResponseWriter(Writer):
         out: list[bytes] = []
         for step in steps:
             call = step.call
-            custom = call.name in self._frame.custom
+            kind = self._frame.kind(call.name)
             if step.begins:
                 out.append(self._close())
                 call.id = call.id or answered.fresh("call")
-                item = self._frame.call(call.id, call.name, "")
+                item = self._frame.begun(call.id, call.name)
                 self._open, self._item = _CALL, item["id"]
-                item |= {"status": "in_progress", "input" if custom else "arguments": ""}
                 place = len(self._output)
                 out.append(self._event("response.output_item.added", {"output_index": place, "item": item}))
-            if step.more and not custom:
+            if step.more and kind == tools.FUNCTION:
                 out.append(self._of_call("function_call_arguments.delta", {"delta": step.more}))
             if step.ends:
                 item = self._frame.call(call.id, call.name, call.arguments) | {"id": self._item}
-                if custom:
+                if kind == tools.CUSTOM:
                     out.append(self._of_call("custom_tool_call_input.delta", {"delta": item["input"]}))
                     out.append(self._of_call("custom_tool_call_input.done", {"input": item["input"]}))
-                else:
-                    said = {"arguments": item["arguments"], "name": call.name}
+                elif kind == tools.FUNCTION:
+                    said = {"arguments": item["arguments"], "name": item["name"]}
                     out.append(self._of_call("function_call_arguments.done", said))
                 out.append(self._over(item))
         return b"".join(out)
