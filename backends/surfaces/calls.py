@@ -5,7 +5,10 @@ Rules:
   another one are still incomplete waits for it, as does one whose name is not known yet.
 - An id and a name that engines repeat in every piece begin nothing anew; another id with a name, at the same index, is
   another call. A piece without an index belongs to the first.
-- Arguments whose call never gets a name are an error: an answer that lacks a call must not look complete.
+- A name is whole where it comes: engines say it once or repeat it (llama-cpp-python 0.3, Triton's OpenAI frontend), and
+  none that is known here splits it. Another name for the same call is an error: either would be a guess.
+- A call that has an id or arguments and never gets a name is an error: an answer that lacks a call must not look
+  complete.
 """
 
 from __future__ import annotations
@@ -76,6 +79,8 @@ class Calls:
         elif name and piece.id and call.id and piece.id != call.id:
             call = call.another()
             self._waiting.append(call)
+        elif name and call.name and name != call.name:
+            raise ValueError("a call has two names")
         call.id = call.id or piece.id or ""
         call.name = call.name or name
         call.arguments += chat.arguments_of(piece)
@@ -84,14 +89,14 @@ class Calls:
     def steps(self, over: bool = False) -> Iterator[Step]:
         """Yield what may be told now; `over` says that no more of these calls will come.
 
-        Raise ValueError if that leaves arguments of which it is not known what they are for.
+        Raise ValueError if that leaves a call of which it is not known what it calls.
         """
         while self._waiting:
             call = self._waiting[0]
             if not call.name:
                 if not over:
                     return
-                if call.arguments:
+                if call.id or call.arguments:
                     raise ValueError("a call has no name")
                 self._waiting.pop(0)
                 continue

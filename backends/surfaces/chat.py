@@ -95,11 +95,13 @@ decode = msgspec.json.Decoder(Completion).decode
 
 
 def text_of(said: Any) -> str:
-    """Return a content as text: a text, or the texts of its parts."""
+    """Return a content as text: a text, or the texts of its parts. Raise ValueError if it is something else."""
     if isinstance(said, str):
         return said
-    if not isinstance(said, list):
+    if said is None:
         return ""
+    if not isinstance(said, list):
+        raise ValueError("what is said is no text")
     parts = [part.get("text") for part in said if isinstance(part, dict)]
     return "".join([part for part in parts if isinstance(part, str)])
 
@@ -107,14 +109,14 @@ def text_of(said: Any) -> str:
 def named(calls: list[Call] | None) -> list[tuple[str, Call]]:
     """Return the calls of a whole answer with their names, without empty ones.
 
-    Raise ValueError if one has arguments and no name.
+    Raise ValueError if one has an id or arguments, and no name.
     """
     found = []
     for call in calls or ():
         name = call.function.name if call.function is not None else None
         if name:
             found.append((name, call))
-        elif arguments_of(call):
+        elif call.id or arguments_of(call):
             raise ValueError("a call has no name")
     return found
 

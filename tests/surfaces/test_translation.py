@@ -22,6 +22,13 @@ ASKED: dict[str, Any] = {
 SAID = [chunk({"role": "assistant", "content": ""}), chunk({"content": "a"}), chunk({"content": "b"})]
 END = [chunk({}, "stop"), counted(3, 2)]
 NAMELESS = {"index": 0, "id": "c", "function": {"arguments": "{}"}}
+UNNAMED = {"index": 0, "id": "c", "function": None}
+EMPTY = {"index": 0, "function": None}
+"""What says nothing, not even that a call begins."""
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"index": 0, "function": {"name": name, "arguments": ""}}
 
 
 def ended(data: bytes, closes: bool = True) -> tuple[list[str], Failure | None]:
@@ -60,6 +67,13 @@ def test_a_stream_that_closes_after_its_last_word_has_its_end() -> None:
             Kind.GARBLED,
             id="a call without a name",
         ),
+        pytest.param(
+            stream([*SAID, chunk({"tool_calls": [UNNAMED]}), chunk({}, "tool_calls")]),
+            Kind.GARBLED,
+            id="a call of nothing",
+        ),
+        pytest.param(stream([*SAID, chunk({"content": 5})]), Kind.GARBLED, id="content that is a number"),
+        pytest.param(stream([*SAID, chunk({"content": {}})]), Kind.GARBLED, id="content that is an object"),
     ],
 )
 def test_a_stream_that_fails_has_no_end(data: bytes, kind: Kind) -> None:
@@ -67,6 +81,22 @@ def test_a_stream_that_fails_has_no_end(data: bytes, kind: Kind) -> None:
     assert "message_stop" not in kinds and "message_delta" not in kinds
     assert kinds[:3] == ["message_start", "content_block_start", "content_block_delta"]
     assert failure is not None and failure.kind is kind
+
+
+@pytest.mark.parametrize("operation", [Operation.MESSAGES, Operation.RESPONSES, Operation.OLLAMA_CHAT])
+def test_a_call_of_two_names_is_the_engines_failure(operation: Operation) -> None:
+    found = translation(operation, ASKED | {"input": "hi"})
+    decoder = found.decoder(ENGINE.decoder(found.said, "up"))
+    for name, failed in (("get_", False), ("get_", False), ("weather", True)):
+        decoder.feed(stream([chunk({"tool_calls": [named(name)]})], done=False))
+        assert (decoder.failure is not None) is failed
+    assert decoder.failure is not None and decoder.failure.kind is Kind.GARBLED
+
+
+@pytest.mark.parametrize("operation", [Operation.MESSAGES, Operation.RESPONSES])
+def test_a_piece_that_says_nothing_is_no_call(operation: Operation) -> None:
+    found = translation(operation, ASKED | {"input": "hi"})
+    streamed(found, stream([*SAID, chunk({"tool_calls": [EMPTY]}), *END]))
 
 
 def test_nothing_is_ended_that_goes_on() -> None:
@@ -106,12 +136,21 @@ def test_an_answer_that_makes_no_sense_is_the_engines_failure() -> None:
     assert isinstance(failure, Failure) and failure.kind is Kind.GARBLED
 
 
-@pytest.mark.parametrize("operation", [Operation.MESSAGES, Operation.RESPONSES])
-def test_a_call_without_a_name_is_the_engines_failure(operation: Operation) -> None:
+@pytest.mark.parametrize("operation", [Operation.MESSAGES, Operation.RESPONSES, Operation.OLLAMA_CHAT])
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param({"content": "a", "tool_calls": [NAMELESS]}, id="a call without a name"),
+        pytest.param({"content": "a", "tool_calls": [UNNAMED]}, id="a call of nothing"),
+        pytest.param({"content": 5}, id="content that is a number"),
+    ],
+)
+def test_a_message_that_cannot_be_read_is_the_engines_failure(
+    operation: Operation, message: dict[str, Any]
+) -> None:
     found = translation(operation, ASKED | {"stream": False, "input": "hi"})
-    message = {"role": "assistant", "content": "a", "tool_calls": [NAMELESS]}
-    body = msgspec.json.encode({"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]})
-    failure = found.reply(Reply(body, None))
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "tool_calls"}
+    failure = found.reply(Reply(msgspec.json.encode({"choices": [choice]}), None))
     assert isinstance(failure, Failure) and failure.kind is Kind.GARBLED
 
 
