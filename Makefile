@@ -18,7 +18,7 @@ SHARED := -n $(JOBS) --max-worker-restart 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install compile pure run check test tools coverage test-engines schema lock dist clean format bench bench-peers soak chaos strays simulate image
+.PHONY: help install lint compile pure run check test tools coverage test-engines schema lock dist clean format bench bench-peers soak chaos strays simulate image
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,10 +39,12 @@ pure: ## remove what `make compile` has made
 run: .venv/.runtime ## start the gateway with configs/demo.yaml (CONFIG=other.yaml for another file)
 	@exec $(BIN)/gateway serve $(CONFIG) $(ARGS)
 
-check: .venv/.dev ## format, lint, types, structure, documents and the fast tests
+lint: .venv/.dev ## format, lint and types
 	$(BIN)/ruff format --check --quiet --output-format concise .
 	$(BIN)/ruff check --quiet --output-format concise .
 	$(BIN)/mypy --no-error-summary
+
+check: lint ## the same, structure, documents and the fast tests
 	$(PYTEST) -q $(SHARED) -m "not slow" $(ARGS)
 
 test: .venv/.dev ## every test, from a clean clone too (ARGS="-k stream" narrows it, ARGS="-n0" uses one process)
