@@ -208,6 +208,12 @@ def said_as(engine: str, check: Check) -> str | None:
     return SAID_AS.get(check.name)
 
 
+def is_replayed(engine: str, check: Check) -> bool:
+    """Return whether the engine, with the model that it has here, does not do on command what the check asks for."""
+    shown = {check.name, said_as(engine, check)}
+    return check.replayed or bool(shown & set(ENGINES[engine].replayed))
+
+
 def _recorded(engine: str, check: Check) -> list[Recording]:
     """Return the engine's recordings in the order in which they are tried for this check.
 
