@@ -31,6 +31,7 @@ from backends.base import (
 )
 from backends.dialect import rewrite
 from backends.dialect.decoder import Decoder
+from backends.dialect.dropped import tellable
 from backends.dialect.errors import reason_of
 from backends.dialect.stream import find_text, is_text
 from backends.framing import sse
@@ -41,7 +42,10 @@ _BETWEEN = b"\n\n"
 
 
 class Said(NamedTuple):
-    """A request in another API, and the names of what it could not say there, as `x-gateway-dropped` tells them."""
+    """A request in another API, and the names of what it could not say there.
+
+    `x-gateway-dropped` tells them, as far as a header can hold them: they may be anything that a client wrote.
+    """
 
     request: Request
     dropped: Sequence[str] = ()
@@ -151,7 +155,7 @@ class Translation:
             failure = Failure(Kind.REJECTED, error.message, code=error.code, param=error.param)
             raise RequestError(failure) from None
         self.said: Request = said.request
-        self.dropped: tuple[str, ...] = tuple(said.dropped)
+        self.dropped: tuple[str, ...] = tellable(said.dropped)
 
     def call(self, engine: Engine, model: str) -> Call:
         """Return the HTTP request that asks `engine` for it, without those wishes that the engine refuses.

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.base import Failure, Kind, Operation, Reply, RequestError
+from backends.base import Failure, Kind, Operation, Reply, Request, RequestError
 from backends.surfaces import chat
-from tests.surfaces.chatting import ENGINE, chunk, counted, events, stream, streamed, translation
+from backends.surfaces.codecs import translated
+from tests.surfaces.chatting import ENGINE, NATIVE, chunk, counted, events, stream, streamed, translation
 
 ASKED: dict[str, Any] = {
     "model": "m",
@@ -180,3 +181,29 @@ def test_more_text_is_passed_on_without_being_decoded(
     for event in SAID[:1], *[[chunk({"content": text})] for text in texts], END:
         decoder.feed(stream(list(event), done=False))
     assert len(decoded) == 4, "the role, the first text, the end and the counts"
+
+
+ODD = [
+    "x\r\nset-cookie: a=b",
+    "search tool",
+    "\u00fcber",
+    "y" * 65,
+    *[f"tool_{number}" for number in range(40)],
+]
+
+
+@pytest.mark.parametrize(
+    ("operation", "more"),
+    [
+        (Operation.MESSAGES, {"tools": [{"type": name, "name": "n"} for name in ODD]}),
+        (Operation.COUNT_TOKENS, {"tools": [{"type": name, "name": "n"} for name in ODD]}),
+        (Operation.RESPONSES, {"input": "hi", "tools": [{"type": name} for name in ODD]}),
+        (Operation.OLLAMA_CHAT, {"max_tokens": None, "options": dict.fromkeys(ODD, 1)}),
+    ],
+)
+def test_what_is_left_out_is_named_as_far_as_a_header_can_hold_it(
+    operation: Operation, more: dict[str, Any]
+) -> None:
+    request = Request(operation, msgspec.json.encode(ASKED | more), "m")
+    found = translated(request, NATIVE | {Operation.TOKENIZE})
+    assert found is not None and found.dropped == tuple(f"tool_{number}" for number in range(16))

@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 
 from backends.base import Operation, Request
-from backends.dialect.dropped import tellable
 from backends.surfaces.anthropic import content
 from backends.surfaces.chat import content_of
 from backends.surfaces.places import Members, each, items, member, optional, text, wrong
@@ -100,7 +99,7 @@ def chat(request: Request) -> Said:
         stream_options=request.stream,
         include_usage=request.stream,
     )
-    return Said(said, tellable(dropped))
+    return Said(said, dropped)
 
 
 def messages(body: Members) -> list[Members]:

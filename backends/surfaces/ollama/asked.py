@@ -122,4 +122,4 @@ def _said(request: Request, operation: Operation, made: Members, dropped: list[s
         stream_options=request.stream,
         include_usage=request.stream,
     )
-    return Said(said, [name for name in dropped if name.isidentifier() and name.isascii()])
+    return Said(said, dropped)

@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from backends.base import Operation, Request
-from backends.dialect.dropped import tellable
 from backends.surfaces.chat import content_of
 from backends.surfaces.places import Members, each, items, member, optional, text, wrong
 from backends.surfaces.responses import content, tools
@@ -99,7 +98,7 @@ def chat(request: Request) -> Said:
         stream_options=request.stream,
         include_usage=request.stream,
     )
-    return Said(said, tellable(dropped))
+    return Said(said, dropped)
 
 
 def _refuse_kept(body: Members) -> None:
