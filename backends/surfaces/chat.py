@@ -137,3 +137,24 @@ def content_of(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
     if all(part["type"] == "text" for part in parts):
         return "\n".join([part["text"] for part in parts])
     return parts
+
+
+def thoughts(said: str) -> dict[str, Any]:
+    """Return the members of an earlier answer that hold what the model thought.
+
+    Engines read it under either name; most templates leave out all thoughts but the last.
+    """
+    return {"reasoning_content": said, "reasoning": said}
+
+
+def written(arguments: Any) -> str:
+    """Return the arguments of an earlier call as the text of their JSON; a text is that already."""
+    if isinstance(arguments, str) and arguments:
+        return arguments
+    return msgspec.json.encode(arguments or {}).decode()
+
+
+def by_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the `response_format` that holds an answer to a JSON schema."""
+    form = {"name": "answer", "schema": schema, "strict": True}
+    return {"type": "json_schema", "json_schema": form}

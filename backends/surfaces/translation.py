@@ -11,8 +11,8 @@ Rules:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 from mypy_extensions import mypyc_attr
@@ -49,6 +49,24 @@ class Said(NamedTuple):
 
     request: Request
     dropped: Sequence[str] = ()
+
+
+def said(
+    request: Request, operation: Operation, members: Mapping[str, Any], dropped: Sequence[str] = ()
+) -> Said:
+    """Return a client's request as one for another operation of OpenAI's, with these members beside its model."""
+    made: dict[str, Any] = {"model": request.model, **members}
+    if request.stream:
+        made |= {"stream": True, "stream_options": {"include_usage": True}}
+    changed = msgspec.structs.replace(
+        request,
+        operation=operation,
+        body=msgspec.json.encode(made),
+        headers=(),
+        stream_options=request.stream,
+        include_usage=request.stream,
+    )
+    return Said(changed, dropped)
 
 
 class Clock:

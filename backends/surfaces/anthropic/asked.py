@@ -16,9 +16,9 @@ import msgspec
 
 from backends.base import Operation, Request
 from backends.surfaces.anthropic import content
-from backends.surfaces.chat import content_of
+from backends.surfaces.chat import by_schema, content_of, thoughts, written
 from backends.surfaces.places import Members, each, items, member, optional, text, wrong
-from backends.surfaces.translation import Said
+from backends.surfaces.translation import Said, said
 
 _PASSED = (
     *(
@@ -76,7 +76,7 @@ def chat(request: Request) -> Said:
     """Return a message request as a chat. Raise InvalidRequest where something in it is wrong."""
     body = _decode(request.body)
     dropped: list[str] = []
-    made: dict[str, Any] = {"model": request.model, "messages": messages(body)}
+    made: dict[str, Any] = {"messages": messages(body)}
     made |= {name: body[name] for name in _PASSED if body.get(name) is not None}
     member(body, "max_tokens", "", int, "a whole number")
     stops = items(body, "stop_sequences", "")
@@ -88,18 +88,8 @@ def chat(request: Request) -> Said:
     user = (optional(body, "metadata", "", dict, "an object") or {}).get("user_id")
     if isinstance(user, str) and user:
         made.setdefault("user", user)
-    if request.stream:
-        made |= {"stream": True, "stream_options": {"include_usage": True}}
     dropped += [name for name in body if name not in _READ and name not in _WITHOUT_EFFECT and body[name]]
-    said = msgspec.structs.replace(
-        request,
-        operation=Operation.CHAT,
-        body=msgspec.json.encode(made),
-        headers=(),
-        stream_options=request.stream,
-        include_usage=request.stream,
-    )
-    return Said(said, dropped)
+    return said(request, Operation.CHAT, made, dropped)
 
 
 def messages(body: Members) -> list[Members]:
@@ -157,22 +147,21 @@ def _parts(said: Any) -> list[content.Part]:
 
 def _assistant(message: Members, place: str, made: list[Members]) -> None:
     """Add an earlier answer: its thoughts, its text and its calls."""
-    said, thoughts = [], []
+    said, thinks = [], []
     calls: list[Members] = []
     for at, block in content.blocks(message, "content", place):
         kind = content.kind_of(block, at)
         if kind == "text":
             said.append(text(block, "text", at))
         elif kind == "thinking":
-            thoughts.append(text(block, "thinking", at))
+            thinks.append(text(block, "thinking", at))
         elif kind == "tool_use":
             calls.append(_call(block, at))
         elif kind not in content.FOREIGN:
             raise wrong(f"{at}.type", "expected text, thinking or tool_use")
     answer: Members = {"role": "assistant", "content": "".join(said) or (None if calls else "")}
-    if thought := "".join(thoughts):
-        # Engines read it under either name; most templates leave out all thoughts but the last.
-        answer |= {"reasoning_content": thought, "reasoning": thought}
+    if thought := "".join(thinks):
+        answer |= thoughts(thought)
     if calls:
         answer["tool_calls"] = calls
     if calls or answer["content"] or thought:
@@ -180,10 +169,9 @@ def _assistant(message: Members, place: str, made: list[Members]) -> None:
 
 
 def _call(block: Members, place: str) -> Members:
-    given = block.get("input")
     function = {
         "name": text(block, "name", place),
-        "arguments": given if isinstance(given, str) and given else msgspec.json.encode(given or {}).decode(),
+        "arguments": written(block.get("input")),
     }
     return {"id": text(block, "id", place), "type": "function", "function": function}
 
@@ -256,9 +244,6 @@ def _output(body: Members, dropped: list[str]) -> dict[str, Any]:
         if not isinstance(form, dict) or form.get("type") != "json_schema":
             raise wrong(place, "expected an object of the type json_schema")
         schema = member(form, "schema", place, dict, "an object")
-        made["response_format"] = {
-            "type": "json_schema",
-            "json_schema": {"name": "answer", "schema": schema, "strict": True},
-        }
+        made["response_format"] = by_schema(schema)
     dropped += [f"output_config_{name}" for name in config if name not in ("effort", "format")]
     return made

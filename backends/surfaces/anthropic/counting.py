@@ -9,7 +9,7 @@ import msgspec
 from backends.base import Operation, Request, Usage
 from backends.surfaces import chat
 from backends.surfaces.anthropic import asked
-from backends.surfaces.translation import Codec, Said, Writer
+from backends.surfaces.translation import Codec, Said, Writer, said
 
 _SHAPING = ("tools", "chat_template_kwargs")
 """What a template reads beside the messages."""
@@ -36,13 +36,10 @@ class CountTokens(Codec):
     def asked(self, request: Request) -> Said:
         body = _decode(request.body)
         dropped: list[str] = []
-        said = asked.tools(body, dropped) | asked.thinking(body)
-        made = {"model": request.model, "messages": asked.messages(body)}
-        made |= {name: said[name] for name in _SHAPING if name in said}
-        changed = msgspec.structs.replace(
-            request, operation=self.said_as, body=msgspec.json.encode(made), headers=()
-        )
-        return Said(changed, dropped)
+        told = asked.tools(body, dropped) | asked.thinking(body)
+        made = {"messages": asked.messages(body)}
+        made |= {name: told[name] for name in _SHAPING if name in told}
+        return said(request, self.said_as, made, dropped)
 
     def without(self, said: Request, name: str) -> Said | None:
         """Where the engine tokenizes texts only, return the text of the messages, to which no template was applied."""

@@ -15,7 +15,7 @@ from backends.base import Operation, Request
 from backends.surfaces.ollama import idle, messages, options
 from backends.surfaces.places import Members, items, optional, wrong
 from backends.surfaces.surface import InvalidRequest
-from backends.surfaces.translation import Said
+from backends.surfaces.translation import Said, said
 
 _COMMON = frozenset({"model", "stream", "options", "keep_alive", "format", "think"})
 _CHAT = _COMMON | {"messages", "tools", "logprobs", "top_logprobs"}
@@ -40,7 +40,7 @@ def chat(request: Request) -> Said:
         if body.get(name):
             made[name] = body[name]
     made |= options.thinking(body)
-    return _said(request, Operation.CHAT, made | _asked_alike(body, dropped), dropped)
+    return said(request, Operation.CHAT, made | _asked_alike(body, dropped), dropped)
 
 
 def generate(request: Request) -> Said:
@@ -68,11 +68,11 @@ def generate(request: Request) -> Said:
             raise wrong("images", "a raw prompt and one with a suffix take no images")
         dropped += [name for name in ("system", "think") if body.get(name)]
         made: Members = {"prompt": prompt} | ({"suffix": suffix} if suffix else {})
-        return _said(request, Operation.COMPLETIONS, made | _asked_alike(body, dropped), dropped)
+        return said(request, Operation.COMPLETIONS, made | _asked_alike(body, dropped), dropped)
     turns: list[Members] = [{"role": "system", "content": system}] if system else []
     turns.append({"role": "user", "content": messages.content(body, "", prompt)})
     made = {"messages": turns} | options.thinking(body)
-    return _said(request, Operation.CHAT, made | _asked_alike(body, dropped), dropped)
+    return said(request, Operation.CHAT, made | _asked_alike(body, dropped), dropped)
 
 
 def embed(request: Request) -> Said:
@@ -88,7 +88,7 @@ def embed(request: Request) -> Said:
     made: Members = {"input": texts} | options.staying(body)
     if not older and body.get("dimensions") is not None:
         made["dimensions"] = body["dimensions"]
-    return _said(request, Operation.EMBEDDINGS, made, _others(body, _EMBED))
+    return said(request, Operation.EMBEDDINGS, made, _others(body, _EMBED))
 
 
 def _asked_alike(body: Members, dropped: list[str]) -> Members:
@@ -99,7 +99,7 @@ def _asked_alike(body: Members, dropped: list[str]) -> Members:
 def _loading(request: Request, body: Members) -> Said:
     """Return the least that can be asked of a model."""
     made = {"messages": [{"role": "user", "content": idle.WORD}], "max_tokens": 1} | options.staying(body)
-    return _said(request, Operation.CHAT, made, [])
+    return said(request, Operation.CHAT, made, [])
 
 
 def _others(body: Members, read: frozenset[str]) -> list[str]:
@@ -109,17 +109,3 @@ def _others(body: Members, read: frozenset[str]) -> list[str]:
         for name, value in body.items()
         if name not in read and value not in (None, "", [], {}) and value is not _DEFAULT.get(name)
     ]
-
-
-def _said(request: Request, operation: Operation, made: Members, dropped: list[str]) -> Said:
-    made = {"model": request.model, **made}
-    if request.stream:
-        made |= {"stream": True, "stream_options": {"include_usage": True}}
-    said = msgspec.structs.replace(
-        request,
-        operation=operation,
-        body=msgspec.json.encode(made),
-        stream_options=request.stream,
-        include_usage=request.stream,
-    )
-    return Said(said, dropped)

@@ -11,8 +11,7 @@ import base64
 import binascii
 from typing import Any, Final
 
-import msgspec
-
+from backends.surfaces.chat import thoughts, written
 from backends.surfaces.places import Members, each, items, member, optional, text, wrong
 
 _MAGIC: Final = (
@@ -82,14 +81,12 @@ def content(holder: Members, place: str, said: str) -> str | list[Members]:
 def _assistant(message: Members, place: str, said: str, calls: _Open) -> Members:
     made: Members = {"role": "assistant", "content": said}
     if thought := optional(message, "thinking", place, str, "a text"):
-        # Engines read it under either name; most templates leave out all thoughts but the last.
-        made |= {"reasoning_content": thought, "reasoning": thought}
+        made |= thoughts(thought)
     told = []
     for at, call in each(items(message, "tool_calls", place), f"{place}.tool_calls"):
         function: Members = member(call, "function", at, dict, "an object")
         name = text(function, "name", f"{at}.function")
-        given = function.get("arguments")
-        arguments = given if isinstance(given, str) and given else msgspec.json.encode(given or {}).decode()
+        arguments = written(function.get("arguments"))
         known = calls.add(optional(call, "id", at, str, "a text"), name)
         told.append({"id": known, "type": "function", "function": {"name": name, "arguments": arguments}})
     if told:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from backends.surfaces.chat import by_schema
 from backends.surfaces.ollama import idle
 from backends.surfaces.places import Members, optional, wrong
 from backends.surfaces.surface import InvalidRequest
@@ -82,8 +83,7 @@ def form(body: Members) -> Members:
         raise InvalidRequest(
             f'invalid format: "{said}"; expected "json" or a valid JSON Schema object', param="format"
         )
-    schema = {"name": "answer", "schema": wish, "strict": True}
-    return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    return {"response_format": by_schema(wish)}
 
 
 def staying(body: Members) -> Members:

@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 
 from backends.base import Operation, Request
-from backends.surfaces.chat import content_of
+from backends.surfaces.chat import content_of, thoughts
 from backends.surfaces.places import Members, each, items, member, optional, text, wrong
 from backends.surfaces.responses import content, tools
 from backends.surfaces.surface import InvalidRequest
-from backends.surfaces.translation import Said
+from backends.surfaces.translation import Said, said
 
 _PASSED = (
     *("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "user"),
@@ -73,7 +73,7 @@ def chat(request: Request) -> Said:
     body = _decode(request.body)
     _refuse_kept(body)
     dropped: list[str] = []
-    made: dict[str, Any] = {"model": request.model, "messages": messages(body)}
+    made: dict[str, Any] = {"messages": messages(body)}
     made |= {name: body[name] for name in _PASSED if body.get(name) is not None}
     most = optional(body, "max_output_tokens", "", int, "a whole number")
     if most is not None:
@@ -83,22 +83,13 @@ def chat(request: Request) -> Said:
     made |= _form(body, dropped)
     if "tools" not in made:
         made.pop("parallel_tool_calls", None)
-    if request.stream:
-        made |= {"stream": True, "stream_options": {"include_usage": True}}
     usual = {"truncation": "disabled", "background": False, "top_logprobs": 0}
     dropped += [
         name
         for name, value in body.items()
         if name not in _READ and name not in _WITHOUT_EFFECT and value and value != usual.get(name)
     ]
-    said = msgspec.structs.replace(
-        request,
-        operation=Operation.CHAT,
-        body=msgspec.json.encode(made),
-        stream_options=request.stream,
-        include_usage=request.stream,
-    )
-    return Said(said, dropped)
+    return said(request, Operation.CHAT, made, dropped)
 
 
 def _refuse_kept(body: Members) -> None:
@@ -218,8 +209,7 @@ def _thought(item: Members, place: str, made: list[Members]) -> None:
             if made and made[-1]["role"] == "assistant" and made[-1].get("tool_calls"):
                 made.append({"role": "assistant", "content": None})
             answer = _answering(made)
-            # Engines read it under either name; most templates leave out all thoughts but the last.
-            answer["reasoning_content"] = answer["reasoning"] = answer.get("reasoning", "") + said
+            answer |= thoughts(answer.get("reasoning", "") + said)
             return
 
 
