@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from backends.base import Usage
 from gateway.errors import CLIENT_GONE, CLIENT_SLOW
 from gateway.request import Exchange
-from gateway.telemetry.cells import NONE, RouteMetrics, TargetMetrics
+from gateway.telemetry.cells import NONE, Histogram, RouteMetrics, TargetMetrics
 from gateway.telemetry.conventions import operation_name
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.timeline import AUTH, HOPS, RECEIVE, ROUTE
@@ -55,11 +55,7 @@ class Accounting:
         if attempt.first_token_at:
             exchange.first_token_at = attempt.first_token_at
             waited = (attempt.first_token_at - timeline.received) / SECOND
-            trace_id = _trace_of(exchange)
-            if trace_id:
-                routed.first_token.observe_traced(waited, trace_id)
-            else:
-                routed.first_token.observe(waited)
+            _observe(routed.first_token, waited, exchange)
         if attempt.sent_at:
             routed.overhead.observe((timeline.spent[AUTH] + timeline.spent[ROUTE]) / SECOND)
             self._translated(exchange, cells, attempt)
@@ -123,11 +119,7 @@ class Accounting:
         cells.of_key.value += 1
         spent = timeline.spent
         lasted = (timeline.total - spent[RECEIVE]) / SECOND
-        trace_id = _trace_of(exchange)
-        if trace_id:
-            cells.duration.observe_traced(lasted, trace_id)
-        else:
-            cells.duration.observe(lasted)
+        _observe(cells.duration, lasted, exchange)
         if metrics.gen_ai.on:
             conventional = operation_name(exchange.operation), exchange.engine, model
             metrics.gen_ai.finished(conventional, outcome, lasted)
@@ -154,6 +146,10 @@ class Accounting:
             metrics.requests.client_aborts.cell(exchange.model, exchange.backend, phase).value += 1
 
 
-def _trace_of(exchange: Exchange) -> str:
-    """Return the id of the trace that a request belongs to; empty for those without, which are most."""
-    return exchange.trace_id if exchange.traced is not None or exchange.trace else ""
+def _observe(histogram: Histogram, seconds: float, exchange: Exchange) -> None:
+    """Count a duration of a request, with the trace that it belongs to; most belong to none."""
+    trace_id = exchange.trace_id if exchange.traced is not None or exchange.trace else ""
+    if trace_id:
+        histogram.observe_traced(seconds, trace_id)
+    else:
+        histogram.observe(seconds)
