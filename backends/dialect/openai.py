@@ -25,7 +25,7 @@ from backends.base import (
     Request,
     StreamDecoder,
 )
-from backends.dialect import choices, passed, reasons, rewrite
+from backends.dialect import choices, passed, ranking, reasons, rewrite, vectors
 from backends.dialect.errors import garbled, read_failure
 from backends.dialect.shapes import check_text, is_error
 from backends.dialect.stream import EventStream
@@ -84,14 +84,23 @@ class OpenAICompatible(Engine):
     stream_types: ClassVar[tuple[bytes, ...]] = (b"text/event-stream", b"audio/")
     paths: ClassVar[Mapping[Operation, str]] = {}
     """Paths of operations that differ from `PATHS`."""
+    shortens: ClassVar[bool] = True
+    """Whether the engine makes embeddings as short as `dimensions` says; where not, the gateway does it."""
+    keeps: ClassVar[frozenset[str]] = frozenset()
+    """Members of Cohere's rerank that the engine knows, besides those that all do."""
 
     def call(self, request: Request, model: str) -> Call:
         operation = request.operation
         path = self.paths.get(operation) or PATHS[operation]
         if operation in FORMS:
             return Call(path, rewrite.form(request, model), content_type=request.content_type)
+        if operation is Operation.EMBEDDINGS:
+            request = vectors.asked(request, self.shortens)
+        dropped: tuple[str, ...] = ()
+        if operation is Operation.RERANK:
+            request, dropped = ranking.asked(request, self.keeps)
         headers = _version(request.headers) if operation in ANTHROPIC else ()
-        return Call(path, rewrite.request_body(request, model), headers=headers)
+        return Call(path, rewrite.request_body(request, model), headers=headers, dropped=dropped)
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
         if request.operation in passed.OPERATIONS:
@@ -99,6 +108,11 @@ class OpenAICompatible(Engine):
         try:
             check_text(body)
             answer = _answer.decode(body)
+            if request.operation is Operation.EMBEDDINGS and answer.data:
+                found = vectors.answered(request.body, body)
+                if isinstance(found, Failure):
+                    return found
+                body = found
         except (ValueError, RecursionError) as error:
             return garbled("the engine's reply is not the JSON object expected", body, error)
         if is_error(answer.error, answer.object):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from backends.base import Engine, Failure, Headers, Kind, Operation, Reply, Request, StreamDecoder, Usage
-from backends.dialect import content, messages, reasons, responses, rewrite
+from backends.dialect import content, messages, ranking, reasons, responses, rewrite
 from backends.dialect.decoder import Decoder, FramedDecoder
 from backends.dialect.errors import garbled
 from backends.dialect.shapes import SILENT, check_text, is_error
@@ -136,11 +136,21 @@ def reply(engine: Engine, request: Request, headers: Headers, body: bytes) -> Re
     if usage is None:
         usage = usage_of_digits(_said(members, "tokens_evaluated"), _said(members, "tokens_predicted"))
     body = rewrite.renamed(body, _said(members, "model"), name)
+    try:
+        return Reply(_as_asked(request, members, body), usage)
+    except (ValueError, TypeError) as error:
+        return garbled("the engine's result cannot be read", body, error)
+
+
+def _as_asked(request: Request, members: Mapping[str, msgspec.Raw], body: bytes) -> bytes:
+    """Return an answer with what its API's clients need of it. Raise ValueError or TypeError if it cannot be read."""
+    if request.operation is Operation.RERANK:
+        return ranking.answered(request.body, body)
     if request.operation is Operation.RESPONSES:
-        body = responses.whole(request, body)
-    elif request.operation is Operation.MESSAGES and _said(members, "stop_sequence")[:1] == b'"':
-        body = messages.stopped(body)
-    return Reply(body, usage)
+        return responses.whole(request, body)
+    if request.operation is Operation.MESSAGES and _said(members, "stop_sequence")[:1] == b'"':
+        return messages.stopped(body)
+    return body
 
 
 def _said(members: Mapping[str, msgspec.Raw], name: str) -> bytes:

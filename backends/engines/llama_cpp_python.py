@@ -201,6 +201,7 @@ class LlamaCppPython(OpenAICompatible):
     name: ClassVar[str] = "llama-cpp-python"
     checked: ClassVar[str] = "llama-cpp-python 0.3.36 (run, recordings)"
     first_token: ClassVar[float | None] = LONG_FIRST_TOKEN
+    shortens: ClassVar[bool] = False
     launch_options: ClassVar[type[LaunchOptions] | None] = LlamaCppPythonLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(
         {
@@ -219,6 +220,8 @@ class LlamaCppPython(OpenAICompatible):
     request_ids: ClassVar[bool] = False
 
     def call(self, request: Request, model: str) -> Call:
+        if request.operation is Operation.EMBEDDINGS and not _is_text(request.body):
+            raise edits.unsupported("input", "the engine embeds texts, not tokens")
         call = super().call(request, model)
         if request.operation is Operation.TOKENIZE:
             return msgspec.structs.replace(call, body=_tokenizing(request.body))
@@ -359,6 +362,12 @@ def _tokenizing(body: bytes) -> bytes:
         message = f"the engine has no way to tokenize with {what!r}"
         raise RequestError(Failure(Kind.UNSUPPORTED, message, param=what))
     return msgspec.json.encode({"input": wish.prompt})
+
+
+def _is_text(body: bytes) -> bool:
+    """Tell whether what is to be embedded may be texts: whether it does not begin like tokens."""
+    given = rewrite.members(body).get("input", b"").lstrip(b"[ \t\r\n")
+    return not given[:1].isdigit()
 
 
 def _pooled(body: bytes) -> bytes:

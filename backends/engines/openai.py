@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from backends.dialect.openai import OpenAICompatible
+from backends.dialect.ranking import COHERES
 
 
 class OpenAI(OpenAICompatible):
@@ -12,3 +13,4 @@ class OpenAI(OpenAICompatible):
 
     name: ClassVar[str] = "openai"
     checked: ClassVar[str] = "OpenAI's API reference, and this gateway behind itself (run)"
+    keeps: ClassVar[frozenset[str]] = frozenset(COHERES)

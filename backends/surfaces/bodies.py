@@ -30,6 +30,7 @@ _NEEDED: Final[Mapping[Operation, tuple[str, ...]]] = {
     Operation.CHAT: ("messages",),
     Operation.COMPLETIONS: ("prompt", "prompt_embeds"),
     Operation.EMBEDDINGS: ("input", "messages"),
+    Operation.RERANK: ("documents", "texts"),
     Operation.RESPONSES: ("input", "previous_response_id", "prompt", "conversation"),
 }
 """Members of which a request has at least one. `prompt_embeds`, and `messages` to embed, are vLLM's (0.33)."""

@@ -74,7 +74,11 @@ class Streamable(Whole):
 
 class Rerank(Whole, kw_only=True):
     query: str | dict[str, msgspec.Raw]
-    documents: Some | dict[str, msgspec.Raw]
+    documents: Some | dict[str, msgspec.Raw] | None = None
+    texts: Some | None = None
+    """TEI's name for them."""
+    return_documents: bool | None = None
+    return_text: bool | None = None
     top_n: Count | None = None
 
 

@@ -193,7 +193,14 @@ class CountTokensAnswer(_Open):
 
 class RerankRequest(_Request):
     query: str | dict[str, Any]
-    documents: list[str | dict[str, Any]] | dict[str, Any]
+    documents: list[str | dict[str, Any]] | dict[str, Any] | None = Field(
+        None, description="Needed, unless there are `texts`."
+    )
+    texts: list[str] | None = Field(
+        None, description="The documents of a client of Text Embeddings Inference."
+    )
+    return_documents: bool | None = Field(None, description="Left out, as the engine does it.")
+    return_text: bool | None = Field(None, description="The same beside `texts`; left out, no.")
     top_n: int | None = Field(None, description="How many of the best to answer; all where it is left out.")
 
 

@@ -78,7 +78,7 @@ RESPONSE: dict[str, Any] = {
 ASKED = {
     "rerank": Asked(
         ("/v1/rerank", "/rerank", "/v2/rerank"),
-        {"query": "q", "documents": ["a", {"text": "b"}], "top_n": 1},
+        {"query": "q", "documents": ["a", "b"], "top_n": 1},
         {"results": [{"index": 1, "relevance_score": 0.9}]},
     ),
     "score": Asked(

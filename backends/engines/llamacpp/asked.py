@@ -2,7 +2,7 @@
 
 Facts are those of llama.cpp b11549, run: in the Responses API `text.format` is ignored, but chat's `response_format`
 beside it is obeyed; in the Messages API neither `output_config.format` nor any other way to ask for a format is heard;
-`echo` and `dimensions` change nothing.
+`echo` changes nothing.
 
 Rules:
 - What can be said in another way is said so. What cannot is refused by name: another backend may be able to.
@@ -34,7 +34,6 @@ class _Asked(msgspec.Struct):
     output_config: _Holder | None = None
     response_format: msgspec.Raw = msgspec.Raw()
     echo: bool | None = None
-    dimensions: int | None = None
 
 
 _asked = msgspec.json.Decoder(_Asked)
@@ -42,7 +41,6 @@ _MARKS = {
     Operation.RESPONSES: b'"format"',
     Operation.MESSAGES: b'"format"',
     Operation.COMPLETIONS: b'"echo"',
-    Operation.EMBEDDINGS: b'"dimensions"',
 }
 """A member of each operation without which nothing is to be looked at."""
 
@@ -58,8 +56,6 @@ def edited(request: Request) -> Request:
         return request
     if asked.echo:
         raise edits.unsupported("echo")
-    if asked.dimensions is not None:
-        raise edits.unsupported("dimensions", "the engine's embeddings have one length")
     if asked.output_config is not None and _is_asked(asked.output_config.format):
         raise edits.unsupported("output_config", "the engine holds a message to no format")
     form = asked.text.format if asked.text is not None else None

@@ -139,6 +139,7 @@ class LlamaCpp(OpenAICompatible):
     name: ClassVar[str] = "llamacpp"
     checked: ClassVar[str] = "llama.cpp b11549 in xllamacpp 2026.10.11549 (run)"
     first_token: ClassVar[float | None] = LONG_FIRST_TOKEN
+    shortens: ClassVar[bool] = False
     launch_options: ClassVar[type[LaunchOptions] | None] = LlamaCppLaunch
     operations: ClassVar[frozenset[Operation]] = NATIVE - {
         Operation.SCORE,

@@ -12,9 +12,6 @@ Rules:
 
 from __future__ import annotations
 
-import base64
-import sys
-from array import array
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, ClassVar
@@ -22,7 +19,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from backends.base import Failure, Operation, ReadFailure, Reply, Request, Usage
-from backends.dialect import reasons
+from backends.dialect import reasons, vectors
 from backends.dialect.chunks import DONE, fresh_id
 from backends.dialect.decoder import FramedDecoder
 from backends.dialect.errors import garbled
@@ -71,14 +68,8 @@ class _Vectors(msgspec.Struct):
     error: Any = None
 
 
-class _Asked(msgspec.Struct):
-    encoding_format: str | None = None
-
-
 _line = msgspec.json.Decoder(_Line)
 _vectors = msgspec.json.Decoder(_Vectors)
-_asked = msgspec.json.Decoder(_Asked)
-_floats = msgspec.json.Decoder(list[float])
 _encode = msgspec.json.Encoder().encode
 _ROLE = b'"role":"assistant"'
 
@@ -133,20 +124,18 @@ def _embeddings(request: Request, body: bytes, failure: ReadFailure) -> Reply | 
         return failure(500, (), body)
     if not answer.embeddings:
         return garbled("the engine's reply has no result in it", body)
-    vectors: Sequence[Any] = answer.embeddings
-    if _asked.decode(request.body).encoding_format == "base64":
-        vectors = [_base64(vector) for vector in answer.embeddings]
     usage = Usage(input=count(answer.prompt_eval_count))
     told = {
         "object": "list",
         "data": [
             {"object": "embedding", "index": place, "embedding": vector}
-            for place, vector in enumerate(vectors)
+            for place, vector in enumerate(answer.embeddings)
         ],
         "model": request.model,
         "usage": {"prompt_tokens": usage.input, "total_tokens": usage.input},
     }
-    return Reply(_encode(told), usage)
+    found = vectors.answered(request.body, _encode(told))
+    return found if isinstance(found, Failure) else Reply(found, usage)
 
 
 class LineStream(FramedDecoder):
@@ -325,11 +314,3 @@ def _told(token: Token) -> Members:
     """Return one token with its log probability and its bytes."""
     spelled = token.bytes if token.bytes is not None else list(token.token.encode())
     return {"token": token.token, "logprob": token.logprob, "bytes": spelled}
-
-
-def _base64(vector: msgspec.Raw) -> str:
-    """Return a list of numbers in OpenAI's encoding: little-endian 32-bit floats in base64."""
-    packed = array("f", _floats.decode(vector))
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return base64.b64encode(packed.tobytes()).decode()

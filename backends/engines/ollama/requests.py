@@ -283,6 +283,8 @@ def _embed_body(asked: _Embedding, defaults: Defaults) -> Members:
         raise refusal("input", "the input is empty", Kind.REJECTED)
     if asked.encoding_format not in (None, "float", "base64"):
         raise refusal("encoding_format", "'encoding_format' is neither 'float' nor 'base64'", Kind.REJECTED)
+    if asked.dimensions is not None and asked.dimensions < 1:
+        raise refusal("dimensions", "'dimensions': expected at least 1", Kind.REJECTED)
     body = {"input": asked.input, **_native(asked, defaults, {})}
     return body if asked.dimensions is None else {**body, "dimensions": asked.dimensions}
 

@@ -136,6 +136,7 @@ class SGLang(OpenAICompatible):
 
     name: ClassVar[str] = "sglang"
     checked: ClassVar[str] = "SGLang 0.5.23 (its server with a scripted model: run, recordings)"
+    shortens: ClassVar[bool] = False
     launch_options: ClassVar[type[LaunchOptions] | None] = SGLangLaunch
     operations: ClassVar[frozenset[Operation]] = NATIVE - {
         Operation.INFILL,

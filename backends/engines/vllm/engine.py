@@ -93,6 +93,8 @@ class VLLM(OpenAICompatible):
 
     name: ClassVar[str] = "vllm"
     checked: ClassVar[str] = "vLLM 0.33.0 (source), 0.32.0 on CPU (run)"
+    shortens: ClassVar[bool] = False
+    keeps: ClassVar[frozenset[str]] = frozenset(("max_tokens_per_doc",))
     launch_options: ClassVar[type[LaunchOptions] | None] = VLLMLaunch
     operations: ClassVar[frozenset[Operation]] = NATIVE - {
         Operation.INFILL,
