@@ -9,6 +9,8 @@ Rules:
   none that is known here splits it. Another name for the same call is an error: either would be a guess.
 - A call that has an id or arguments and never gets a name is an error: an answer that lacks a call must not look
   complete.
+- A piece that comes when its call was told completely says nothing new and is left out; one behind arguments that were
+  cut short is an error.
 """
 
 from __future__ import annotations
@@ -60,11 +62,13 @@ class Step(NamedTuple):
 class Calls:
     """The calls of one stream."""
 
-    __slots__ = ("_waiting", "any")
+    __slots__ = ("_over", "_waiting", "any")
 
     def __init__(self) -> None:
         self._waiting: list[Call] = []
         """Those that are not complete, in their order; the first one may have begun."""
+        self._over: dict[int, Call] = {}
+        """The last call that was told completely, by its index."""
         self.any = False
         """Whether one was told."""
 
@@ -74,7 +78,10 @@ class Calls:
         name = (piece.function.name if piece.function is not None else None) or ""
         call = next((known for known in reversed(self._waiting) if known.index == index), None)
         if call is None:
-            call = Call((index, 0))
+            before = self._over.get(index)
+            if before is not None and _is_late(piece, name, before):
+                return iter(())
+            call = Call((index, 0)) if before is None else before.another()
             self._waiting.append(call)
         elif name and piece.id and call.id and piece.id != call.id:
             call = call.another()
@@ -106,11 +113,23 @@ class Calls:
             ends = over or (len(self._waiting) > 1 and _is_whole(call))
             self.any = True
             if ends:
-                self._waiting.pop(0)
+                self._over[call.index] = self._waiting.pop(0)
             if begins or more or ends:
                 yield Step(call, begins, more, ends)
             if not ends:
                 return
+
+
+def _is_late(piece: chat.Call, name: str, call: Call) -> bool:
+    """Tell whether a piece belongs to a call that was told completely, and begins no other one at the same index.
+
+    Raise ValueError if the client lacks what it says.
+    """
+    if name and (name != call.name or (piece.id or "") != call.id or not call.id):
+        return False
+    if chat.arguments_of(piece) and not _is_whole(call):
+        raise ValueError("arguments came behind the end of their call")
+    return True
 
 
 def _is_whole(call: Call) -> bool:

@@ -28,6 +28,13 @@ def surface_of(operation: Operation) -> Surface:
     return SURFACES.get(operation, OPENAI)
 
 
+def surface_at(path: str, version: bytes | str | None = None) -> Surface:
+    """Return the dialect of the clients that ask at a path, and which send this `anthropic-version`, if any."""
+    if path.startswith("/api/"):
+        return OLLAMA_API
+    return _ANTHROPIC if path.startswith("/v1/messages") else surface_by(version)
+
+
 def surface_by(version: bytes | str | None) -> Surface:
     """Return the dialect of a client at a path that several APIs have; `version` is its header `anthropic-version`."""
     return OPENAI if version is None else _ANTHROPIC

@@ -30,8 +30,6 @@ from gateway.request import Exchange
 from gateway.routing.catalog import Listed
 from gateway.wire.downstream import AsgiWayBack, Scope
 
-PATHS: Final = "/api/"
-"""What all paths of this API begin with."""
 VERSION: Final = "0.33.0"
 _BODY: Final = 64 << 10
 """Most bytes of a question about a model."""

@@ -25,13 +25,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
-from backends.surfaces.dialects import OLLAMA_API, surface_by
+from backends.surfaces.dialects import surface_at
 from gateway.api import anthropic, schemas
 from gateway.api.cards import card
 from gateway.api.endpoint import Core, headers_of
 from gateway.api.endpoints import SHAPES, described
 from gateway.api.home import add_home
-from gateway.api.ollama import PATHS as OLLAMA_PATHS
 from gateway.api.ollama import add_ollama
 from gateway.api.overview import unready
 from gateway.api.swagger import add_docs
@@ -147,8 +146,7 @@ async def _one_by_one(parts: tuple[bytes, ...]) -> AsyncIterator[bytes]:
 def _errors(app: FastAPI) -> None:
     def answer(request: Request, error: GatewayError) -> Response:
         headers = {name.decode(): value.decode() for name, value in error.headers()}
-        of_ollama = request.url.path.startswith(OLLAMA_PATHS)
-        surface = OLLAMA_API if of_ollama else surface_by(request.headers.get(VERSION))
+        surface = surface_at(request.url.path, request.headers.get(VERSION))
         body = surface.error(error.facts, request.scope.get("gateway.request_id", b""))
         return Response(body, surface.status(error.facts, error.status), headers, "application/json")
 

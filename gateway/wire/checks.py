@@ -10,6 +10,7 @@ import re
 from typing import Final
 
 from backends.base import Headers
+from backends.surfaces.dialects import surface_at
 from gateway.errors import GatewayError, Own
 from gateway.wire.http1 import STATUS_LINES
 from gateway.wire.limits import FRAMING, Limits
@@ -82,12 +83,17 @@ REASONS: Final = (
 """Why a request may be refused before it has been read."""
 
 
-def refusal(error: GatewayError, cors: Headers) -> bytes:
+def refusal(error: GatewayError, cors: Headers, url: bytes = b"") -> bytes:
     """Return the whole answer for a request that is refused before any application code knows it.
 
-    `cors` are headers that let the page behind the request read it.
+    `cors` are headers that let the page behind the request read it, `url` is what it asked for,
+    as far as that is known.
     """
-    body = error.body()
-    head = [STATUS_LINES[error.status], b"content-type: application/json\r\nconnection: close\r\n"]
+    surface = surface_at(url.decode("latin-1"))
+    body = surface.error(error.facts)
+    head = [
+        STATUS_LINES[surface.status(error.facts, error.status)],
+        b"content-type: application/json\r\nconnection: close\r\n",
+    ]
     head += [name + b": " + value + b"\r\n" for name, value in (*error.headers(), *cors)]
     return b"".join([*head, b"content-length: %d\r\n\r\n" % len(body), body])

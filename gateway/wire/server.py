@@ -34,7 +34,6 @@ from gateway.wire.stall import Stall
 SCOPE_KEY = "gateway.cycle"
 """The key of a request's `Cycle` in its ASGI scope."""
 
-
 SPARE = 64
 """Connections beyond their limit that are closed so that their clients see why. More are closed at once."""
 
@@ -262,7 +261,8 @@ class GatewayProtocol(HttpToolsProtocol):
         """Write the refusal of a request, and close the connection."""
         self.refusal = error
         self.refused(checks.reason_of(error))
-        self.transport.write(checks.refusal(error, self.cors(dict(self.headers or ()))))
+        url = getattr(self, "url", b"")
+        self.transport.write(checks.refusal(error, self.cors(dict(self.headers or ())), url))
         self._linger()
 
     def finish(self) -> None:
