@@ -51,7 +51,7 @@ test: .venv/.dev ## every test, from a clean clone too (ARGS="-k stream" narrows
 	@$(BIN)/python -m tests.tools.debian --optional
 	$(PYTEST) $(SHARED) $(ARGS)
 
-tools: .venv/.dev ## fetch Prometheus, which some tests run, from Debian's packages into .tools/ (once)
+tools: .venv/.dev ## fetch Prometheus and PostgreSQL, which some tests run, from Debian's packages into .tools/ (once)
 	@$(BIN)/python -m tests.tools.debian
 
 coverage: .venv/.dev ## the fast tests once more, slower: which code they reach; fails below the floor in pyproject.toml
@@ -105,7 +105,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 lock: .venv/.lock ## refresh locks/ to the newest versions (KEEP=1: only what pyproject.toml demands)
 	$(COMPILE) pyproject.toml --group build --extra llamacpp --output-file locks/runtime.txt
 	$(COMPILE) pyproject.toml --group build --extra llamacpp --group dev --constraint locks/runtime.txt --output-file locks/dev.txt
-	$(COMPILE) pyproject.toml --extra llamacpp --extra otel --constraint locks/dev.txt --output-file locks/image.txt
+	$(COMPILE) pyproject.toml --extra llamacpp --extra otel --extra postgres --constraint locks/dev.txt --output-file locks/image.txt
 	$(COMPILE) --group build --group compile --constraint locks/dev.txt --output-file locks/compile.txt
 	$(COMPILE) --group lock --output-file locks/lock.txt
 

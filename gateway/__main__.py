@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gateway import keys, logs
@@ -28,6 +28,7 @@ from gateway.config.texts import NAME
 from gateway.console import backends, canaries, config, explain, models, orders, replay, requests, status, top
 from gateway.console import logs as engine_logs
 from gateway.fake import command
+from gateway.store.failure import StoreError
 
 log = logging.getLogger("gateway")
 
@@ -177,7 +178,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     for note in notes.startup(loaded.config):
         log.warning("%s", note)
-    return serve(loaded, disk, options.file, options.workers)
+    return _with_store(serve, loaded, disk, options.file, options.workers)
 
 
 def _work(options: argparse.Namespace) -> int:
@@ -187,7 +188,18 @@ def _work(options: argparse.Namespace) -> int:
     loaded, where, profile = received(sys.stdin.buffer.read())
     own_log = loaded.config.server.log
     logs.configure(own_log.level, own_log.format)
-    return work(loaded, where, options.link, options.workers, profile)
+    return _with_store(work, loaded, where, options.link, options.workers, profile)
+
+
+def _with_store(run: Callable[..., int], *arguments: object) -> int:
+    """Return the exit status of what opens the store, after printing why that is impossible where it is."""
+    try:
+        return run(*arguments)
+    except StoreError as error:
+        for handler in logging.getLogger().handlers:
+            handler.flush()  # the log has a writer of its own, whose lines would begin or end within this one
+        print(f"gateway: {error}; `server.data` in the config says where it is", file=sys.stderr)
+        return 1
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ from gateway.config.outcome import Outcome, Refused
 from gateway.config.schema import Config
 from gateway.listening import opened, staying, why_not
 from gateway.reload import Applied
+from gateway.store.opening import staying as same_store
 
 
 class Doors(Protocol):
@@ -106,10 +107,10 @@ class Process:
     async def commit(self, prepared: Prepared, move: bool) -> Applied:
         """Apply a config that was prepared; `move`: with its new socket, if it has one."""
         before = self._gateway.core.snapshot.config
-        config = prepared.loaded.config
-        notes: tuple[str, ...] = ()
+        config, notes = same_store(prepared.loaded.config, before)
         if config.server.listen != before.server.listen and not move:
-            config, notes = staying(config, before, prepared.flaw)
+            config, further = staying(config, before, prepared.flaw)
+            notes += further
         self._gateway.apply(config)
         self.begin(prepared.loaded)
         self._doors.limit(config)

@@ -14,7 +14,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable, MutableMapping
 from functools import partial
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from fastapi import FastAPI
@@ -58,6 +58,9 @@ from gateway.telemetry.page import Pages
 from gateway.telemetry.tracing import Traces
 from gateway.wire.downstream import Receive, Scope, Send, closing_early, way_back_of
 
+if TYPE_CHECKING:
+    from gateway.store.store import Store
+
 log = logging.getLogger("gateway.app")
 
 FOLLOW = 1.0
@@ -68,11 +71,17 @@ VERSION = importlib.metadata.version("llm-serving-gateway")
 class Gateway:
     """The gateway with all its parts."""
 
-    def __init__(self, config: Config, rng: Random | None = None, peers: Peers | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        rng: Random | None = None,
+        peers: Peers | None = None,
+        store: Store | None = None,
+    ) -> None:
         """Build the gateway for a config; nothing runs before the server sends ASGI's lifespan startup event.
 
         `rng` breaks ties between backends and spreads probes in time. `peers` are the processes of this gateway; None
-        if this is the only one.
+        if this is the only one. `store` is closed at the end of the lifespan; None where the config names none.
         """
         rng = rng or Random()
         self._peers = Alone() if peers is None else peers
@@ -93,6 +102,7 @@ class Gateway:
             {as_: Pages(partial(self._page, as_)) for as_ in (False, True)},
         )
         self.core.discovery = self.fleet.discovery
+        self.core.store = store
         self.hot = {path: Endpoint(self.core, operation) for path, operation in HOT.items()}
         self._web = web(self.core, VERSION, self._lifespan)
         self.admin = Admin(self.core, self._backends, self._changed)
@@ -240,6 +250,8 @@ class Gateway:
             self.core.sink, self.core.sampler = self.core.dispatcher.accounting, None
             self._access.close()
             await asyncio.to_thread(self._traces.close)
+            if self.core.store is not None:
+                await self.core.store.close()
 
     async def _follow(self) -> None:
         """Have the gates of models follow what their engines tell and how they are, until cancelled."""

@@ -44,6 +44,10 @@ class Own(enum.StrEnum):
     CANCELLED = "cancelled"
     """An operator has ended the request."""
     INTERNAL = "internal"
+    NO_STORE = "no_store"
+    """It needs `server.data`, which the config does not have."""
+    STORE = "store"
+    """The store does not work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,8 @@ ROWS: dict[Kind | Own, Row] = {
     Own.DRAINING: Row(503, _BUSY, "draining", "overloaded"),
     Own.CANCELLED: Row(500, "server_error", "cancelled_by_operator", "cancelled"),
     Own.INTERNAL: Row(500, "server_error", "internal_error", "internal_error"),
+    Own.NO_STORE: Row(400, _INVALID, "store_not_configured", "client_error"),
+    Own.STORE: Row(503, "server_error", "store_unavailable", "internal_error"),
 }
 
 

@@ -20,8 +20,9 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -41,8 +42,12 @@ from gateway.link import Link
 from gateway.listening import BACKLOG, opened, why_not
 from gateway.outlet import Outlet
 from gateway.reload import Reloader
+from gateway.store import opening
 from gateway.worker import Worker
 from gateway.workers import Master
+
+if TYPE_CHECKING:
+    from gateway.store.store import Store
 
 log = logging.getLogger("gateway.serve")
 
@@ -204,12 +209,15 @@ class Server(uvicorn.Server):
         await self._serve([listener])
 
 
-def build(config: Config, peers: Peers | None = None, shared: bool = False) -> tuple[Server, Gateway]:
+def build(
+    config: Config, peers: Peers | None = None, shared: bool = False, store: Store | None = None
+) -> tuple[Server, Gateway]:
     """Return the gateway for a config and the server that runs it; start neither.
 
     `peers` are the processes of this gateway; None if this is the only one. `shared`: others listen on the same ports.
+    `store` is the one that the config names.
     """
-    gateway = Gateway(config, peers=peers)
+    gateway = Gateway(config, peers=peers, store=store)
     front = Front(config, gateway)
     settings = uvicorn.Config(
         gateway,
@@ -229,11 +237,12 @@ def build(config: Config, peers: Peers | None = None, shared: bool = False) -> t
 
 
 def serve(loaded: Loaded, disk: Disk, file: Path, workers: int = 1) -> int:
-    """Serve until a signal ends it, and return the exit status.
+    """Serve until a signal ends it, and return the exit status. Raises StoreError where the store cannot be used.
 
     `loaded` was read from `disk` by the path `file`, which is read again at each reload.
     """
     config = loaded.config
+    store = opening.opened(config)
     listener = listen(config.server.listen)
     aside = config.server.metrics.listen
     if listener is None:
@@ -241,6 +250,7 @@ def serve(loaded: Loaded, disk: Disk, file: Path, workers: int = 1) -> int:
     if aside is not None and not _free(aside):
         listener.close()
         return 1
+    opening.tell(store)
     metrics = "" if aside is None else address(aside.host, aside.port)
     host, port = listener.getsockname()[:2]
     scheme = "http" if config.server.tls is None else "https"
@@ -249,10 +259,12 @@ def serve(loaded: Loaded, disk: Disk, file: Path, workers: int = 1) -> int:
     terminal = Outlet(sys.stdout)
     shown = url if url.endswith(where) else f"{scheme}://{where}, here {url}"
     if workers == 1:
-        _run(_serve(loaded, disk, file, listener, lambda: _greeted(terminal, shown, url, metrics)))
+        _run(_serve(loaded, disk, file, listener, store, partial(_greeted, terminal, shown, url, metrics)))
         terminal.flush()
         return 0
     listener.close()
+    if store is not None:
+        store.close_now()  # each worker has its own; the tables are made
     is_open = config.server.auth == "none" or not config.keys
     master = Master(
         (file, loaded, disk),
@@ -269,7 +281,7 @@ def serve(loaded: Loaded, disk: Disk, file: Path, workers: int = 1) -> int:
 def work(loaded: Loaded, where: Listen, link: int, workers: int, profile: str | None) -> int:
     """Run one worker of several, of which there are `workers`, by a config that the master has read.
 
-    Return the exit status.
+    Return the exit status. Raises StoreError where the store cannot be used.
 
     `where` is where it listens, `profile` the active one; `link` is the file descriptor of the socket that connects it
     to the master.
@@ -277,7 +289,8 @@ def work(loaded: Loaded, where: Listen, link: int, workers: int, profile: str | 
     listener = listen(where, shared=True)
     if listener is None:
         return 1
-    _run(_work(loaded, listener, socket.socket(fileno=link), workers, profile))
+    store = opening.opened(loaded.config)
+    _run(_work(loaded, listener, (socket.socket(fileno=link), workers), profile, store))
     return 0
 
 
@@ -328,9 +341,11 @@ def _greeted(terminal: Outlet, shown: str, url: str, metrics: str) -> Callable[[
     return lambda models, is_open: terminal.put(greeting(url, models, is_open, metrics))
 
 
-async def _serve(loaded: Loaded, disk: Disk, file: Path, listener: socket.socket, greet: Greet) -> None:
+async def _serve(
+    loaded: Loaded, disk: Disk, file: Path, listener: socket.socket, store: Store | None, greet: Greet
+) -> None:
     peers = Alone()
-    server, gateway = build(loaded.config, peers)
+    server, gateway = build(loaded.config, peers, store=store)
     process = Process(gateway, server)
     process.begin(loaded)
     reloader = Reloader(file, loaded, disk, process, gateway.metrics)
@@ -349,10 +364,14 @@ async def _serve(loaded: Loaded, disk: Disk, file: Path, listener: socket.socket
 
 
 async def _work(
-    loaded: Loaded, listener: socket.socket, end: socket.socket, workers: int, profile: str | None
+    loaded: Loaded,
+    listener: socket.socket,
+    link: tuple[socket.socket, int],
+    profile: str | None,
+    store: Store | None,
 ) -> None:
-    worker = Worker(await Link.on(end), workers)
-    server, gateway = build(loaded.config, worker, shared=True)
+    worker = Worker(await Link.on(link[0]), link[1])
+    server, gateway = build(loaded.config, worker, shared=True, store=store)
     process = Process(gateway, server, shared=True)
     process.begin(loaded)
     process.use_profile(profile)

@@ -23,15 +23,18 @@ from backends.base import OptionsError
 from gateway import logs
 from gateway.adopt import Prepared, Process
 from gateway.config.address import Listen
+from gateway.config.data import Data
 from gateway.config.disk import Disk, Taken
 from gateway.config.file import Loaded, read
 from gateway.config.outcome import Outcome, Refused
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
+from gateway.config.section import validate
 from gateway.fleet.fleet import Fleet
 from gateway.link import Link, Message
 from gateway.listening import opened, staying, why_not
 from gateway.reload import Applied
+from gateway.store.opening import staying as same_store
 
 log = logging.getLogger("gateway.workers")
 
@@ -44,8 +47,12 @@ RELOAD = 60.0
 class Handed:
     """What a worker is started with: what the master has read, where it listens, and which profile is active."""
 
-    def __init__(self, path: Path, disk: Disk, listen: Listen, port: int) -> None:
-        """Hand on what was read from `disk`. `listen` is the address as the config has it; `port` the real port."""
+    def __init__(self, path: Path, disk: Disk, listen: Listen, port: int, data: Data | None) -> None:
+        """Hand on what was read from `disk`.
+
+        `listen` is the address as the config has it; `port` the real port. `data` is the store that is open, which may
+        be another one than the config says.
+        """
         self.port = port
         self.profile: str | None = None
         self.content = {
@@ -53,6 +60,7 @@ class Handed:
             "taken": disk.taken(),
             "listen": [listen.host, listen.port],
             "port": port,
+            "data": None if data is None else data.written(),
         }
 
     def encode(self) -> bytes:
@@ -65,7 +73,8 @@ def received(data: bytes) -> tuple[Loaded, Listen, str | None]:
     content = json.loads(data)
     loaded = _loaded(content)
     host, port = content["listen"]
-    server = loaded.config.server.model_copy(update={"listen": Listen(host, port)})
+    store = None if content["data"] is None else validate(Data, content["data"])
+    server = loaded.config.server.model_copy(update={"listen": Listen(host, port), "data": store})
     config = loaded.config.model_copy(update={"server": server})
     loaded = dataclasses.replace(loaded, config=config)
     return loaded, Listen(host, content["port"]), content["profile"]
@@ -127,7 +136,8 @@ class Leader:
         self._config = loaded.config
         self._port = port
         self._fleet = fleet
-        self.handed = Handed(path, disk, loaded.config.server.listen, port)
+        server = loaded.config.server
+        self.handed = Handed(path, disk, server.listen, port, server.data)
         """What a worker that starts now is to run by."""
         self.serving: Callable[[], Collection[Link]] = tuple
         """Tells the workers that serve and answer."""
@@ -144,7 +154,9 @@ class Leader:
             raise Refused(str(error)) from None
         moving = loaded.config.server.listen != self._config.server.listen
         where, flaw = self._where(loaded.config) if moving else (loaded.config.server.listen, "")
-        handed = Handed(self._path, disk, loaded.config.server.listen, where.port if moving else self._port)
+        listen = loaded.config.server.listen
+        data = same_store(loaded.config, self._config)[0].server.data
+        handed = Handed(self._path, disk, listen, where.port if moving else self._port, data)
         asked = tuple(self.serving())
         message: dict[str, Any] = {**handed.content, "where": [where.host, where.port]}
         answers = await self._all(asked, "prepare", message)
@@ -157,7 +169,7 @@ class Leader:
             raise
         before, self._config = self._config, config
         if flaw or not moving:
-            handed = Handed(self._path, disk, config.server.listen, self._port)
+            handed = Handed(self._path, disk, config.server.listen, self._port, data)
         handed.profile = self.handed.profile if self.handed.profile in config.profiles else None
         self._port, self.handed = handed.port, handed
         self._fleet.apply(config)
@@ -192,7 +204,11 @@ class Leader:
                 raise Refused("a worker did not answer in time; try again")
             if told is not None and told["refused"]:
                 raise Refused(told["refused"])
-        return staying(config, self._config, flaw) if flaw else (config, ())
+        config, notes = same_store(config, self._config)
+        if flaw:
+            config, further = staying(config, self._config, flaw)
+            notes += further
+        return config, notes
 
     def _where(self, config: Config) -> tuple[Listen, str]:
         """Return the address that workers are to listen at, and why it cannot be had; its port is a real one."""

@@ -24,6 +24,7 @@ from gateway.request import Exchange
 from gateway.routing.decision import Decision
 from gateway.routing.router import Router
 from gateway.serve import Server, build, listen
+from gateway.store.opening import opened
 
 
 @dataclass
@@ -154,7 +155,7 @@ async def serving(
     listener = listen(loaded.server.listen)
     assert listener is not None
     before = asyncio.all_tasks()
-    server, gateway = build(loaded)
+    server, gateway = build(loaded, store=opened(loaded))
     running = asyncio.create_task(server.run_on(listener))
     served = Served(gateway, server, listener.getsockname()[1])
     passed = False

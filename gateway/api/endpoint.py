@@ -13,7 +13,7 @@ from binascii import hexlify
 from collections.abc import Mapping
 from os import urandom
 from time import perf_counter_ns
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -40,6 +40,9 @@ from gateway.telemetry.timeline import AUTH, RECEIVE, ROUTE
 from gateway.telemetry.trace import Sampler
 from gateway.wire.codings import coding_of
 from gateway.wire.downstream import Receive, Scope, Send, way_back_of
+
+if TYPE_CHECKING:
+    from gateway.store.store import Store
 
 _TRACE: Final = (b"traceparent", b"tracestate")
 _LONGEST_TRACE: Final = 512
@@ -76,6 +79,8 @@ class Core:
         self.sink: FinishedSink = dispatcher.accounting
         self.sampler: Sampler | None = None
         """Begins the traces of requests; None where none are made."""
+        self.store: Store | None = None
+        """What outlives requests; None where the config has no `server.data`."""
 
     def may_appear(self, name: str, caller: Caller) -> bool:
         """Tell whether it is worth asking the engines for a model that nobody knows."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from backends import registry
 from backends.base import OptionsError
-from gateway.config import check_models, check_profiles, check_routes, tracing
+from gateway.config import check_models, check_profiles, check_routes, data, tracing
 from gateway.config.explain import Names
 from gateway.config.problems import Problem, quote
 from gateway.config.schema import Config
@@ -69,6 +69,8 @@ def _server(config: Config, source: Source) -> Iterator[Problem]:
         )
     if config.server.tracing is not None and not tracing.is_installed():
         yield source.problem(("server", "tracing"), tracing.MISSING, at_key=True)
+    if config.server.data is not None and config.server.data.database is not None and not data.is_installed():
+        yield source.problem(("server", "data", "database"), data.MISSING, at_key=True)
     if asks and "*" in config.server.cors and (keys is None or not keys.content):
         yield source.problem(
             ("server", "cors"),

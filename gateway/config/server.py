@@ -7,6 +7,7 @@ from typing import Literal
 from backends.facts.units import Duration, Size, Wait
 from gateway.config.address import IpNetwork, ListenAddress
 from gateway.config.certificate import Tls
+from gateway.config.data import FolderOrData
 from gateway.config.section import Section, setting
 from gateway.config.texts import Line, Origin
 from gateway.config.tracing import Tracing
@@ -134,4 +135,9 @@ class Server(Section):
     tracing: Tracing | None = setting(
         None,
         "Traces of requests, sent to an OpenTelemetry collector; needs the extra `otel`. Left out, there are none.",
+    )
+    data: FolderOrData | None = setting(
+        None,
+        "A folder of the gateway's own, such as `/var/lib/gateway`, for stored responses, files and batches; or a map. "
+        "Left out, nothing is kept, and requests for these are refused. A change takes a restart.",
     )

@@ -24,6 +24,7 @@ from gateway.config import json_schema
 from gateway.config.address import IpNetwork, ListenAddress, Url
 from gateway.config.admission import Slots
 from gateway.config.backend import BackendConfig, engine_section
+from gateway.config.data import Age, Data
 from gateway.config.defaults import TimeoutOverrides
 from gateway.config.hedge import After
 from gateway.config.model import Alias, Target
@@ -46,6 +47,7 @@ HOMES: dict[type[BaseModel], tuple[str, str]] = {
 WORDS: list[tuple[Any, str]] = [
     (Duration, "duration"),
     (Wait, "duration"),
+    (Age, "age"),
     (After, "duration, `p90`, `p95` or `p99`"),
     (Size, "size"),
     (Clock, "time of day"),
@@ -201,6 +203,8 @@ def _map(kind: type[BaseModel], hint: Any, way: str) -> str:
         return f"map of text or [map]({_anchor('models.NAME.targets.NAME')})"
     if kind is Alias:
         return f"list of names, globs or [maps]({_anchor('models.NAME.aliases')})"
+    if kind is Data:
+        return f"text or [map]({_anchor(way)})"
     if kind in HOMES:
         return _shared(kind, hint, way)
     entry = _entry(hint)

@@ -15,6 +15,7 @@ import yaml
 from backends import registry
 from gateway.config import json_schema
 from gateway.config.backend import BackendConfig, engine_section
+from gateway.config.data import Data
 from gateway.config.defaults import Defaults
 from gateway.config.file import load
 from gateway.config.problems import ConfigError
@@ -106,6 +107,7 @@ def test_the_full_example_has_every_key() -> None:
     none = {"defaults.timeouts.answer", "defaults.model", "defaults.unknown_model", "server.log.access"}
     none |= {"server.tls", "server.tls.cert", "server.tls.key", "server.metrics.listen"}
     none |= {"server.tracing", *(f"server.tracing.{name}" for name in Tracing.model_fields)}
+    none |= {"server.data", *(f"server.data.{name}" for name in Data.model_fields)}
     assert missing == {"keys.NAME.value", "backends.NAME.options"} | none
 
 

@@ -24,8 +24,13 @@ import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 HOME: Final = ROOT / ".tools"
-PACKAGES: Final = {"prometheus": ("prometheus", "promtool")}
-"""Debian's packages, each with the programs that are wanted of it."""
+INSTALLED: Final = Path("/")
+"""Where packages are that are installed."""
+PACKAGES: Final = {
+    "prometheus": ("usr/bin/prometheus", "usr/bin/promtool"),
+    "postgresql-15": ("usr/lib/postgresql/15/bin/initdb", "usr/lib/postgresql/15/bin/postgres"),
+}
+"""Debian's packages, each with the programs that are wanted of it, and where they are."""
 REQUIRED: Final = "REQUIRE_TOOLS"
 """The environment variable that makes a missing program a failure."""
 CLIENTS: Final = ("apt-get", "dpkg-deb")
@@ -38,13 +43,14 @@ class Unavailable(Exception):
 
 
 def find(program: str) -> Path | None:
-    """Return where a program is: on the PATH, else below `.tools/`; None if it is nowhere."""
+    """Return where a program is: on the PATH, else in its package, installed or below `.tools/`; None elsewhere."""
     if found := shutil.which(program):
         return Path(found)
     for package, programs in PACKAGES.items():
-        place = HOME / package / "usr" / "bin" / program
-        if program in programs and place.exists():
-            return place
+        for place in (each for each in programs if Path(each).name == program):
+            for root in (INSTALLED, HOME / package):
+                if (root / place).exists():
+                    return root / place
     return None
 
 
@@ -122,7 +128,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--optional", action="store_true", help="exit with 0 where a package cannot be had")
     options = parser.parse_args(arguments)
-    for package, programs in PACKAGES.items():
+    for package, places in PACKAGES.items():
+        programs = [Path(each).name for each in places]
         if all(map(find, programs)):
             continue
         print(f"Fetching Debian's {package} into .tools/{package} (once)", flush=True)
@@ -137,9 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
             if not options.optional:
                 return 1
         else:
-            print(
-                f"Fetched: {', '.join(str((place / 'usr/bin' / each).relative_to(ROOT)) for each in programs)}"
-            )
+            print(f"Fetched: {', '.join(str((place / each).relative_to(ROOT)) for each in places)}")
     return 0
 
 

@@ -20,6 +20,7 @@ def nothing_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Make a machine without programs and without `.tools`; return what is in place of the latter."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(debian, "HOME", tmp_path / "tools")
+    monkeypatch.setattr(debian, "INSTALLED", tmp_path / "installed")
     return tmp_path / "tools"
 
 

@@ -1,0 +1,1 @@
+"""What the gateway keeps on disk: one database, and one folder of files."""
