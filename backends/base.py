@@ -280,6 +280,8 @@ class Engine(ABC):
     request_ids: ClassVar[bool] = True
     """Whether the engine accepts any `x-request-id`. Some refuse ids that are not in their own format."""
     actions: ClassVar[frozenset[Action]] = frozenset()
+    model_files: ClassVar[tuple[str, ...]] = ()
+    """The beginnings of the paths of Ollama's API for the files of models that the engine has itself."""
     stream_types: ClassVar[tuple[bytes, ...]] = (b"text/event-stream",)
     """Prefixes of the content types that mark an answer as a stream for the decoder."""
 

@@ -30,6 +30,7 @@ from gateway.api.endpoint import Core, Endpoint
 from gateway.api.endpoints import ENDPOINTS, HOT
 from gateway.api.logs import LogEndpoint
 from gateway.api.observing import Observing
+from gateway.api.ollama_models import ModelFiles
 from gateway.api.orders import OrderEndpoints
 from gateway.api.overview import Overview
 from gateway.api.paths import Paths
@@ -113,6 +114,7 @@ class Gateway:
         EnginePages(self.fleet).add_to(self._web)
         LogEndpoint(self.admin, self._printed).add_to(self._web)
         self.admin.add_to(self._web)
+        ModelFiles(self.admin).add_to(self._web)
         explain.add_to(self._web, self.core, self.admin)
         ConfigEndpoints(self.admin, self.in_force, self._peers.reload, self._profile).add_to(self._web)
         served = [route.path for route in self._web.routes if isinstance(route, Route)]

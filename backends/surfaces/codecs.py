@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from backends.base import Operation, Request
+from backends.dialect.parameters import Parameters
 from backends.surfaces.anthropic.counting import CountTokens
 from backends.surfaces.anthropic.messages import Messages
 from backends.surfaces.ollama.codecs import OllamaChat, OllamaEmbed, OllamaEmbeddings, OllamaGenerate
@@ -31,6 +32,20 @@ CODECS: Final[Mapping[Operation, Codec]] = {
 def possible(native: frozenset[Operation]) -> frozenset[Operation]:
     """Return what an engine can be asked for that has the operations `native`: these, and what can be said in them."""
     return native | {operation for operation, codec in CODECS.items() if codec.said_as in native}
+
+
+def settled(
+    request: Request, native: frozenset[Operation], parameters: Parameters | None, now: Callable[[], int]
+) -> tuple[Request, Translation | None]:
+    """Return a client's request with what its model settles of it, and how it is translated, as `translated` does."""
+    codec = CODECS.get(request.operation)
+    if parameters is None or codec is None or not codec.own_names:
+        request = request if parameters is None else parameters.applied(request)
+        return request, translated(request, native, now)
+    translation = translated(request, native, now)
+    if translation is not None:
+        translation.said = parameters.applied(translation.said)
+    return request, translation
 
 
 def translated(

@@ -121,6 +121,9 @@ class Codec(ABC):
     """What the client asks for."""
     said_as: ClassVar[Operation]
     """What the engine is asked for instead."""
+    own_names: ClassVar[bool] = False
+    """Whether parameters have other names or places in the client's dialect, so that what a model settles of them holds
+    for what is said instead."""
     wishes: ClassVar[frozenset[str]] = frozenset()
     """Members of what is said that are left out where the engine refuses them: clients of this dialect send them
     whether they matter or not."""

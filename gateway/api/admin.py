@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from fastapi import FastAPI, Request
@@ -21,7 +21,7 @@ from fastapi.responses import Response
 from backends.base import Action, Call, Kind
 from backends.framing.ndjson import Framer
 from backends.surfaces.openai import UNBUFFERED, OpenAI
-from backends.surfaces.surface import ErrorFacts
+from backends.surfaces.surface import ErrorFacts, Surface
 from gateway.api.direct import Direct
 from gateway.api.endpoint import Core, headers_of
 from gateway.api.endpoints import SECURITY
@@ -115,23 +115,51 @@ class Admin:
         return found
 
 
+class _Lines(OpenAI):
+    """The dialect of answers in lines of JSON (NDJSON), where an error is one more line."""
+
+    def error_event(self, facts: ErrorFacts, number: int) -> bytes:
+        return self.error(facts) + b"\n"
+
+
+LINES_SURFACE = _Lines()
+"""The surface of answers that are lines of JSON."""
+
+
 class AdminAction(Direct):
     """The answer to one action: reads the request's body, calls the engine, and forwards what the engine answers."""
 
+    surface: ClassVar[Surface] = LINES_SURFACE
+    """The dialect of the answer."""
+
     def __init__(self, admin: Admin, name: str, action: str) -> None:
-        super().__init__(admin.core, LINES_SURFACE)
+        super().__init__(admin.core, self.surface)
         self._admin = admin
         self._name = name
         self._action = action
 
     async def serve(self, scope: Scope, way: AsgiWayBack, exchange: Exchange) -> None:
         caller = self._admin.let_in(scope)
-        backend = self._admin.backend(self._name)
-        call = _call(backend, self._action, arguments_in(exchange.headers, await way.body(BODY)))
+        backend, call = await self.called(scope, way, exchange.headers)
         log.info(
-            "backend '%s': %s, asked for by '%s' (%s)", self._name, self._action, caller.name, exchange.name
+            "backend '%s': %s, asked for by '%s' (%s)", backend.name, self._action, caller.name, exchange.name
         )
         await self._carry_out(backend, call, exchange)
+
+    async def called(
+        self, scope: Scope, way: AsgiWayBack, headers: Mapping[bytes, bytes]
+    ) -> tuple[Backend, Call]:
+        """Return the backend that is asked, and what for. Raises GatewayError."""
+        backend = self._admin.backend(self._name)
+        return backend, _call(backend, self._action, arguments_in(headers, await way.body(BODY)))
+
+    def refused(self, backend: Backend, transfer: Transfer, body: bytes) -> GatewayError:
+        """Return the error for an engine's refusal."""
+        return _refused(backend, transfer, body)
+
+    def line(self, line: bytes) -> bytes:
+        """Return what the operator gets for a line of an engine's answer."""
+        return _public(line)
 
     async def _carry_out(self, backend: Backend, call: Call, exchange: Exchange) -> None:
         if backend.upstream is None:
@@ -146,7 +174,11 @@ class AdminAction(Direct):
             await transfer.open()
             kind = _content_type(transfer)
             if not 200 <= transfer.status < 300:
-                raise _refused(backend, transfer, await transfer.whole(ANSWER))
+                body = b"" if call.method == "HEAD" else await transfer.whole(ANSWER)
+                raise self.refused(backend, transfer, body)
+            if call.method == "HEAD":
+                exchange.reply(200, [(b"content-type", b"text/plain"), NO_SNIFFING], b"")
+                return
             if kind != LINES:
                 body = await transfer.whole(ANSWER)
                 await self._admin.changed(backend.name)
@@ -156,7 +188,7 @@ class AdminAction(Direct):
             exchange.start([(b"content-type", LINES), NO_SNIFFING, *UNBUFFERED])
             try:
                 async for line in _lines(transfer):
-                    exchange.way.write(_public(line) + b"\n")
+                    exchange.way.write(self.line(line) + b"\n")
             finally:
                 # Even if the download broke off or the client left, the engine's models may have changed.
                 backend.woken.set()
@@ -178,15 +210,6 @@ class AdminAction(Direct):
             transfer.close()
 
 
-class _Lines(OpenAI):
-    """The dialect of answers in lines of JSON (NDJSON), where an error is one more line."""
-
-    def error_event(self, facts: ErrorFacts, number: int) -> bytes:
-        return self.error(facts) + b"\n"
-
-
-LINES_SURFACE = _Lines()
-"""The surface of answers that are lines of JSON."""
 NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 """Has browsers believe the content type."""
 

@@ -29,7 +29,6 @@ from typing import Final, Protocol
 import msgspec
 
 from backends.base import (
-    OLLAMA,
     Engine,
     Failure,
     Headers,
@@ -47,7 +46,7 @@ from backends.dialect.errors import reason_of
 from backends.dialect.parameters import Parameters
 from backends.dialect.stream import EventStream
 from backends.framing import sse
-from backends.surfaces.codecs import translated
+from backends.surfaces.codecs import settled
 from backends.surfaces.openai import UNBUFFERED
 from backends.surfaces.translation import Translation
 from gateway.request import Exchange, WayBack
@@ -198,14 +197,10 @@ class Attempt(Sink):
         exchange = self._exchange
         if not self._data:
             try:
-                parameters = self._parameters
-                foreign = exchange.request.operation in OLLAMA
-                if parameters is not None and not foreign:
-                    self.request = parameters.applied(exchange.request)
-                translation = self._translation = translated(self.request, self._backend.native, time_ns)
-                if parameters is not None and foreign and translation is not None:
-                    # Its members have other names and places, until it is said in OpenAI's words.
-                    translation.said = parameters.applied(translation.said)
+                self.request, translation = settled(
+                    exchange.request, self._backend.native, self._parameters, time_ns
+                )
+                self._translation = translation
                 if translation is None:
                     call = self._engine.call(self.request, self._model)
                 else:

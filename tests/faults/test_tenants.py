@@ -13,6 +13,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from gateway.api.endpoints import HOT
+from gateway.api.ollama_models import PATHS as OLLAMA_FILES
 from gateway.api.swagger import TYPES
 from gateway.fake.engine import FakeEngine
 from tests.faults.clients import CHAT, chat, client, config, http, rest, settled
@@ -30,6 +31,8 @@ ENVIRON = {"A": A, "B": B, "NEW": NEW}
 
 OPEN = {"/", "/health", "/ping", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/api/version"}
 """What asks for no key: liveness, numbers, the reference. Everything else does."""
+OPERATORS = set(OLLAMA_FILES)
+"""What only operators may ask for, beside all below `/gateway`."""
 SIMPLE = {CHAT, "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/models/m"}
 """What the engine of these tests can do with a plain body."""
 PRESENTED = {
@@ -80,7 +83,7 @@ async def test_every_route_asks_for_a_key_unless_it_is_on_the_list(tmp_path: Pat
                     assert answer.status == (404 if "{" in path else 200), seen
                 elif status == 401:
                     assert answer.status == 401, seen
-                elif path.startswith("/gateway/"):
+                elif path.startswith(("/gateway/", "/api/blobs/")) or path in OPERATORS:
                     assert answer.status == 403, seen
                 else:
                     # Let in. What the engine cannot do, or what the body lacks, is another matter.

@@ -50,7 +50,7 @@ from backends.base import (
 from backends.dialect.errors import CONTEXT_MARKS, read_failure
 from backends.dialect.openai import OpenAICompatible
 from backends.engines.ollama.answers import LineStream, reply_of
-from backends.engines.ollama.models import ACTIONS, call_for
+from backends.engines.ollama.models import ACTIONS, MODEL_FILES, call_for
 from backends.engines.ollama.requests import Defaults, edited_body, native_body
 from backends.facts import cards
 from backends.facts.launching import ProcessLaunch, Text, program
@@ -224,6 +224,7 @@ class Ollama(OpenAICompatible):
     options_type: ClassVar[type[EngineOptions] | None] = OllamaOptions
     operations: ClassVar[frozenset[Operation]] = frozenset({*PATHS, *OVER_V1})
     actions: ClassVar[frozenset[Action]] = ACTIONS
+    model_files: ClassVar[tuple[str, ...]] = MODEL_FILES
     stream_types: ClassVar[tuple[bytes, ...]] = (b"application/x-ndjson", b"text/event-stream")
 
     def __init__(self, options: OllamaOptions | None = None) -> None:

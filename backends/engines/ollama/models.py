@@ -25,6 +25,8 @@ from backends.facts.units import MODEL_NAME
 
 Members = dict[str, Any]
 
+MODEL_FILES = ("/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete", "/api/blobs/")
+"""Where the files of models are managed."""
 ACTIONS = frozenset(
     {
         Action.LIST,

@@ -13,6 +13,7 @@ from backends.surfaces.translation import Clock, Codec, Said, Writer
 class _Timed(Codec):
     """A codec whose answers tell durations."""
 
+    own_names: ClassVar[bool] = True
     wishes: ClassVar[frozenset[str]] = options.WISHES
 
     def __init__(self, clock: Clock | None = None) -> None:
