@@ -2,8 +2,9 @@
 
 Rules:
 - Pure: time and costs are arguments, nothing waits. Every operation takes O(log n), spread over the operations.
-- The best class goes first. A request rises by one class for every `ageing` seconds that it waits: one of any class is
-  served if it keeps its place.
+- The best class goes first. A request rises by one class for every `ageing` seconds that it waits: one of any class but
+  the last is served if it keeps its place. The last one, `background`, never rises, and gives its place in a full queue
+  to whoever comes with a better one.
 - Inside a class the key goes first that has had the fewest tokens there for its weight (a virtual token counter for
   each key). A key that begins to wait is lifted to those that do: nobody saves up turns.
 - Inside a key and a class it came with, the order is that of arrival.
@@ -19,7 +20,7 @@ from heapq import heapify, heappop, heappush
 from typing import Final
 
 from gateway.admission.tickets import Account, Flow, Ticket
-from gateway.priority import CLASSES
+from gateway.priority import BACKGROUND, CLASSES
 
 _WORST: Final = len(CLASSES) - 1
 _ANSWER: Final = 256.0
@@ -169,6 +170,8 @@ class FairQueue:
         self._rise(now)
         flow, level = newcomer.flow, newcomer.claim.level
         assert flow is not None
+        if level < BACKGROUND and self._all[BACKGROUND]:
+            return next(reversed(self._all[BACKGROUND].values()))
         account, largest = flow.account, self._largest_account()
         assert largest is not None
         if largest.share > account.share:
@@ -232,7 +235,7 @@ class FairQueue:
         """Put a flow that has lost its first request in the class of its next one, if it has one."""
         if flow.waiting:
             first = next(iter(flow.waiting.values()))
-            risen = int((now - first.arrived) / self._ageing)
+            risen = 0 if flow.origin == BACKGROUND else int((now - first.arrived) / self._ageing)
             self._enter(flow, max(0, flow.origin - risen), flow.level)
 
     def _leave(self, flow: Flow) -> None:
@@ -260,7 +263,7 @@ class FairQueue:
 
     def _note_rise(self, flow: Flow) -> None:
         """Note when the first request of a flow rises next."""
-        if flow.level:
+        if flow.level and flow.origin != BACKGROUND:
             first = next(iter(flow.waiting.values()))
             at = first.arrived + (flow.origin - flow.level + 1) * self._ageing
             heappush(self._due, (at, first.number, flow))

@@ -31,7 +31,7 @@ class Key(Section):
     )
     priority: Priority = setting(
         "normal",
-        "The class of the key's requests where they wait: high, normal, low or batch. A request may ask for a lower "
+        "The class of the key's requests where they wait: high, normal, low, batch or background. A request may ask for a lower "
         "one by the header `x-gateway-priority`.",
     )
     weight: int = setting(

@@ -70,6 +70,39 @@ def test_a_request_rises_by_one_class_for_each_interval_that_it_waits() -> None:
     assert line.served() == ["normal", "normal, later", "low", "again"]
 
 
+def test_background_never_rises() -> None:
+    line = Line()
+    line.come("background", "old", "background")
+    line.come("background, later", "old", "background")
+    line.now = 100 * AGEING
+    for name in ("batch", "high"):
+        line.come(name, "new", name)
+    assert line.served(2) == ["high", "batch"]
+    line.now = 200 * AGEING
+    assert line.served(1) == ["background"]
+    line.now = 300 * AGEING
+    newcomer = line.come("batch", "new", "batch")
+    assert line.queue.position(newcomer, line.now) == 1
+    assert line.served() == ["batch", "background, later"]
+
+
+def test_background_gives_its_place_in_a_full_queue_to_every_better_class() -> None:
+    """Also where the newcomer's own key has more waiting than the key of what is in the background."""
+    line = Line()
+    for number in range(5):
+        line.come(f"a{number}", "a", "normal")
+    first = line.come("background", "b", "background")
+    last = line.come("background, later", "b", "background")
+    line.now = 100 * AGEING
+    newcomer = line.come("batch", "a", "batch")
+    assert line.queue.victim(newcomer, line.now) is last
+    line.queue.withdraw(last, line.now)
+    assert line.queue.victim(newcomer, line.now) is first
+    line.queue.withdraw(first, line.now)
+    own = line.come("background, own", "a", "background")
+    assert line.queue.victim(own, line.now) is own
+
+
 def test_ageing_may_change_while_requests_wait() -> None:
     line = Line()
     line.come("batch", "old", "batch")
@@ -341,7 +374,7 @@ def test_heaps_stay_small_though_nobody_is_served() -> None:
     line.come("first", "stays")
     for number in range(20_000):
         line.now += 0.01
-        place = line.come(str(number), f"key{number % 3}", CLASSES[number % 4])
+        place = line.come(str(number), f"key{number % 3}", CLASSES[number % 5])
         line.queue.withdraw(place, line.now)
     assert heaps(line.queue) < 500
 
