@@ -25,7 +25,19 @@ from gateway.config.disk import Disk
 from gateway.config.file import Loaded, read
 from gateway.config.problems import ConfigError
 from gateway.config.texts import NAME
-from gateway.console import backends, canaries, config, explain, models, orders, replay, requests, status, top
+from gateway.console import (
+    backends,
+    batch,
+    canaries,
+    config,
+    explain,
+    models,
+    orders,
+    replay,
+    requests,
+    status,
+    top,
+)
 from gateway.console import logs as engine_logs
 from gateway.fake import command
 from gateway.store.failure import StoreError
@@ -95,6 +107,14 @@ def _parser() -> argparse.ArgumentParser:
         "name", nargs="?", type=_key_name, default="my-key", help="who the key is for (default: my-key)"
     )
     new.set_defaults(run=_key_new)
+
+    batch.add_command(
+        _command(
+            commands,
+            "batch",
+            "send the requests in a file to a running gateway, and go on where it was ended",
+        )
+    )
 
     _add_operating(commands)
     models.add_command(

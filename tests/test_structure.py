@@ -66,6 +66,7 @@ FLOORS = (
     Floor(("gateway.fleet.*",), siblings=True),
     Floor(("gateway.balance.*", "gateway.admission.*"), siblings=True),
     Floor(("gateway.wire.*", "gateway.machine.*"), siblings=True),
+    Floor(("gateway.batches.*",), siblings=True),
     Floor(("gateway.store.*",), siblings=True),
     Floor(
         (

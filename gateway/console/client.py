@@ -14,7 +14,7 @@ import json
 import os
 import ssl
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 URL = "http://127.0.0.1:8080"
@@ -31,10 +31,14 @@ class Failed(Exception):
     """A command failed; the message says why in one line."""
 
 
-def add_arguments(parser: argparse.ArgumentParser, nested: bool = False) -> None:
+ADMIN = "a key with `admin: true`"
+
+
+def add_arguments(parser: argparse.ArgumentParser, nested: bool = False, key: str = ADMIN) -> None:
     """Add the options that name the gateway and the key.
 
     `nested`: the command is part of another one that has them too, whose options count where its own are left out.
+    `key`: what kind of key the command needs.
     """
     parser.add_argument(
         "--url", default=argparse.SUPPRESS if nested else URL, help=f"the gateway (default: {URL})"
@@ -43,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser, nested: bool = False) -> None
         "--key-env",
         default=argparse.SUPPRESS if nested else KEY_ENV,
         metavar="NAME",
-        help=f"the environment variable that holds a key with `admin: true` (default: {KEY_ENV})",
+        help=f"the environment variable that holds {key} (default: {KEY_ENV})",
     )
     parser.add_argument(
         "--ca",
@@ -51,6 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser, nested: bool = False) -> None
         metavar="FILE",
         help="certificates to trust instead of the system's, for a gateway with a certificate of your own",
     )
+
+
+class Answered(NamedTuple):
+    """What the gateway answered to a request for an engine."""
+
+    status: int
+    request_id: str
+    retry_after: float | None
+    """Seconds after which the request may come again, where the answer says so."""
+    body: bytes
 
 
 class Client:
@@ -83,6 +97,8 @@ class Client:
         self._patience = patience
         self._key = key
         self._key_env = key_env
+        self._kept: http.client.HTTPConnection | None = None
+        """The connection of `send`, while it is open."""
 
     @classmethod
     def of(cls, options: argparse.Namespace, patience: float = PATIENCE) -> Client:
@@ -197,6 +213,49 @@ class Client:
             yield from lines
         yield rest
 
+    def alive(self) -> None:
+        """Ask whether the gateway lives. Raises Failed where it does not, or is none."""
+        self._map("GET", "/healthz")
+
+    def send(self, path: str, body: bytes, headers: dict[str, str]) -> Answered:
+        """Return what the gateway answers to a request for an engine, whatever its status. Raises Failed.
+
+        The connection is kept for the next request.
+        """
+        for is_new in (self._kept is None, True):
+            connection = self._kept if self._kept is not None else self._connection()
+            self._kept = connection
+            try:
+                connection.request("POST", self._prefix + path, body, {**self._headers(body), **headers})
+                answer = connection.getresponse()
+                return _answered(answer, answer.read())
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                self.close()
+                # The gateway may have closed a connection that was kept, as it does with idle ones.
+                if is_new:
+                    raise self._unreached(error) from None
+        raise AssertionError
+
+    def close(self) -> None:
+        """Close the connection of `send`."""
+        connection, self._kept = self._kept, None
+        if connection is not None:
+            connection.close()
+
+    def refusal(self, answer: Answered, key: str = ADMIN) -> str:
+        """Return why the gateway refused, in words for the person at the terminal. `key`: what kind it takes."""
+        return self._refusal(answer.status, answer.body, key)
+
+    def _headers(self, body: bytes | None) -> dict[str, str]:
+        headers = {"content-type": "application/json"} if body is not None else {}
+        if self._key is not None:
+            headers["authorization"] = f"Bearer {self._key}"
+        return headers
+
+    def _unreached(self, error: Exception) -> Failed:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return Failed(f"cannot reach the gateway at {self.url}: {why}")
+
     def _connection(self) -> http.client.HTTPConnection:
         host = self._host or ""
         if self._tls is None:
@@ -205,13 +264,10 @@ class Client:
 
     def _exchange(self, method: str, path: str, body: bytes | None, patience: float) -> Iterator[bytes]:
         connection = self._connection()
-        headers = {"content-type": "application/json"} if body is not None else {}
-        if self._key is not None:
-            headers["authorization"] = f"Bearer {self._key}"
         try:
             connection.connect()
             connection.sock.settimeout(patience)
-            connection.request(method, self._prefix + path, body, headers)
+            connection.request(method, self._prefix + path, body, self._headers(body))
             answer = connection.getresponse()
             if answer.status != 200:
                 raise Failed(self._refusal(answer.status, answer.read()))
@@ -228,12 +284,11 @@ class Client:
             )
             raise Failed(f"the certificate at {self.url} is not trusted: {why}; {hint}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise Failed(f"cannot reach the gateway at {self.url}: {why}") from None
+            raise self._unreached(error) from None
         finally:
             connection.close()
 
-    def _refusal(self, status: int, body: bytes) -> str:
+    def _refusal(self, status: int, body: bytes, key: str = ADMIN) -> str:
         """Return why the gateway refused, and what helps where it wants an operator's key."""
         try:
             error = json.loads(body)["error"]
@@ -241,10 +296,17 @@ class Client:
         except (ValueError, TypeError, KeyError, AttributeError):
             return f"it answered with status {status}"
         if status == 401:
-            return f"{message}; put a key with `admin: true` into the environment variable {self._key_env}"
+            return f"{message}; put {key} into the environment variable {self._key_env}"
         if code == "admin_required" and self._key is not None:
             return f"{message}: give it `admin: true` in the config, or put another into {self._key_env}"
         return message
+
+
+def _answered(answer: http.client.HTTPResponse, body: bytes) -> Answered:
+    """Return an answer whose body has been read."""
+    asked = answer.getheader("retry-after", "")
+    seconds = float(asked) if asked.isdecimal() else None
+    return Answered(answer.status, answer.getheader("x-request-id", ""), seconds, body)
 
 
 def _trusting(ca: str | None) -> ssl.SSLContext:
