@@ -31,8 +31,8 @@ class Key(Section):
     )
     priority: Priority = setting(
         "normal",
-        "The class of the key's requests where they wait: high, normal, low, batch or background. A request may ask for "
-        "a lower one by the header `x-gateway-priority`.",
+        "The class of the key's requests where they wait: high, normal, low, batch or background. A request may ask "
+        "for a lower one by the header `x-gateway-priority`.",
     )
     weight: int = setting(
         1,
