@@ -277,6 +277,8 @@ class Engine(ABC):
     first_token: ClassVar[float | None] = None
     """Seconds until the first content where the config sets no limit, for an engine that commonly needs more than the
     general default: it computes on CPUs, or loads a model when it is asked for it."""
+    has_functions: ClassVar[bool] = False
+    """Whether its chats take the older `functions` and `function_call`; where not, they are said with tools."""
     request_ids: ClassVar[bool] = True
     """Whether the engine accepts any `x-request-id`. Some refuse ids that are not in their own format."""
     actions: ClassVar[frozenset[Action]] = frozenset()
@@ -355,6 +357,13 @@ class Engine(ABC):
 
     def metrics(self) -> MetricsPage | None:
         """Return the engine's own metrics page and what is read of it; None where it has none in Prometheus' format."""
+        return None
+
+    def page(self, name: str, model: str) -> Call | None:
+        """Return the request for one of the engine's own pages about a model; None where it has no page of this name.
+
+        It loads nothing and wakes nobody.
+        """
         return None
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:

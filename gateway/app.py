@@ -22,17 +22,19 @@ from starlette.routing import Route
 
 from backends.base import Headers
 from backends.surfaces.dialects import surface_by
-from gateway.api import explain, observed
+from gateway.api import azure, explain, observed
 from gateway.api.admin import Admin
 from gateway.api.canaries import CanaryEndpoints
 from gateway.api.configuration import ConfigEndpoints
 from gateway.api.endpoint import Core, Endpoint
 from gateway.api.endpoints import ENDPOINTS, HOT
 from gateway.api.logs import LogEndpoint
+from gateway.api.model_pages import ModelPages
 from gateway.api.observing import Observing
 from gateway.api.ollama_models import ModelFiles
 from gateway.api.orders import OrderEndpoints
 from gateway.api.overview import Overview
+from gateway.api.passing import EnginePaths
 from gateway.api.paths import Paths
 from gateway.api.scraping import EnginePages
 from gateway.api.visits import Visits
@@ -112,6 +114,8 @@ class Gateway:
         CanaryEndpoints(self.admin, self._asked).add_to(self._web)
         OrderEndpoints(self.admin, self._order).add_to(self._web)
         EnginePages(self.fleet).add_to(self._web)
+        EnginePaths(self.admin).add_to(self._web)
+        ModelPages(self.admin).add_to(self._web)
         LogEndpoint(self.admin, self._printed).add_to(self._web)
         self.admin.add_to(self._web)
         ModelFiles(self.admin).add_to(self._web)
@@ -138,8 +142,11 @@ class Gateway:
                 scope["path"] = _decoded(scope["raw_path"])
             endpoint = self.hot.get(scope["path"])
             if endpoint is None:
-                scope["path"] = self._paths.meant(scope["path"])
+                path, deployment = azure.meant(scope["path"])
+                scope["path"] = self._paths.meant(path)
                 endpoint = self.hot.get(scope["path"])
+                if endpoint is not None and deployment:
+                    endpoint = endpoint.at(deployment)
             if scope["method"] == "OPTIONS" and (allowed := origins.preflight(headers)):
                 await self.answer(scope, receive, send, allowed)
                 return
@@ -156,7 +163,7 @@ class Gateway:
                 await self.answer(scope, receive, send, error)
                 return
             if scope["method"] == "HEAD":
-                scope = {**scope, "method": "GET"}
+                scope = {**scope, "method": "GET", "gateway.method": "HEAD"}
             request_id = scope["gateway.request_id"] = self.core.request_id(headers.get(b"x-request-id"))
             marks = surface_by(headers.get(b"anthropic-version")).marks(request_id)
             send = self._tagged(scope, send, (*marks, *origins.answering(headers)))

@@ -42,6 +42,7 @@ LAST = frozenset(
         "transcript.text.done",
         "speech.audio.done",
         "image_generation.completed",
+        "image_edit.completed",
     }
 )
 """The types of the events that complete a stream, of all APIs."""

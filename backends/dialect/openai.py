@@ -49,10 +49,20 @@ PATHS = {
     Operation.TRANSLATIONS: "/v1/audio/translations",
     Operation.SPEECH: "/v1/audio/speech",
     Operation.IMAGES: "/v1/images/generations",
+    Operation.IMAGE_EDITS: "/v1/images/edits",
+    Operation.IMAGE_VARIATIONS: "/v1/images/variations",
+    Operation.REALTIME: "/v1/realtime",
 }
 """The path of each operation, unless an engine's `paths` differs. They are the gateway's own paths too."""
 
-FORMS = frozenset({Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS})
+FORMS = frozenset(
+    {
+        Operation.TRANSCRIPTIONS,
+        Operation.TRANSLATIONS,
+        Operation.IMAGE_EDITS,
+        Operation.IMAGE_VARIATIONS,
+    }
+)
 """Operations whose request is a form (`multipart/form-data`) instead of JSON."""
 
 ANTHROPIC = frozenset({Operation.MESSAGES, Operation.COUNT_TOKENS})

@@ -39,7 +39,8 @@ _WRITTEN: Final = (
     Operation.INFILL,
 )
 _HEARD: Final = (Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS)
-_MEDIA: Final = (*_HEARD, Operation.SPEECH, Operation.IMAGES)
+_PICTURES: Final = (Operation.IMAGES, Operation.IMAGE_EDITS, Operation.IMAGE_VARIATIONS)
+_MEDIA: Final = (*_HEARD, Operation.SPEECH, *_PICTURES)
 _EMBEDDED: Final = (Operation.EMBEDDINGS,)
 _COMPARED: Final = (Operation.RERANK, Operation.SCORE)
 _AT: Final[Mapping[str, tuple[Operation, ...]]] = {
@@ -56,8 +57,8 @@ _AT: Final[Mapping[str, tuple[Operation, ...]]] = {
     "voice": (Operation.SPEECH,),
     "speed": (Operation.SPEECH,),
     "instructions": (Operation.SPEECH,),
-    "size": (Operation.IMAGES,),
-    "quality": (Operation.IMAGES,),
+    "size": _PICTURES,
+    "quality": (Operation.IMAGES, Operation.IMAGE_EDITS),
     "style": (Operation.IMAGES,),
 }
 """The operations that a parameter belongs to; all others belong to those that write text."""

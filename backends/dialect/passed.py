@@ -45,6 +45,8 @@ _RESULTS: Mapping[Operation, _Result] = {
     Operation.TRANSCRIPTIONS: _Result("text", b'"', empty=True),
     Operation.TRANSLATIONS: _Result("text", b'"', empty=True),
     Operation.IMAGES: _Result("data", b"["),
+    Operation.IMAGE_EDITS: _Result("data", b"["),
+    Operation.IMAGE_VARIATIONS: _Result("data", b"["),
 }
 
 _TEXTS = (b"text/plain", b"text/vtt", b"text/srt", b"application/x-subrip")
@@ -370,6 +372,8 @@ DECODERS: Mapping[Operation, Callable[[Engine, Request], StreamDecoder]] = {
     Operation.TRANSLATIONS: Events,
     Operation.SPEECH: _speech,
     Operation.IMAGES: Events,
+    Operation.IMAGE_EDITS: Events,
+    Operation.IMAGE_VARIATIONS: Events,
 }
 """The decoder of each operation that has streams."""
 

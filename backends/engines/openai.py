@@ -13,4 +13,5 @@ class OpenAI(OpenAICompatible):
 
     name: ClassVar[str] = "openai"
     checked: ClassVar[str] = "OpenAI's API reference, and this gateway behind itself (run)"
+    has_functions: ClassVar[bool] = True
     keeps: ClassVar[frozenset[str]] = frozenset(COHERES)

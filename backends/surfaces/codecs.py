@@ -2,6 +2,7 @@
 
 Rules:
 - Where an engine has the operation itself, the client's bytes pass, unless the client or the config wants otherwise.
+- A chat with the older `functions` is said with tools where the engine knows only these.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final
 
 from backends.base import Operation, Request
 from backends.dialect.parameters import Parameters
+from backends.surfaces import functions
 from backends.surfaces.anthropic.counting import CountTokens
 from backends.surfaces.anthropic.messages import Messages
 from backends.surfaces.ollama.codecs import OllamaChat, OllamaEmbed, OllamaEmbeddings, OllamaGenerate
@@ -27,6 +29,7 @@ CODECS: Final[Mapping[Operation, Codec]] = {
     Operation.OLLAMA_EMBEDDINGS: OllamaEmbeddings(),
 }
 """The codec of each operation that has one."""
+_FUNCTIONS: Final[Codec] = functions.Functions()
 
 
 def possible(native: frozenset[Operation]) -> frozenset[Operation]:
@@ -35,28 +38,38 @@ def possible(native: frozenset[Operation]) -> frozenset[Operation]:
 
 
 def settled(
-    request: Request, native: frozenset[Operation], parameters: Parameters | None, now: Callable[[], int]
+    request: Request,
+    native: frozenset[Operation],
+    parameters: Parameters | None,
+    now: Callable[[], int],
+    has_functions: bool = True,
 ) -> tuple[Request, Translation | None]:
     """Return a client's request with what its model settles of it, and how it is translated, as `translated` does."""
     codec = CODECS.get(request.operation)
     if parameters is None or codec is None or not codec.own_names:
         request = request if parameters is None else parameters.applied(request)
-        return request, translated(request, native, now)
-    translation = translated(request, native, now)
+        return request, translated(request, native, now, has_functions)
+    translation = translated(request, native, now, has_functions)
     if translation is not None:
         translation.said = parameters.applied(translation.said)
     return request, translation
 
 
 def translated(
-    request: Request, native: frozenset[Operation], now: Callable[[], int] = lambda: 0
+    request: Request,
+    native: frozenset[Operation],
+    now: Callable[[], int] = lambda: 0,
+    has_functions: bool = True,
 ) -> Translation | None:
     """Return how an engine with the operations `native` is asked for `request`; None: as it is.
 
-    `now` returns the time in nanoseconds since the epoch, for answers that tell it.
+    `now` returns the time in nanoseconds since the epoch, for answers that tell it. `has_functions`: the engine knows
+    the older `functions` of chats.
 
     Raise RequestError where it would have to be translated and cannot be.
     """
+    if request.operation is Operation.CHAT and not has_functions and functions.used(request):
+        return Translation(_FUNCTIONS, request, now)
     codec = CODECS.get(request.operation)
     if codec is None or codec.said_as not in native:
         return None

@@ -1,7 +1,8 @@
-"""Validate and read a client's multipart form, used for audio, as far as the gateway has to know it.
+"""Validate and read a client's multipart form, used for sound and pictures, as far as the gateway has to know it.
 
 Rules:
-- The form has `model` and `file` exactly once, and `stream` at most once. The file's bytes are not copied.
+- The form has `model` exactly once, a recording's `file` exactly once, `stream` at most once, and at least one of the
+  pictures to edit. The bytes of files are not copied.
 - Everything else is left to the engine and forwarded unchanged. Errors name the wrong field in OpenAI's `param`.
 """
 
@@ -14,6 +15,9 @@ from backends.surfaces.surface import InvalidRequest
 LONGEST_VALUE = 1024
 """Most bytes of a value that the gateway reads itself."""
 
+_PICTURES = {"image", "image[]"}
+"""The parts with pictures to edit, one or several: OpenAI's clients send either name."""
+_PICTURED = (Operation.IMAGE_EDITS, Operation.IMAGE_VARIATIONS)
 _TRUTH = {b"true": True, b"1": True, b"false": False, b"0": False, b"": False}
 
 
@@ -34,9 +38,10 @@ def decode(operation: Operation, body: bytes, content_type: bytes) -> Request:
     model = _text(body, _only(parts, "model"))
     if not model:
         raise _invalid("'model' is empty", param="model")
-    file = _only(parts, "file")
-    if file.start == file.end:
-        raise _invalid("'file' is empty", param="file", code="missing_field")
+    files = _pictures(parts) if operation in _PICTURED else [_only(parts, "file")]
+    for file in files:
+        if file.start == file.end:
+            raise _invalid(f"{file.name!r} is empty", param=file.name, code="missing_field")
     stream = any(part.name == "stream" for part in parts) and _truth(body, _only(parts, "stream"))
     return Request(operation, body, model, stream=stream, content_type=content_type)
 
@@ -48,6 +53,13 @@ def _only(parts: list[Part], name: str) -> Part:
     if len(found) > 1:
         raise _invalid(f"{name!r} stands in the form more than once", param=name)
     return found[0]
+
+
+def _pictures(parts: list[Part]) -> list[Part]:
+    found = [part for part in parts if part.name in _PICTURES]
+    if not found:
+        raise _invalid("'image' is missing", param="image", code="missing_field")
+    return found
 
 
 def _text(body: bytes, part: Part) -> str:

@@ -137,12 +137,18 @@ class Admission:
 class Endpoint:
     """The endpoint of one operation: both a handler for the front door and an ASGI application."""
 
-    __slots__ = ("_core", "_operation", "_surface")
+    __slots__ = ("_core", "_deployment", "_operation", "_surface")
 
-    def __init__(self, core: Core, operation: Operation) -> None:
+    def __init__(self, core: Core, operation: Operation, deployment: str = "") -> None:
+        """Serve an operation; with `deployment`, the name in Azure's paths, for this model whatever the body names."""
         self._core: Core = core
         self._operation: Operation = operation
         self._surface: Surface = surface_of(operation)
+        self._deployment: str = deployment
+
+    def at(self, deployment: str) -> Endpoint:
+        """Return the same endpoint for one deployment of Azure's paths."""
+        return Endpoint(self._core, self._operation, deployment)
 
     def open(self, way: WayBack, headers: Mapping[bytes, bytes], began: int) -> Exchange:
         """Return the request that begins with this head.
@@ -250,8 +256,11 @@ class Endpoint:
     def _read(self, exchange: Exchange, body: bytes) -> None:
         operation = self._operation
         content_type = exchange.headers.get(b"content-type", b"")
-        model = self._core.snapshot.config.defaults.model
+        deployment = self._deployment
+        model = deployment or self._core.snapshot.config.defaults.model
         request = naming.read(self._surface, operation, content_type, body, model)
+        if deployment and request.model != deployment:
+            request = naming.renamed(request, deployment)
         if self._surface.forwarded or operation in CODECS:
             headers = exchange.headers
             request = msgspec.structs.replace(

@@ -156,6 +156,23 @@ ENDPOINTS = (
         gives=(EVENTS,),
     ),
     Hot(
+        Operation.IMAGE_EDITS,
+        ("/v1/images/edits",),
+        "Pictures from pictures and a text",
+        schemas.ImageEditRequest,
+        schemas.ImagesAnswer,
+        FORM,
+        (EVENTS,),
+    ),
+    Hot(
+        Operation.IMAGE_VARIATIONS,
+        ("/v1/images/variations",),
+        "Pictures like another one",
+        schemas.ImageVariationRequest,
+        schemas.ImagesAnswer,
+        FORM,
+    ),
+    Hot(
         Operation.OLLAMA_CHAT,
         ("/api/chat",),
         "Chat (Ollama's API)",

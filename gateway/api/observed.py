@@ -22,7 +22,9 @@ _PROBES: Final = frozenset(("/healthz", "/health", "/ping", "/readyz"))
 
 def is_metrics(path: str) -> bool:
     """Tell whether a page of metrics is at a path: the gateway's own, or a backend's."""
-    return path == "/metrics" or (path.startswith("/backends/") and path.endswith("/metrics"))
+    if path in ("/metrics", "/backends/metrics"):
+        return True
+    return path.startswith("/backends/") and path.endswith("/metrics") and path.count("/") == 3
 
 
 def check(core: Core, scope: Scope, headers: Mapping[bytes, bytes]) -> None:

@@ -307,6 +307,21 @@ class ImagesRequest(_Request):
     stream: bool | None = Field(None, description="Answer with server-sent events.")
 
 
+class ImageEditRequest(_Request):
+    image: bytes | list[bytes] = Field(description="One picture, or several as `image[]`.")
+    mask: bytes | None = None
+    prompt: str | None = None
+    n: int | None = None
+    size: str | None = None
+    stream: bool | None = Field(None, description="Answer with server-sent events.")
+
+
+class ImageVariationRequest(_Request):
+    image: bytes
+    n: int | None = None
+    size: str | None = None
+
+
 class Picture(_Open):
     b64_json: str | None = None
     url: str | None = None

@@ -25,6 +25,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
+from backends.base import Kind
 from backends.surfaces.dialects import surface_at
 from gateway.api import anthropic, schemas
 from gateway.api.cards import card
@@ -92,6 +93,16 @@ def _models(app: FastAPI, core: Core) -> None:
         now = asyncio.get_running_loop().time()
         data = [card(entry, now) for entry in listed]
         return Response(msgspec.json.encode({"object": "list", "data": data}), media_type="application/json")
+
+    @app.post("/v1/moderations", include_in_schema=False)
+    async def moderations(request: Request) -> Response:
+        """Refuse: no engine has the models for it, and an invented verdict would be worse than none."""
+        caller(request)
+        message = (
+            "no engine behind this gateway classifies content as OpenAI's moderation models do; "
+            "ask OpenAI's API itself, or a safety model by /v1/chat/completions"
+        )
+        raise GatewayError(Kind.UNSUPPORTED, message)
 
     @app.get("/v1/models/{model:path}", tags=["models"], response_model=schemas.ModelInfo)
     async def get_model(model: str, request: Request) -> Response:

@@ -198,7 +198,8 @@ class Attempt(Sink):
         if not self._data:
             try:
                 self.request, translation = settled(
-                    exchange.request, self._backend.native, self._parameters, time_ns
+                    *(exchange.request, self._backend.native, self._parameters, time_ns),
+                    self._engine.has_functions,
                 )
                 self._translation = translation
                 if translation is None:

@@ -83,6 +83,8 @@ async def test_what_answers_get_answers_head(served: Served) -> None:
             or ("{name}" in template and not template.startswith("/docs/"))
         ):
             continue  # nothing was decided yet, and the engine has no log, no page of metrics and no files
+        if template in ("/props", "/slots"):
+            continue  # of llama.cpp's models
         path = template.replace("{model:path}", "m").replace("{name}", "swagger-ui.css")
         async with client(served.port) as caller:
             await caller.send(http(None, "X-Request-Id: r", path=path, method="GET"))

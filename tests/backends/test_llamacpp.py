@@ -232,6 +232,7 @@ def test_other_operations_pass_unchanged(name: str, operation: Operation, usage:
 
 def test_operations_are_those_it_has() -> None:
     missing = {Operation.SCORE, Operation.TRANSLATIONS, Operation.SPEECH, Operation.IMAGES}
+    missing |= {Operation.IMAGE_EDITS, Operation.IMAGE_VARIATIONS, Operation.REALTIME}
     assert NATIVE - LlamaCpp.operations == missing
 
 

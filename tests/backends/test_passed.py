@@ -405,7 +405,7 @@ def test_usage_is_read_and_never_spoils_a_stream(said: str) -> None:
 
 def test_every_operation_is_read_somewhere() -> None:
     ours = {Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS}
-    assert ours | OPERATIONS == NATIVE
+    assert ours | OPERATIONS | {Operation.REALTIME} == NATIVE, "what goes over a WebSocket is not read"
     assert set(DECODERS) <= OPERATIONS
 
 

@@ -11,11 +11,21 @@ Rules:
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
-from backends.base import Operation, Request
+from backends.base import Call, Operation, Request
 from backends.dialect import edits, rewrite
+
+LACKS = frozenset(
+    (
+        *(Operation.SCORE, Operation.TRANSLATIONS, Operation.SPEECH, Operation.REALTIME),
+        *(Operation.IMAGES, Operation.IMAGE_EDITS, Operation.IMAGE_VARIATIONS),
+    )
+)
+"""What llama.cpp's server has no path for."""
+_PAGES = ("props", "slots")
 
 
 class _Format(msgspec.Struct):
@@ -43,6 +53,13 @@ _MARKS = {
     Operation.COMPLETIONS: b'"echo"',
 }
 """A member of each operation without which nothing is to be looked at."""
+
+
+def page(name: str, model: str) -> Call | None:
+    """Return the request for a page about a model. A server that has several loads none for it."""
+    if name not in _PAGES:
+        return None
+    return Call(f"/{name}?model={quote(model, safe='')}&autoload=false", method="GET")
 
 
 def edited(request: Request) -> Request:

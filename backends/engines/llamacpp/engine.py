@@ -48,7 +48,7 @@ from backends.dialect import rewrite
 from backends.dialect.errors import garbled
 from backends.dialect.openai import OpenAICompatible
 from backends.engines.llamacpp import answers, forced
-from backends.engines.llamacpp.asked import edited
+from backends.engines.llamacpp.asked import LACKS, edited, page
 from backends.engines.llamacpp.launch import LlamaCppLaunch
 from backends.facts import cards, metrics
 from backends.facts.signals import Metric, Table, from_metrics, reading, samples
@@ -141,12 +141,7 @@ class LlamaCpp(OpenAICompatible):
     first_token: ClassVar[float | None] = LONG_FIRST_TOKEN
     shortens: ClassVar[bool] = False
     launch_options: ClassVar[type[LaunchOptions] | None] = LlamaCppLaunch
-    operations: ClassVar[frozenset[Operation]] = NATIVE - {
-        Operation.SCORE,
-        Operation.TRANSLATIONS,
-        Operation.SPEECH,
-        Operation.IMAGES,
-    }
+    operations: ClassVar[frozenset[Operation]] = NATIVE - LACKS
 
     def call(self, request: Request, model: str) -> Call:
         """Return the request, for a stream where possible; the relay assembles it if the client wants a whole answer.
@@ -162,6 +157,9 @@ class LlamaCpp(OpenAICompatible):
             return super().call(request, model)
         asked = msgspec.structs.replace(request, body=rewrite.streamed(request.body), stream=True)
         return super().call(asked, model)
+
+    def page(self, name: str, model: str) -> Call | None:
+        return page(name, model)
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
         translate = _TRANSLATIONS.get(request.operation)

@@ -144,6 +144,8 @@ class SGLang(OpenAICompatible):
         Operation.TRANSLATIONS,
         Operation.SPEECH,
         Operation.IMAGES,
+        Operation.IMAGE_EDITS,
+        Operation.IMAGE_VARIATIONS,
     }
     actions: ClassVar[frozenset[Action]] = frozenset(
         {Action.LOAD_LORA, Action.UNLOAD_LORA, Action.SLEEP, Action.WAKE}

@@ -100,6 +100,8 @@ class VLLM(OpenAICompatible):
         Operation.INFILL,
         Operation.SPEECH,
         Operation.IMAGES,
+        Operation.IMAGE_EDITS,
+        Operation.IMAGE_VARIATIONS,
     }
     actions: ClassVar[frozenset[Action]] = frozenset(
         {Action.LOAD_LORA, Action.UNLOAD_LORA, Action.SLEEP, Action.WAKE}
