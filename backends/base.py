@@ -15,6 +15,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -31,6 +32,8 @@ from backends.metrics import MetricsPage as MetricsPage  # noqa: PLC0414 (others
 from backends.operation import NATIVE as NATIVE  # noqa: PLC0414 (others import it from here)
 from backends.operation import OLLAMA as OLLAMA  # noqa: PLC0414 (others import it from here)
 from backends.operation import Operation as Operation  # noqa: PLC0414 (others import it from here)
+from backends.sizing.model import ModelFacts
+from backends.sizing.need import Need, Space
 
 LONG_FIRST_TOKEN = 600.0
 """Seconds until the first content of an engine that computes on CPUs: 30,000 tokens of a prompt at 50 per second."""
@@ -246,6 +249,17 @@ class LaunchOptions(Options):
 
     def longest(self) -> int | None:
         """Return how many tokens a request may use, prompt and answer together; None where no option says so."""
+        return None
+
+    def files(self) -> Path | None:
+        """Return where the model's files are, a file or a folder; None where they are not on this machine."""
+        return None
+
+    def need(self, facts: ModelFacts, space: Space) -> Need | None:
+        """Return the memory that the engine takes for this model; None where that cannot be reckoned.
+
+        `space` has the GPUs that the engine may use. Nothing is measured: whoever has measured the engine knows better.
+        """
         return None
 
     def notes(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from backends.base import Engine, EngineOptions, LaunchOptions
 ENTRY_POINTS = "llm_serving_gateway.engines"
 
 ENGINES: dict[str, str] = {
-    "llama-cpp-python": "backends.engines.llama_cpp_python:LlamaCppPython",
+    "llama-cpp-python": "backends.engines.llama_cpp_python.engine:LlamaCppPython",
     "llamacpp": "backends.engines.llamacpp.engine:LlamaCpp",
     "lmdeploy": "backends.engines.lmdeploy.engine:LMDeploy",
     "ollama": "backends.engines.ollama.engine:Ollama",

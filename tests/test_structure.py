@@ -103,6 +103,7 @@ FLOORS = (
         ),
         siblings=True,
     ),
+    Floor(("backends.sizing.*",), siblings=True),
 )
 
 # A runner is a program of its own, started as a process: nobody imports it, it imports nothing of ours.

@@ -55,9 +55,16 @@ from backends.facts.actions import checked_arguments
 from backends.facts.launching import Count, ServerLaunch, Text, arguments, program
 from backends.facts.units import Share
 from backends.framing import multipart, sse
+from backends.sizing.model import ModelFacts
+from backends.sizing.need import GIB, Need, Space
+from backends.sizing.serving import BATCH, ServingPlan, serving
 
 COMMAND = ("transformers", "serve")
 INSTALL = "install it with `pip install 'transformers[serving]' torch`"
+CACHE_SHARE = 0.9
+"""How much of the free memory of a GPU the KV cache takes with continuous batching, where no option says so."""
+PROGRAM = 1 * GIB
+"""RAM of the server itself: Python, torch and the library."""
 MAX_NEW_TOKENS = 1024
 """The most tokens of an answer if the request sets no limit; with a `generation_config` the default would be 20."""
 
@@ -118,6 +125,20 @@ class TransformersLaunch(ServerLaunch):
     def launch(self, host: str, port: int) -> Launch:
         argv = [*program(self.command or COMMAND, INSTALL), self.model, "--host", host, "--port", str(port)]
         return self.process([*argv, *arguments(self, FLAGS), *self.extra_args])
+
+    def need(self, facts: ModelFacts, space: Space) -> Need | None:
+        seen = Space(ram=space.ram) if self.device == "cpu" else self.space(space)
+        share = (self.gpu_memory or CACHE_SHARE) if self.continuous_batching else None
+        plan = ServingPlan(
+            tokens=None,
+            batch=self.max_batched_tokens or BATCH,
+            dtype=self.dtype,
+            quantization=self.quantization,
+            share=share,
+            of_free=True,
+            program=PROGRAM,
+        )
+        return serving(facts, plan, seen)
 
     def engine_options(self) -> TransformersOptions:
         """Return options that say `pinned`: the server is started with a model of its own."""

@@ -13,14 +13,17 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from backends.base import Launch, LaunchError, LaunchOptions
-from backends.facts.trained import too_long
 from backends.facts.units import MODEL_NAME, Duration, Share
+from backends.sizing.files import local, too_long
+from backends.sizing.model import ModelFacts
+from backends.sizing.need import Need, Space
+from backends.sizing.serving import BATCH, ServingPlan, serving
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -83,6 +86,9 @@ class GgufLaunch(ProcessLaunch):
         """Return the model's public name."""
         return (self.public_name,)
 
+    def files(self) -> Path | None:
+        return self.model if self.model.exists() else None
+
 
 class ServerLaunch(ProcessLaunch):
     """The launch options of engines that are a program of their own and serve one model."""
@@ -127,6 +133,13 @@ class ServerLaunch(ProcessLaunch):
         """Return the model's public name."""
         return (self.public_name,)
 
+    def files(self) -> Path | None:
+        return local(self.model, self.env)
+
+    def space(self, space: Space) -> Space:
+        """Return what the engine sees of the machine: no GPUs where `gpus` names none."""
+        return space if self.gpus is None or self.gpus else Space(ram=space.ram)
+
 
 class GpuServerLaunch(ServerLaunch):
     """The launch options of engines that serve one model on GPUs, many requests at once."""
@@ -170,6 +183,30 @@ class GpuServerLaunch(ServerLaunch):
     trust_remote_code: bool = Field(
         False, description="Whether Python code that comes with the model may run in the engine."
     )
+
+    gpu_share: ClassVar[float] = 0.9
+    """How much of each GPU's memory the engine takes where `gpu_memory` is left out."""
+    gpu_share_of_free: ClassVar[bool] = False
+    """Whether that is a share of what the model leaves free."""
+
+    def need(self, facts: ModelFacts, space: Space) -> Need | None:
+        return serving(facts, self.plan(), self.space(space))
+
+    def plan(self) -> ServingPlan:
+        """Return how the engine is started, as far as its memory depends on it."""
+        each_layer = self.tensor_parallel or 1
+        return ServingPlan(
+            tokens=self.max_model_len,
+            batch=self.max_batched_tokens or BATCH,
+            kv_type=self.kv_cache_dtype,
+            dtype=self.dtype,
+            quantization=self.quantization,
+            split=each_layer * (getattr(self, "pipeline_parallel", None) or 1),
+            heads_split=each_layer,
+            copies=getattr(self, "data_parallel", None) or 1,
+            share=self.gpu_share if self.gpu_memory is None else self.gpu_memory,
+            of_free=self.gpu_share_of_free,
+        )
 
     def slots(self) -> int | None:
         return self.max_num_seqs

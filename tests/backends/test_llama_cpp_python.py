@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from backends.base import Kind, LaunchError, Operation, Reply, Request, RequestError
-from backends.engines.llama_cpp_python import TOO_LONG, LlamaCppPython, LlamaCppPythonLaunch
+from backends.engines.llama_cpp_python.engine import TOO_LONG, LlamaCppPython
+from backends.engines.llama_cpp_python.launch import LlamaCppPythonLaunch
 
 ENGINE = LlamaCppPython()
 TOOL = {"type": "function", "function": {"name": "get_port", "parameters": {}}}

@@ -303,6 +303,7 @@ def test_every_option_reaches_the_runner(model: str, tmp_path: Path) -> None:
         "parallel": 2,
         "threads": 3,
         "gpu_layers": 0,
+        "prompt_cache": "512MiB",
         "chat_template": str(template),
         "lora": [model],
         "embeddings": True,
@@ -315,7 +316,8 @@ def test_every_option_reaches_the_runner(model: str, tmp_path: Path) -> None:
     assert options(**given).served_names() == ("team/chat:1",)
     assert " ".join(launched.argv[5:]) == (
         "--host 127.0.0.1 --port 4321 --parallel 2 --verbosity 5 --context 2048 --threads 3 --gpu-layers 0 "
-        f"--chat-template-file={template} --lora={model} --embeddings --ubatch 1024 --pooling mean -- --n-batch 64"
+        f"--prompt-cache 512 --chat-template-file={template} --lora={model} --embeddings --ubatch 1024 "
+        "--pooling mean -- --n-batch 64"
     )
     assert launched.env == {"A": "b", "GGML_NO_BACKTRACE": "0"}
     assert launched.start_timeout == 90
@@ -329,6 +331,7 @@ def test_every_option_reaches_a_llama_server(model: str, llama_server: str) -> N
         parallel=2,
         threads=3,
         gpu_layers=99,
+        prompt_cache=False,
         chat_template="chatml",
         lora=[model],
         embeddings=True,
@@ -337,7 +340,8 @@ def test_every_option_reaches_a_llama_server(model: str, llama_server: str) -> N
     )
     assert " ".join(launched.argv) == (
         f"{llama_server} -m {model} -a small-chat --host 127.0.0.1 --port 4321 -np 2 --metrics --slots -c 8192 -t 3 "
-        f"-ngl 99 --chat-template chatml --lora {model} --embeddings -b 2048 -ub 2048 --pooling last --cache-reuse 256"
+        "-ngl 99 --cache-ram 0 "
+        f"--chat-template chatml --lora {model} --embeddings -b 2048 -ub 2048 --pooling last --cache-reuse 256"
     )
     assert launched.env["LLAMA_ARG_LOG_VERBOSITY"] == "1"
 

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from backends.base import Health
-from backends.engines.llama_cpp_python import LlamaCppPython
+from backends.engines.llama_cpp_python.engine import LlamaCppPython
 from backends.engines.openai import OpenAI
 from gateway.admission.gate import UNLIMITED, Gate
 from gateway.config.admission import Admission

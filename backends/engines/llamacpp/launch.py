@@ -10,9 +10,12 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import mmap
 import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -20,13 +23,21 @@ from pydantic import Field, model_validator
 
 from backends.base import Launch, LaunchError
 from backends.facts.launching import GgufLaunch, Text, place
-from backends.facts.trained import HEAD, too_long
+from backends.facts.units import Size
+from backends.sizing.files import HEAD, stored, too_long
+from backends.sizing.llama import UNIT, LlamaPlan, llama
+from backends.sizing.model import ModelFacts
+from backends.sizing.need import GIB, MIB, Need, Space
 
 BUILT_IN = "xllamacpp"
 RUNNER = Path(__file__).with_name("runner.py")
 EMBEDDING_BATCH = 2048
 """Tokens computed in one step when the model serves embeddings, which is also the longest input that can be embedded.
 llama.cpp's own default is 512; longer inputs fail with status 500."""
+DRIVERS = (b"libcuda.so", b"libvulkan.so", b"libamdhip64.so", b"libze_loader.so")
+"""The libraries that a build for GPUs is linked with."""
+PROMPT_CACHE = 8 * GIB
+"""llama.cpp's own limit of the prompts that it keeps."""
 VERBOSITY = {"error": 1, "warning": 2, "info": 3, "debug": 5}
 """llama.cpp's numbers for log levels (its `--verbosity`)."""
 
@@ -68,6 +79,11 @@ class LlamaCppLaunch(GgufLaunch):
         None,
         description="How the embeddings of tokens are combined. Left out, as the model file says, or else `mean`.",
     )
+    prompt_cache: Size | Literal[False] | None = Field(
+        None,
+        description="Memory (RAM) for prompts of earlier requests, which are not computed again when they come back to "
+        "another slot; `false` for none. It fills while the engine runs. Left out, llama.cpp's own limit: 8 GiB.",
+    )
     extra_args: tuple[str, ...] = Field(
         (),
         description="More settings. For `xllamacpp`, `--name value` or `--name=value` with the names of its "
@@ -87,6 +103,27 @@ class LlamaCppLaunch(GgufLaunch):
 
     def slots(self) -> int | None:
         return self.parallel
+
+    def need(self, facts: ModelFacts, space: Space) -> Need | None:
+        kept = PROMPT_CACHE if self.prompt_cache is None else int(self.prompt_cache)
+        plan = LlamaPlan(
+            tokens=self.context,
+            slots=self.parallel,
+            batch=self._embedding_batch if self.embeddings or self.rerank else UNIT,
+            keys=self._extra("cache-type-k", "-ctk"),
+            values=self._extra("cache-type-v", "-ctv"),
+            gpu_layers=self.gpu_layers,
+            kept=kept,
+            adapters=sum(map(stored, self.lora)),
+        )
+        blind = self.gpus == () or (self.runtime == BUILT_IN and not _built_for_gpus())
+        return llama(facts, plan, Space(ram=space.ram) if blind else space)
+
+    def _extra(self, name: str, short: str) -> str | None:
+        """Return the value of a setting among `extra_args`."""
+        words = [part for word in self.extra_args for part in word.split("=", 1)]
+        spelled = (f"--{name}", f"--{name.replace('-', '_')}", short)
+        return next((value for word, value in pairwise(words) if word in spelled), None)
 
     def notes(self) -> tuple[str, ...]:
         return too_long("context", self.context, self.model)
@@ -128,6 +165,8 @@ class LlamaCppLaunch(GgufLaunch):
             argv += ["--threads", str(self.threads)]
         if self.gpu_layers is not None:
             argv += ["--gpu-layers", str(self.gpu_layers)]
+        if self.prompt_cache is not None:
+            argv += ["--prompt-cache", str(self.prompt_cache // MIB)]
         if self.chat_template is not None:
             file = _template_file(self.chat_template)
             argv += [f"--chat-template-file={file}"] if file else [f"--chat-template={self.chat_template}"]
@@ -154,6 +193,8 @@ class LlamaCppLaunch(GgufLaunch):
             argv += ["-t", str(self.threads)]
         if self.gpu_layers is not None:
             argv += ["-ngl", str(self.gpu_layers)]
+        if self.prompt_cache is not None:
+            argv += ["--cache-ram", str(self.prompt_cache // MIB)]
         if self.chat_template is not None:
             file = _template_file(self.chat_template)
             argv += ["--chat-template-file", str(file)] if file else ["--chat-template", self.chat_template]
@@ -170,6 +211,20 @@ class LlamaCppLaunch(GgufLaunch):
     def _embedding_batch(self) -> int:
         """Tokens computed in one step where the model serves embeddings."""
         return min(self.context or EMBEDDING_BATCH, EMBEDDING_BATCH)
+
+
+@functools.cache
+def _built_for_gpus() -> bool:
+    """Return whether the installed package computes on GPUs: its usual wheel for Linux does not."""
+    if sys.platform == "darwin":
+        return True
+    found = importlib.util.find_spec(BUILT_IN)
+    folders = () if found is None else found.submodule_search_locations or ()
+    for library in (path for folder in folders for path in Path(folder).glob("*.so")):
+        with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if any(data.find(driver) >= 0 for driver in DRIVERS):
+                return True
+    return False
 
 
 def _model_head(path: Path, what: str = "model") -> bytes:

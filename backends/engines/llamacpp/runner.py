@@ -69,6 +69,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--lora", action="append", default=[])
     parser.add_argument("--embeddings", action="store_true")
     parser.add_argument("--pooling", choices=["mean", "cls", "last", "rank"])
+    parser.add_argument("--prompt-cache", type=int, help="MiB for prompts of earlier requests")
     parser.add_argument("--ubatch", type=int, help="tokens per step")
     parser.add_argument("--verbosity", type=int, default=2)
     parser.add_argument("parameters", nargs="*", help="--name value, --name=value")
@@ -89,6 +90,8 @@ def parameters(options: argparse.Namespace) -> Any:
     params.verbosity = options.verbosity
     params.warmup = Path(options.model).stat().st_size >= WARM_UP_FROM
     params.embedding = options.embeddings
+    if options.prompt_cache is not None:
+        params.cache_ram_mib = options.prompt_cache
     if options.ubatch is not None:
         params.n_batch = params.n_ubatch = options.ubatch
     if options.pooling is not None:

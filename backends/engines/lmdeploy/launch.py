@@ -6,7 +6,7 @@ Facts are those of LMDeploy 0.18. LoRA adapters are given at the start and work 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -56,6 +56,9 @@ class LMDeployLaunch(GpuServerLaunch):
         description="More arguments for the program, passed unchanged. With `--max-concurrent-requests` LMDeploy holds "
         "back health probes too, so that a full one looks as if it were down: limit the model's `concurrency` instead.",
     )
+
+    gpu_share: ClassVar[float] = 0.8
+    gpu_share_of_free: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _fits_its_backend(self) -> LMDeployLaunch:

@@ -6,6 +6,7 @@ Facts are those of SGLang 0.5.23.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -55,6 +56,8 @@ class SGLangLaunch(GpuServerLaunch):
         description="Whether it can be put to sleep, which frees its GPU memory, and woken (`sleep`, `wake`).",
     )
     embeddings: bool = Field(False, description="Whether a text model serves embeddings, and nothing else.")
+
+    gpu_share: ClassVar[float] = 0.88
 
     def served_names(self) -> tuple[str, ...]:
         """Return the model's public name, and `name:adapter` for each adapter."""

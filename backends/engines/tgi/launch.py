@@ -22,8 +22,11 @@ from pydantic import Field
 from backends.base import Launch
 from backends.facts import logs
 from backends.facts.launching import Count, LoraName, ServerLaunch, Text, arguments, program
-from backends.facts.trained import too_long
 from backends.facts.units import Share, Size
+from backends.sizing.files import too_long
+from backends.sizing.model import ModelFacts
+from backends.sizing.need import Need, Space
+from backends.sizing.serving import BATCH, ServingPlan, serving
 
 COMMAND = ("text-generation-launcher",)
 INSTALL = "install Text Generation Inference, or run its container image and give its url"
@@ -82,6 +85,21 @@ class TGILaunch(ServerLaunch):
     def served_names(self) -> tuple[str, ...]:
         """Return the model's public name and those of its adapters."""
         return (self.public_name, *self.lora)
+
+    def need(self, facts: ModelFacts, space: Space) -> Need | None:
+        seen = self.space(space)
+        gpus = self.tensor_parallel or max(1, len(seen.gpus))
+        plan = ServingPlan(
+            tokens=self.max_model_len,
+            batch=self.max_batched_tokens or BATCH,
+            kv_type=self.kv_cache_dtype,
+            dtype=self.dtype,
+            quantization=self.quantization,
+            split=gpus,
+            heads_split=gpus,
+            share=1.0 if self.gpu_memory is None else self.gpu_memory,
+        )
+        return serving(facts, plan, seen)
 
     def slots(self) -> int | None:
         return self.max_num_seqs

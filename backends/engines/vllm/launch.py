@@ -10,17 +10,23 @@ Rules:
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
+from typing import ClassVar
 
 from pydantic import Field, JsonValue, model_validator
 
 from backends.base import Launch
 from backends.facts import logs
 from backends.facts.launching import Count, GpuServerLaunch, LoraName, Text, arguments, program
+from backends.sizing.need import GIB
+from backends.sizing.serving import ServingPlan
 
 COMMAND = ("vllm", "serve")
 INSTALL = "install it with `pip install vllm`"
+CPU_CACHE = 4 * GIB
+"""The KV cache on CPUs where `VLLM_CPU_KVCACHE_SPACE`, in GiB, is not set."""
 
 
 class VLLMLaunch(GpuServerLaunch):
@@ -62,6 +68,8 @@ class VLLMLaunch(GpuServerLaunch):
         description="Whether it can be put to sleep, which frees its GPU memory, and woken (`sleep`, `wake`).",
     )
 
+    gpu_share: ClassVar[float] = 0.92
+
     @model_validator(mode="after")
     def _a_queue_stands_behind_those_that_run(self) -> VLLMLaunch:
         if self.max_queue is not None and self.max_num_seqs is None:
@@ -69,6 +77,11 @@ class VLLMLaunch(GpuServerLaunch):
                 "'max_queue' needs 'max_num_seqs': vLLM counts the requests that run and wait together"
             )
         return self
+
+    def plan(self) -> ServingPlan:
+        told = self.env.get("VLLM_CPU_KVCACHE_SPACE", "")
+        cache = int(told) * GIB if told.isdecimal() and int(told) else CPU_CACHE
+        return dataclasses.replace(super().plan(), cpu_cache=cache)
 
     def served_names(self) -> tuple[str, ...]:
         """Return the model's public name and those of its adapters."""

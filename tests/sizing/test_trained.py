@@ -1,4 +1,4 @@
-"""What a model was trained for: read from GGUF files and from `config.json`, and never an error where it cannot be."""
+"""How many tokens a model was trained for: read from its files, and never an error where it cannot be."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from backends.facts.trained import config_context, gguf_context, too_long, trained_context
+from backends.sizing import gguf as reading
+from backends.sizing.config import Config
+from backends.sizing.files import too_long, trained_context
+from backends.sizing.gguf_model import gguf_context as told_context
 
 DEMO = Path(__file__).resolve().parent.parent.parent / "models" / "demo.gguf"
 
@@ -22,6 +25,19 @@ def gguf(*settings: tuple[str, int, bytes], version: int = 3) -> bytes:
     """Return the head of a GGUF file: each setting has a name, the number of its type, and its bytes."""
     head = b"GGUF" + struct.pack("<IQQ", version, 0, len(settings))
     return head + b"".join(text(name) + struct.pack("<I", kind) + value for name, kind, value in settings)
+
+
+def gguf_context(data: bytes) -> int | None:
+    """Return the context that the bytes tell; None also where they are no GGUF."""
+    try:
+        return told_context(reading.settings(data))
+    except ValueError:
+        return None
+
+
+def config_context(data: bytes) -> int | None:
+    config = Config.read(data)
+    return None if config is None else config.context()
 
 
 LENGTH = ("llama.context_length", 4, struct.pack("<I", 8192))
