@@ -82,6 +82,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     """Headers of the client that belong to the API, such as `anthropic-beta`, for engines that speak it."""
     translate: bool = False
     """Whether the client wants it translated even where the engine speaks the client's API itself."""
+    continues: str = ""
+    """The response that it continues, whose conversation stands in the body already; empty if it continues none."""
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):

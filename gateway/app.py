@@ -20,7 +20,7 @@ from urllib.parse import unquote
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from backends.base import Headers
+from backends.base import Headers, Operation
 from backends.surfaces.dialects import surface_by
 from gateway.api import azure, explain, observed
 from gateway.api.admin import Admin
@@ -28,6 +28,7 @@ from gateway.api.canaries import CanaryEndpoints
 from gateway.api.configuration import ConfigEndpoints
 from gateway.api.endpoint import Core, Endpoint
 from gateway.api.endpoints import ENDPOINTS, HOT
+from gateway.api.kept import KeptResponses
 from gateway.api.logs import LogEndpoint
 from gateway.api.model_pages import ModelPages
 from gateway.api.observing import Observing
@@ -36,6 +37,7 @@ from gateway.api.orders import OrderEndpoints
 from gateway.api.overview import Overview
 from gateway.api.passing import EnginePaths
 from gateway.api.paths import Paths
+from gateway.api.responses import ResponsesEndpoint
 from gateway.api.scraping import EnginePages
 from gateway.api.visits import Visits
 from gateway.api.web import web, wrong_method
@@ -105,8 +107,10 @@ class Gateway:
             {as_: Pages(partial(self._page, as_)) for as_ in (False, True)},
         )
         self.core.discovery = self.fleet.discovery
-        self.core.store = store
-        self.hot = {path: Endpoint(self.core, operation) for path, operation in HOT.items()}
+        if store is not None:
+            self.core.store = store
+            self.core.kept = KeptResponses(store, self._age, lambda: self._peers.serving)
+        self.hot = {path: self._endpoint(operation) for path, operation in HOT.items()}
         self._web = web(self.core, VERSION, self._lifespan)
         self.admin = Admin(self.core, self._backends, self._changed)
         self.overview = Overview(self.core, VERSION, self.in_force, self._state.canaries)
@@ -168,6 +172,18 @@ class Gateway:
             marks = surface_by(headers.get(b"anthropic-version")).marks(request_id)
             send = self._tagged(scope, send, (*marks, *origins.answering(headers)))
         await self._web(scope, receive, send)
+
+    def _endpoint(self, operation: Operation) -> Endpoint:
+        kept = self.core.kept
+        if operation is Operation.RESPONSES and kept is not None:
+            return ResponsesEndpoint(self.core, kept)
+        return Endpoint(self.core, operation)
+
+    def _age(self) -> int:
+        """Return for how many seconds responses are kept."""
+        data = self.core.snapshot.config.server.data
+        assert data is not None
+        return data.keep
 
     async def ready(self) -> list[str]:
         """Wait until some backend can take requests and its models are known; return the names clients may ask for."""
@@ -248,6 +264,8 @@ class Gateway:
             task.add_done_callback(_say_if_broken)
         if self.machine is not None:
             tasks.append(asyncio.create_task(self.machine.run()))
+        if self.core.kept is not None:
+            tasks.append(asyncio.create_task(self.core.kept.run()))
         try:
             yield
         finally:
@@ -259,7 +277,8 @@ class Gateway:
             self.core.sink, self.core.sampler = self.core.dispatcher.accounting, None
             self._access.close()
             await asyncio.to_thread(self._traces.close)
-            if self.core.store is not None:
+            if self.core.kept is not None and self.core.store is not None:
+                await self.core.kept.close()
                 await self.core.store.close()
 
     async def _follow(self) -> None:

@@ -56,17 +56,20 @@ _DETAILS = {
 }
 """Counts within `usage` that no client can read a response without."""
 
+_PREVIOUS = "previous_response_id"
+
 _members = msgspec.json.Decoder(Members)
 
 
 def asked_of(request: Request) -> Members:
     """Return the members of a request that its response repeats."""
-    return repeated(_members.decode(request.body))
+    return repeated(_members.decode(request.body), request)
 
 
-def repeated(said: Members) -> Members:
-    """Return the members of a decoded request that its response repeats."""
-    return {name: default if said.get(name) is None else said[name] for name, default in DEFAULTS.items()}
+def repeated(said: Members, request: Request) -> Members:
+    """Return the members of a request that its response repeats; `said` is its body, decoded."""
+    found = {name: default if said.get(name) is None else said[name] for name, default in DEFAULTS.items()}
+    return found | {_PREVIOUS: request.continues} if request.continues else found
 
 
 def complete(response: Members, asked: Members, model: str) -> None:
@@ -80,6 +83,9 @@ def complete(response: Members, asked: Members, model: str) -> None:
         **asked,
     }.items():
         response.setdefault(name, value)
+    if asked[_PREVIOUS] is not None:
+        # The engine was told the conversation, not which response it continues.
+        response[_PREVIOUS] = asked[_PREVIOUS]
     complete_items(response["output"])
     usage = response.get("usage")
     if not isinstance(usage, dict):

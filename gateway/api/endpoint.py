@@ -16,6 +16,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from backends.base import Headers, Operation, Request
 from backends.dialect.openai import FORMS
@@ -42,6 +43,7 @@ from gateway.wire.codings import coding_of
 from gateway.wire.downstream import Receive, Scope, Send, way_back_of
 
 if TYPE_CHECKING:
+    from gateway.api.kept import KeptResponses
     from gateway.store.store import Store
 
 _TRACE: Final = (b"traceparent", b"tracestate")
@@ -81,6 +83,8 @@ class Core:
         """Begins the traces of requests; None where none are made."""
         self.store: Store | None = None
         """What outlives requests; None where the config has no `server.data`."""
+        self.kept: KeptResponses | None = None
+        """The responses in it."""
 
     def may_appear(self, name: str, caller: Caller) -> bool:
         """Tell whether it is worth asking the engines for a model that nobody knows."""
@@ -134,6 +138,7 @@ class Admission:
         self.coding: bytes = coding
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Endpoint:
     """The endpoint of one operation: both a handler for the front door and an ASGI application."""
 

@@ -28,7 +28,7 @@ SLICE = 128 << 10
 """Bytes that are looked over in one turn."""
 
 
-class _Steps(ABC):
+class Steps(ABC):
     """What is done with a body in several turns of the loop. It serves the request as long as it is done."""
 
     def __init__(self, exchange: Exchange) -> None:
@@ -52,7 +52,7 @@ class _Steps(ABC):
         """Do it, and go on with the request."""
 
 
-class Decoding(_Steps):
+class Decoding(Steps):
     """The decoding of one request's compressed body, off the loop."""
 
     def __init__(self, exchange: Exchange, most: int, accept: Callable[[Exchange, bytes], None]) -> None:
@@ -72,7 +72,7 @@ class Decoding(_Steps):
             self._accept(exchange, plain)
 
 
-class Reading(_Steps):
+class Reading(Steps):
     """The reading of one request's large body."""
 
     def __init__(
@@ -117,7 +117,7 @@ class Reading(_Steps):
             raise InvalidRequest("the body is not valid UTF-8", code="invalid_json") from None
 
 
-class Asking(_Steps):
+class Asking(Steps):
     """The wait of one request until the engines have been asked for their models."""
 
     def __init__(self, exchange: Exchange, discovery: Discovery, route: Callable[[Exchange], None]) -> None:

@@ -34,6 +34,7 @@ from gateway.api.endpoints import SHAPES, described
 from gateway.api.home import add_home
 from gateway.api.ollama import add_ollama
 from gateway.api.overview import unready
+from gateway.api.responses import add_responses
 from gateway.api.swagger import add_docs
 from gateway.auth import Caller
 from gateway.errors import GatewayError, Own
@@ -63,6 +64,7 @@ def web(
     )
     _models(app, core)
     add_ollama(app, core)
+    add_responses(app, core)
     _operations(app, core)
     _errors(app)
     add_docs(app)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from gateway.config.data import NEEDED_BY, Data
@@ -30,6 +31,11 @@ def opened(config: Config) -> Store | None:
         return None
     found: Store = importlib.import_module(_STORE).Store.open(data)
     return found
+
+
+def queries() -> ModuleType:
+    """Return `gateway.store.responses`. Call it only where a store is open."""
+    return importlib.import_module("gateway.store.responses")
 
 
 def tell(store: Store | None) -> None:

@@ -28,8 +28,8 @@ responses: Final = Table(
     Column("owner", String(64), primary_key=True),
     Column("id", String(128), primary_key=True),
     Column("previous", String(128), nullable=True, comment="the response that this one continues"),
-    Column("created", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False, comment="when it was made, or continued last"),
     Column("input", LargeBinary, nullable=False, comment="its own input items, as a JSON array"),
     Column("response", LargeBinary, nullable=False, comment="the response, as clients got it"),
-    Index(None, "created"),
+    Index(None, "used"),
 )

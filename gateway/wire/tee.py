@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mypy_extensions import mypyc_attr
+
 from backends.base import Headers
 from gateway.request import Exchange, WayBack
 
@@ -45,6 +47,7 @@ class Kept:
         return b"".join(self._parts) if self._left >= 0 else None
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Tee(WayBack):
     """The channel of one request to its client, which also keeps the answer."""
 

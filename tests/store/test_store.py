@@ -26,8 +26,8 @@ from gateway.store.tables import responses
 from tests.store.postgres import Server
 
 
-def row(name: str, owner: str = "ann", created: int = 1) -> dict[str, Any]:
-    return {"owner": owner, "id": name, "created": created, "input": b"[]", "response": b"{}"}
+def row(name: str, owner: str = "ann", used: int = 1) -> dict[str, Any]:
+    return {"owner": owner, "id": name, "used": used, "input": b"[]", "response": b"{}"}
 
 
 def insert(*rows: dict[str, Any]) -> module.Work[None]:
@@ -80,18 +80,18 @@ async def test_a_reading_function_changes_nothing(data: Data) -> None:
 async def test_writers_of_several_stores_do_not_lose_each_others_work(data: Data) -> None:
     """Two stores stand for two processes: each counts up what it read, a hundred times at once."""
     stores = [Store.open(data), Store.open(data)]
-    await stores[0].write(insert(row("n", created=0)))
+    await stores[0].write(insert(row("n", used=0)))
 
     def up(connection: sa.Connection) -> None:
-        query = sa.select(responses.c.created)
+        query = sa.select(responses.c.used)
         if connection.dialect.name == "postgresql":
             query = query.with_for_update()
         count = connection.scalar(query)
         assert isinstance(count, int)
-        connection.execute(sa.update(responses).values(created=count + 1))
+        connection.execute(sa.update(responses).values(used=count + 1))
 
     await asyncio.gather(*(store.write(up) for store in stores for _ in range(50)))
-    assert await stores[0].read(lambda connection: connection.scalar(sa.select(responses.c.created))) == 100
+    assert await stores[0].read(lambda connection: connection.scalar(sa.select(responses.c.used))) == 100
     for store in stores:
         await store.close()
 

@@ -45,7 +45,7 @@ class Frame:
 
     def __init__(self, request: Request) -> None:
         said = _decode(request.body)
-        self._asked = responses.repeated(said)
+        self._asked = responses.repeated(said, request)
         self._model = request.model
         self.id = fresh("resp")
         self.created = int(time.time())

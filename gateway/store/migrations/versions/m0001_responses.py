@@ -16,12 +16,12 @@ def upgrade() -> None:
         sa.Column("owner", sa.String(64), nullable=False),
         sa.Column("id", sa.String(128), nullable=False),
         sa.Column("previous", sa.String(128), nullable=True, comment="the response that this one continues"),
-        sa.Column("created", sa.BigInteger, nullable=False),
+        sa.Column("used", sa.BigInteger, nullable=False, comment="when it was made, or continued last"),
         sa.Column("input", sa.LargeBinary, nullable=False, comment="its own input items, as a JSON array"),
         sa.Column("response", sa.LargeBinary, nullable=False, comment="the response, as clients got it"),
         sa.PrimaryKeyConstraint("owner", "id", name="pk_responses"),
     )
-    op.create_index("ix_responses_created", "responses", ["created"])
+    op.create_index("ix_responses_used", "responses", ["used"])
 
 
 def downgrade() -> None:

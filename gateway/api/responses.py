@@ -1,0 +1,211 @@
+"""OpenAI's Responses where the gateway has a store: made and kept, continued, retrieved, listed, deleted.
+
+Rules:
+- The gateway alone knows what a response continues: an engine gets the whole conversation, so any backend can go on
+  with it, whichever answered before and whatever API it speaks.
+- A response exists for the key that made it. For every other it is not there.
+- Answers come in the foreground: `background` is refused, and there is nothing to cancel.
+- What needs no store costs nothing more without one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from backends.base import Operation
+from backends.surfaces.responses import kept as said
+from gateway.api import schemas
+from gateway.api.endpoint import Core, Endpoint, headers_of
+from gateway.api.endpoints import SECURITY
+from gateway.api.kept import KeptResponses, Recording, Turn
+from gateway.api.reading import Steps
+from gateway.errors import GatewayError, Own
+from gateway.request import Exchange
+from gateway.store.failure import no_store
+from gateway.telemetry.timeline import LOAD, ROUTE
+
+PATH: Final = "/v1/responses/{response_id}"
+USUAL: Final = 20
+"""How many input items a page has where the client does not say."""
+MOST: Final = 100
+"""How many it may have."""
+_TRUE: Final = ("true", "True", "1")
+
+
+class ResponsesEndpoint(Endpoint):
+    """The endpoint that answers, and keeps what it has answered."""
+
+    def __init__(self, core: Core, kept: KeptResponses) -> None:
+        """Keep answers in `kept`."""
+        super().__init__(core, Operation.RESPONSES)
+        self._kept = kept
+
+    def _route(self, exchange: Exchange) -> None:
+        """Route a request that was read, and dispatch it; one that continues a response once that was found."""
+        try:
+            wish = said.wish(exchange.request.body)
+            if wish.background:
+                raise _foreground()
+        except Exception as error:  # noqa: BLE001 (any error ends this request only)
+            exchange.end(error)
+            return
+        turn = Turn(exchange.caller.name, bytes(wish.input)) if wish.is_kept else None
+        if wish.previous:
+            Continuing(exchange, self._kept, (wish.previous, turn), self._continue, self._core).begin(b"")
+        else:
+            self._go(exchange, turn)
+
+    def _continue(self, exchange: Exchange, turn: Turn | None) -> None:
+        """Route a request that has become a whole conversation."""
+        self._take(exchange, exchange.request)
+        self._go(exchange, turn)
+
+    def _go(self, exchange: Exchange, turn: Turn | None) -> None:
+        if turn is not None:
+            exchange.way = Recording(exchange.way, exchange.request.stream, partial(self._kept.keep, turn))
+        super()._route(exchange)
+
+
+class Continuing(Steps):
+    """The wait of one request for the conversation that it continues."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        kept: KeptResponses,
+        of: tuple[str, Turn | None],
+        route: Callable[[Exchange, Turn | None], None],
+        core: Core,
+    ) -> None:
+        """Find the response that `of` names, then `route` the request; `of` also says what is kept of it."""
+        super().__init__(exchange)
+        self._kept = kept
+        self._previous, self._turn = of
+        self._route = route
+        self._most = core.snapshot.config.server.limits.body
+
+    async def _run(self, body: bytes) -> None:
+        exchange, previous, turn = self._exchange, self._previous, self._turn
+        exchange.timeline.mark(LOAD)
+        try:
+            found = await self._kept.chain(exchange.caller.name, previous, self._most)
+            turns = [(each.input, each.response) for each in found]
+            before = await asyncio.to_thread(said.conversation, turns)
+            exchange.request = said.continued(exchange.request, previous, before)
+        except Exception as error:  # noqa: BLE001 (any error ends this request only)
+            exchange.end(error)
+            return
+        if turn is not None:
+            ids = tuple(each.id for each in found)
+            turn = msgspec.structs.replace(turn, previous=previous, before=ids)
+        exchange.timeline.mark(ROUTE)
+        exchange.work = None
+        self._route(exchange, turn)
+
+
+def add_responses(app: FastAPI, core: Core) -> None:
+    """Add the endpoints for responses that are there already to an application."""
+    extra = {"security": SECURITY}
+
+    def who(request: Request) -> tuple[KeptResponses, str]:
+        """Return the responses, and the name of the key that asks. Raises GatewayError."""
+        owner = core.snapshot.keys.identify(headers_of(request.scope)).name
+        if core.kept is None:
+            raise no_store("stored responses")
+        return core.kept, owner
+
+    @app.get(PATH, tags=["inference"], openapi_extra=extra, response_model=schemas.ResponsesAnswer)
+    async def retrieve(request: Request, response_id: str) -> Response:
+        """Retrieve a response that was kept."""
+        kept, owner = who(request)
+        if request.query_params.get("stream") in _TRUE:
+            raise GatewayError(
+                Own.INVALID, "a response that was kept is told as a whole: leave out 'stream'", param="stream"
+            )
+        return _json((await kept.find(owner, response_id)).response)
+
+    @app.delete(PATH, tags=["inference"], openapi_extra=extra, response_model=schemas.ResponseDeleted)
+    async def delete(request: Request, response_id: str) -> Response:
+        """Delete a response that was kept."""
+        kept, owner = who(request)
+        await kept.delete(owner, response_id)
+        return _json(msgspec.json.encode({"id": response_id, "object": "response", "deleted": True}))
+
+    @app.get(
+        f"{PATH}/input_items", tags=["inference"], openapi_extra=extra, response_model=schemas.InputItems
+    )
+    async def input_items(request: Request, response_id: str) -> Response:
+        """List what the model was given for a response, the newest first: its input, and all that it continues."""
+        kept, owner = who(request)
+        page = _Page(request)
+        last = await kept.find(owner, response_id)
+        before = await kept.chain(owner, last.previous, _ALL) if last.previous else []
+        turns = [(each.input, each.response) for each in before]
+        items = await asyncio.to_thread(said.conversation, [*turns, (last.input, b"{}")])
+        return _json(page.of(items))
+
+    @app.post(
+        f"{PATH}/cancel", tags=["inference"], openapi_extra=extra, response_model=schemas.ResponsesAnswer
+    )
+    async def cancel(request: Request, response_id: str) -> Response:
+        """Refuse to cancel a response, as all of them were made in the foreground and are over."""
+        kept, owner = who(request)
+        await kept.find(owner, response_id)
+        raise GatewayError(Own.INVALID, "Cannot cancel a synchronous response.")
+
+
+_ALL: Final = 1 << 40
+"""Bytes of a conversation that is listed: as many as were kept."""
+
+
+class _Page:
+    """Which items of a list a client asks for."""
+
+    def __init__(self, request: Request) -> None:
+        """Read a query. Raises GatewayError."""
+        asked = request.query_params
+        limit = asked.get("limit", str(USUAL))
+        if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MOST:
+            raise GatewayError(Own.INVALID, f"'limit': expected a number from 1 to {MOST}", param="limit")
+        self._limit = int(limit)
+        self._order = asked.get("order", "desc")
+        if self._order not in ("asc", "desc"):
+            raise GatewayError(Own.INVALID, "'order': expected asc or desc", param="order")
+        self._after = asked.get("after")
+
+    def of(self, items: list[msgspec.Raw]) -> bytes:
+        """Return the page as JSON. Raises GatewayError where the item is not there behind which it begins."""
+        ids = [said.id_of(bytes(item)) for item in items]
+        found = list(zip(ids, items, strict=True))
+        if self._order == "desc":
+            found.reverse()
+        if self._after is not None:
+            at = next((at for at, (name, _) in enumerate(found) if name == self._after), -1)
+            if at < 0:
+                raise GatewayError(Own.INVALID, f"there is no item '{self._after[:128]}'", param="after")
+            found = found[at + 1 :]
+        shown = found[: self._limit]
+        told: dict[str, Any] = {
+            "object": "list",
+            "data": [item for _, item in shown],
+            "first_id": shown[0][0] if shown else None,
+            "last_id": shown[-1][0] if shown else None,
+            "has_more": len(found) > len(shown),
+        }
+        return msgspec.json.encode(told)
+
+
+def _foreground() -> GatewayError:
+    message = "responses are made in the foreground here: leave out 'background', and stream a long answer"
+    return GatewayError(Own.INVALID, message, param="background", code="unsupported_parameter")
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
