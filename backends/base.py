@@ -160,6 +160,8 @@ class Health(enum.StrEnum):
     ASLEEP = "asleep"
     """It has released its memory, and answers no request until somebody wakes it."""
     DOWN = "down"
+    STOPPED = "stopped"
+    """The gateway has not started it, and does when somebody asks for it. No probe says so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,8 @@ def _add_operating(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     orders.add_drain(_command(commands, "drain", "send a backend no more requests; those under way finish"))
     orders.add_undrain(_command(commands, "undrain", "send a drained backend requests again"))
+    orders.add_start(_command(commands, "start", "start the engine of a backend that the gateway launches"))
+    orders.add_stop(_command(commands, "stop", "stop the engine of a backend that the gateway launches"))
 
 
 def _command(

@@ -58,6 +58,10 @@ class Worker:
         await self._link.listen(lambda message: self._on_message(message, fleet, metrics))
         stop()
 
+    def on_want(self, name: str, waiting: int) -> None:
+        """Tell the master how many requests of this worker wait for an engine."""
+        self._link.tell("want", name=name, waiting=waiting)
+
     def follower(self, process: Process) -> Follower:
         """Return what makes this process fit another config whenever the master says so."""
         return Follower(self._link, process, self._told)
@@ -159,6 +163,8 @@ class Worker:
                 self._begin(self._link.answer_in_parts(message, metrics.dump_parts()))
             case "views":
                 self._link.answer(message, VIEWS.dump_python(views_of(fleet), mode="json"))
+            case "uses":
+                self._link.answer(message, fleet.uses())
             case "busy":
                 self._link.answer(message, list(fleet.busy_periods(message["name"])))
             case "prepare" | "commit" | "abort" | "outcome" | "use_profile":

@@ -31,6 +31,7 @@ from gateway.config.disk import Disk
 from gateway.config.file import Loaded
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.fleet import Fleet
+from gateway.fleet.keeper import Use, Uses
 from gateway.fleet.location import Location
 from gateway.fleet.orders import Order
 from gateway.fleet.ring import Position
@@ -88,8 +89,12 @@ class Master:
             on_location=self._on_location,
             busy=self._busy,
             on_report=self._on_report,
+            used=self._used,
         )
         self._machine = Machine(self._fleet.launched, self._metrics.machine)
+        assert self._fleet.keeper is not None
+        self._keeper = self._fleet.keeper
+        self._keeper.machine = self._machine
         path, loaded, disk = read
         self._fleet.apply(loaded.config)
         self._leader = Leader(path, loaded, disk, port, self._fleet)
@@ -172,6 +177,7 @@ class Master:
         finally:
             del self._processes[link]
             self._listening.discard(link)
+            self._keeper.forget(link)
             self._past = merge([self._past, lasting(self._links.pop(link))], self._metrics.across)
 
     async def _hand(self, process: asyncio.subprocess.Process) -> None:
@@ -195,6 +201,8 @@ class Master:
             self._fleet.wake(message["name"])
             for other in self._links.keys() - {link}:
                 other.tell("changed", name=message["name"])
+        elif message["kind"] == "want":
+            self._keeper.want(link, message["name"], message["waiting"])
         elif message["kind"] == "hup":
             self.hup()
         elif answering := self._answers.get(message["kind"]):
@@ -239,6 +247,15 @@ class Master:
         """Return the busy periods of all workers at a backend."""
         told = await self._from_all("busy", name=backend.name)
         return frozenset((process, number) for periods in told for process, number in periods)
+
+    async def _used(self) -> Uses:
+        """Return how all workers use each launched backend."""
+        total: dict[str, Use] = {}
+        for told in await self._from_all("uses"):
+            for name, (times, requests) in told.items():
+                before = total.get(name, Use(0, 0))
+                total[name] = Use(before.times + times, before.requests + requests)
+        return total
 
     async def _from_all(self, kind: str, **content: Any) -> list[Any]:
         """Ask all workers. Return the answers of those that do answer."""

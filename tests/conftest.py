@@ -98,7 +98,8 @@ class Deadline:
     @pytest.hookimpl(trylast=True)
     def pytest_exception_interact(self) -> None:
         """Arm again after a failure: pytest's own plugin stops this clock for the sake of debuggers."""
-        self._arm(self._armed)
+        if self._armed:  # an error of collection comes before the first test
+            self._arm(self._armed)
 
     def pytest_sessionfinish(self) -> None:
         """Give the end of the session and of the process, which waits for threads, one more limit."""

@@ -18,7 +18,8 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from backends.base import Launch, LaunchError, LaunchOptions
+from backends.base import Launch, LaunchError
+from backends.facts.residing import Residing
 from backends.facts.units import MODEL_NAME, Duration, Share
 from backends.sizing.files import local, too_long
 from backends.sizing.model import ModelFacts
@@ -32,7 +33,7 @@ Plain = str | int | float | bool
 """The type of a single argument."""
 
 
-class ProcessLaunch(LaunchOptions):
+class ProcessLaunch(Residing):
     """The launch options of every engine: its GPUs, its environment, and how long it may take to start and stop."""
 
     gpus: tuple[Annotated[int, Field(ge=0, le=1023)], ...] | None = Field(

@@ -1,4 +1,4 @@
-"""The endpoints by which an operator takes a backend out of service and back, weighs it, and closes its breaker.
+"""The endpoints by which an operator takes a backend out of service and back, weighs it, starts and stops its engine.
 
 Rules:
 - An order is answered once every process of the gateway obeys it, with the backend as it is then.
@@ -89,6 +89,29 @@ class OrderEndpoints:
             """Close a backend's breaker, end its rest, and hold no failure so far against it."""
             await self._read(request, name, _Nothing)
             return await self._carry_out(request, Order(name, Kind.RESET_BREAKER))
+
+        @app.post("/gateway/backends/{name}/start", **_described(_Nothing))
+        async def start(name: str, request: Request) -> BackendView:
+            """Start a backend's engine that the gateway launches, making room for it if need be."""
+            await self._read(request, name, _Nothing)
+            return await self._carry_out(request, self._launched(Order(name, Kind.START)))
+
+        @app.post("/gateway/backends/{name}/stop", **_described(_Nothing))
+        async def stop(name: str, request: Request) -> BackendView:
+            """Stop a backend's engine that the gateway launches; its requests finish first.
+
+            While it starts, that is given up at once, and those who wait for it are told. An engine that runs on demand
+            starts again for the next request. One that always runs stays stopped until it is started.
+            """
+            await self._read(request, name, _Nothing)
+            return await self._carry_out(request, self._launched(Order(name, Kind.STOP)))
+
+    def _launched(self, order: Order) -> Order:
+        """Return the order. Raises GatewayError where the gateway does not launch the engine."""
+        if self._admin.backend(order.backend).residence is None:
+            message = f"the gateway does not launch the engine of backend {order.backend!r}: it has a url"
+            raise GatewayError(Own.INVALID, message, code="not_launched", param="name")
+        return order
 
     async def _read(self, request: Request, name: str, kind: type[T]) -> T:
         """Let the operator in, and return the arguments. Raises GatewayError where something is wrong."""

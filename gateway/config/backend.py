@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from backends import registry
 from backends.base import EngineOptions, LaunchOptions, Operation, Options
+from backends.facts.residing import starts_alike
 from gateway.config.address import Url
 from gateway.config.defaults import TimeoutOverrides
 from gateway.config.section import Frozen, Section, setting, validate
@@ -121,9 +122,6 @@ def consequence(before: BackendConfig, after: BackendConfig) -> Consequence:
         return Consequence.REPLACED
     if after.url is not None:
         return Consequence.MOVED if after.url != before.url else Consequence.KEPT
-    return Consequence.RELAUNCHED if _launched_by(before) != _launched_by(after) else Consequence.KEPT
-
-
-def _launched_by(settings: BackendConfig) -> tuple[object, ...]:
-    """Return what a launched engine's command line and environment are made of."""
-    return settings.launch, settings.options, settings.api_key
+    same = (before.options, before.api_key) == (after.options, after.api_key)
+    same = same and starts_alike(before.launch, after.launch)
+    return Consequence.KEPT if same else Consequence.RELAUNCHED

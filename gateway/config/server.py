@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from backends.facts.units import Duration, Size, Wait
+from backends.facts.units import Duration, Share, Size, Wait
 from gateway.config.address import IpNetwork, ListenAddress
 from gateway.config.certificate import Tls
 from gateway.config.data import FolderOrData
 from gateway.config.section import Section, setting
-from gateway.config.texts import Line, Origin
+from gateway.config.texts import Line, Name, Origin
 from gateway.config.tracing import Tracing
 
 
@@ -99,6 +99,28 @@ class Metrics(Section):
     )
 
 
+class MemoryBudget(Section):
+    """How much memory launched engines may take together."""
+
+    ram: Size | Share = setting("90%", "Of the machine's RAM: a size, or a share of all there is.")
+    gpu: Size | Share = setting("95%", "Of each GPU: a size, or a share of all it has.")
+
+
+class Engines(Section):
+    """Which launched engines may run at the same time. `start: always` is obeyed whatever this says."""
+
+    memory: MemoryBudget = setting(
+        {},
+        "How much memory they may take. What other programs hold is not theirs either. An engine with "
+        "`start: on_demand` starts only where there is room; others make room for it.",
+    )
+    at_once: int | None = setting(None, "The most that run at a time. Left out, any number.", ge=1, le=1000)
+    together: tuple[tuple[Name, ...], ...] = setting(
+        (),
+        "Sets of backends whose engines may run together. Two that are named here, and never in one set, do not.",
+    )
+
+
 class Server(Section):
     """The gateway's own socket and what it accepts there."""
 
@@ -131,6 +153,7 @@ class Server(Section):
     limits: Limits = setting({}, "How much one client may send, and one engine answer.")
     timeouts: ClientTimeouts = setting({}, "Deadlines for what clients send and read.")
     metrics: Metrics = setting({}, "Where metrics are, and who may read them.")
+    engines: Engines = setting({}, "Which launched engines may run at the same time.")
     log: Log = setting({}, "What the gateway prints about itself.")
     tracing: Tracing | None = setting(
         None,

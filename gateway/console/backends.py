@@ -87,9 +87,11 @@ def _row(view: View, now: datetime) -> tuple[str, ...]:
 
 
 def state(view: View) -> str:
-    """Return the state of a backend in words, with its breaker and what an operator has ordered."""
-    orders = view["orders"]
+    """Return the state of a backend in words, with its engine's, its breaker and what an operator has ordered."""
+    orders, launched = view["orders"], view["launched"]
     beside = [_left(orders["drained_left"])] if orders["drained"] else []
+    if launched is not None and launched["state"] in ("warming", "draining", "failed"):
+        beside.append(launched["state"])
     beside += [] if view["breaker"] == "closed" else [view["breaker"]]
     if orders["weight"] != 1:
         beside += [f"weight {orders['weight']:g}", _left(orders["weight_left"])]

@@ -1,4 +1,4 @@
-"""`gateway drain`, `undrain`, `backends weight` and `backends reset-breaker`: what an operator orders for a backend.
+"""`gateway drain`, `undrain`, `start`, `stop`, `backends weight` and `reset-breaker`: orders for a backend.
 
 Rules:
 - The answer is one line: the backend as it is afterwards. Progress goes to stderr.
@@ -34,6 +34,36 @@ def add_undrain(parser: argparse.ArgumentParser) -> None:
     """Add the options of `gateway undrain`."""
     _backend(parser)
     parser.set_defaults(run=run, path="undrain", arguments=(), wait=False)
+
+
+def add_start(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `gateway start`."""
+    _backend(parser)
+    parser.set_defaults(run=run, path="start", arguments=(), wait=False)
+
+
+def add_stop(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `gateway stop`."""
+    chosen = parser.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("backend", nargs="?", help="the backend, as the config names it")
+    chosen.add_argument("--all", action="store_true", help="stop every engine that the gateway launches")
+    add_arguments(parser)
+    parser.set_defaults(run=stop)
+
+
+def stop(options: argparse.Namespace) -> int:
+    """Stop one launched engine, or all. Return the exit status."""
+    try:
+        client = Client.of(options)
+        names = [options.backend]
+        if options.all:
+            names = [view["name"] for view in client.backends() if view["launched"] is not None]
+        for name in names:
+            print(line(client.order(name, "stop", {})))
+    except Failed as error:
+        print(f"gateway: {printable(str(error))}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def add_weight(parser: argparse.ArgumentParser) -> None:

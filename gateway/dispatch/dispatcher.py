@@ -22,7 +22,7 @@ class Dispatcher(Shared):
 
     def ready(self) -> bool:
         """Tell whether some backend can take requests, as far as is known."""
-        return any(backend.ready for backend in self.pool.backends.values())
+        return any(backend.ready or backend.startable for backend in self.pool.backends.values())
 
     def flaws(self) -> str:
         """Return what is wrong with the backends that are up and not ready, in one line; empty if nothing is."""

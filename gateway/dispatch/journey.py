@@ -260,7 +260,7 @@ class Journey:
             self._exchange.timeline.mark(LOAD)
             if self._loop.time() < self._patience():
                 candidates.forgive_restarting()
-            await self._shared.pool.warm(candidates.untried(), self._patience())
+            await self._shared.pool.warm(candidates.untried(), self._patience(), self._deadline())
         if self._chosen() or self._chosen(last_resort=True):
             return
         if failures is not None and failure is not None:

@@ -30,6 +30,7 @@ from gateway.fleet.evidence import Evidence
 from gateway.fleet.known import Death, Listed, Trouble
 from gateway.fleet.load import Load, Slots
 from gateway.fleet.orders import Orders
+from gateway.fleet.residence import Residence
 from gateway.telemetry.cells import Value
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.quota import Quota
@@ -90,6 +91,7 @@ class Backend:
         "orders",
         "quota",
         "reason",
+        "residence",
         "slots",
         "slow_start",
         "slow_start_weight",
@@ -118,6 +120,8 @@ class Backend:
         """Where requests wait that the engine cannot take at once; None where it has a queue of its own."""
         self.launched = False
         """Whether the gateway starts the engine itself, and starts it again when it dies."""
+        self.residence: Residence | None = None
+        """The life of its engine, where the gateway starts and stops it."""
         self.longest: int | None = None
         """How many tokens a request may use, where launch options say so: for engines that do not tell."""
         self.breaker, self.evidence = breaker, Evidence()
@@ -188,6 +192,14 @@ class Backend:
     def coming(self) -> bool:
         """Whether it is not ready and is expected to be soon."""
         return self.health is Health.LOADING and not self.orders.drained
+
+    @property
+    def startable(self) -> bool:
+        """Whether its engine runs for who asks for it: a request that waits for it has to say so."""
+        residence = self.residence
+        if residence is None or not residence.on_demand or residence.halted or self.orders.drained:
+            return False
+        return self.health in (Health.STOPPED, Health.LOADING, Health.ASLEEP)
 
     def busy_periods(self) -> BusyPeriods:
         """Return this process's current busy period at this backend; none while no request runs there."""
@@ -293,7 +305,7 @@ class Backend:
         if news and health is Health.LOADING:
             self.woken.set()
         self.health, self.reason = health, reason
-        if news and health in (Health.DOWN, Health.ASLEEP):
+        if news and health in (Health.DOWN, Health.ASLEEP, Health.STOPPED):
             self._forget_engine()
         if health is Health.DOWN:
             self.trouble(reason)
@@ -356,6 +368,8 @@ class Backend:
 
     def _move(self, url: str | None, key: str | None) -> None:
         self._key = key
+        if self.residence is not None:
+            self.residence.answers = False
         self._forget_engine()
         self.slots.told, self.quota = None, self.quota and Quota()
         self.upstream = None if url is None else Upstream(url, headers=self._sent_headers())

@@ -25,10 +25,12 @@ from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.breaker import Settings
 from gateway.fleet.discovery import Discovery
 from gateway.fleet.gauges import show
+from gateway.fleet.keeper import Keeper, Use, Uses
 from gateway.fleet.location import Location, OnLocation
 from gateway.fleet.member import Member, Shared, engine_of
 from gateway.fleet.orders import Kind, Order, Standing
 from gateway.fleet.pool import Pool
+from gateway.fleet.residence import OnWant
 from gateway.fleet.ring import Page, Position
 from gateway.fleet.signals import OnReport, Poll, Report
 from gateway.fleet.view import BackendState, BackendView
@@ -59,18 +61,35 @@ class Fleet:
         busy: Callable[[Backend], Awaitable[BusyPeriods]] = _busy_here,
         clock: Callable[[], float] = time.monotonic,
         on_report: OnReport | None = None,
+        on_want: OnWant | None = None,
+        used: Callable[[], Awaitable[Uses]] | None = None,
     ) -> None:
         """Start without backends.
 
         `on_models` is called when a backend has told other models than before; `on_location` whenever a launched
         engine has come or gone. `rng` breaks ties and spreads probes. `busy` tells the busy periods at a backend of
         the processes that serve, if that is not this one. `clock` tells the age of signals. `on_report` is called with
-        what each engine has told of its load.
+        what each engine has told of its load. `on_want` is called with how many requests of this process wait for an
+        engine that another process launches. `used` tells how all processes use each backend, if others do.
         """
         self.pool = Pool()
         self._metrics = metrics
+        self.keeper: Keeper | None = None
+        """Decides which of the launched engines run; None where another process launches them."""
+        if launches:
+            self.keeper = Keeper(metrics, used or self._uses, self.pool.change)
+            metrics.before_scrape(self.keeper.show)
         self._shared = Shared(
-            self.pool, metrics, rng, clock, on_models, on_location, on_report, busy, launches
+            self.pool,
+            metrics,
+            rng,
+            clock,
+            on_models,
+            on_location,
+            on_report,
+            busy,
+            launches,
+            on_want or self._want,
         )
         self._members: dict[str, Member] = {}
         self._leaving: set[Member] = set()
@@ -119,6 +138,15 @@ class Fleet:
             member.backend.listed.targeted = name in targeted
         self._members = {name: self._members[name] for name in config.backends}
         self.pool.backends = {name: member.backend for name, member in self._members.items()}
+        if self.keeper is not None:
+            self.keeper.apply(
+                config,
+                {
+                    name: (member.backend, member.supervisor)
+                    for name, member in self._members.items()
+                    if member.supervisor is not None
+                },
+            )
         self.pool.announce()
 
     def check(self, config: Config) -> dict[str, Engine]:
@@ -140,6 +168,8 @@ class Fleet:
                 self._group = group
                 for member in self._members.values():
                     self._start(member)
+                if self.keeper is not None:
+                    group.create_task(self.keeper.run(), name="keeper")
                 try:
                     await asyncio.get_running_loop().create_future()
                 finally:
@@ -171,6 +201,9 @@ class Fleet:
         if order.kind is Kind.RESET_BREAKER:
             if backend is not None:
                 backend.reset_breaker()
+        elif order.kind in (Kind.START, Kind.STOP):
+            if self.keeper is not None:
+                self.keeper.order(order.backend, order.kind is Kind.START)
         else:
             self._standing.of(order.backend).take(order, asyncio.get_running_loop().time())
             self._apply_orders()
@@ -196,6 +229,21 @@ class Fleet:
         return frozenset[tuple[int, int]]().union(
             *(member.backend.busy_periods() for member in self._all() if member.backend.name == name)
         )
+
+    def uses(self) -> dict[str, Use]:
+        """Return how this process uses each launched backend."""
+        return {
+            name: Use(backend.busy_period, backend.in_flight)
+            for name, backend in self.pool.backends.items()
+            if backend.residence is not None
+        }
+
+    async def _uses(self) -> Uses:
+        return self.uses()
+
+    def _want(self, name: str, waiting: int) -> None:
+        if self.keeper is not None:
+            self.keeper.want(self, name, waiting)
 
     def poll(self, name: str) -> Poll:
         """Return what asks a backend for its signals. Only where this process does."""

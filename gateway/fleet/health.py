@@ -163,6 +163,12 @@ class Watch:
     def _note(self, health: Health, reason: str) -> None:
         """Note the result of a probe."""
         backend = self._backend
+        residence = backend.residence
+        if health is Health.READY and residence is not None and residence.held:
+            health, reason = Health.LOADING, residence.held
+            if not residence.answers:
+                residence.answers = True
+                self._pool.announce()
         if health is not Health.READY:
             self._sleepless = False
         if health in (Health.READY, Health.ASLEEP):

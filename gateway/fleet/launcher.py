@@ -193,8 +193,11 @@ class Process:
             return not self._stopping and self._failures < HOPE
         return self.state is ProcessState.FAILED and self._ran and self._failures <= HOPE
 
-    async def run(self) -> None:
-        """Keep the engine running until `stop` or until cancelled. When this returns, nothing of it runs any more."""
+    async def run(self, once: bool = False) -> None:
+        """Keep the engine running until `stop` or until cancelled. When this returns, nothing of it runs any more.
+
+        `once`: return when it has ended by itself, too. It may be called again.
+        """
         self._finished.clear()
         self._failures = 0
         try:
@@ -208,6 +211,10 @@ class Process:
                     self._renewing = self._started = False
                     self._failures = 0
                     continue
+                if once:
+                    log.log(end.level, "backend '%s' %s", self._name, end.words)
+                    self._become(ProcessState.FAILED)
+                    break
                 self._failures += 1
                 delay = restart_delay(self._failures, self._rng)
                 log.log(end.level, "backend '%s' %s; next start in %.1f s", self._name, end.words, delay)
@@ -220,6 +227,7 @@ class Process:
             raise
         finally:
             self._become(ProcessState.STOPPED)
+            self._stopping = False
             self._finished.set()
 
     def kill(self, reason: str) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gateway.residency.state import EngineState
+
 
 @dataclass(frozen=True, slots=True)
 class Location:
@@ -24,6 +26,13 @@ class Location:
     """The bearer token that the engine asks of its clients; None if it asks for none."""
     coming: bool = False
     """Whether an engine that is gone is expected back soon."""
+    state: EngineState = EngineState.STARTING
+    held: str = ""
+    """Why it takes no requests although it answers; empty if it does."""
+    failures: int = 0
+    """How often those who waited for it were told that it does not come; `reason` says why, the last time."""
+    halted: bool = False
+    """Whether an operator has stopped it, and nobody but an operator starts it."""
 
 
 OnLocation = Callable[[Location], None]

@@ -18,15 +18,18 @@ from random import Random
 
 from backends import registry
 from backends.base import Engine, Health, Signal, Status
+from backends.facts.residing import Residing, longest_wait
 from gateway.config.backend import BackendConfig, Consequence, consequence
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.breaker import Breaker
 from gateway.fleet.health import Watch
 from gateway.fleet.location import Location, OnLocation
 from gateway.fleet.pool import Pool
+from gateway.fleet.residence import OnWant, Residence
 from gateway.fleet.signals import Book, OnReport, Poll
 from gateway.fleet.supervise import Supervisor, take_over
 from gateway.fleet.view import BackendView, backend_view
+from gateway.residency.state import AT_REST
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.upstream import Upstream
 
@@ -58,6 +61,8 @@ class Shared:
     """Tells the busy periods there are now at a backend, in all processes that serve."""
     launches: bool
     """Whether this process launches engines and asks for their signals."""
+    on_want: OnWant
+    """Called with how many requests wait for a launched engine."""
 
 
 class Member:
@@ -112,7 +117,12 @@ class Member:
         if settings.url is not None:
             self.backend.locate(settings.url)
             return
-        self.backend.note(Health.LOADING, "starting")
+        self.backend.residence = Residence(name, shared.on_want)
+        self._reside(settings)
+        if self.backend.residence.on_demand:
+            self.backend.note(Health.STOPPED, "nobody has asked for it yet")
+        else:
+            self.backend.note(Health.LOADING, "starting")
         if shared.launches:
             self.supervisor = Supervisor(
                 self.backend,
@@ -123,6 +133,18 @@ class Member:
                 shared.on_location,
                 self._drained,
             )
+
+    def _reside(self, settings: BackendConfig) -> None:
+        """Have requests know when the engine runs, as the config says."""
+        residence, launch = self.backend.residence, settings.launch
+        if residence is not None and isinstance(launch, Residing):
+            residence.on_demand = launch.start == "on_demand"
+            residence.max_wait = longest_wait(launch)
+
+    def _at_rest(self) -> bool:
+        """Tell whether the engine does not run, and that is as it should be."""
+        residence = self.backend.residence
+        return residence is not None and residence.on_demand and residence.state in AT_REST
 
     def fits(self, settings: BackendConfig) -> bool:
         """Tell whether this member can become what `settings` say, or another has to take its place."""
@@ -140,12 +162,14 @@ class Member:
         backend.translate(settings.translated)
         backend.slots.launched = _slots(settings)
         backend.longest = _longest(settings)
+        self._reside(settings)
         meaning = consequence(before, settings)
         if meaning is Consequence.MOVED:
             self._leave_location(settings.url)
         elif meaning is Consequence.RELAUNCHED:
-            self._leave_location(None)
-            backend.note(Health.LOADING, "its launch options have changed")
+            if not self._at_rest():
+                self._leave_location(None)
+                backend.note(Health.LOADING, "its launch options have changed")
             if self.supervisor is not None:
                 self.supervisor.relaunch(settings)
         # Only now: requests under way at an old location have the headers they began with.

@@ -30,6 +30,10 @@ class Kind(enum.StrEnum):
     """Multiply the backend's weight in every model by a factor."""
     RESET_BREAKER = "reset_breaker"
     """Close the breaker and hold nothing against the backend. It is done at once, and nothing of it lasts."""
+    START = "start"
+    """Start the launched engine, and let requests start it again."""
+    STOP = "stop"
+    """Stop the launched engine once its requests have ended. One that always runs stays so until it is started."""
 
 
 class Order(NamedTuple):

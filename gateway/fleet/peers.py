@@ -16,6 +16,7 @@ from gateway.config.outcome import Outcome
 from gateway.errors import GatewayError
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.orders import Order
+from gateway.fleet.residence import OnWant
 from gateway.fleet.ring import Page, Position
 from gateway.fleet.view import BackendView
 from gateway.telemetry.metrics import Metrics
@@ -30,6 +31,10 @@ class Peers(Protocol):
     @property
     def launches(self) -> bool:
         """Whether this process launches engines, and asks for their signals; else another one does."""
+
+    @property
+    def on_want(self) -> OnWant | None:
+        """Tells the process that launches how many requests of this one wait for an engine; None: it is this one."""
 
     @property
     def serving(self) -> int:
@@ -70,6 +75,7 @@ class Alone:
     """The only process."""
 
     launches = True
+    on_want = None
     serving = 1
 
     def __init__(self) -> None:

@@ -2,6 +2,8 @@
 
 Rules:
 - One event loop, one writer: whoever changes a backend's state announces it, which wakes all who wait.
+- Whoever waits for an engine that is not running says so, which is why it starts. Nothing else starts one for requests.
+- One engine is started for a request, and another one only where that has failed.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from backends.base import Health
 from gateway.errors import GatewayError, Own
 from gateway.fleet.backend import Backend
 from gateway.fleet.lease import Target
+from gateway.fleet.residence import Want
 
 
 class Pool:
@@ -43,21 +46,69 @@ class Pool:
         """Wait for the next announcement."""
         await self._changed.wait()
 
-    async def warm(self, targets: Sequence[Target], deadline: float) -> None:
+    async def warm(self, targets: Sequence[Target], deadline: float, last: float) -> None:
         """Wait while every backend that could serve is still loading, until `deadline` (loop time).
 
+        Where none is, and an engine can be started, wait for that one as long as it says, until `last` at most.
         Backends that are down, not loading, are not waited for: the caller will find out what is wrong with them.
 
         Raises:
-            GatewayError: It took too long.
+            GatewayError: It took too long, or no engine could be started.
         """
+        backends = [target.backend for target in targets]
+        wish = _Wish(backends)
+        began = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout_at(deadline):
-                while not any(target.backend.usable for target in targets):
-                    if not any(target.backend.coming for target in targets):
+            async with asyncio.timeout_at(deadline) as limit:
+                while not any(backend.usable for backend in backends):
+                    wish.renew()
+                    if wish.want is not None:
+                        limit.reschedule(min(last, began + wish.want.residence.max_wait))
+                    elif not any(backend.coming for backend in backends):
+                        wish.complain()
                         return
                     await self.change()
         except TimeoutError:
             raise GatewayError(
                 Own.QUEUE_TIMEOUT, "the model is still loading", code="model_loading", retry_after=5
             ) from None
+        finally:
+            wish.drop()
+
+
+class _Wish:
+    """Which engine one request waits for."""
+
+    def __init__(self, backends: Sequence[Backend]) -> None:
+        self._backends = backends
+        self._failed: list[Backend] = []
+        self._backend: Backend | None = None
+        self.want: Want | None = None
+
+    def renew(self) -> None:
+        """Want an engine: the one so far, unless it has failed; else one that is starting already, or the first."""
+        if self.want is not None and self.want.failed:
+            assert self._backend is not None
+            self._failed.append(self._backend)
+            self.drop()
+        if self.want is not None and self._backend is not None and self._backend.startable:
+            return
+        self.drop()
+        left = [each for each in self._backends if each.startable and each not in self._failed]
+        if left:
+            self._backend = min(left, key=lambda backend: not backend.coming)
+            assert self._backend.residence is not None
+            self.want = self._backend.residence.want()
+
+    def complain(self) -> None:
+        """Raise GatewayError if an engine was wanted, and did not come."""
+        if self._failed and (residence := self._failed[-1].residence) is not None:
+            name = self._failed[-1].name
+            message = f"the engine of backend {name!r} does not start: {residence.why}"
+            raise GatewayError(Own.NO_BACKEND, message, code="model_not_started", retry_after=5)
+
+    def drop(self) -> None:
+        """Want nothing any more."""
+        if self.want is not None:
+            self.want.drop()
+            self.want = None

@@ -2,26 +2,40 @@
 
 Rules:
 - The backend has connections only while the process runs; each start has its own port and thus its own connections.
-- From the moment its process has ended, an engine counts as starting; where it ends again and again, as down.
-- An engine that is not ready within its start timeout is stopped and started anew, like one that died.
+- An engine that always runs counts as starting from the moment its process has ended; where it ends again and again, as
+  down. One that runs on demand is started anew only when it is asked for again.
+- An engine that is not ready within its start timeout is stopped, like one that died.
+- An engine that stops takes no new requests first, and those under way finish.
 - When its launch options change, requests under way at the running engine get some time to finish before it is
   replaced. The new engine starts when the old one has ended: both may not fit into the machine.
+- Whether it runs is decided elsewhere (`gateway.fleet.keeper`); here that is done.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
 from backends.base import Health, Launch
+from backends.facts.residing import Residing
 from gateway.config.backend import BackendConfig
 from gateway.fleet.backend import Backend
 from gateway.fleet.launcher import Process, ProcessState
+from gateway.fleet.life import Life
 from gateway.fleet.location import Location, OnLocation
 from gateway.fleet.pool import Pool
+from gateway.fleet.residence import Residence
+from gateway.fleet.warming import warm_up
+from gateway.residency.state import AT_REST, LOADING, EngineState
 from gateway.telemetry.metrics import Metrics
+
+log = logging.getLogger("gateway.fleet")
+
+WARMS_UP = "it warms up"
+ENDED = "its process has ended"
 
 
 def take_over(backend: Backend, location: Location) -> None:
@@ -29,17 +43,31 @@ def take_over(backend: Backend, location: Location) -> None:
 
     An engine that has died and is expected back soon counts as loading from that moment on, so requests wait for it.
     """
-    backend.locate(location.url, location.key)
-    loading = location.url is not None or location.coming
-    if location.url is None:
-        backend.start_slowly()
-        backend.trouble(location.reason)
-    backend.note(Health.LOADING if loading else Health.DOWN, location.reason)
+    residence = backend.residence
+    assert residence is not None
+    was_held, residence.held = residence.held, location.held
+    residence.state, residence.halted = location.state, location.halted
+    if location.failures != residence.failures:
+        residence.failures, residence.why = location.failures, location.reason
+    where = None if backend.upstream is None else backend.upstream.url
+    if location.url is None or location.url != where:
+        backend.locate(location.url, location.key)
     backend.woken.set()
+    if residence.on_demand and location.state in AT_REST:
+        backend.note(Health.STOPPED, location.reason)
+        if location.state is EngineState.FAILED:
+            backend.trouble(location.reason)
+    elif location.url is None:
+        if location.state in AT_REST:
+            backend.start_slowly()
+            backend.trouble(location.reason)
+        backend.note(Health.LOADING if location.coming else Health.DOWN, location.reason)
+    elif location.url != where or was_held != location.held:
+        backend.note(Health.LOADING, location.reason)
 
 
 class Supervisor:
-    """Runs the engine of one launched backend."""
+    """Runs the engine of one launched backend while it is to run."""
 
     def __init__(
         self,
@@ -64,6 +92,12 @@ class Supervisor:
         self._outdated = asyncio.Event()
         """Set while the engine that runs was started with other settings than those of now."""
         self._retired = False
+        self._runs = asyncio.Event()
+        """Set while the engine is to run."""
+        self._leaving: str | None = None
+        """Why the engine that runs is to stop; None if it is not."""
+        self.life = Life()
+        self._lives = metrics.lives
         self._restarts = metrics.backends.restarts.cell(backend.name, backend.engine.name)
         self.process = Process(
             backend.name,
@@ -76,20 +110,64 @@ class Supervisor:
         )
 
     async def run(self) -> None:
-        """Start the engine, and start it again whenever it dies, until cancelled; then stop it."""
+        """Have the engine run whenever it is to, until cancelled; then stop it."""
+        while not self._retired:
+            await self._runs.wait()
+            await self._run()
+            self._runs.clear()
+            self._leaving = None
+
+    async def _run(self) -> None:
+        """Start the engine, and start it again whenever it dies, if it always runs; return when it has stopped."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.process.run())
-            group.create_task(self._hurry())
-            group.create_task(self._renew())
+            beside = [
+                group.create_task(work()) for work in (self._hurry, self._renew, self._leave, self._follow)
+            ]
+            await self.process.run(once=self._on_demand)
+            for task in beside:
+                task.cancel()
+
+    @property
+    def _residence(self) -> Residence:
+        residence = self._backend.residence
+        assert residence is not None
+        return residence
+
+    @property
+    def _on_demand(self) -> bool:
+        return self._residence.on_demand
+
+    def start(self) -> None:
+        """Start the engine. Only while it is stopped, or has failed."""
+        self.life.begin(asyncio.get_running_loop().time())
+        self._leaving = None
+        self._become(EngineState.STARTING, "starting")
+        self._runs.set()
+
+    def stop(self, reason: str) -> None:
+        """Stop the engine because of `reason`, once its requests have finished; at once while it starts."""
+        if self._leaving is not None or not self._runs.is_set():
+            return
+        self._leaving = reason
+        self._become(EngineState.DRAINING, reason)
+
+    def fail(self, why: str) -> None:
+        """Tell those who wait for the engine that it does not come, and why."""
+        self.life.fail()
+        self._tell(why)
 
     def relaunch(self, settings: BackendConfig) -> None:
-        """Replace the engine by one launched with these settings once its requests have finished."""
+        """Replace the engine, if it runs, by one launched with these settings once its requests have finished."""
         self._settings = settings
-        self._outdated.set()
+        if self._runs.is_set():
+            self._outdated.set()
+        else:
+            self._tell("its launch options have changed")
 
     def retire(self) -> None:
         """Start the engine no more, should it die; end it now if it has not even started."""
         self._retired = True
+        self._runs.set()
         if self.process.state is not ProcessState.RUNNING:
             self.process.end()
 
@@ -113,25 +191,98 @@ class Supervisor:
     def _on_state(self, state: ProcessState) -> None:
         if state is ProcessState.STARTING:
             return
-        backend, process = self._backend, self.process
+        process = self.process
         if self._retired:
             # Nobody needs to know but those who still use its connections.
             process.end()
-            backend.locate(None)
+            self._backend.locate(None)
             return
-        running = state is ProcessState.RUNNING
-        url = process.url if running else None
-        if running:
-            reason = "starting"
-        elif state is ProcessState.ENDED:
-            reason = "its process has ended"
-        else:
-            reason = process.last_error or "its process has ended"
-        location = Location(backend.name, url, reason, process.key, process.coming)
         self._restarts.value = process.restarts
+        if state is ProcessState.RUNNING:
+            if self.life.state not in LOADING:
+                # One that always runs has died, and comes again.
+                self.life.begin(asyncio.get_running_loop().time())
+            self._become(EngineState.STARTING, "starting")
+        elif self._leaving is not None:
+            if state is ProcessState.STOPPED:
+                self._become(EngineState.STOPPED, self._leaving)
+        elif state is ProcessState.ENDED and self._on_demand:
+            # What it printed last is still being read: those who wait are told why it failed.
+            self._tell(ENDED)
+        elif state in (ProcessState.ENDED, ProcessState.FAILED):
+            failed = state is ProcessState.FAILED
+            self._become(EngineState.FAILED, (failed and process.last_error) or ENDED)
+
+    def _become(self, state: EngineState, reason: str) -> None:
+        """Be in a state."""
+        life, now = self.life, asyncio.get_running_loop().time()
+        if life.state in LOADING and state not in LOADING:
+            self._loaded(state, now)
+        life.become(state, now)
+        if state is EngineState.FAILED and self._on_demand:
+            life.fail()
+        held = ""
+        if state is EngineState.DRAINING:
+            held = reason
+        elif state in LOADING and self._warm:
+            held = WARMS_UP
+        life.held = held
+        self._tell(reason)
+
+    def _loaded(self, state: EngineState, now: float) -> None:
+        """Count the end of a start."""
+        name = self._backend.name
+        result = {EngineState.READY: "ready", EngineState.FAILED: "failed"}.get(state, "cancelled")
+        self._lives.loads.cell(name, result).value += 1
+        if state is EngineState.READY:
+            self._lives.load.cell(name).observe(now - self.life.began_at)
+
+    def _tell(self, reason: str) -> None:
+        """Tell all processes where the engine is, and how."""
+        process, life, backend = self.process, self.life, self._backend
+        running = process.state is ProcessState.RUNNING
+        location = Location(
+            backend.name,
+            process.url if running else None,
+            reason,
+            process.key if running else None,
+            process.coming or life.state in LOADING or life.state is EngineState.DRAINING,
+            life.state,
+            life.held,
+            life.failures,
+            life.halted,
+        )
         take_over(backend, location)
         self._on_location(location)
         self._pool.announce()
+
+    @property
+    def _warm(self) -> tuple[str, ...]:
+        launch = self._settings.launch
+        return launch.warm if isinstance(launch, Residing) else ()
+
+    async def _leave(self) -> None:
+        """End the engine when it is to stop: after its requests, or at once if it has taken none yet."""
+        while self._leaving is None:
+            await self._pool.change()
+        if self.life.served:
+            await self._drained()
+        self.process.end()
+
+    async def _follow(self) -> None:
+        """Take the engine through its start: it answers, warms up, and is ready."""
+        backend = self._backend
+        while True:
+            if self.life.state in LOADING and self._leaving is None:
+                if self.life.held and self._residence.answers and backend.upstream is not None:
+                    self._become(EngineState.WARMING, WARMS_UP)
+                    await warm_up(backend, self._warm)
+                    if self.life.state is EngineState.WARMING:
+                        self.life.held = ""
+                        self._tell("it is about to be ready")
+                elif backend.health is Health.READY:
+                    self._become(EngineState.READY, "")
+            await self._pool.change()
 
     async def _hurry(self) -> None:
         """End an engine that takes longer to become ready than it may."""
@@ -140,7 +291,8 @@ class Supervisor:
             deadline = self.process.start_deadline
             late = deadline is not None and loop.time() > deadline
             replaced = self._outdated.is_set() or self._retired
-            if late and not replaced and self._backend.health is not Health.READY:
+            unready = self._backend.health is not Health.READY and not self.life.held
+            if late and unready and not replaced:
                 self.process.kill("it was not ready in time (start_timeout)")
             try:
                 async with asyncio.timeout(1.0):

@@ -20,6 +20,7 @@ from gateway.fleet.breaker import State
 from gateway.fleet.launcher import Process
 from gateway.fleet.orders import Orders
 from gateway.fleet.signals import Book
+from gateway.residency.state import EngineState
 
 
 class BackendState(enum.StrEnum):
@@ -32,6 +33,8 @@ class BackendState(enum.StrEnum):
     ASLEEP = "asleep"
     """It takes no requests until somebody wakes it."""
     DOWN = "down"
+    STOPPED = "stopped"
+    """The gateway has stopped its engine, or not started it yet; it starts when a request needs it."""
     DRAINED = "drained"
     """An operator has ordered that it takes no requests, however it is."""
 
@@ -43,6 +46,11 @@ class _View(BaseModel):
 class LaunchedView(_View):
     """The process of an engine that the gateway launches."""
 
+    state: EngineState = Field(
+        EngineState.STOPPED,
+        description="Where it is in its life. `failed`: its last start failed, or it has died; the next request starts "
+        "it anew.",
+    )
     pid: int | None = Field(description="Its process id; null while it does not run.")
     restarts: int = Field(description="Times it was started again after it had run.")
 
@@ -122,7 +130,7 @@ def backend_view(
         name=backend.name,
         engine=engine.name,
         url=None if backend.upstream is None else backend.upstream.url,
-        launched=_launched(settings, process),
+        launched=_launched(backend, process),
         state=state_of(backend),
         reason=_reason(backend),
         orders=_orders(backend.orders, now),
@@ -181,10 +189,11 @@ def _left(until: float | None, now: float) -> float | None:
     return None if until is None else round(max(0.0, until - now), 1)
 
 
-def _launched(settings: BackendConfig, process: Process | None) -> LaunchedView | None:
-    if settings.launch is None:
+def _launched(backend: Backend, process: Process | None) -> LaunchedView | None:
+    if backend.residence is None:
         return None
     return LaunchedView(
+        state=backend.residence.state,
         pid=process and process.pid,
         restarts=0 if process is None else process.restarts,
     )

@@ -23,6 +23,7 @@ from gateway.telemetry.merging import in_parts
 from gateway.telemetry.of_backends import BackendMetrics
 from gateway.telemetry.of_engines import EngineMetrics
 from gateway.telemetry.of_gen_ai import GenAiMetrics
+from gateway.telemetry.of_lives import LifeMetrics
 from gateway.telemetry.of_machine import MachineMetrics
 from gateway.telemetry.of_program import ProgramMetrics
 from gateway.telemetry.of_requests import KeyMetrics, QueueMetrics, RequestMetrics
@@ -47,6 +48,7 @@ class Metrics:
         self.routes = RouteMetrics(made)
         self.backends = BackendMetrics(made)
         self.engines = EngineMetrics(made)
+        self.lives = LifeMetrics(made)
         self.machine = MachineMetrics(made)
         self.program = ProgramMetrics(made, version)
         self.gen_ai = GenAiMetrics(made)

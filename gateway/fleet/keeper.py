@@ -1,0 +1,338 @@
+"""Which of the launched engines run: what is known is told to `gateway.residency.decide`, what it decides is done.
+
+Rules:
+- Only the process that launches has a keeper. The others tell it how many of their requests wait for which engine.
+- It looks when something changes, when something is due, and every so often for what nobody tells: whether an engine is
+  in use, and what it takes of the memory.
+- An engine's need is what the config says, else what it took when it last ran, else what its files and options say. One
+  that takes more than that is believed, not the config.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from backends.facts.residing import Residing
+from gateway.config.schema import Config
+from gateway.config.server import Engines
+from gateway.fleet.backend import Backend
+from gateway.fleet.supervise import Supervisor
+from gateway.machine.machine import Machine
+from gateway.residency.decide import decide, rivals
+from gateway.residency.memory import ENGINES, RAM, Amounts, in_words
+from gateway.residency.resident import Action, Reason, Refuse, Resident, Sleep, Start, Stop, Terms, Wake
+from gateway.residency.state import LOADING, EngineState
+from gateway.telemetry.metrics import Metrics
+
+log = logging.getLogger("gateway.fleet")
+
+LOOK = 1.0
+"""Seconds between two looks at the use of engines that run on demand."""
+QUICK = 0.1
+"""The same while somebody waits for an engine: the one before may be done any moment."""
+LIE = 1.1
+"""How much more an engine takes than its config says until that is worth a word."""
+
+_WORDS: Mapping[Reason, str] = {
+    Reason.IDLE: "nobody has used it for long",
+    Reason.ROOM: "it makes room for another engine",
+    Reason.UNWANTED: "nobody waits for it any more",
+    Reason.ORDERED: "an operator has stopped it",
+}
+
+
+class Use(NamedTuple):
+    """How a backend is used, by all processes."""
+
+    times: int
+    """How often it went from no request to one."""
+    requests: int
+    """Requests that run there."""
+
+
+Uses = Mapping[str, Use]
+
+
+class Keeper:
+    """What decides of the launched engines of one gateway."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        used: Callable[[], Awaitable[Uses]],
+        announced: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Decide nothing before `run`.
+
+        `used` tells how all processes use each backend; `announced` waits until some backend has changed.
+        """
+        self.machine: Machine | None = None
+        """What tells of the memory there is; None: nobody does, and memory has no limit."""
+        self._metrics = metrics
+        self._used = used
+        self._announced = announced
+        self._engines: Engines = Engines()
+        self._default_idle: float | None = None
+        self._kept: dict[str, _Kept] = {}
+        self._wants: dict[str, dict[Any, int]] = {}
+        """How many requests wait for an engine, by the process they wait in."""
+        self._since: dict[str, float] = {}
+        """Since when somebody has waited for an engine without a break."""
+        self._woken = asyncio.Event()
+
+    def apply(self, config: Config, supervisors: Mapping[str, tuple[Backend, Supervisor]]) -> None:
+        """Decide from now on as a config says, about these engines."""
+        idle = config.defaults.idle
+        self._engines, self._default_idle = config.server.engines, None if idle == "never" else idle
+        groups = {}
+        for name, settings in config.backends.items():
+            if isinstance(settings.launch, Residing) and settings.launch.group is not None:
+                groups[name] = settings.launch.group
+        exclusive = rivals(config.server.engines.together, groups)
+        self._kept = {
+            name: _Kept(
+                backend,
+                supervisor,
+                _terms(config.backends[name].launch, self._default_idle, exclusive.get(name, frozenset())),
+                config.backends[name].launch,
+                self._kept.get(name),
+            )
+            for name, (backend, supervisor) in supervisors.items()
+        }
+        self._woken.set()
+
+    def want(self, source: Any, name: str, waiting: int) -> None:
+        """Take note of how many requests of one process wait for an engine now."""
+        before = self._waiting(name)
+        self._wants.setdefault(name, {})[source] = waiting
+        now = self._waiting(name)
+        if now > before:
+            self._since.setdefault(name, asyncio.get_running_loop().time())
+        elif not now:
+            self._since.pop(name, None)
+            del self._wants[name]
+        if kept := self._kept.get(name):
+            kept.supervisor.life.used_at = asyncio.get_running_loop().time()
+        self._woken.set()
+
+    def forget(self, source: Any) -> None:
+        """Take note that a process is gone, with all its requests."""
+        for name in [name for name, waiting in self._wants.items() if source in waiting]:
+            self.want(source, name, 0)
+
+    def order(self, name: str, run: bool) -> None:
+        """Have an engine start, or stop, because an operator says so."""
+        kept = self._kept.get(name)
+        if kept is None:
+            return
+        life = kept.supervisor.life
+        if run:
+            life.halted, life.ordered = False, True
+        else:
+            life.ordered, life.halted = False, not kept.terms.on_demand
+            if life.state in LOADING:
+                kept.supervisor.fail("an operator has stopped it")
+            self._since.pop(name, None)
+            kept.supervisor.stop(_WORDS[Reason.ORDERED])
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Decide and act, until cancelled."""
+        while True:
+            self._woken.clear()
+            again = await self._look()
+            pause = None
+            if any(kept.terms.on_demand for kept in self._kept.values()):
+                pause = QUICK if self._wants else LOOK
+                if again is not None:
+                    pause = min(pause, max(0.0, again - asyncio.get_running_loop().time()))
+            await self._changed(pause)
+
+    async def _changed(self, pause: float | None) -> None:
+        """Wait until something has changed, at most so many seconds; None: without a limit."""
+        wakers = [asyncio.ensure_future(self._woken.wait()), asyncio.ensure_future(self._announced())]
+        try:
+            await asyncio.wait(wakers, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waker in wakers:
+                waker.cancel()
+
+    async def _look(self) -> float | None:
+        """Decide once, and do what is decided. Return when to look again at the latest."""
+        uses = await self._used() if any(kept.terms.on_demand for kept in self._kept.values()) else {}
+        now = asyncio.get_running_loop().time()
+        self._measure()
+        residents = [self._resident(name, kept, uses.get(name), now) for name, kept in self._kept.items()]
+        decision = decide(residents, self._budget(), now)
+        for action in decision.actions:
+            self._do(action)
+        return decision.again
+
+    def _resident(self, name: str, kept: _Kept, use: Use | None, now: float) -> Resident:
+        """Return an engine as decisions see it."""
+        life = kept.supervisor.life
+        if use is not None and (use.requests or use.times != kept.times):
+            kept.times, life.used_at = use.times, now
+        since = self._since.get(name)
+        if life.failures != kept.failures:
+            # Those who waited then have been told. Whoever comes later tries anew.
+            kept.failures = life.failures
+            self._since.pop(name, None)
+            since = None
+        if since is None and life.ordered:
+            since = life.used_at
+        return Resident(
+            name,
+            replace(kept.terms, finish_load=True) if life.ordered else kept.terms,
+            life.state,
+            self._need(kept),
+            busy=use is not None and use.requests > 0,
+            waiting=self._waiting(name),
+            wanted_since=since,
+            used_at=life.used_at,
+            ready_at=life.ready_at,
+            load_seconds=life.load_seconds,
+            halted=life.halted,
+        )
+
+    def _do(self, action: Action) -> None:
+        kept = self._kept[action.name]
+        if isinstance(action, Start | Wake):
+            kept.supervisor.start()
+        elif isinstance(action, Refuse):
+            log.error("backend '%s' cannot run: %s", action.name, action.why)
+            kept.supervisor.fail(action.why)
+        elif isinstance(action, Stop | Sleep):
+            why = f"it makes room for '{action.for_}'" if action.for_ else _WORDS[action.reason]
+            log.info("backend '%s' stops: %s", action.name, why)
+            self._metrics.lives.stops.cell(action.name, action.reason).value += 1
+            kept.supervisor.stop(why)
+
+    def _waiting(self, name: str) -> int:
+        return sum(self._wants.get(name, {}).values())
+
+    def show(self) -> None:
+        """Set the gauges that are looked at for each scrape."""
+        lives = self._metrics.lives
+        for name, kept in self._kept.items():
+            for state in EngineState:
+                lives.state.cell(name, state).value = float(state is kept.supervisor.life.state)
+            lives.waiting.cell(name).value = self._waiting(name)
+            for device, amount in (self._need(kept) or {}).items():
+                lives.need.cell(name, device).value = amount
+        for device, amount in self._budget().items():
+            if device != ENGINES:
+                lives.budget.cell(device).value = amount
+
+    # memory
+
+    def _need(self, kept: _Kept) -> Amounts | None:
+        """Return what an engine takes while it runs; None where nobody knows."""
+        told, measured = kept.told, kept.measured
+        if told is None:
+            return measured or None
+        return {device: max(amount, measured.get(device, 0)) for device, amount in told.items()} | {
+            device: amount for device, amount in measured.items() if device not in told
+        }
+
+    def _measure(self) -> None:
+        """Take note of what each engine takes now, as far as the machine tells."""
+        if self.machine is None:
+            return
+        for name, use in self.machine.uses().items():
+            kept = self._kept.get(name)
+            if kept is None or kept.supervisor.life.state is not EngineState.READY:
+                continue
+            taken = {RAM: use.memory, **{gpu: held for gpu, held in use.gpus.items() if held is not None}}
+            if kept.began_at != kept.supervisor.life.began_at:
+                kept.began_at, kept.measured = kept.supervisor.life.began_at, {}
+            kept.measured = {
+                device: max(kept.measured.get(device, 0), taken.get(device, 0))
+                for device in {**kept.measured, **taken}
+            }
+            kept.judge(name)
+
+    def _budget(self) -> Amounts:
+        """Return what all launched engines may take together now."""
+        budget = {} if self._engines.at_once is None else {ENGINES: self._engines.at_once}
+        machine = self.machine
+        if machine is None:
+            return budget
+        host, uses = machine.host(), machine.uses()
+        if host.memory_total is not None and host.memory_available is not None:
+            ours = sum(use.memory for use in uses.values())
+            there = host.memory_available + ours
+            budget[RAM] = min(_limit(self._engines.memory.ram, host.memory_total), there)
+        for gpu in machine.gpus():
+            if gpu.memory_total is not None:
+                ours = sum(use.gpus.get(gpu.id) or 0 for use in uses.values())
+                there = gpu.memory_total - max(0, (gpu.memory_used or 0) - ours)
+                budget[gpu.id] = min(_limit(self._engines.memory.gpu, gpu.memory_total), there)
+        return budget
+
+
+class _Kept:
+    """One engine, and what is remembered of it."""
+
+    def __init__(
+        self, backend: Backend, supervisor: Supervisor, terms: Terms, launch: Any, before: _Kept | None
+    ) -> None:
+        self.backend = backend
+        self.supervisor = supervisor
+        self.terms = terms
+        self.told = _told(launch)
+        """What its config says that it takes; None where it does not."""
+        self.times = 0
+        self.failures = supervisor.life.failures
+        self.began_at = 0.0
+        self.measured: dict[str, int] = {} if before is None else before.measured
+        """The most it took since its last start, or in the life before."""
+        self._judged = False
+
+    def judge(self, name: str) -> None:
+        """Say once if it takes much more than its config says."""
+        for device, amount in self.measured.items():
+            told = (self.told or {}).get(device)
+            if told is not None and amount > told * LIE and not self._judged:
+                self._judged = True
+                log.warning(
+                    "backend '%s' takes %s of %s, not %s as `launch.memory` says",
+                    name,
+                    in_words(amount),
+                    device,
+                    in_words(told),
+                )
+
+
+def _told(launch: Any) -> dict[str, int] | None:
+    """Return what the config says that an engine takes."""
+    if not isinstance(launch, Residing) or launch.memory is None:
+        return None
+    told = {} if launch.memory.ram is None else {RAM: launch.memory.ram}
+    if launch.memory.gpu is not None:
+        told |= {f"nvidia{number}": launch.memory.gpu for number in getattr(launch, "gpus", None) or (0,)}
+    return told
+
+
+def _terms(launch: Any, default_idle: float | None, exclusive: frozenset[str]) -> Terms:
+    """Return when an engine runs, as the config says."""
+    if not isinstance(launch, Residing):
+        return Terms(rivals=exclusive)
+    idle = default_idle if launch.idle is None else launch.idle
+    return Terms(
+        on_demand=launch.start == "on_demand",
+        idle=None if isinstance(idle, str) else idle,
+        priority=launch.priority,
+        pin=launch.pin,
+        finish_load=launch.finish_load,
+        rivals=exclusive | frozenset(launch.exclusive_with),
+    )
+
+
+def _limit(setting: float, total: int) -> int:
+    """Return the bytes that a size, or a share of all there is, means."""
+    return round(setting * total) if isinstance(setting, float) else setting

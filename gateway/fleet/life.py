@@ -1,0 +1,65 @@
+"""The life of one launched engine, in the process that launches it: its state, and since when.
+
+Rules:
+- Times are the event loop's.
+"""
+
+from __future__ import annotations
+
+from gateway.residency.state import LOADING, EngineState
+
+
+class Life:
+    """Where an engine is in its life, and what of its past decisions look at."""
+
+    __slots__ = (
+        "began_at",
+        "failures",
+        "halted",
+        "held",
+        "load_seconds",
+        "ordered",
+        "ready_at",
+        "served",
+        "state",
+        "used_at",
+    )
+
+    def __init__(self) -> None:
+        """Start with an engine that has never run."""
+        self.state: EngineState = EngineState.STOPPED
+        self.began_at: float = 0.0
+        """When its last start began."""
+        self.ready_at: float = 0.0
+        """When it last became ready."""
+        self.used_at: float = 0.0
+        """When it was last seen in use, or became ready."""
+        self.load_seconds: float = 0.0
+        """How long its last start took."""
+        self.served: bool = False
+        """Whether it has been ready since its last start."""
+        self.held: str = ""
+        """Why it takes no requests although it answers; empty if it does."""
+        self.failures: int = 0
+        """How often those who waited have been told that it does not come."""
+        self.halted: bool = False
+        """Whether an operator has stopped it, and nobody but an operator starts it."""
+        self.ordered: bool = False
+        """Whether an operator has started it: it starts, and goes on to do so, though nobody waits for it."""
+
+    def begin(self, now: float) -> None:
+        """Begin a start."""
+        self.began_at, self.served = now, False
+
+    def become(self, state: EngineState, now: float) -> None:
+        """Be in another state."""
+        if state is EngineState.READY and self.state in LOADING:
+            self.ready_at = self.used_at = now
+            self.load_seconds = now - self.began_at
+            self.served, self.ordered = True, False
+        self.state = state
+
+    def fail(self) -> None:
+        """Take note that those who wait are told that the engine does not come."""
+        self.failures += 1
+        self.ordered = False

@@ -1,0 +1,87 @@
+"""What requests must know of a launched engine's life: whether it starts for them, and why it did not.
+
+Rules:
+- Every process that serves has this of each launched engine. The process that launches decides, and tells the others.
+- A request that waits for an engine says so by a `Want`, and takes it back however its wait ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from gateway.residency.state import EngineState
+
+OnWant = Callable[[str, int], None]
+"""Called with the name of a backend, and how many requests of this process wait for its engine now."""
+
+
+class Residence:
+    """The life of one launched engine, as this process knows it."""
+
+    __slots__ = (
+        "_name",
+        "_on_want",
+        "answers",
+        "failures",
+        "halted",
+        "held",
+        "max_wait",
+        "on_demand",
+        "state",
+        "waiting",
+        "why",
+    )
+
+    def __init__(self, name: str, on_want: OnWant) -> None:
+        """Start with an engine that always runs. `name` is that of its backend."""
+        self._name: Final = name
+        self._on_want: Final = on_want
+        self.on_demand: bool = False
+        """Whether it starts when a request needs it."""
+        self.max_wait: float = 0.0
+        """Seconds that a request may wait for its start."""
+        self.state: EngineState = EngineState.STOPPED
+        self.halted: bool = False
+        """Whether an operator has stopped it, and nobody but an operator starts it."""
+        self.held: str = ""
+        """Why the backend takes no requests although its engine answers: it warms up, or is about to stop."""
+        self.answers: bool = False
+        """Whether the engine has answered that it is ready, while the backend is held."""
+        self.failures: int = 0
+        """How often those who waited have been told that it does not come."""
+        self.why: str = ""
+        """Why, the last time."""
+        self.waiting: int = 0
+        """Requests of this process that wait for it."""
+
+    def want(self) -> Want:
+        """Say that one more request waits."""
+        self._count(1)
+        return Want(self)
+
+    def _count(self, by: int) -> None:
+        self.waiting += by
+        self._on_want(self._name, self.waiting)
+
+
+class Want:
+    """The wait of one request for an engine."""
+
+    __slots__ = ("_failures", "_open", "residence")
+
+    def __init__(self, residence: Residence) -> None:
+        self.residence: Final = residence
+        self._failures: Final = residence.failures
+        self._open = True
+
+    @property
+    def failed(self) -> bool:
+        """Whether those who wait have been told meanwhile that the engine does not come."""
+        return self.residence.failures != self._failures
+
+    def drop(self) -> None:
+        """Wait no longer. Nothing happens where that was said before."""
+        if self._open:
+            self._open = False
+            self.residence._count(-1)
