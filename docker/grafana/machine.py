@@ -7,7 +7,7 @@ from typing import Final
 from grafana_foundation_sdk.models import dashboard, units
 
 from docker.grafana.page import Row, instance, page
-from docker.grafana.panels import GREEN, RED, YELLOW, lines, number, states
+from docker.grafana.panels import BLUE, GREEN, GREY, RED, YELLOW, lines, number, places, states
 from docker.grafana.queries import Scope
 
 ALL: Final = Scope()
@@ -19,7 +19,7 @@ def machine() -> dashboard.Dashboard:
         "gateway-machine",
         "The gateway's own processes and config, the GPUs and the host, and which engines use them.",
         [instance()],
-        [_now(), _gpus(), _host(), _program()],
+        [_now(), _gpus(), _host(), _engines(), _program()],
     )
 
 
@@ -172,6 +172,63 @@ def _host() -> Row:
                 (ALL.rate("gateway_engine_cpu_seconds_total", "backend"), "{{backend}}"),
                 stacked=True,
                 wide=6,
+            ),
+        ],
+    )
+
+
+def _engines() -> Row:
+    spent = ALL.total("gateway_engine_load_duration_seconds_sum", "backend")
+    starts = ALL.total("gateway_engine_load_duration_seconds_count", "backend")
+    words = {
+        "stopped": GREY,
+        "starting": YELLOW,
+        "warming": YELLOW,
+        "ready": GREEN,
+        "sleeping": BLUE,
+        "draining": YELLOW,
+        "failed": RED,
+    }
+    return (
+        "Launched engines",
+        [
+            states(
+                "States",
+                "Where each launched engine is in its life.",
+                (ALL.state("gateway_engine_state", "state", [*words], "backend"), "{{backend}}"),
+                places(words),
+                wide=12,
+            ),
+            lines(
+                "Memory: what engines need, and what they may take",
+                "What each engine is taken to need of a device while it runs. The budget is what all of them may take "
+                "together now.",
+                units.BytesIEC,
+                (ALL.total("gateway_engine_memory_need_bytes", "backend, device"), "{{backend}} {{device}}"),
+                (ALL.total("gateway_engine_memory_budget_bytes", "device"), "budget {{device}}"),
+                wide=12,
+            ),
+            lines(
+                "Starts and stops",
+                "Starts that are over, by result, and stops, by reason.",
+                units.Short,
+                (ALL.total("gateway_engine_loads_total", "backend, result"), "{{backend}}: start {{result}}"),
+                (ALL.total("gateway_engine_stops_total", "backend, reason"), "{{backend}}: stop {{reason}}"),
+                wide=8,
+            ),
+            lines(
+                "How long starts take",
+                "From the start of the process until it takes requests, on average.",
+                units.Seconds,
+                (f"{spent} / {starts}", "{{backend}}"),
+                wide=8,
+            ),
+            lines(
+                "Requests that wait for a start",
+                "Requests that wait until an engine has started.",
+                units.Short,
+                (ALL.total("gateway_engine_requests_waiting", "backend"), "{{backend}}"),
+                wide=8,
             ),
         ],
     )

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from backends import registry
 from backends.base import OptionsError
-from gateway.config import check_models, check_profiles, check_routes, data, tracing
+from gateway.config import check_engines, check_models, check_profiles, check_routes, data, tracing
 from gateway.config.explain import Names
 from gateway.config.problems import Problem, quote
 from gateway.config.schema import Config
@@ -36,6 +36,7 @@ def check(config: Config, source: Source, names: Names) -> Iterator[Problem]:
     yield from _fallbacks(config, source, owners, names)
     yield from _cycles(config, source, owners)
     yield from check_models.models(config, source)
+    yield from check_engines.check(config, source, names)
     yield from _stand_ins(config, source, owners, names)
     yield from _keys(config, source)
     profiled = {alias: "" for profile in config.profiles.values() for alias in profile.aliases}

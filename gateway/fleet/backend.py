@@ -80,7 +80,6 @@ class Backend:
         "in_flight",
         "label",
         "last_error",
-        "launched",
         "listed",
         "load",
         "longest",
@@ -118,8 +117,6 @@ class Backend:
         self.name, self.label, self._unreachable = name, name.encode(), False
         self.gate: Gate | None = None
         """Where requests wait that the engine cannot take at once; None where it has a queue of its own."""
-        self.launched = False
-        """Whether the gateway starts the engine itself, and starts it again when it dies."""
         self.residence: Residence | None = None
         """The life of its engine, where the gateway starts and stops it."""
         self.longest: int | None = None
@@ -182,6 +179,11 @@ class Backend:
     @property
     def _is_up(self) -> bool:
         return self.health is Health.READY and not self.flawed
+
+    @property
+    def launched(self) -> bool:
+        """Whether the gateway starts its engine itself."""
+        return self.residence is not None
 
     @property
     def asleep(self) -> bool:

@@ -97,7 +97,7 @@ class Member:
             headers_of(settings),
         )
         self.backend.translate(settings.translated)
-        self.backend.launched, self.backend.longest = settings.launch is not None, _longest(settings)
+        self.backend.longest = _longest(settings)
         self.backend.slots.launched = _slots(settings)
         self.watch = Watch(self.backend, shared.pool, shared.on_models, shared.rng)
         self.metrics_at = _metrics_at(settings)
@@ -117,15 +117,20 @@ class Member:
         if settings.url is not None:
             self.backend.locate(settings.url)
             return
-        self.backend.residence = Residence(name, shared.on_want)
+        self._launch(settings)
+
+    def _launch(self, settings: BackendConfig) -> None:
+        """Have an engine that the gateway launches, here or in another process."""
+        backend, shared = self.backend, self._shared
+        backend.residence = Residence(backend.name, shared.on_want)
         self._reside(settings)
-        if self.backend.residence.on_demand:
-            self.backend.note(Health.STOPPED, "nobody has asked for it yet")
+        if backend.residence.on_demand:
+            backend.note(Health.STOPPED, "nobody has asked for it yet")
         else:
-            self.backend.note(Health.LOADING, "starting")
+            backend.note(Health.LOADING, "starting")
         if shared.launches:
             self.supervisor = Supervisor(
-                self.backend,
+                backend,
                 settings,
                 shared.pool,
                 shared.metrics,

@@ -12,13 +12,14 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, JsonValue, SecretStr
 from pydantic.fields import FieldInfo
 
 from backends import registry
 from backends.base import EngineOptions, LaunchOptions, Operation
+from backends.facts.residing import MemoryNeed, Residing
 from backends.facts.units import Duration, Share, Size, Wait
 from gateway.config import json_schema
 from gateway.config.address import IpNetwork, ListenAddress, Url
@@ -68,6 +69,8 @@ WORDS: list[tuple[Any, str]] = [
     (Path, "path"),
     (int, "whole number"),
     (Share, "percentage"),
+    (Size | Share, "size or percentage"),
+    (Duration | Literal["never"], "duration or `never`"),
     (Slots, "`auto` or a whole number, 1 to 1000000"),
     (float, "number"),
     (bool, "`true` or `false`"),
@@ -95,12 +98,21 @@ def _sections() -> Iterator[str]:
         yield f"### {title or 'The file'}\n\n{_sentence(kind)}\n"
         yield _table(kind, title)
         if kind is BackendConfig:
+            yield from _residing(title)
             for engine in registry.names():
                 for name in ("options", "launch"):
                     own = engine_section(engine, name)
                     if own:
                         yield f"### {title}.{name} of {engine}\n"
-                        yield _table(own, title)
+                        yield _table(own, title, frozenset(Residing.model_fields))
+
+
+def _residing(title: str) -> Iterator[str]:
+    """Yield what the launch options of all engines share: when they run."""
+    yield f"### {title}.launch of every engine\n"
+    yield _table(Residing, f"{title}.launch")
+    yield f"### {title}.launch.memory\n\n{_sentence(MemoryNeed)}\n"
+    yield _table(MemoryNeed, f"{title}.launch")
 
 
 def sections(kind: type[BaseModel], title: str) -> Iterator[tuple[str, type[BaseModel]]]:
@@ -159,9 +171,11 @@ def _given(hint: Any) -> Any:
     return hint
 
 
-def _table(kind: type[BaseModel], title: str) -> str:
+def _table(kind: type[BaseModel], title: str, without: frozenset[str] = frozenset()) -> str:
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, hint in hints(kind).items():
+        if name in without:
+            continue
         field = kind.model_fields[name]
         rows.append(
             f"| `{name}` | {_type(hint, field, title, name)} | {_default(field, hint)} | {field.description} |"
