@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from backends.base import LaunchOptions
-from backends.facts.units import Duration, Size
+from backends.facts.units import Duration, IdleTime, Size
 
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
 Named = Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -34,7 +34,7 @@ class Residing(LaunchOptions):
         description="`always`: it runs as long as the gateway does. `on_demand`: it starts when a request needs it, "
         "and may be stopped again.",
     )
-    idle: Duration | Literal["never"] | None = Field(
+    idle: IdleTime | None = Field(
         None,
         description="How long without a request until an `on_demand` engine stops; `never`: it stays. Left out, what "
         "`defaults.idle` says.",

@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated
 
@@ -103,6 +104,26 @@ def share(value: object) -> float:
     return float(match[1]) / 100
 
 
+def _size_or_share(value: object) -> int | float:
+    """Return the bytes of a size, or the fraction of a percentage, which is a float."""
+    if isinstance(value, float) and 0 <= value <= 1:
+        return value
+    try:
+        return share(value) if isinstance(value, str) and value.endswith("%") else size(value)
+    except PydanticCustomError:
+        raise expected("a size such as 20GiB, or a percentage such as 80%") from None
+
+
+def _idle(value: object, info: ValidationInfo) -> float:
+    """Return seconds, as `_duration`; infinity for "never"."""
+    if value in ("never", math.inf):
+        return math.inf
+    try:
+        return _duration(value, info)
+    except PydanticCustomError:
+        raise expected("a duration such as 15m, or never") from None
+
+
 _AMOUNT = r"[0-9]+(\.[0-9]+)?"
 _DURATION_PATTERN = rf"^(({_AMOUNT}h)?({_AMOUNT}m)?({_AMOUNT}s)?({_AMOUNT}ms)?|.*\$\{{.*)$"
 
@@ -132,6 +153,26 @@ Size = Annotated[
     ),
 ]
 """Bytes, at least one; a size with a unit, or a whole number of bytes, in the file."""
+
+SizeOrShare = Annotated[
+    int | float,
+    PlainValidator(_size_or_share),
+    WithJsonSchema(
+        {
+            "type": ["string", "integer"],
+            "pattern": r"^([0-9]+([KMG]i?B|B)?|[0-9]{1,3}(\.[0-9]{1,4})?%|.*\$\{.*)$",
+            "minimum": 1,
+        }
+    ),
+]
+"""Bytes, or a fraction from 0 to 1 of all there is, which is a float; a size or a percentage in the file."""
+
+IdleTime = Annotated[
+    float,
+    PlainValidator(_idle),
+    WithJsonSchema({"type": "string", "pattern": rf"{_DURATION_PATTERN}|^never$", "minLength": 2}),
+]
+"""Seconds, more than zero, or infinity; a duration with a unit, or `never`, in the file."""
 
 Share = Annotated[
     float,

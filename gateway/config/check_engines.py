@@ -65,7 +65,7 @@ def _both_always(config: Config, source: Source, launched: dict[str, Residing]) 
             )
             yield source.problem((*where, "group"), message)
         for other in launch.exclusive_with:
-            if other in always:
+            if other in always and other != name:
                 message = f"{quote(other)} always runs, and so does this: give one of them `start: on_demand`"
                 yield source.problem((*where, "exclusive_with"), message, at_key=True)
         friends = frozenset[str]().union(*(members for members in sets if name in members))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from backends.facts.units import Duration, Share, Wait
+from backends.facts.units import Duration, IdleTime, Share, Wait
 from gateway.config.section import Section, setting
 from gateway.config.texts import ModelName
 
@@ -90,7 +88,7 @@ class Defaults(Section):
         "20%", "How many of the requests being served may be in a further attempt at once; three always may."
     )
     breaker: Breaker = setting({}, "When a failing backend is left alone.")
-    idle: Duration | Literal["never"] = setting(
+    idle: IdleTime = setting(
         "never",
         "How long without a request until a launched engine with `start: on_demand` stops; `never`: only to make room.",
     )

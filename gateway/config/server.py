@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from backends.facts.units import Duration, Share, Size, Wait
+from backends.facts.units import Duration, Size, SizeOrShare, Wait
 from gateway.config.address import IpNetwork, ListenAddress
 from gateway.config.certificate import Tls
 from gateway.config.data import FolderOrData
@@ -102,8 +102,8 @@ class Metrics(Section):
 class MemoryBudget(Section):
     """How much memory launched engines may take together."""
 
-    ram: Size | Share = setting("90%", "Of the machine's RAM: a size, or a share of all there is.")
-    gpu: Size | Share = setting("95%", "Of each GPU: a size, or a share of all it has.")
+    ram: SizeOrShare = setting("90%", "Of the machine's RAM: a size, or a share of all there is.")
+    gpu: SizeOrShare = setting("95%", "Of each GPU: a size, or a share of all it has.")
 
 
 class Engines(Section):

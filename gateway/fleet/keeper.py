@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -76,7 +77,7 @@ class Keeper:
         self._used = used
         self._announced = announced
         self._engines: Engines = Engines()
-        self._default_idle: float | None = None
+        self._default_idle = math.inf
         self._kept: dict[str, _Kept] = {}
         self._wants: dict[str, dict[Any, int]] = {}
         """How many requests wait for an engine, by the process they wait in."""
@@ -86,8 +87,7 @@ class Keeper:
 
     def apply(self, config: Config, supervisors: Mapping[str, tuple[Backend, Supervisor]]) -> None:
         """Decide from now on as a config says, about these engines."""
-        idle = config.defaults.idle
-        self._engines, self._default_idle = config.server.engines, None if idle == "never" else idle
+        self._engines, self._default_idle = config.server.engines, config.defaults.idle
         groups = {}
         for name, settings in config.backends.items():
             if isinstance(settings.launch, Residing) and settings.launch.group is not None:
@@ -318,14 +318,14 @@ def _told(launch: Any) -> dict[str, int] | None:
     return told
 
 
-def _terms(launch: Any, default_idle: float | None, exclusive: frozenset[str]) -> Terms:
+def _terms(launch: Any, default_idle: float, exclusive: frozenset[str]) -> Terms:
     """Return when an engine runs, as the config says."""
     if not isinstance(launch, Residing):
         return Terms(rivals=exclusive)
     idle = default_idle if launch.idle is None else launch.idle
     return Terms(
         on_demand=launch.start == "on_demand",
-        idle=None if isinstance(idle, str) else idle,
+        idle=None if idle == math.inf else idle,
         priority=launch.priority,
         pin=launch.pin,
         finish_load=launch.finish_load,

@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, JsonValue, SecretStr
 from pydantic.fields import FieldInfo
@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from backends import registry
 from backends.base import EngineOptions, LaunchOptions, Operation
 from backends.facts.residing import MemoryNeed, Residing
-from backends.facts.units import Duration, Share, Size, Wait
+from backends.facts.units import Duration, IdleTime, Share, Size, SizeOrShare, Wait
 from gateway.config import json_schema
 from gateway.config.address import IpNetwork, ListenAddress, Url
 from gateway.config.admission import Slots
@@ -69,8 +69,8 @@ WORDS: list[tuple[Any, str]] = [
     (Path, "path"),
     (int, "whole number"),
     (Share, "percentage"),
-    (Size | Share, "size or percentage"),
-    (Duration | Literal["never"], "duration or `never`"),
+    (SizeOrShare, "size or percentage"),
+    (IdleTime, "duration or `never`"),
     (Slots, "`auto` or a whole number, 1 to 1000000"),
     (float, "number"),
     (bool, "`true` or `false`"),
