@@ -118,17 +118,7 @@ class Gateway:
         self._web = web(self.core, VERSION, self._lifespan)
         self.admin = Admin(self.core, self._backends, self._changed)
         self.overview = Overview(self.core, VERSION, self.in_force, self._state.canaries)
-        Observing(self.admin, self._asked).add_to(self._web)
-        CanaryEndpoints(self.admin, self._asked).add_to(self._web)
-        OrderEndpoints(self.admin, self._order).add_to(self._web)
-        EnginePages(self.fleet).add_to(self._web)
-        EnginePaths(self.admin).add_to(self._web)
-        ModelPages(self.admin).add_to(self._web)
-        LogEndpoint(self.admin, self._printed).add_to(self._web)
-        self.admin.add_to(self._web)
-        ModelFiles(self.admin).add_to(self._web)
-        explain.add_to(self._web, self.core, self.admin)
-        ConfigEndpoints(self.admin, self.in_force, self._peers.reload, self._profile).add_to(self._web)
+        self._add_operating()
         served = [route.path for route in self._web.routes if isinstance(route, Route)]
         self._paths = Paths([*self.hot, *served])
         self._access = AccessLogs(Source(AGENT).find)
@@ -140,6 +130,21 @@ class Gateway:
         self._lag = Lag()
         lag = self.metrics.program.loop_lag.cell()
         self.metrics.before_scrape(lambda: setattr(lag, "value", self._lag.longest))
+
+    def _add_operating(self) -> None:
+        """Add the endpoints of operators to the pages."""
+        web = self._web
+        Observing(self.admin, self._asked).add_to(web)
+        CanaryEndpoints(self.admin, self._asked).add_to(web)
+        OrderEndpoints(self.admin, self._order).add_to(web)
+        EnginePages(self.fleet).add_to(web)
+        EnginePaths(self.admin).add_to(web)
+        ModelPages(self.admin).add_to(web)
+        LogEndpoint(self.admin, self._printed).add_to(web)
+        self.admin.add_to(web)
+        ModelFiles(self.admin).add_to(web)
+        explain.add_to(web, self.core, self.admin)
+        ConfigEndpoints(self.admin, self.in_force, self._peers.reload, self._profile).add_to(web)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection scope: a request for an engine directly, anything else through FastAPI."""
