@@ -224,7 +224,7 @@ class Keeper:
             lives.waiting.cell(name).value = self._waiting(name)
             for device, amount in (self._need(kept) or {}).items():
                 lives.need.cell(name, device).value = amount
-        for device, amount in self._budget().items():
+        for device, amount in self._budget().items() if self._kept else ():
             if device != ENGINES:
                 lives.budget.cell(device).value = amount
 
