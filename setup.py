@@ -18,6 +18,7 @@ COMPILED = [
     "backends/dialect/stream.py",
     "backends/dialect/usage.py",
     "backends/framing/sse.py",
+    "backends/framing/websocket.py",
     "backends/surfaces/anthropic/writer.py",
     "backends/surfaces/bodies.py",
     "backends/surfaces/calls.py",
@@ -92,8 +93,10 @@ COMPILED = [
     "gateway/wire/room.py",
     "gateway/wire/sizes.py",
     "gateway/wire/stall.py",
+    "gateway/wire/switching.py",
     "gateway/wire/tee.py",
     "gateway/wire/tls.py",
+    "gateway/wire/tunnel.py",
     "gateway/wire/upstream.py",
 ]
 """The modules that every request runs through. Those with msgspec structs, pydantic models or subclasses of uvicorn's

@@ -1,7 +1,8 @@
 """Which engines exist. The only place that knows all of them.
 
 Rules:
-- A row is a name and the location of a class; a class is imported when it is first asked for.
+- A row is a name and the location of a class; a class is imported when it is first asked for. Servers that differ in
+  their paths alone are rows of a table of their own (`backends.engines.presets`).
 - Engines of other packages join through the entry-point group `llm_serving_gateway.engines`; a built-in name wins.
 """
 
@@ -12,6 +13,7 @@ import importlib
 import importlib.metadata
 
 from backends.base import Engine, EngineOptions, LaunchOptions
+from backends.engines.presets import PRESETS, made
 
 ENTRY_POINTS = "llm_serving_gateway.engines"
 
@@ -38,12 +40,14 @@ def _external() -> dict[str, str]:
 
 def names() -> tuple[str, ...]:
     """Return every engine name a config file may use, sorted."""
-    return tuple(sorted({**_external(), **ENGINES}))
+    return tuple(sorted({*_external(), *ENGINES, *PRESETS}))
 
 
 @functools.cache
 def engine(name: str) -> type[Engine]:
     """Return the class of the engine with this name. Raise KeyError for an unknown name."""
+    if name in PRESETS:
+        return made(name)
     module, _, attribute = {**_external(), **ENGINES}[name].partition(":")
     found = getattr(importlib.import_module(module), attribute)
     if not (isinstance(found, type) and issubclass(found, Engine)):

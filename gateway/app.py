@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from backends.base import Headers, Operation
 from backends.surfaces.dialects import surface_by
-from gateway.api import azure, explain, observed
+from gateway.api import azure, explain, observed, realtime
 from gateway.api.admin import Admin
 from gateway.api.canaries import CanaryEndpoints
 from gateway.api.configuration import ConfigEndpoints
@@ -31,6 +31,7 @@ from gateway.api.endpoints import ENDPOINTS, HOT
 from gateway.api.kept import KeptResponses
 from gateway.api.logs import LogEndpoint
 from gateway.api.model_pages import ModelPages
+from gateway.api.observed import Application
 from gateway.api.observing import Observing
 from gateway.api.ollama_models import ModelFiles
 from gateway.api.orders import OrderEndpoints
@@ -71,6 +72,8 @@ log = logging.getLogger("gateway.app")
 FOLLOW = 1.0
 """Seconds after which the gates of models look at the latest at what their engines tell."""
 VERSION = importlib.metadata.version("llm-serving-gateway")
+PATHS = {hot.operation: hot.paths[0] for hot in ENDPOINTS} | {Operation.REALTIME: realtime.PATH}
+"""The path of each operation, as traces have it."""
 
 
 class Gateway:
@@ -120,11 +123,10 @@ class Gateway:
         self.overview = Overview(self.core, VERSION, self.in_force, self._state.canaries)
         self._add_operating()
         served = [route.path for route in self._web.routes if isinstance(route, Route)]
-        self._paths = Paths([*self.hot, *served])
+        self._paths = Paths([*self.hot, realtime.PATH, *served])
+        self._realtime = realtime.Realtime(self.core)
         self._access = AccessLogs(Source(AGENT).find)
-        self._traces = Traces(
-            dispatcher.accounting, {hot.operation: hot.paths[0] for hot in ENDPOINTS}, VERSION
-        )
+        self._traces = Traces(dispatcher.accounting, PATHS, VERSION)
         self._visits = Visits()
         self._serving = False
         self._lag = Lag()
@@ -153,21 +155,16 @@ class Gateway:
             origins = self.core.snapshot.origins
             if b"%" in (scope.get("raw_path") or b""):
                 scope["path"] = _decoded(scope["raw_path"])
-            endpoint = self.hot.get(scope["path"])
-            if endpoint is None:
-                path, deployment = azure.meant(scope["path"])
-                scope["path"] = self._paths.meant(path)
-                endpoint = self.hot.get(scope["path"])
-                if endpoint is not None and deployment:
-                    endpoint = endpoint.at(deployment)
+            endpoint = self._meant(scope)
             if scope["method"] == "OPTIONS" and (allowed := origins.preflight(headers)):
                 await self.answer(scope, receive, send, allowed)
                 return
             if endpoint is not None:
-                if scope["method"] == "POST":
+                method = "GET" if endpoint is self._realtime else "POST"
+                if scope["method"] == method:
                     await endpoint(scope, receive, send)
                 else:
-                    error = wrong_method(scope["method"], scope["path"], ((b"allow", b"POST"),))
+                    error = wrong_method(scope["method"], scope["path"], ((b"allow", method.encode()),))
                     await self.answer(scope, receive, send, error)
                 return
             try:
@@ -193,6 +190,18 @@ class Gateway:
         data = self.core.snapshot.config.server.data
         assert data is not None
         return data.keep
+
+    def _meant(self, scope: Scope) -> Application | None:
+        """Return what serves the path of a request for an engine, which is written as the reference has it then."""
+        endpoint = self.hot.get(scope["path"])
+        if endpoint is not None:
+            return endpoint
+        path, deployment = azure.meant(scope["path"])
+        scope["path"] = self._paths.meant(path)
+        if scope["path"] == realtime.PATH:
+            return self._realtime
+        endpoint = self.hot.get(scope["path"])
+        return endpoint.at(deployment) if endpoint is not None and deployment else endpoint
 
     async def ready(self) -> list[str]:
         """Wait until some backend can take requests and its models are known; return the names clients may ask for."""

@@ -267,7 +267,7 @@ class Exchange:
         """Send the head of a streamed answer, unless it has been sent already."""
         if not self.way.started:
             self.status = 200
-            self.way.start(200, [*headers, *self._marks(), *self.cors])
+            self.way.start(200, [*headers, *self.marks(), *self.cors])
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a complete answer; if the head has been sent already, send `body` as the rest of that answer."""
@@ -276,9 +276,9 @@ class Exchange:
             self.way.finish()
         else:
             self.status = status
-            self.way.reply(status, [*headers, *self._marks(), *self.cors], body)
+            self.way.reply(status, [*headers, *self.marks(), *self.cors], body)
 
-    def _marks(self) -> Headers:
+    def marks(self) -> Headers:
         """Return the headers by which an answer is found again: the request's id, the decision's, and its rule."""
         decision, marks = self.decision, self.surface.marks(self.id)
         if decision is None:

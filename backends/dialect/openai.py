@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -71,6 +72,9 @@ _VERSION = (b"anthropic-version", b"2023-06-01")
 """What Anthropic's API requires; some engines refuse a Message without it (LMDeploy 0.18)."""
 
 
+_UPGRADE = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
+
+
 class _Ending(msgspec.Struct):
     finish_reason: str | None = None
 
@@ -102,6 +106,9 @@ class OpenAICompatible(Engine):
     def call(self, request: Request, model: str) -> Call:
         operation = request.operation
         path = self.paths.get(operation) or PATHS[operation]
+        if operation is Operation.REALTIME:
+            path += "?model=" + quote(model, safe="")
+            return Call(path, method="GET", headers=(*_UPGRADE, *request.headers))
         if operation in FORMS:
             return Call(path, rewrite.form(request, model), content_type=request.content_type)
         if operation is Operation.EMBEDDINGS:

@@ -9,6 +9,7 @@ from backends.base import OLLAMA, Operation
 from backends.surfaces.anthropic.surface import Anthropic
 from backends.surfaces.ollama.surface import Ollama
 from backends.surfaces.openai import OPENAI, Responses, Speech
+from backends.surfaces.realtime import Realtime
 from backends.surfaces.surface import Surface
 
 _ANTHROPIC: Final = Anthropic()
@@ -18,6 +19,7 @@ SURFACES: Final[Mapping[Operation, Surface]] = {
     Operation.MESSAGES: _ANTHROPIC,
     Operation.COUNT_TOKENS: _ANTHROPIC,
     Operation.SPEECH: Speech(),
+    Operation.REALTIME: Realtime(),
     **dict.fromkeys(OLLAMA, OLLAMA_API),
 }
 """The client dialect of each operation that has its own. All others use plain OpenAI."""

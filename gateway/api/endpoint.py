@@ -292,7 +292,7 @@ class Endpoint:
         if decision.trial is not None:
             decision.trial.watch(exchange, decision.is_canary)
         exchange.plan = plan
-        if decision.shadow is not None:
+        if decision.shadow is not None and self._operation is not Operation.REALTIME:
             self._core.dispatcher.shadows.send(exchange, decision.shadow, decision.rule)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

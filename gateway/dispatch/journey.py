@@ -21,7 +21,7 @@ import asyncio
 from time import perf_counter_ns
 from typing import Final
 
-from backends.base import Failure, Kind
+from backends.base import Failure, Kind, Operation
 from gateway.admission.gate import Gate
 from gateway.dispatch.blame import fell_silent, fingerprint
 from gateway.dispatch.candidates import Candidates
@@ -37,6 +37,7 @@ from gateway.telemetry.timeline import LOAD, ROUTE
 from gateway.wire.clocks import SECOND
 from gateway.wire.heartbeat import Heartbeat
 from gateway.wire.relay import Attempt
+from gateway.wire.tunnel import Tunnel
 
 _WORTH_WAITING: Final = frozenset((Kind.LOADING, Kind.CONNECT))
 """Failures after which a backend that is being started is waited for."""
@@ -289,9 +290,10 @@ class Journey:
         exchange.attempts += 1
         exchange.backend, exchange.engine = backend.name, backend.engine.name
         exchange.served = self._candidates.model
-        headers = waited(exchange, self._candidates.headers(backend, exchange))
-        attempt = self._attempt = Attempt(exchange, target, self, headers)
-        if exchange.plan.hedging is not None and exchange.plan.model == self._candidates.model:
+        plan, headers = exchange.plan, waited(exchange, self._candidates.headers(backend, exchange))
+        made = Tunnel if exchange.request.operation is Operation.REALTIME else Attempt
+        attempt = self._attempt = made(exchange, target, self, headers)
+        if made is Attempt and plan.hedging is not None and plan.model == self._candidates.model:
             if self._race is None:
                 self._race = Race(self._shared, exchange, self._candidates, self)
             self._race.watch(attempt, target)

@@ -276,8 +276,8 @@ class Connection:
             return
         try:
             parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._garbled("it switched protocols")
+        except httptools.HttpParserUpgrade as upgrade:
+            self._switch(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._garbled(_why(error))
         else:
@@ -291,6 +291,10 @@ class Connection:
                 self._between_chunks = False
         if self._complete:
             self._end(sink)
+
+    def _switch(self, rest: bytes) -> None:
+        """Refuse an engine that switches protocols; `rest` is what follows its answer."""
+        self._garbled("it switched protocols")
 
     def _end(self, sink: Sink) -> None:
         """Report that the answer is complete, now that the parser has returned."""
@@ -386,13 +390,9 @@ class Connection:
 def _why(error: httptools.HttpParserError) -> str:
     """Return why an answer is not acceptable, without a word of it."""
     cause = error.__context__
-    return (
-        str(error)
-        if cause is None
-        else str(cause)
-        if isinstance(cause, Unacceptable)
-        else type(cause).__name__
-    )
+    if cause is None:
+        return str(error)
+    return str(cause) if isinstance(cause, Unacceptable) else type(cause).__name__
 
 
 _FRAMING = (b"content-length", b"transfer-encoding")

@@ -66,3 +66,23 @@ class ServerContext:
         self.limits = limits
         self.state = state
         self.keep_alive = keep_alive
+
+
+class Listener(Protocol):
+    """The receiver of events of the client's socket while a request is answered."""
+
+    def pause(self) -> None:
+        """Stop writing, because the socket buffer is full."""
+
+    def resume(self) -> None:
+        """Continue writing, because the socket buffer has room again."""
+
+    def lost(self) -> None:
+        """React to the client having left."""
+
+
+class Through(Protocol):
+    """What takes the bytes of a client whose connection has become a tunnel."""
+
+    def from_client(self, data: bytes) -> bool:
+        """Pass on what the client has sent. Return False if it is to send no more for now."""

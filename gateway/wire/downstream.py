@@ -13,11 +13,12 @@ import asyncio
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 from backends.base import Headers
 from gateway.errors import CLIENT_GONE, ClientLeft, GatewayError, Own
 from gateway.request import Exchange, WayBack
+from gateway.wire.context import Through
 from gateway.wire.http1 import CLOSE, LAST_CHUNK, chunk, head, peer_of
 from gateway.wire.server import SCOPE_KEY, Cycle
 from gateway.wire.tls import truncate
@@ -28,6 +29,17 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 BUFFER = 256 * 1024
 """Bytes that are buffered for a client under another ASGI server before the source is paused."""
+
+
+class Tunnelled(Through, Protocol):
+    """The other side of a tunnel, as the client's side knows it."""
+
+    @property
+    def between(self) -> bool:
+        """Whether a frame of the gateway's own may come next."""
+
+    def client_left(self) -> bool:
+        """Take note that the client's connection is closed. Return whether that is its proper end."""
 
 
 class AsgiWayBack(WayBack):
@@ -46,13 +58,14 @@ class AsgiWayBack(WayBack):
 class UvicornWay(AsgiWayBack):
     """The channel under our own server: writes directly to the transport of its protocol."""
 
-    __slots__ = ("_chunked", "_cycle", "_protocol", "_receive")
+    __slots__ = ("_chunked", "_cycle", "_protocol", "_receive", "_tunnel")
 
     def __init__(self, cycle: Cycle, receive: Receive) -> None:
         super().__init__(cycle.protocol.loop)
         self._protocol = cycle.protocol
         self._cycle = cycle.cycle
         self._receive = receive
+        self._tunnel: Tunnelled | None = None
         self._chunked = self._cycle.scope["http_version"] != "1.0"
         self._protocol.listener = self
         self.gone = self._cycle.disconnected
@@ -95,17 +108,48 @@ class UvicornWay(AsgiWayBack):
         if not self.gone and not transport.is_closing():
             transport.write(data)
 
+    def switch(self, headers: Headers, tunnel: Tunnelled) -> None:
+        """Answer that protocols are switched to a WebSocket, and have what the client sends go to `tunnel`."""
+        cycle = self._cycle
+        cycle.response_started = self.started = True
+        cycle.keep_alive = False
+        self._tunnel = self._protocol.tunnel = tunnel
+        switched = b"connection: Upgrade\r\nupgrade: websocket\r\n\r\n"
+        self._put(head(101, self._protocol.date_line(), headers, switched))
+
+    def pass_on(self, data: bytes) -> None:
+        """Send bytes that came through the tunnel."""
+        self._put(data)
+
+    def read_on(self) -> None:
+        """Read again what the client sends into the tunnel."""
+        self._protocol.flow.resume_reading()
+
+    def _end_tunnel(self) -> None:
+        self._tunnel = None
+        self._cycle.response_complete = True
+        self._protocol.listener = None
+        self._protocol.end_tunnel()
+
     def write(self, data: bytes) -> None:
-        if data:
+        if self._tunnel is not None:
+            if self._tunnel.between:
+                self._put(data)
+        elif data:
             self._put(chunk(data) if self._chunked else data)
 
     def finish(self) -> None:
-        if not self.gone:
+        if self._tunnel is not None:
+            self._end_tunnel()
+        elif not self.gone:
             if self._chunked:
                 self._put(LAST_CHUNK)
             self._complete()
 
     def abort(self) -> None:
+        if self._tunnel is not None:
+            self._end_tunnel()
+            return
         self._cycle.keep_alive = False
         truncate(self._protocol.transport)
         if not self.gone:
@@ -142,6 +186,11 @@ class UvicornWay(AsgiWayBack):
     def lost(self, outcome: str = CLIENT_GONE) -> None:
         # Of several pipelined requests, uvicorn only marks the last one as disconnected.
         self._cycle.disconnected = True
+        tunnel, self._tunnel = self._tunnel, None
+        if tunnel is not None:
+            self.gone = True
+            if tunnel.client_left():
+                return
         # The gateway itself may have closed the connection, because the body was too slow or too large.
         refusal = self._protocol.refusal
         super().lost(self._protocol.outcome if refusal is None else refusal.outcome)

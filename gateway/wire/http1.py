@@ -29,7 +29,7 @@ def _status_line(status: int) -> bytes:
     return f"HTTP/1.1 {status} {phrase}\r\n".encode()
 
 
-STATUS_LINES: Final = {status: _status_line(status) for status in range(200, 600)}
+STATUS_LINES: Final = {status: _status_line(status) for status in (101, *range(200, 600))}
 
 
 def head(status: int, date_line: bytes, headers: Headers, framing: bytes) -> bytes:

@@ -221,7 +221,7 @@ class Attempt(Sink):
             if self._engine.request_ids:
                 lines = b"x-request-id: %b\r\n%b" % (exchange.id, lines)
             self._data = self._upstream.encode(call, lines)
-        connection = None if self._renewed else self._upstream.take()
+        connection = self._idle()
         if connection is None:
             return False
         self._send(connection)
@@ -243,7 +243,7 @@ class Attempt(Sink):
         exchange = self._exchange
         left = exchange.deadline - self._timeline.mark(CONNECT)
         try:
-            connection = await self._upstream.connect(max(0.001, min(self._clocks.connect, left / SECOND)))
+            connection = await self._opened(max(0.001, min(self._clocks.connect, left / SECOND)))
         except ConnectError as error:
             failure = error.failure
             if self._renewed:
@@ -252,6 +252,14 @@ class Attempt(Sink):
             self._fail(failure)
         else:
             self._send(connection)
+
+    def _idle(self) -> Connection | None:
+        """Return an idle connection that may be used; None where a new one is to be opened."""
+        return None if self._renewed else self._upstream.take()
+
+    async def _opened(self, seconds: float) -> Connection:
+        """Return a new connection. Raises ConnectError, also if it takes longer than that."""
+        return await self._upstream.connect(seconds)
 
     def _send(self, connection: Connection) -> None:
         self._connection = connection

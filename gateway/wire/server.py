@@ -7,7 +7,8 @@ Rules, all applied before any application code runs:
   transfer coding but `chunked`. Trailers are read and dropped. Chunk extensions and unfinished lines are limited too.
 - A request that breaks a rule is answered with OpenAI's error format, and the connection is closed so that a client
   which still sends sees the answer. Behind other requests that comes in its turn, and no clock runs until then.
-- An `Upgrade` header is ignored; the request is served as it is.
+- An `Upgrade` header is ignored, and the request is served as it is; but one that is answered with a switch of
+  protocols makes the connection a tunnel, in which nothing is parsed any more.
 - The client must go on reading what was written (`gateway.wire.stall`), on a connection that is being closed too.
 - `listener` is set while an answer is written directly to the transport. It is told when the client's socket buffer is
   full, has room again, or the client is gone, even while reading is paused.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -25,7 +26,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from backends.base import Headers
 from gateway.errors import CLIENT_GONE, GatewayError, Own
 from gateway.wire import checks
-from gateway.wire.context import Returned
+from gateway.wire.context import Listener, Returned, Through
 from gateway.wire.http1 import has_left
 from gateway.wire.limits import GLANCE, Limits
 from gateway.wire.linger import Ending, linger
@@ -36,19 +37,6 @@ SCOPE_KEY = "gateway.cycle"
 
 SPARE = 64
 """Connections beyond their limit that are closed so that their clients see why. More are closed at once."""
-
-
-class Listener(Protocol):
-    """The receiver of events of the client's socket while a request is answered."""
-
-    def pause(self) -> None:
-        """Stop writing, because the socket buffer is full."""
-
-    def resume(self) -> None:
-        """Continue writing, because the socket buffer has room again."""
-
-    def lost(self) -> None:
-        """React to the client having left."""
 
 
 class Cycle(NamedTuple):
@@ -68,6 +56,7 @@ class GatewayProtocol(HttpToolsProtocol):
     refused: Callable[[str], None] = staticmethod(lambda reason: None)
     """Counts a request that was refused, by one of `gateway.wire.checks.REASONS`."""
     listener: Listener | None = None
+    tunnel: Through | None = None
     door: Returned | None = None
     """The front door that gets the connection back when it is idle."""
     refusal: GatewayError | None = None
@@ -116,6 +105,10 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._later is not None:
+            return
+        if self.tunnel is not None:
+            if not self.tunnel.from_client(data):
+                self.flow.pause_reading()
             return
         self._unset_keepalive_if_required()
         try:
@@ -271,6 +264,12 @@ class GatewayProtocol(HttpToolsProtocol):
             self._linger()
         else:
             self.transport.close()
+
+    def end_tunnel(self) -> None:
+        """Close the connection of a tunnel after what was written."""
+        self.tunnel = None
+        if not self.transport.is_closing():
+            self._linger()
 
     def _linger(self) -> None:
         """Close the connection after what was written, although the client may still be sending."""

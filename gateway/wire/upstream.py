@@ -130,11 +130,11 @@ class Upstream:
         """Return an idle connection, or None if there is none that may be used."""
         return self.pool.take()
 
-    async def connect(self, timeout: float) -> Connection:
-        """Open a connection. Raises ConnectError, also if it takes longer than `timeout` seconds."""
+    async def connect(self, timeout: float, kind: type[Connection] = Connection) -> Connection:
+        """Open a connection of this kind. Raises ConnectError, also if it takes longer than `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
-                connection = await self._connect_at_last()
+                connection = await self._connect_at_last(kind)
         except TimeoutError:
             if not self._resolver.known:
                 message = "the engine's host name could not be looked up in time"
@@ -157,31 +157,31 @@ class Upstream:
         self._open.add(connection)
         return connection
 
-    async def _connect_at_last(self) -> Connection:
+    async def _connect_at_last(self, kind: type[Connection]) -> Connection:
         """Connect, again and again while there is no file descriptor left and idle connections can be closed."""
         while True:
             try:
-                return await self._connect(await self._resolver.addresses())
+                return await self._connect(await self._resolver.addresses(), kind)
             except OSError as error:
                 if not is_out_of_descriptors(error):
                     raise
                 if not (await make_room() or await make_room_of_clients()):
                     raise
 
-    async def _connect(self, addresses: list[str]) -> Connection:
+    async def _connect(self, addresses: list[str], kind: type[Connection]) -> Connection:
         """Connect to the first address that accepts. Raises the error of the last address if none does."""
         loop = asyncio.get_running_loop()
         name = self._host if self._tls else None
         *others, last = addresses
         for address in others:
             with contextlib.suppress(OSError):
-                return await self._connect_to(loop, address, name)
-        return await self._connect_to(loop, last, name)
+                return await self._connect_to(loop, address, name, kind)
+        return await self._connect_to(loop, last, name, kind)
 
     async def _connect_to(
-        self, loop: asyncio.AbstractEventLoop, address: str, name: str | None
+        self, loop: asyncio.AbstractEventLoop, address: str, name: str | None, kind: type[Connection]
     ) -> Connection:
-        connection = Connection(loop, self._forget)
+        connection = kind(loop, self._forget)
         try:
             await loop.create_connection(
                 lambda: cast(asyncio.Protocol, connection),

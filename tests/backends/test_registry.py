@@ -10,6 +10,7 @@ from backends import registry
 from backends.base import Engine
 from backends.engines.ollama.engine import Ollama, OllamaOptions
 from backends.engines.openai import OpenAI
+from backends.engines.presets import PRESETS
 from backends.engines.triton.engine import Triton, TritonOptions
 from backends.engines.triton.frontend import TritonFrontend
 
@@ -41,7 +42,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     forget()
 
 
-@pytest.mark.parametrize("name", registry.ENGINES)
+@pytest.mark.parametrize("name", [*registry.ENGINES, *PRESETS])
 def test_every_row_leads_to_an_engine_of_that_name(name: str, install: Install) -> None:
     install()
     found = registry.engine(name)
@@ -52,7 +53,7 @@ def test_every_row_leads_to_an_engine_of_that_name(name: str, install: Install) 
 
 def test_names_are_sorted_and_hold_both_kinds(install: Install) -> None:
     install(zebra="backends.engines.openai:OpenAI", ape="backends.engines.openai:OpenAI")
-    assert registry.names() == tuple(sorted({*registry.ENGINES, "zebra", "ape"}))
+    assert registry.names() == tuple(sorted({*registry.ENGINES, *PRESETS, "zebra", "ape"}))
 
 
 @pytest.mark.parametrize("name", ["", "OpenAI", "openai ", "backends.engines.openai:OpenAI", "nothing"])
