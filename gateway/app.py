@@ -24,10 +24,12 @@ from backends.base import Headers, Operation
 from backends.surfaces.dialects import surface_by
 from gateway.api import azure, explain, observed, realtime
 from gateway.api.admin import Admin
+from gateway.api.batches import Errands
 from gateway.api.canaries import CanaryEndpoints
 from gateway.api.configuration import ConfigEndpoints
 from gateway.api.endpoint import Core, Endpoint
 from gateway.api.endpoints import ENDPOINTS, HOT
+from gateway.api.files import Keeping
 from gateway.api.kept import KeptResponses
 from gateway.api.logs import LogEndpoint
 from gateway.api.model_pages import ModelPages
@@ -43,6 +45,9 @@ from gateway.api.scraping import EnginePages
 from gateway.api.visits import Visits
 from gateway.api.web import web, wrong_method
 from gateway.balance.sessions import AGENT, Source
+from gateway.batches.lines import ENDPOINTS as LINES
+from gateway.batches.opening import service_of
+from gateway.config.batches import Batches
 from gateway.config.outcome import InForce
 from gateway.config.schema import Config
 from gateway.dispatch.dispatcher import Dispatcher
@@ -65,6 +70,7 @@ from gateway.telemetry.tracing import Traces
 from gateway.wire.downstream import Receive, Scope, Send, closing_early, way_back_of
 
 if TYPE_CHECKING:
+    from gateway.batches.service import Service
     from gateway.store.store import Store
 
 log = logging.getLogger("gateway.app")
@@ -118,7 +124,9 @@ class Gateway:
             self.core.store = store
             self.core.kept = KeptResponses(store, self._age, lambda: self._peers.serving)
         self.hot = {path: self._endpoint(operation) for path, operation in HOT.items()}
-        self._web = web(self.core, VERSION, self._lifespan)
+        self.kept: Service | None = None if store is None else self._service(store)
+        """Files and batches; None where nothing is kept."""
+        self._web = web(self.core, VERSION, self._lifespan, Keeping(self.core, self.kept))
         self.admin = Admin(self.core, self._backends, self._changed)
         self.overview = Overview(self.core, VERSION, self.in_force, self._state.canaries)
         self._add_operating()
@@ -147,6 +155,17 @@ class Gateway:
         ModelFiles(self.admin).add_to(web)
         explain.add_to(web, self.core, self.admin)
         ConfigEndpoints(self.admin, self.in_force, self._peers.reload, self._profile).add_to(web)
+
+    def _service(self, store: Store) -> Service:
+        """Return the files and batches of a store, whose lines this gateway answers."""
+        endpoints = {HOT[path]: endpoint for path, endpoint in self.hot.items() if path in LINES}
+        errands = Errands(self.core, endpoints)
+
+        def settings() -> tuple[Batches, int]:
+            server = self.core.snapshot.config.server
+            return server.batches, server.limits.body
+
+        return service_of(store, errands.send, self.metrics.batches, settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection scope: a request for an engine directly, anything else through FastAPI."""
@@ -210,9 +229,14 @@ class Gateway:
         return self.core.snapshot.catalog.everything()
 
     def drain(self) -> None:
-        """Report at `/readyz`, which load balancers poll, that the gateway is about to stop; end all shadows."""
+        """Report at `/readyz`, which load balancers poll, that the gateway is about to stop.
+
+        All shadows end, and no line of a batch begins.
+        """
         self.core.draining = True
         self.core.dispatcher.shadows.stop()
+        if self.kept is not None:
+            self.kept.runner.drain()
 
     def apply(self, config: Config) -> None:
         """Replace the config for requests that begin from now on; running ones finish with the old one.
@@ -284,6 +308,8 @@ class Gateway:
             tasks.append(asyncio.create_task(self.machine.run()))
         if self.core.kept is not None:
             tasks.append(asyncio.create_task(self.core.kept.run()))
+        if self.kept is not None:
+            tasks.append(asyncio.create_task(self.kept.runner.run()))
         try:
             yield
         finally:

@@ -23,7 +23,7 @@ from gateway.proxies import Proxies
 from gateway.wire.context import ServerContext, ServerState
 from gateway.wire.door import Door
 from gateway.wire.handshake import Handshake
-from gateway.wire.limits import Limits
+from gateway.wire.limits import FORM, Limits
 from gateway.wire.server import protocol_with
 
 
@@ -95,6 +95,7 @@ def _limits(config: Config) -> Limits:
     limits, timeouts = config.server.limits, config.server.timeouts
     return Limits(
         body=limits.body,
+        upload=0 if config.server.data is None else config.server.batches.file + FORM,
         headers=limits.headers,
         header_count=limits.header_count,
         # Each client may need a connection to an engine too. Without descriptors for these, engines would look dead.

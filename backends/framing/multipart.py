@@ -85,7 +85,7 @@ def parts_of(body: bytes, boundary: bytes) -> list[Part]:
             raise FormError("a part has no content")
         if body[end : end + 1] != b"\r":
             raise FormError("a boundary follows a line feed alone")
-        name, filename = _named(body[head:blank])
+        name, filename = named(body[head:blank])
         parts.append(Part(name, filename, start, end))
         at = end + 1 + len(mark)
     if body[at + 2 :] not in (b"", b"\r\n"):
@@ -98,7 +98,7 @@ def replaced(body: bytes, part: Part, value: bytes) -> bytes:
     return b"".join((memoryview(body)[: part.start], value, memoryview(body)[part.end :]))
 
 
-def _named(head: bytes) -> tuple[str, bytes | None]:
+def named(head: bytes) -> tuple[str, bytes | None]:
     """Return a part's name and file name from its headers."""
     headers: dict[bytes, bytes] = {}
     for line in head.split(b"\r\n"):

@@ -223,5 +223,28 @@ def routes() -> Row:
                 (ALL.rate("gateway_bytes_total", "direction"), "{{direction}}"),
                 wide=12,
             ),
+            lines(
+                "Requests of batches",
+                "Requests of batches that are done, by what became of them, and those that are sent again, by why.",
+                units.RequestsPerSecond,
+                (ALL.rate("gateway_batch_requests_total", "outcome"), "{{outcome}}"),
+                (ALL.rate("gateway_batch_retries_total", "reason"), "again: {{reason}}"),
+                wide=12,
+            ),
+            lines(
+                "Open batches",
+                "Batches in the store that have not ended, by status.",
+                units.Short,
+                (
+                    ALL.total(
+                        "gateway_batches",
+                        "status",
+                        'status=~"validating|in_progress|finalizing|cancelling"',
+                        of="max",
+                    ),
+                    "{{status}}",
+                ),
+                wide=12,
+            ),
         ],
     )

@@ -28,9 +28,11 @@ from starlette.exceptions import HTTPException
 from backends.base import Kind
 from backends.surfaces.dialects import surface_at
 from gateway.api import anthropic, schemas
+from gateway.api.batches import add_batches
 from gateway.api.cards import card
 from gateway.api.endpoint import Core, headers_of
 from gateway.api.endpoints import SHAPES, described
+from gateway.api.files import Keeping, add_files
 from gateway.api.home import add_home
 from gateway.api.ollama import add_ollama
 from gateway.api.overview import unready
@@ -49,9 +51,12 @@ _STATUSES = (400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 502, 503, 504)
 
 
 def web(
-    core: Core, version: str, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]
+    core: Core,
+    version: str,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    keeping: Keeping,
 ) -> FastAPI:
-    """Return the FastAPI application for the parts in `core`."""
+    """Return the FastAPI application for the parts in `core`; `keeping` has files and batches, if there are any."""
     app = FastAPI(
         title="LLM gateway",
         version=version,
@@ -65,6 +70,8 @@ def web(
     _models(app, core)
     add_ollama(app, core)
     add_responses(app, core)
+    add_files(app, keeping)
+    add_batches(app, keeping)
     _operations(app, core)
     _errors(app)
     add_docs(app)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from backends.facts.units import Duration, Size, SizeOrShare, Wait
 from gateway.config.address import IpNetwork, ListenAddress
+from gateway.config.batches import Batches
 from gateway.config.certificate import Tls
 from gateway.config.data import FolderOrData
 from gateway.config.section import Section, setting
@@ -163,4 +164,7 @@ class Server(Section):
         None,
         "A folder of the gateway's own, such as `/var/lib/gateway`, for stored responses, files and batches; or a map. "
         "Left out, nothing is kept, and requests for these are refused. A change takes a restart.",
+    )
+    batches: Batches = setting(
+        {}, "How batches are worked on, and how much of them and of files one key may have. They need `data`."
     )

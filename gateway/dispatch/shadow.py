@@ -170,7 +170,7 @@ class Copy:
         way = original.way
         original.way = Tee(way, self._kept)
         original.sink = self
-        exchange = Exchange(Nowhere(way, self._answer), perf_counter_ns(), shadows.register, self)
+        exchange = Exchange(Nowhere(way.loop, self._answer), perf_counter_ns(), shadows.register, self)
         exchange.id = original.id
         exchange.headers = original.headers
         exchange.trace = original.trace

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, MetaData, String, Table
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 METADATA: Final = MetaData(
     naming_convention={
@@ -32,4 +32,59 @@ responses: Final = Table(
     Column("input", LargeBinary, nullable=False, comment="its own input items, as a JSON array"),
     Column("response", LargeBinary, nullable=False, comment="the response, as clients got it"),
     Index(None, "used"),
+)
+
+NUMBER: Final = BigInteger().with_variant(Integer, "sqlite")
+"""The type of a number that the database gives: SQLite gives one only to its own kind of integer."""
+
+files: Final = Table(
+    "files",
+    METADATA,
+    Column("number", NUMBER, primary_key=True, autoincrement=True, comment="the order in which they came"),
+    Column("id", String(64), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("expires", BigInteger, nullable=True),
+    Index(None, "id", unique=True),
+    Index(None, "owner", "number"),
+    Index(None, "expires"),
+)
+
+batches: Final = Table(
+    "batches",
+    METADATA,
+    Column("number", NUMBER, primary_key=True, autoincrement=True, comment="the order in which they came"),
+    Column("id", String(64), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("endpoint", String(64), nullable=False),
+    Column("input_file", String(64), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("expires", BigInteger, nullable=False),
+    Column("in_progress", BigInteger, nullable=True),
+    Column("finalizing", BigInteger, nullable=True),
+    Column("completed_at", BigInteger, nullable=True),
+    Column("failed_at", BigInteger, nullable=True),
+    Column("expired", BigInteger, nullable=True),
+    Column("cancelling", BigInteger, nullable=True),
+    Column("cancelled", BigInteger, nullable=True),
+    Column("model", Text, nullable=True),
+    Column("metadata", LargeBinary, nullable=True, comment="the client's own, as a JSON object"),
+    Column("errors", LargeBinary, nullable=True, comment="mistakes of the input, as OpenAI's JSON"),
+    Column("output_file", String(64), nullable=True),
+    Column("error_file", String(64), nullable=True),
+    Column("output_seconds", BigInteger, nullable=True, comment="after how many its files expire"),
+    Column("total", BigInteger, nullable=False),
+    Column("last_line", BigInteger, nullable=False, comment="the number of the last request's line"),
+    Column("completed", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("lease_owner", String(128), nullable=True, comment="the process that works on it"),
+    Column("lease_until", BigInteger, nullable=False, comment="when another one may take it"),
+    Index(None, "id", unique=True),
+    Index(None, "owner", "number"),
+    Index(None, "status", "number"),
+    Index(None, "input_file"),
 )

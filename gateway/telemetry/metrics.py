@@ -21,6 +21,7 @@ from gateway.telemetry.cells import NONE, TargetMetrics
 from gateway.telemetry.families import AnyFamily, Dump
 from gateway.telemetry.merging import in_parts
 from gateway.telemetry.of_backends import BackendMetrics
+from gateway.telemetry.of_batches import BatchMetrics
 from gateway.telemetry.of_engines import EngineMetrics
 from gateway.telemetry.of_gen_ai import GenAiMetrics
 from gateway.telemetry.of_lives import LifeMetrics
@@ -46,6 +47,7 @@ class Metrics:
         self.keys = KeyMetrics(made)
         self.queues = QueueMetrics(made)
         self.routes = RouteMetrics(made)
+        self.batches = BatchMetrics(made)
         self.backends = BackendMetrics(made)
         self.engines = EngineMetrics(made)
         self.lives = LifeMetrics(made)

@@ -23,14 +23,17 @@ _CODED: Final = re.compile(rb".*,[ \t]*chunked", re.IGNORECASE)
 """Another coding before `chunked`. Requests whose last coding is not `chunked` are refused by the parser."""
 
 
-def header_fault(name: bytes, value: bytes, limits: Limits) -> GatewayError | None:
-    """Return what is wrong with one header of `CHECKED`. The parser has seen that a length is a number."""
+def header_fault(name: bytes, value: bytes, most: int) -> GatewayError | None:
+    """Return what is wrong with one header of `CHECKED`. The parser has seen that a length is a number.
+
+    The body may have `most` bytes.
+    """
     if name == b"host" and not is_host(value):
         return GatewayError(Own.INVALID, "the Host header names no host", code="invalid_host")
     if name == b"expect" and value.lower() != b"100-continue":
         return GatewayError(Own.EXPECTATION, "only `Expect: 100-continue` is understood")
-    if name == b"content-length" and int(value) > limits.body:
-        return too_large(limits)
+    if name == b"content-length" and int(value) > most:
+        return too_large(most)
     if name == b"transfer-encoding" and _CODED.fullmatch(value):
         message = "no transfer coding but 'chunked' is understood"
         return GatewayError(Own.INVALID, message, code="unsupported_coding")
@@ -48,9 +51,9 @@ def head_fault(version: str, hosts: int, lengths: int) -> GatewayError | None:
     return None
 
 
-def too_large(limits: Limits) -> GatewayError:
+def too_large(most: int) -> GatewayError:
     """Return the error for a body beyond the limit."""
-    return GatewayError(Own.TOO_LARGE, f"the request body is larger than {limits.body} bytes")
+    return GatewayError(Own.TOO_LARGE, f"the request body is larger than {most} bytes")
 
 
 def framing_fault(part: str, read: int, body: int, limits: Limits) -> GatewayError | None:

@@ -17,6 +17,10 @@ AHEAD: Final = 64 << 10
 """Most bytes of later requests that are read before the current answer is complete."""
 LONGEST_HEAD: Final = 16 << 10
 """Most bytes of a head that the front door reads; the configured limit may be lower."""
+FORM: Final = 64 << 10
+"""Bytes that the form around an uploaded file may have."""
+UPLOADS: Final = b"/files"
+"""How the paths of uploads end, in every way to write them."""
 GLANCE: Final = 1.0
 """Seconds between checks whether a client is still connected while reading from it is paused."""
 
@@ -26,6 +30,8 @@ class Limits:
     """What a client may send and how slowly, in bytes and seconds."""
 
     body: int = 10 << 20
+    upload: int = 0
+    """The largest body of an upload, if that is more than `body`; 0 where nothing can be uploaded."""
     headers: int = 32 << 10
     header_count: int = 100
     url: int = 8 << 10
@@ -34,3 +40,13 @@ class Limits:
     body_seconds: float = 60.0
     write_seconds: float = 60.0
     proxies: Proxies = field(default_factory=lambda: Proxies(()))
+
+    def of(self, url: bytes) -> tuple[int, float]:
+        """Return how large the body of a request to this URL may be, and how many seconds it may take to come.
+
+        An upload may take as much longer as it may be larger.
+        """
+        path = url.partition(b"?")[0].rstrip(b"/")
+        if not path.endswith(UPLOADS) or self.upload <= self.body:
+            return self.body, self.body_seconds
+        return self.upload, self.body_seconds * (self.upload / self.body)

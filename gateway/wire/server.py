@@ -34,7 +34,6 @@ from gateway.wire.stall import Stall
 
 SCOPE_KEY = "gateway.cycle"
 """The key of a request's `Cycle` in its ASGI scope."""
-
 SPARE = 64
 """Connections beyond their limit that are closed so that their clients see why. More are closed at once."""
 
@@ -79,6 +78,8 @@ class GatewayProtocol(HttpToolsProtocol):
     _lengths = 0
     """The number of headers that state the length of the body."""
     _body_bytes = 0
+    _most, _body_seconds = 0, 0.0
+    """How many bytes the body of the current request may have, and how long it may take to come."""
 
     def date_line(self) -> bytes:
         """Return the current `Date` header line."""
@@ -181,6 +182,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if len(self.url) > self.limits.url:
             message = f"the URL is longer than {self.limits.url} bytes"
             self._check(GatewayError(Own.URL_TOO_LONG, message))
+        self._most, self._body_seconds = self.limits.of(self.url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value)
@@ -195,7 +197,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._hosts += name == b"host"
             self._lengths += name in (b"content-length", b"transfer-encoding")
             self.expect_100_continue |= name == b"expect"
-            self._check(checks.header_fault(name, value, self.limits))
+            self._check(checks.header_fault(name, value, self._most))
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -211,8 +213,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
-        if self._body_bytes > self.limits.body:
-            self._check(checks.too_large(self.limits))
+        if self._body_bytes > self._most:
+            self._check(checks.too_large(self._most))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -321,7 +323,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._let_go()
         self.connections.discard(self)
-        self.parser = None  # type: ignore[assignment]  # it refers to this object: avoid a reference cycle
+        self.parser = None  # type: ignore[assignment]  # it refers to this object: avoid a cycle
         door.take_back()
 
     def _let_go(self) -> None:
@@ -378,8 +380,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._deadline = None
         self._armed = "" if self._is_behind() else self._awaits
         if self._armed:
-            limits = self.limits
-            seconds = limits.header_seconds if self._armed == "headers" else limits.body_seconds
+            seconds = self.limits.header_seconds if self._armed == "headers" else self._body_seconds
             self._deadline = self.loop.call_later(seconds, self._too_slow)
 
     def _too_slow(self) -> None:

@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from mypy_extensions import mypyc_attr
@@ -110,14 +111,15 @@ class Tee(WayBack):
         return self._way.keep(exchange)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Nowhere(WayBack):
     """The channel of an answer that nobody waits for."""
 
     __slots__ = ("_kept",)
 
-    def __init__(self, beside: WayBack, kept: Kept) -> None:
-        """Belong to the same event loop as another channel."""
-        super().__init__(beside.loop)
+    def __init__(self, loop: asyncio.AbstractEventLoop, kept: Kept) -> None:
+        """Keep the answer."""
+        super().__init__(loop)
         self._kept: Kept = kept
 
     def start(self, status: int, headers: Headers) -> None:
