@@ -31,6 +31,7 @@ from gateway.console import (
     canaries,
     config,
     explain,
+    fit,
     models,
     orders,
     replay,
@@ -116,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
 
+    fit.add_command(_command(commands, "fit", "say how much memory a model needs, and what it fits on"))
     _add_operating(commands)
     models.add_command(
         _command(commands, "models", "pull, load, delete, ... models at a backend of a running gateway")

@@ -53,6 +53,7 @@ class Floor(NamedTuple):
 FLOORS = (
     Floor(("gateway.__main__",)),
     Floor(("gateway.serve", "gateway.fake.*", "gateway.console.*"), siblings=True),
+    Floor(("gateway.hub.*",), siblings=True),
     Floor(("gateway.workers", "gateway.greeting")),
     Floor(("gateway.worker",)),
     Floor(("gateway.together",)),
@@ -113,6 +114,7 @@ RUNNERS = re.compile(r"backends\.engines\.\w+\.runner|gateway\.fleet\.warden")
 LATE_IMPORTS = {
     "gateway/__main__.py": "`check`, `schema` and `key` do not pay for the server's imports",
     "gateway/console/explain.py": "the other commands do not pay for the gateway's imports",
+    "gateway/console/fit.py": "a model that is on this machine does not pay for the libraries of hubs",
     "gateway/machine/nvidia.py": "only the process that asks for GPUs pays for the binding, which is large",
     "gateway/console/replay.py": "the other commands do not pay for the gateway's imports",
 }

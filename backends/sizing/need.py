@@ -82,8 +82,12 @@ class Need:
 
     def explained(self, where: Where) -> str:
         """Return the sum in one line: `4.9 MiB weights + 16.0 MiB KV cache (...) + ...`."""
+        return " + ".join(self.parts(where))
+
+    def parts(self, where: Where) -> tuple[str, ...]:
+        """Return the terms of the sum, each in words."""
         told = [term for term in self.terms if term.where is where and term.size and not term.later]
-        return " + ".join(f"{shown(term.size)} {term.name} ({term.how})" for term in told)
+        return tuple(f"{shown(term.size)} {term.name} ({term.how})" for term in told)
 
 
 def _sum(terms: Iterable[Term], where: Where, *, later: bool) -> int:
