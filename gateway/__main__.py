@@ -34,6 +34,7 @@ from gateway.console import (
     fit,
     models,
     orders,
+    pull,
     replay,
     requests,
     status,
@@ -118,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     fit.add_command(_command(commands, "fit", "say how much memory a model needs, and what it fits on"))
+    pull.add_command(_command(commands, "pull", "fetch a model of a hub, or have a backend fetch one"))
     _add_operating(commands)
     models.add_command(
         _command(commands, "models", "pull, load, delete, ... models at a backend of a running gateway")

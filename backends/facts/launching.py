@@ -21,7 +21,8 @@ from pydantic import BaseModel, Field, StringConstraints, model_validator
 from backends.base import Launch, LaunchError
 from backends.facts.residing import Residing
 from backends.facts.units import MODEL_NAME, Duration, Share
-from backends.sizing.files import local, too_long
+from backends.sizing.files import too_long
+from backends.sizing.hubs import local
 from backends.sizing.model import ModelFacts
 from backends.sizing.need import Need, Space
 from backends.sizing.serving import BATCH, ServingPlan, serving

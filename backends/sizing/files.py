@@ -13,7 +13,6 @@ import json
 import mmap
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from backends.sizing import gguf, safetensors
@@ -91,34 +90,6 @@ def stored(path: Path | None) -> int:
         return 0 if path is None else path.stat().st_size
     except OSError:
         return 0
-
-
-def local(name: str, env: Mapping[str, str] | None = None) -> Path | None:
-    """Return where a model's files are that an option names by a path or by a hub's `ORG/NAME`; None if nowhere here.
-
-    The hub's cache is laid out as `huggingface_hub` does it; `env` are variables that win over the process's own.
-    """
-    path = Path(name)
-    if path.exists():
-        return path
-    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
-        return None
-    held = hub_cache({**os.environ, **(env or {})}) / f"models--{name.replace('/', '--')}"
-    try:
-        revision = (held / "refs" / "main").read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return None
-    snapshot = held / "snapshots" / revision
-    return snapshot if snapshot.is_dir() else None
-
-
-def hub_cache(env: Mapping[str, str]) -> Path:
-    """Return the folder in which `huggingface_hub` keeps what it has fetched."""
-    told = env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE")
-    if told:
-        return Path(told).expanduser()
-    home = env.get("HF_HOME") or os.path.join(env.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    return Path(home).expanduser() / "hub"
 
 
 def _of_gguf(model: Path, projector: Path | None) -> ModelFacts:

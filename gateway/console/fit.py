@@ -19,13 +19,12 @@ from pydantic_core import PydanticCustomError
 
 from backends.facts.units import size as size_of
 from backends.sizing.files import facts as facts_of
-from backends.sizing.files import local
+from backends.sizing.hubs import Hub, HubError, local, parse
 from backends.sizing.model import Form, ModelError, ModelFacts
 from backends.sizing.need import Where, kv_cache, kv_per_token, shown
 from backends.sizing.quantizations import plain
 from gateway.console.client import printable
 from gateway.console.fitting import Card, Load, Place, Row, load, places, reckoned, rows, suggested
-from gateway.hub.names import Hub, HubError, parse
 from gateway.machine.host import HostSource
 from gateway.machine.machine import gpu_sources
 

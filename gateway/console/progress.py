@@ -33,12 +33,17 @@ class Progress:
         before: int = 0,
         out: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        shown: Callable[[float], str] | None = None,
     ) -> None:
-        """`before` of the `total` things were done before this run: they count as done, and not for the speed."""
+        """`before` of the `total` things were done before this run: they count as done, and not for the speed.
+
+        `shown` writes an amount, such as bytes; None for numbers of things.
+        """
         self._out: TextIO = sys.stderr if out is None else out
         self._clock = clock
         self._total = total
         self._before = before
+        self._shown = shown
         self._began = clock()
         self._is_terminal = self._out.isatty() and os.environ.get("TERM") != "dumb"
         self._next = self._began + (0.0 if self._is_terminal else _TELL)
@@ -55,7 +60,7 @@ class Progress:
         self._write(done, failed, self._clock(), "\n")
 
     def _write(self, done: int, failed: int, now: float, end: str) -> None:
-        line = words(done, self._total, failed, self._before, now - self._began)
+        line = words(done, self._total, failed, self._before, now - self._began, self._shown)
         if self._is_terminal:
             filled = _BAR * done // self._total if self._total else _BAR
             line = f"[{'#' * filled}{'.' * (_BAR - filled)}] {line}"
@@ -64,14 +69,21 @@ class Progress:
         self._out.flush()
 
 
-def words(done: int, total: int, failed: int, before: int, seconds: float) -> str:
+def words(
+    done: int,
+    total: int,
+    failed: int,
+    before: int,
+    seconds: float,
+    shown: Callable[[float], str] | None = None,
+) -> str:
     """Return how far it is after so many seconds, how fast it goes, and about how long it still takes."""
-    parts = [f"{done}/{total}"]
+    parts = [f"{done}/{total}" if shown is None else f"{shown(done)} of {shown(total)}"]
     if failed:
         parts.append(f"{failed} failed")
     rate = (done - before) / seconds if seconds > 0 else 0.0
     if rate > 0:
-        parts.append(f"{rate:.{0 if rate >= 10 else 1}f}/s")
+        parts.append(f"{rate:.{0 if rate >= 10 else 1}f}/s" if shown is None else f"{shown(rate)}/s")
         if done < total:
             parts.append(f"{_clock_of((total - done) / rate)} left")
     return ", ".join(parts)

@@ -7,6 +7,8 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import httpx2
 from huggingface_hub import HfApi, constants, get_session, hf_hub_url
 from huggingface_hub.errors import (
@@ -18,8 +20,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import hf_raise_for_status
 
-from gateway.hub.names import HubError
+from backends.sizing.hubs import HubError
 from gateway.hub.remote import RemoteFile
 
 PATIENCE = 20.0
@@ -51,25 +54,30 @@ class HuggingFace:
         )
 
     def read(self, path: str, begin: int, size: int) -> bytes:
+        return b"".join(self.stream(path, begin, size))
+
+    def stream(self, path: str, begin: int, size: int) -> Iterator[bytes]:
         headers = {**build_hf_headers(), "Range": f"bytes={begin}-{begin + size - 1}"}
+        address = hf_hub_url(self._name, path)
         try:
             with get_session().stream(
-                "GET", hf_hub_url(self._name, path), headers=headers, follow_redirects=True, timeout=PATIENCE
+                "GET", address, headers=headers, follow_redirects=True, timeout=PATIENCE
             ) as answer:
                 if answer.status_code == 416:
-                    return b""
-                if answer.status_code not in (200, 206):
-                    raise HubError(f"{path}: the hub answers with status {answer.status_code}")
-                found = bytearray()
+                    return
+                hf_raise_for_status(answer)
+                # One that does not know ranges sends the file from its beginning.
+                skip = begin if answer.status_code == 200 else 0
                 for piece in answer.iter_bytes():
-                    found += piece
-                    if len(found) >= size and answer.status_code == 206:
-                        break
-                    if len(found) >= begin + size:
-                        break
+                    kept = piece[skip:][:size]
+                    skip = max(0, skip - len(piece))
+                    size -= len(kept)
+                    if kept:
+                        yield kept
+                    if size <= 0:
+                        return
         except ERRORS as error:
             raise said(error, self._name) from error
-        return bytes(found[begin : begin + size] if answer.status_code == 200 else found[:size])
 
 
 def said(error: Exception, repository: str) -> HubError:
@@ -90,5 +98,5 @@ def said(error: Exception, repository: str) -> HubError:
             return HubError(f"the hub wants a token for {repository}: set HF_TOKEN or run `hf auth login`")
         return HubError(f"the hub answers with status {status} for {repository}")
     if isinstance(error, httpx2.HTTPError | OfflineModeIsEnabled | LocalEntryNotFoundError):
-        return HubError(f"the hub at {constants.ENDPOINT} cannot be reached for {repository}")
+        return HubError(f"the hub at {constants.ENDPOINT} cannot be reached for {repository}", final=False)
     return HubError(f"{repository}: {' '.join(str(error).split()) or type(error).__name__}")

@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.hub.names import HubError
+from backends.sizing.hubs import HubError
 from gateway.hub.remote import RemoteFile
 
 ENDPOINT = "https://modelscope.cn"
@@ -79,7 +79,9 @@ class ModelScope:
                 return
             raise HubError(self._said(error.code)) from error
         except (OSError, ValueError) as error:
-            raise HubError(f"ModelScope at {endpoint()} cannot be reached for {self._name}") from error
+            raise HubError(
+                f"ModelScope at {endpoint()} cannot be reached for {self._name}", final=False
+            ) from error
 
     def _said(self, status: int) -> str:
         if status == 404:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from backends.sizing.hubs import Hub, HubError, Name
 from gateway.hub.huggingface import HuggingFace
 from gateway.hub.modelscope import ModelScope
-from gateway.hub.names import Hub, HubError, Name
 from gateway.hub.remote import Repository
 
 

@@ -7,8 +7,7 @@ Rules:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Protocol
@@ -17,16 +16,13 @@ from backends.sizing import gguf, safetensors
 from backends.sizing.config import Config
 from backends.sizing.folder import folder_facts
 from backends.sizing.gguf_model import gguf_facts
+from backends.sizing.hubs import HubError, choose, stem
 from backends.sizing.model import ModelFacts
-from gateway.hub.names import HubError
 
 STEP = 1 << 20
 """The bytes of a GGUF file that are read first; each further step is four times as large."""
 MOST = 256 << 20
 """The most bytes that the beginning of a GGUF file may have."""
-USUAL = ("Q4_K_M", "Q4_K_S", "Q4_0", "MXFP4", "Q8_0", "F16", "BF16")
-"""The GGUF file that is meant where none is named: the first of these that there is."""
-_PART = re.compile(r"-[0-9]{5}-of-[0-9]{5}$")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack", ".ot", ".tflite")
 
 
@@ -39,11 +35,6 @@ class RemoteFile:
     sha256: str | None = None
     """What its bytes must come out as; None where the hub does not say."""
 
-    @property
-    def stem(self) -> str:
-        """Its name without its folder, its ending, and the number of its part."""
-        return _PART.sub("", PurePosixPath(self.path).name.removesuffix(".gguf"))
-
 
 class Repository(Protocol):
     """A model at a hub."""
@@ -54,6 +45,9 @@ class Repository(Protocol):
     def read(self, path: str, begin: int, size: int) -> bytes:
         """Return bytes of one of its files, fewer at its end. Raise HubError."""
 
+    def stream(self, path: str, begin: int, size: int) -> Iterator[bytes]:
+        """Yield so many bytes of a file from `begin` on. Raise HubError."""
+
 
 def chosen(files: Sequence[RemoteFile], choice: str) -> tuple[RemoteFile, ...]:
     """Return the files that make up the model. Raise HubError where `choice` means none of them, or several.
@@ -63,25 +57,18 @@ def chosen(files: Sequence[RemoteFile], choice: str) -> tuple[RemoteFile, ...]:
     """
     ggufs: dict[str, list[RemoteFile]] = {}
     for file in files:
-        if file.path.endswith(".gguf") and not PurePosixPath(file.path).name.startswith("mmproj"):
-            ggufs.setdefault(file.stem, []).append(file)
+        if _is_gguf(file):
+            ggufs.setdefault(stem(file.path), []).append(file)
     plain = [file for file in files if file.path.endswith(".safetensors") and "/" not in file.path]
     if not choice and (plain or not ggufs):
         return _folder(files, plain)
     if not ggufs:
         raise HubError(f"it has no GGUF files, so there is no {choice}: leave it out")
-    for wanted in (choice,) if choice else USUAL:
-        found = [stem for stem in sorted(ggufs) if _means(stem, wanted)]
-        if len(found) == 1 or (found and not choice):
-            return tuple(sorted(ggufs[found[0]], key=lambda file: file.path))
-        if len(found) > 1:
-            raise HubError(f"{choice} means several of its files: {', '.join(found)}")
-    raise HubError(f"{choice or 'the usual'} is none of its files: it has {', '.join(sorted(ggufs))}")
+    return tuple(sorted(ggufs[choose(sorted(ggufs), choice)], key=lambda file: file.path))
 
 
-def _means(stem: str, wanted: str) -> bool:
-    low, word = stem.lower(), re.escape(wanted.lower().removesuffix(".gguf"))
-    return low == wanted.lower().removesuffix(".gguf") or re.search(rf"(?:^|[-._/]){word}$", low) is not None
+def _is_gguf(file: RemoteFile) -> bool:
+    return file.path.endswith(".gguf") and not PurePosixPath(file.path).name.startswith("mmproj")
 
 
 def _folder(files: Sequence[RemoteFile], plain: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
@@ -103,8 +90,8 @@ def quantizations(files: Sequence[RemoteFile]) -> dict[str, int]:
     """Return the GGUF files there are, by the name without parts, and their bytes."""
     found: dict[str, int] = {}
     for file in files:
-        if file.path.endswith(".gguf") and not PurePosixPath(file.path).name.startswith("mmproj"):
-            found[file.stem] = found.get(file.stem, 0) + file.size
+        if _is_gguf(file):
+            found[stem(file.path)] = found.get(stem(file.path), 0) + file.size
     return found
 
 

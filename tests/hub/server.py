@@ -50,6 +50,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     store: Store
+    server: ThreadingHTTPServer
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -121,8 +122,10 @@ class Handler(BaseHTTPRequestHandler):
             "X-Linked-Size": str(len(data)),
             "X-Repo-Commit": COMMIT,
         }
+        # A host of its own, as the hub's store has: the library follows redirects to the same one.
+        store = f"http://localhost:{self.server.server_port}/store/{sha256(data)}"
         self.send_response(302)
-        for header, value in {**linked, "Location": f"/store/{sha256(data)}", "Content-Length": "0"}.items():
+        for header, value in {**linked, "Location": store, "Content-Length": "0"}.items():
             self.send_header(header, value)
         self.end_headers()
 

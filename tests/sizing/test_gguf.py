@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from backends.sizing import gguf as reading
-from backends.sizing.files import facts, local
+from backends.sizing.files import facts
+from backends.sizing.hubs import local
 from backends.sizing.model import Form, Layer, ModelError
 from tests.sizing.ggufs import gguf, model, written
 

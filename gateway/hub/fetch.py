@@ -1,0 +1,147 @@
+"""Fetches one file of a hub: resumed where it was broken off, checked, and put in its place whole or not at all.
+
+Rules:
+- What is there of a file lies beside it as `NAME.part`. One process fetches a file at a time.
+- Bytes that are not those the hub promised are thrown away. So is a part that fills the disk: its space is given back.
+- A connection that breaks is taken up again a few times; then the part stays for the next run.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from backends.sizing.hubs import HubError
+
+PART = ".part"
+TRIES = 4
+"""How often a connection may break without a byte in between."""
+PIECE = 4 << 20
+SPARE = 256 << 20
+"""Bytes of the disk that stay free."""
+
+Stream = Callable[[int], Iterator[bytes]]
+"""Returns the bytes of a file from a place on. Raises HubError."""
+
+
+def missing(target: Path, size: int) -> int:
+    """Return how many bytes are still to be fetched of a file."""
+    if target.exists():
+        return 0
+    try:
+        return max(0, size - target.with_name(target.name + PART).stat().st_size)
+    except OSError:
+        return size
+
+
+def check_space(folder: Path, wanted: int, free: Callable[[Path], int] | None = None) -> None:
+    """Raise HubError where a folder's disk has not so many bytes, and some to spare."""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    left = _free(there) if free is None else free(there)
+    if wanted + SPARE > left:
+        raise HubError(
+            f"{wanted / 2**30:.1f} GiB are to be fetched into {folder}, whose disk has {left / 2**30:.1f} GiB left"
+        )
+
+
+def fetch(
+    stream: Stream,
+    target: Path,
+    size: int,
+    sha256: str | None,
+    progress: Callable[[int], None] = lambda _: None,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Fetch a file. `progress` is told of bytes that have come. Raise HubError."""
+    if target.exists():
+        return
+    part = target.with_name(target.name + PART)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("a+b") as file:
+            _lock(file, target)
+            if target.exists():
+                part.unlink(missing_ok=True)
+                return
+            digest = _begun(file, size)
+            _fill(stream, file, size, digest, progress, pause)
+            _check(part, digest, sha256)
+            file.flush()
+            os.fsync(file.fileno())
+            part.replace(target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            part.unlink(missing_ok=True)
+            raise HubError(f"the disk of {target.parent} is full: {target.name} was not fetched") from error
+        raise HubError(f"cannot write {target}: {error.strerror}") from error
+
+
+def _free(folder: Path) -> int:
+    told = os.statvfs(folder)
+    return told.f_bavail * told.f_frsize
+
+
+def _lock(file: BinaryIO, target: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise HubError(f"another process is fetching {target.name}") from None
+
+
+def _begun(file: BinaryIO, size: int) -> hashlib._Hash:
+    """Return the hash of what is there already; of nothing, where that is more than there should be."""
+    if file.seek(0, os.SEEK_END) > size:
+        file.truncate(0)
+    file.seek(0)
+    digest = hashlib.sha256()
+    while piece := file.read(PIECE):
+        digest.update(piece)
+    return digest
+
+
+def _fill(
+    stream: Stream,
+    file: BinaryIO,
+    size: int,
+    digest: hashlib._Hash,
+    progress: Callable[[int], None],
+    pause: Callable[[float], None],
+) -> None:
+    """Append what is missing. Raise HubError, where the part stays."""
+    failures = 0
+    while (at := file.seek(0, os.SEEK_END)) < size:
+        try:
+            for piece in stream(at):
+                kept = piece[: size - at]
+                file.write(kept)
+                digest.update(kept)
+                at += len(kept)
+                failures = 0 if kept else failures
+                progress(len(kept))
+        except HubError as error:
+            if error.final:
+                raise
+            failures += 1
+        else:
+            failures += at < size
+        file.flush()
+        if failures >= TRIES:
+            raise HubError(f"the connection broke at {at} of {size} bytes: run it again to go on")
+        if failures:
+            pause(0.5 * 2**failures)
+
+
+def _check(part: Path, digest: hashlib._Hash, sha256: str | None) -> None:
+    if sha256 is not None and digest.hexdigest() != sha256:
+        part.unlink(missing_ok=True)
+        raise HubError(
+            f"{part.name.removesuffix(PART)} is not what the hub promised (SHA-256): nothing was kept"
+        )
