@@ -312,6 +312,13 @@ class Engine(ABC):
         Raise RequestError where the engine cannot be asked for it.
         """
 
+    def ignores(self, request: Request) -> bool:
+        """Return whether the engine's own form of the operation would leave out what this request asks for.
+
+        The request is then translated, as for an engine without the operation, where that is possible.
+        """
+        return False
+
     @abstractmethod
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
         """Interpret a complete answer with status 200. If a stream was asked for, the reply's body is its events."""

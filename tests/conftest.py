@@ -60,6 +60,10 @@ CREDIT = 10.0
 """Seconds by which the process may be ended too early: to set the clock takes a millisecond, longer than most tests."""
 
 
+ON_DEMAND = ("engines", "heavy")
+"""Marks of tests that need something large installed, which a command of its own does."""
+
+
 class Deadline:
     """Ends the process when a test, its teardown or the end of the session hangs."""
 
@@ -130,6 +134,16 @@ def cancelled_after(
             raise
 
     return limited
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what has a mark of `ON_DEMAND`, unless the mark is asked for (`-m`)."""
+    asked = str(config.getoption("markexpr"))
+    unasked = [mark for mark in ON_DEMAND if mark not in asked]
+    left_out = [item for item in items if any(map(item.get_closest_marker, unasked))]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -17,6 +17,7 @@ from xdist.scheduler import LoadScopeScheduling
 ALONE = re.compile(
     r"tests/(bench|fleet|models)/"
     r"|tests/faults/(?!test_bodies|test_wire_requests)"  # these two share a gateway and a loop
+    r"|tests/clients/test_each_client"
     r"|tests/test_(adding_an_engine|cli|readme|workers)\.py"
 )
 """Where a test costs so much more than what it shares that each goes wherever there is room."""

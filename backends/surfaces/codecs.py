@@ -1,7 +1,8 @@
 """Which operations can be said in another API, and when they are.
 
 Rules:
-- Where an engine has the operation itself, the client's bytes pass, unless the client or the config wants otherwise.
+- Where an engine has the operation itself, the client's bytes pass, unless the client or the config wants otherwise, or
+  the engine would ignore something that is asked for.
 - A chat with the older `functions` is said with tools where the engine knows only these.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from backends.base import Operation, Request
+from backends.base import Engine, Operation, Request
 from backends.dialect.parameters import Parameters
 from backends.surfaces import functions
 from backends.surfaces.anthropic.counting import CountTokens
@@ -39,40 +40,36 @@ def possible(native: frozenset[Operation]) -> frozenset[Operation]:
 
 def settled(
     request: Request,
+    engine: Engine,
     native: frozenset[Operation],
     parameters: Parameters | None,
     now: Callable[[], int],
-    has_functions: bool = True,
 ) -> tuple[Request, Translation | None]:
     """Return a client's request with what its model settles of it, and how it is translated, as `translated` does."""
     codec = CODECS.get(request.operation)
     if parameters is None or codec is None or not codec.own_names:
         request = request if parameters is None else parameters.applied(request)
-        return request, translated(request, native, now, has_functions)
-    translation = translated(request, native, now, has_functions)
+        return request, translated(request, engine, native, now)
+    translation = translated(request, engine, native, now)
     if translation is not None:
         translation.said = parameters.applied(translation.said)
     return request, translation
 
 
 def translated(
-    request: Request,
-    native: frozenset[Operation],
-    now: Callable[[], int] = lambda: 0,
-    has_functions: bool = True,
+    request: Request, engine: Engine, native: frozenset[Operation], now: Callable[[], int] = lambda: 0
 ) -> Translation | None:
-    """Return how an engine with the operations `native` is asked for `request`; None: as it is.
+    """Return how `engine`, of whose operations `native` are used, is asked for `request`; None: as it is.
 
-    `now` returns the time in nanoseconds since the epoch, for answers that tell it. `has_functions`: the engine knows
-    the older `functions` of chats.
+    `now` returns the time in nanoseconds since the epoch, for answers that tell it.
 
     Raise RequestError where it would have to be translated and cannot be.
     """
-    if request.operation is Operation.CHAT and not has_functions and functions.used(request):
+    if request.operation is Operation.CHAT and not engine.has_functions and functions.used(request):
         return Translation(_FUNCTIONS, request, now)
     codec = CODECS.get(request.operation)
     if codec is None or codec.said_as not in native:
         return None
-    if request.operation in native and not request.translate:
+    if request.operation in native and not request.translate and not engine.ignores(request):
         return None
     return Translation(codec, request, now)

@@ -198,8 +198,7 @@ class Attempt(Sink):
         if not self._data:
             try:
                 self.request, translation = settled(
-                    *(exchange.request, self._backend.native, self._parameters, time_ns),
-                    self._engine.has_functions,
+                    exchange.request, self._engine, self._backend.native, self._parameters, time_ns
                 )
                 self._translation = translation
                 if translation is None:

@@ -136,4 +136,4 @@ async def test_a_whole_answer_of_an_engine_that_only_streams(tmp_path: Path) -> 
     rule = answering("/v1/chat/completions", text, "text/event-stream")
     async with FakeEngine(rules=[rule]) as engine, served(tmp_path, engine) as found:
         answer = await found.post("/v1/messages", ASKED)
-        assert answer.json()["content"] == [{"type": "text", "text": "hi", "citations": None}]
+        assert answer.json()["content"] == [{"type": "text", "text": "hi"}]

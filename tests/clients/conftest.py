@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import openai
 import pytest
 
+from tests.clients import scripted as engines
 from tests.clients.process import Running, running
 
 
@@ -15,6 +16,13 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Yield a running gateway whose model is ready. Its end is a test of its own: exit 0, in time, nothing left."""
     with running(tmp_path_factory.mktemp("gateway")) as started:
         started.wait_ready()
+        yield started
+
+
+@pytest.fixture(scope="session")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Yield a gateway with keys in front of three engines, two of which say what the tests tell them to."""
+    with engines.scripted(tmp_path_factory.mktemp("scripted")) as started:
         yield started
 
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,26 +34,33 @@ class Ended(NamedTuple):
     err: str
 
 
-def of_npm(name: str, package: str) -> Path:
-    """Return the folder in which `package`, with its version, is installed; skip the test where it cannot be."""
+def of_npm(name: str, *packages: str) -> Path:
+    """Return the folder in which `packages`, with their versions, are installed; skip the test where they cannot be."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed")
     folder = CLIENTS / name
     command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", f"--prefix={folder}"]
-    _install(folder, command, package)
+    _install(folder, packages, [*command, *packages])
     return folder / "node_modules"
 
 
 def of_pypi(name: str, *packages: str) -> Path:
-    """Return the folder in which `packages` are installed, for `PYTHONPATH`; skip the test where they cannot be."""
-    folder = CLIENTS / name
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    _install(folder, [*pip, f"--target={folder / 'packages'}", "--upgrade"], *packages)
-    return folder / "packages"
+    """Return the Python of an environment that has `packages` and nothing else; skip the test where it cannot be."""
+    environment = CLIENTS / name / "environment"
+    python = environment / "bin" / "python"
+    uv = Path(sys.executable).with_name("uv")
+    made: list[str | Path] = [sys.executable, "-m", "venv", "--clear", "--without-pip", environment]
+    # What pip has been told of wheels on this machine holds for uv too, which reads it nowhere.
+    wheels = [f"--find-links={place}" for place in os.environ.get("PIP_FIND_LINKS", "").split()]
+    _install(
+        CLIENTS / name, packages, made, [uv, "pip", "install", "-q", f"--python={python}", *wheels, *packages]
+    )
+    return python
 
 
-def _install(folder: Path, command: list[str], *packages: str) -> None:
+def _install(folder: Path, packages: tuple[str, ...], *commands: Sequence[str | Path]) -> None:
+    """Run the commands that install `packages`, unless that is done."""
     folder.mkdir(parents=True, exist_ok=True)
     done, wanted = folder / "installed", " ".join(packages)
     with (folder / "lock").open("w") as lock:
@@ -62,7 +69,8 @@ def _install(folder: Path, command: list[str], *packages: str) -> None:
             return
         done.unlink(missing_ok=True)
         try:
-            subprocess.run([*command, *packages], check=True, capture_output=True, timeout=INSTALLING)
+            for command in commands:
+                subprocess.run(command, check=True, capture_output=True, timeout=INSTALLING)
         except (OSError, subprocess.SubprocessError) as error:
             pytest.skip(f"{wanted} cannot be installed: {error}")
         done.write_text(wanted)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ async def test_the_sdk_for_javascript(tmp_path: Path) -> None:
 
 
 async def test_an_old_sdk_for_python(tmp_path: Path) -> None:
-    folder = packages.of_pypi("anthropic-old", "anthropic==0.40.0", "httpx<0.28")
-    found = await told(tmp_path, sys.executable, HERE / "anthropic_sdk_old.py", PYTHONPATH=str(folder))
+    python = packages.of_pypi("anthropic-old", "anthropic==0.40.0", "httpx<0.28")
+    found = await told(tmp_path, python, HERE / "anthropic_sdk_old.py")
     assert found["version"] == "0.40.0"
     check(found)

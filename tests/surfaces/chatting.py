@@ -20,7 +20,7 @@ NATIVE = frozenset({Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS}
 def translation(operation: Operation, body: dict[str, Any]) -> Translation:
     """Return how a client's request is said to an engine that has nothing but OpenAI's oldest operations."""
     request = Request(operation, msgspec.json.encode(body), body["model"], stream=bool(body.get("stream")))
-    found = translated(request, NATIVE)
+    found = translated(request, ENGINE, NATIVE)
     assert found is not None
     return found
 

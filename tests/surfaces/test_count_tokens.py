@@ -17,6 +17,7 @@ from backends.surfaces.translation import Translation
 from gateway.fake.engine import FakeEngine
 from tests.api.asking import answering
 from tests.serving import serving
+from tests.surfaces.chatting import ENGINE
 
 NATIVE = frozenset({Operation.CHAT, Operation.TOKENIZE})
 PATH = "/v1/messages/count_tokens"
@@ -27,7 +28,7 @@ ASKED: dict[str, Any] = {"model": "m", "system": "be brief", "messages": [{"role
 
 def translation(body: dict[str, Any]) -> Translation:
     request = Request(Operation.COUNT_TOKENS, msgspec.json.encode(body), "m")
-    found = translated(request, NATIVE)
+    found = translated(request, ENGINE, NATIVE)
     assert found is not None
     return found
 

@@ -15,6 +15,7 @@ FUNCTION = {"name": "weather", "parameters": {"type": "object", "properties": {"
 TOOL = {"type": "function", "function": FUNCTION}
 CALL = {"name": "weather", "arguments": '{"city":"Rome"}'}
 HELLO = {"role": "user", "content": "hello"}
+HAVING, LACKING = create("openai"), create("vllm")
 
 
 def request(stream: bool = False, **members: Any) -> Request:
@@ -23,7 +24,7 @@ def request(stream: bool = False, **members: Any) -> Request:
 
 
 def translation(asked: Request) -> Translation:
-    found = translated(asked, frozenset({Operation.CHAT}), has_functions=False)
+    found = translated(asked, LACKING, frozenset({Operation.CHAT}))
     assert found is not None
     return found
 
@@ -103,11 +104,11 @@ def test_a_mistake_is_refused_with_its_place(members: dict[str, Any], param: str
     ],
 )
 def test_a_chat_without_them_passes(members: dict[str, Any]) -> None:
-    assert translated(request(**members), frozenset({Operation.CHAT}), has_functions=False) is None
+    assert translated(request(**members), LACKING, frozenset({Operation.CHAT})) is None
 
 
 def test_where_the_engine_has_them_they_pass() -> None:
-    assert translated(request(), frozenset({Operation.CHAT}), has_functions=True) is None
+    assert translated(request(), HAVING, frozenset({Operation.CHAT})) is None
     assert [name for name in names() if engine(name).has_functions] == ["openai"]
 
 

@@ -75,7 +75,7 @@ def calls(*pieces: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_text() -> None:
     made = whole({"content": "hello"}, usage={"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7})
-    assert made["content"] == [{"type": "text", "text": "hello", "citations": None}]
+    assert made["content"] == [{"type": "text", "text": "hello"}]
     assert (made["model"], made["stop_reason"], made["stop_sequence"]) == ("m", "end_turn", None)
     assert made["usage"] == {"input_tokens": 5, "output_tokens": 2}
 

@@ -35,7 +35,7 @@ def translation(operation: Operation, body: dict[str, Any]) -> Translation:
     """Return how a request is said, as it arrives; the time goes on by a millisecond whenever it is looked at."""
     times = clock()
     request = OLLAMA_API.read(operation, b"", msgspec.json.encode(body))
-    found = translated(request, NATIVE, lambda: next(times))
+    found = translated(request, ENGINE, NATIVE, lambda: next(times))
     assert found is not None
     return found
 
@@ -410,6 +410,7 @@ def test_errors_have_ollamas_shape() -> None:
 
 def test_no_engine_has_them_itself() -> None:
     assert all(
-        translated(Request(one, b'{"model":"m"}', "m"), NATIVE, lambda: 0) is not None for one in OLLAMA
+        translated(Request(one, b'{"model":"m"}', "m"), ENGINE, NATIVE, lambda: 0) is not None
+        for one in OLLAMA
     )
     assert not OLLAMA & ENGINE.operations

@@ -205,5 +205,5 @@ def test_what_is_left_out_is_named_as_far_as_a_header_can_hold_it(
     operation: Operation, more: dict[str, Any]
 ) -> None:
     request = Request(operation, msgspec.json.encode(ASKED | more), "m")
-    found = translated(request, NATIVE | {Operation.TOKENIZE})
+    found = translated(request, ENGINE, NATIVE | {Operation.TOKENIZE})
     assert found is not None and found.dropped == tuple(f"tool_{number}" for number in range(16))

@@ -6,6 +6,7 @@ beside it is obeyed; in the Messages API neither `output_config.format` nor any 
 
 Rules:
 - What can be said in another way is said so. What cannot is refused by name: another backend may be able to.
+- A message that is to have a format is said as a chat (`ignored`); only where the config denies that is it refused.
 """
 
 from __future__ import annotations
@@ -80,6 +81,17 @@ def edited(request: Request) -> Request:
         return request
     members = rewrite.members(request.body) | {"response_format": msgspec.json.encode(_of_chat(form))}
     return msgspec.structs.replace(request, body=rewrite.joined(members))
+
+
+def ignored(request: Request) -> bool:
+    """Return whether the request is a message that is to have a format, which chats can have and messages cannot."""
+    if request.operation is not Operation.MESSAGES or _MARKS[Operation.MESSAGES] not in request.body:
+        return False
+    try:
+        asked = _asked.decode(request.body)
+    except (ValueError, RecursionError):
+        return False
+    return asked.output_config is not None and _is_asked(asked.output_config.format)
 
 
 def _is_asked(form: _Format | None) -> bool:

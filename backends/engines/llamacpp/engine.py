@@ -48,7 +48,7 @@ from backends.dialect import rewrite
 from backends.dialect.errors import garbled
 from backends.dialect.openai import OpenAICompatible
 from backends.engines.llamacpp import answers, forced
-from backends.engines.llamacpp.asked import LACKS, edited, page
+from backends.engines.llamacpp.asked import LACKS, edited, ignored, page
 from backends.engines.llamacpp.launch import LlamaCppLaunch
 from backends.facts import cards, metrics
 from backends.facts.signals import Metric, Table, from_metrics, reading, samples
@@ -160,6 +160,9 @@ class LlamaCpp(OpenAICompatible):
 
     def page(self, name: str, model: str) -> Call | None:
         return page(name, model)
+
+    def ignores(self, request: Request) -> bool:
+        return ignored(request)
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
         translate = _TRANSLATIONS.get(request.operation)

@@ -54,7 +54,7 @@ def _blocks(said: chat.Said) -> list[dict[str, Any]]:
     if said.thought:
         blocks.append({"type": "thinking", "thinking": said.thought, "signature": ""})
     if said.text:
-        blocks.append({"type": "text", "text": said.text, "citations": None})
+        blocks.append({"type": "text", "text": said.text})
     for name, call in chat.named(said.tool_calls):
         given = partial.readable(chat.arguments_of(call))
         blocks.append(

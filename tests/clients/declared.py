@@ -1,0 +1,238 @@
+"""The clients that are run against the gateway, unmodified: which, in which version, and what is checked of each.
+
+Rules:
+- Versions are pinned; each client is installed into an environment of its own.
+- A client that a program runs (`programs/`) carries out the same checks as all others, in each dialect that it speaks
+  and each way a dialect can take. A client with files of tests of its own is proved by these.
+- `heavy` are those whose installation costs the checks of every change too much: `make test-clients` alone runs them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+OLD_OPENAI: Final = "6.49.0"
+"""OpenAI's newest SDK for JavaScript that runs on Node 20; others below are chosen for the same reason."""
+
+
+class Source(StrEnum):
+    """Where a client comes from."""
+
+    PYPI = "PyPI"
+    NPM = "npm"
+    HERE = "this machine"
+
+
+class Dialect(StrEnum):
+    """The API that a client speaks."""
+
+    CHAT = "chat"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    OLLAMA = "ollama"
+
+
+WHOLE, STREAM, STREAMED = "whole answer", "stream", "streamed answer"
+TOOL, TOOL_STREAM = "tool call", "streamed tool call"
+RESULT, RESULT_STREAM = "tool result", "streamed tool result"
+STRUCTURED, BY_TOOL = "structured answer", "structured answer by a tool"
+STRUCTURED_STREAM = "streamed structured answer"
+MODELS, EMBEDDINGS = "model list", "embeddings"
+WRONG_MODEL, WRONG_KEY = "wrong model", "wrong key"
+
+NEEDS_TOOLS = frozenset({TOOL, TOOL_STREAM, RESULT, RESULT_STREAM, BY_TOOL, STRUCTURED_STREAM})
+"""Checks for which the demo model, which calls no tools, is no use."""
+FORCES_TOOLS = frozenset({BY_TOOL, STRUCTURED_STREAM})
+"""Checks that make the model call a tool, which Ollama's own API cannot."""
+WAYS: Final = MappingProxyType(
+    {
+        Dialect.CHAT: ("scripted-chat", "scripted-ollama"),
+        Dialect.RESPONSES: ("demo", "scripted-chat"),
+        Dialect.MESSAGES: ("demo", "scripted-chat"),
+        Dialect.OLLAMA: ("scripted-ollama", "scripted-chat"),
+    }
+)
+"""The model that each dialect is asked for: the engine of the first speaks it, for the second it is translated."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client of the gateway."""
+
+    name: str
+    packages: tuple[str, ...] = ()
+    """With their versions; the first is the client itself."""
+    source: Source = Source.PYPI
+    heavy: bool = False
+    program: str = ""
+    """The file below `programs/` that runs it."""
+    dialects: tuple[Dialect, ...] = ()
+    """For a program: the dialects whose checks it carries out."""
+    checks: tuple[str, ...] = ()
+    """For a program: what is checked in each dialect that `only` does not name."""
+    only: dict[Dialect, tuple[str, ...]] = field(default_factory=dict)
+    """The checks of a dialect in which the client can do less, or more."""
+    wrong_model: dict[Dialect, str] = field(default_factory=dict)
+    """The class of what the client raises when the model is not there, by dialect."""
+    wrong_key: dict[Dialect, str] = field(default_factory=dict)
+    """The same for a key that the gateway does not know."""
+    tests: tuple[str, ...] = ()
+    """Beginnings of the ids, below `tests/clients/`, of the tests of its own that prove it."""
+
+    @property
+    def version(self) -> str:
+        """The version of the client itself."""
+        return (
+            self.packages[0].rpartition("=" if self.source is Source.PYPI else "@")[2]
+            if self.packages
+            else ""
+        )
+
+    def checked(self, dialect: Dialect, model: str) -> tuple[str, ...]:
+        """Return the checks of one way to ask."""
+        wrong = [
+            name
+            for name, of in ((WRONG_MODEL, self.wrong_model), (WRONG_KEY, self.wrong_key))
+            if dialect in of
+        ]
+        wanted = (*self.only.get(dialect, self.checks), *wrong)
+        cannot = {"demo": NEEDS_TOOLS, "scripted-ollama": FORCES_TOOLS}.get(model, frozenset())
+        return tuple(check for check in wanted if check not in cannot)
+
+
+CHAT, RESPONSES, MESSAGES, OLLAMA = Dialect
+_USUAL = (WHOLE, STREAM, TOOL, TOOL_STREAM, STRUCTURED)
+_AI_SDK = (
+    "ai@6.0.326",
+    "@ai-sdk/openai-compatible@2.0.92",
+    "@ai-sdk/openai@3.0.141",
+    "@ai-sdk/anthropic@3.0.140",
+    "zod@4.6.7",
+)
+
+AIDER: Final = Client("aider", ("aider-chat==0.86.2",), heavy=True, tests=("test_aider.py",))
+OPENCODE: Final = Client(
+    "OpenCode", ("opencode-ai@1.18.33",), Source.NPM, heavy=True, tests=("test_opencode.py",)
+)
+
+CLIENTS: Final = (
+    Client(
+        "OpenAI's SDK for JavaScript",
+        (f"openai@{OLD_OPENAI}", "zod@4.6.7"),
+        Source.NPM,
+        program="openai_npm.mjs",
+        dialects=(CHAT, RESPONSES),
+        checks=_USUAL,
+        only={CHAT: (*_USUAL, MODELS)},
+        wrong_model={CHAT: "NotFoundError", RESPONSES: "NotFoundError"},
+        wrong_key={CHAT: "AuthenticationError", RESPONSES: "AuthenticationError"},
+    ),
+    Client(
+        "Ollama's client for Python",
+        ("ollama==0.6.3",),
+        program="ollama_client.py",
+        dialects=(OLLAMA,),
+        checks=(*_USUAL, MODELS),
+        wrong_model={OLLAMA: "ResponseError"},
+        wrong_key={OLLAMA: "ResponseError"},
+    ),
+    Client(
+        "LangChain for Anthropic",
+        ("langchain-anthropic==1.7.10",),
+        program="langchain_anthropic_client.py",
+        dialects=(MESSAGES,),
+        checks=_USUAL,
+        wrong_model={MESSAGES: "AnthropicModelNotFoundError"},
+        wrong_key={MESSAGES: "AnthropicAuthenticationError"},
+    ),
+    Client(
+        "LangChain for Ollama",
+        ("langchain-ollama==1.1.0",),
+        program="langchain_ollama_client.py",
+        dialects=(OLLAMA,),
+        checks=_USUAL,
+        wrong_model={OLLAMA: "ResponseError"},
+        wrong_key={OLLAMA: "ResponseError"},
+    ),
+    Client(
+        "LlamaIndex",
+        ("llama-index-llms-openai-like==0.8.1",),
+        program="llama_index_client.py",
+        dialects=(CHAT,),
+        checks=(WHOLE, STREAM, TOOL, TOOL_STREAM, BY_TOOL),
+        wrong_model={CHAT: "NotFoundError"},
+        wrong_key={CHAT: "AuthenticationError"},
+    ),
+    Client(
+        "Instructor",
+        ("instructor==1.17.0", "anthropic==2.14.0"),
+        program="instructor_client.py",
+        dialects=(CHAT, MESSAGES),
+        checks=(STRUCTURED, BY_TOOL, STRUCTURED_STREAM),
+        only={MESSAGES: (BY_TOOL, STRUCTURED_STREAM)},
+        wrong_model=dict.fromkeys((CHAT, MESSAGES), "InstructorRetryException"),
+        wrong_key=dict.fromkeys((CHAT, MESSAGES), "InstructorRetryException"),
+    ),
+    Client(
+        "Pydantic AI",
+        ("pydantic-ai-slim[openai,anthropic]==2.68.0",),
+        program="pydantic_ai_client.py",
+        dialects=(CHAT, RESPONSES, MESSAGES),
+        checks=(WHOLE, STREAM, RESULT, RESULT_STREAM, STRUCTURED, BY_TOOL),
+        only={MESSAGES: (WHOLE, STREAM, RESULT, RESULT_STREAM, BY_TOOL)},
+        wrong_model=dict.fromkeys((CHAT, RESPONSES, MESSAGES), "ModelNotFoundError"),
+        wrong_key=dict.fromkeys((CHAT, RESPONSES, MESSAGES), "ModelAuthenticationError"),
+    ),
+    Client(
+        "LiteLLM as a client",
+        ("litellm==1.110.2",),
+        program="litellm_client.py",
+        dialects=(CHAT, RESPONSES, MESSAGES, OLLAMA),
+        checks=_USUAL,
+        only={RESPONSES: (WHOLE, STREAM), MESSAGES: (WHOLE, STREAM, TOOL, TOOL_STREAM, BY_TOOL)},
+        wrong_model=dict.fromkeys(Dialect, "NotFoundError"),
+        wrong_key=dict.fromkeys(Dialect, "AuthenticationError"),
+    ),
+    Client(
+        "Vercel's AI SDK",
+        _AI_SDK,
+        Source.NPM,
+        program="ai_sdk.mjs",
+        dialects=(CHAT, RESPONSES, MESSAGES),
+        checks=(WHOLE, STREAM, TOOL, TOOL_STREAM, RESULT, STRUCTURED),
+        only={MESSAGES: (WHOLE, STREAM, TOOL, TOOL_STREAM, RESULT, BY_TOOL)},
+        wrong_model=dict.fromkeys((CHAT, RESPONSES, MESSAGES), "APICallError"),
+        wrong_key=dict.fromkeys((CHAT, RESPONSES, MESSAGES), "APICallError"),
+    ),
+    Client(
+        "LangChain for JavaScript",
+        (
+            "@langchain/core@1.4.0",
+            "@langchain/openai@1.5.8",
+            "@langchain/anthropic@1.5.11",
+            "@langchain/ollama@1.3.0",
+            "zod@4.6.7",
+        ),
+        Source.NPM,
+        program="langchain_js.mjs",
+        dialects=(CHAT, RESPONSES, MESSAGES, OLLAMA),
+        checks=_USUAL,
+        wrong_model=dict.fromkeys((CHAT, RESPONSES, MESSAGES), "NotFoundError") | {OLLAMA: "ResponseError"},
+        wrong_key=dict.fromkeys((CHAT, RESPONSES, MESSAGES), "AuthenticationError")
+        | {OLLAMA: "ResponseError"},
+    ),
+    Client(
+        "llm",
+        ("llm==0.36", "llm-ollama==0.19.1"),
+        program="llm_client.py",
+        dialects=(CHAT, OLLAMA),
+        checks=(WHOLE, STREAMED, RESULT, STRUCTURED),
+        wrong_model={CHAT: "CommandFailed", OLLAMA: "CommandFailed"},
+        wrong_key={CHAT: "CommandFailed"},
+    ),
+    AIDER,
+    OPENCODE,
+)
