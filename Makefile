@@ -18,7 +18,7 @@ SHARED := -n $(JOBS) --max-worker-restart 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install lint compile pure run check test tools coverage test-engines schema lock dist clean format bench bench-peers soak chaos strays simulate image
+.PHONY: help install lint compile pure run check test tools coverage test-engines test-clients schema lock dist clean format bench bench-peers soak chaos strays simulate image
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,11 @@ coverage: .venv/.dev ## the fast tests once more, slower: which code they reach;
 test-engines: .venv/.dev ## install real engines below .engines/ (once) and run the conformance checks on them
 	@$(BIN)/python -m tests.engines.install
 	$(PYTEST) -m engines tests/engines $(ARGS)
+
+test-clients: .venv/.dev ## install every client below .clients/ (once), run them all and write docs/clients.md
+	@mkdir -p .clients
+	$(PYTEST) $(SHARED) -m "heavy or not heavy" --junitxml .clients/results.xml tests/clients $(ARGS)
+	@$(BIN)/python -m tests.clients.page .clients/results.xml
 
 schema: .venv/.runtime ## write configs/schema.json from the code
 	@$(BIN)/gateway schema > .venv/schema.json

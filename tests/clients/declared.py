@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -22,8 +23,9 @@ class Source(StrEnum):
     """Where a client comes from."""
 
     PYPI = "PyPI"
+    LOCKED = "PyPI, as `locks/dev.txt` has it"
     NPM = "npm"
-    HERE = "this machine"
+    HERE = "the machine itself"
 
 
 class Dialect(StrEnum):
@@ -83,13 +85,14 @@ class Client:
     """Beginnings of the ids, below `tests/clients/`, of the tests of its own that prove it."""
 
     @property
-    def version(self) -> str:
-        """The version of the client itself."""
-        return (
-            self.packages[0].rpartition("=" if self.source is Source.PYPI else "@")[2]
-            if self.packages
-            else ""
-        )
+    def slug(self) -> str:
+        """The client's name as a folder and a test have it."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower().replace("'s", "")).strip("-")
+
+    @property
+    def proofs(self) -> tuple[str, ...]:
+        """Beginnings of the ids of its tests."""
+        return (f"test_each_client.py::test_each_check[{self.slug}]",) if self.program else self.tests
 
     def checked(self, dialect: Dialect, model: str) -> tuple[str, ...]:
         """Return the checks of one way to ask."""
@@ -113,12 +116,45 @@ _AI_SDK = (
     "zod@4.6.7",
 )
 
+CLAUDE_CODE: Final = Client(
+    "Claude Code", ("@anthropic-ai/claude-code@2.1.197",), Source.NPM, tests=("test_claude_code.py",)
+)
+CODEX: Final = Client("Codex", ("@openai/codex@0.171.0",), Source.NPM, tests=("test_codex.py",))
+OLD_ANTHROPIC: Final = Client(
+    "Anthropic's SDK for Python, an old one",
+    ("anthropic==0.40.0", "httpx<0.28"),
+    tests=("test_anthropic_sdks.py::test_an_old_sdk",),
+)
+ANTHROPIC_NPM: Final = Client(
+    "Anthropic's SDK for JavaScript",
+    ("@anthropic-ai/sdk@1.14.0",),
+    Source.NPM,
+    tests=("test_anthropic_sdks.py::test_the_sdk_for_javascript",),
+)
+GUIDELLM: Final = Client(
+    "GuideLLM", ("guidellm==0.8.1", "torch==2.13.0"), heavy=True, tests=("test_guidellm.py",)
+)
+OPEN_WEBUI: Final = Client(
+    "Open WebUI", ("open-webui==0.12.4", "torch==2.13.0"), heavy=True, tests=("test_open_webui.py",)
+)
 AIDER: Final = Client("aider", ("aider-chat==0.86.2",), heavy=True, tests=("test_aider.py",))
 OPENCODE: Final = Client(
     "OpenCode", ("opencode-ai@1.18.33",), Source.NPM, heavy=True, tests=("test_opencode.py",)
 )
 
 CLIENTS: Final = (
+    Client("OpenAI's SDK for Python", ("openai",), Source.LOCKED, tests=("test_openai_",)),
+    Client(
+        "Anthropic's SDK for Python",
+        ("anthropic==2.14.0",),
+        program="anthropic_client.py",
+        dialects=(MESSAGES,),
+        checks=(*_USUAL, MODELS),
+        wrong_model={MESSAGES: "NotFoundError"},
+        wrong_key={MESSAGES: "AuthenticationError"},
+    ),
+    OLD_ANTHROPIC,
+    ANTHROPIC_NPM,
     Client(
         "OpenAI's SDK for JavaScript",
         (f"openai@{OLD_OPENAI}", "zod@4.6.7"),
@@ -139,6 +175,7 @@ CLIENTS: Final = (
         wrong_model={OLLAMA: "ResponseError"},
         wrong_key={OLLAMA: "ResponseError"},
     ),
+    Client("LangChain for OpenAI", ("langchain-openai",), Source.LOCKED, tests=("test_langchain.py",)),
     Client(
         "LangChain for Anthropic",
         ("langchain-anthropic==1.7.10",),
@@ -233,6 +270,12 @@ CLIENTS: Final = (
         wrong_model={CHAT: "CommandFailed", OLLAMA: "CommandFailed"},
         wrong_key={CHAT: "CommandFailed"},
     ),
-    AIDER,
+    CLAUDE_CODE,
+    CODEX,
     OPENCODE,
+    AIDER,
+    OPEN_WEBUI,
+    GUIDELLM,
+    Client("A page in headless Chromium", (), Source.HERE, tests=("test_browser.py",)),
+    Client("curl", (), Source.HERE, tests=("test_curl.py",)),
 )

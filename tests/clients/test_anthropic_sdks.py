@@ -12,6 +12,7 @@ import pytest
 from gateway.fake.engine import FakeEngine
 from tests.clients import packages
 from tests.clients.calling import CHAT, call, called, config
+from tests.clients.declared import ANTHROPIC_NPM, OLD_ANTHROPIC
 from tests.serving import serving
 
 HERE = Path(__file__).resolve().parent
@@ -63,7 +64,7 @@ async def test_the_sdk_for_javascript(tmp_path: Path) -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")
-    modules = packages.of_npm("anthropic-sdk", "@anthropic-ai/sdk@1.14.0")
+    modules = packages.of_npm("anthropic-sdk", *ANTHROPIC_NPM.packages)
     found = await told(tmp_path, node, HERE / "anthropic_sdk.cjs", modules.parent)
     check(found)
     assert found["streamed_call"]["content"][0] == ["thinking", "There is a file."]
@@ -72,7 +73,7 @@ async def test_the_sdk_for_javascript(tmp_path: Path) -> None:
 
 
 async def test_an_old_sdk_for_python(tmp_path: Path) -> None:
-    python = packages.of_pypi("anthropic-old", "anthropic==0.40.0", "httpx<0.28")
+    python = packages.of_pypi("anthropic-old", *OLD_ANTHROPIC.packages)
     found = await told(tmp_path, python, HERE / "anthropic_sdk_old.py")
     assert found["version"] == "0.40.0"
     check(found)

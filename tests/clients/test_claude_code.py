@@ -11,9 +11,9 @@ import pytest
 from gateway.fake.engine import FakeEngine
 from tests.clients import packages
 from tests.clients.calling import call, config
+from tests.clients.declared import CLAUDE_CODE
 from tests.serving import Served, serving
 
-VERSION = "2.1.197"
 WORD = "heliotrope"
 CHAT = "/v1/chat/completions"
 QUIET = {
@@ -31,7 +31,7 @@ def claude() -> Path:
     machine = {"x86_64": "linux-x64", "aarch64": "linux-arm64"}.get(platform.machine())
     if machine is None:
         pytest.skip(f"Claude Code has no package for {platform.machine()}")
-    modules = packages.of_npm("claude-code", f"@anthropic-ai/claude-code@{VERSION}")
+    modules = packages.of_npm("claude-code", *CLAUDE_CODE.packages)
     command = modules / "@anthropic-ai" / f"claude-code-{machine}" / "claude"
     if not command.exists():
         pytest.skip("npm left out the package with the command")

@@ -16,9 +16,9 @@ import pytest
 from gateway.fake.engine import FakeEngine
 from tests.clients import packages
 from tests.clients.calling import CHAT, call, config
+from tests.clients.declared import CODEX
 from tests.serving import Served, serving
 
-VERSION = "0.171.0"
 WORD = "heliotrope"
 KNOWN = "gpt-5.5"
 """A model that Codex knows."""
@@ -58,7 +58,7 @@ def codex() -> Path:
     machine = machines.get(platform.machine())
     if machine is None:
         pytest.skip(f"Codex has no package for {platform.machine()}")
-    modules = packages.of_npm("codex", f"@openai/codex@{VERSION}")
+    modules = packages.of_npm("codex", *CODEX.packages)
     command = modules / "@openai" / f"codex-{machine[0]}" / "vendor" / machine[1] / "bin" / "codex"
     if not command.exists():
         pytest.skip("npm left out the package with the command")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,25 +26,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(330)]
 def clients() -> list[Any]:
     found = [client for client in CLIENTS if client.program]
     return [
-        pytest.param(client, id=slug(client.name), marks=[pytest.mark.heavy] if client.heavy else [])
+        pytest.param(client, id=client.slug, marks=[pytest.mark.heavy] if client.heavy else [])
         for client in found
     ]
-
-
-def slug(name: str) -> str:
-    """Return a client's name as a folder or a test may have it."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("'s", "")).strip("-")
 
 
 def command(client: Client) -> list[str | Path]:
     """Return the command that runs a client's program; it installs the client where that is not done."""
     program = PROGRAMS / client.program
     if client.source is Source.PYPI:
-        return [packages.of_pypi(slug(client.name), *client.packages), program]
+        return [packages.of_pypi(client.slug, *client.packages), program]
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")
-    return [node, program, packages.of_npm(slug(client.name), *client.packages).parent]
+    return [node, program, packages.of_npm(client.slug, *client.packages).parent]
 
 
 def ways(client: Client) -> list[tuple[Dialect, str, tuple[str, ...]]]:
@@ -91,9 +85,7 @@ def right(client: Client, dialect: Dialect, model: str, check: str, told: dict[s
 
 
 @pytest.mark.parametrize("client", clients())
-async def test_each_check(
-    client: Client, scripted: Running, tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+async def test_each_check(client: Client, scripted: Running, tmp_path: Path) -> None:
     asked = [{"dialect": each, "model": model, "checks": checks} for each, model, checks in ways(client)]
     settings = {"GATEWAY": scripted.url, "KEY": KEY, "WAYS": json.dumps(asked)}
     ended = await packages.ran(*command(client), folder=tmp_path, home=tmp_path, settings=settings)
