@@ -64,7 +64,7 @@ test-engines: .venv/.dev ## install real engines below .engines/ (once) and run 
 
 test-clients: .venv/.dev ## install every client below .clients/ (once), run them all and write docs/clients.md
 	@mkdir -p .clients
-	$(PYTEST) $(SHARED) -m "heavy or not heavy" --junitxml .clients/results.xml tests/clients $(ARGS)
+	$(PYTEST) $(SHARED) -o timeout=600 -m "heavy or not heavy" --junitxml .clients/results.xml tests/clients $(ARGS)
 	@$(BIN)/python -m tests.clients.page .clients/results.xml
 
 schema: .venv/.runtime ## write configs/schema.json from the code

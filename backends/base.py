@@ -313,10 +313,7 @@ class Engine(ABC):
         """
 
     def ignores(self, request: Request) -> bool:
-        """Return whether the engine's own form of the operation would leave out what this request asks for.
-
-        The request is then translated, as for an engine without the operation, where that is possible.
-        """
+        """Return whether its own form of the operation would ignore what is asked, so that it is better translated."""
         return False
 
     @abstractmethod
@@ -367,10 +364,7 @@ class Engine(ABC):
 
     @abstractmethod
     def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
-        """Return the models in the answer with status 200. Raise ValueError where it is not a list of models.
-
-        `backends.facts.cards` reads such lists.
-        """
+        """Return the models in an answer with status 200. Raise ValueError where it is none; `facts.cards` reads it."""
 
     def signal_calls(self) -> tuple[Call, ...]:
         """Return the requests that read the engine's load, sent anew for each reading; none if it reports none."""
@@ -392,10 +386,7 @@ class Engine(ABC):
         return None
 
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
-        """Return the request that carries out one of `actions`.
-
-        Raise ValueError, with a message for the operator, where an argument is missing, unknown or wrong.
-        """
+        """Return the request for one of `actions`. Raise ValueError, for the operator, where arguments are wrong."""
         raise NotImplementedError(f"{self.name} has no action {action}")
 
     def log_level(self, line: str) -> int:

@@ -34,8 +34,8 @@ def test_an_unknown_model_is_named_with_the_one_that_was_meant(client: openai.Op
 
 
 def test_an_unknown_url(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="/v1/moderations") as caught:
-        client.moderations.create(input="a gateway")
+    with pytest.raises(openai.NotFoundError, match="/v1/vector_stores") as caught:
+        client.vector_stores.create(name="a gateway")
     assert caught.value.code == "unknown_url"
 
 
