@@ -78,8 +78,8 @@ def missing(ran: list[Ran]) -> list[str]:
 
 def page(ran: list[Ran]) -> str:
     """Return the page. Every client must have passed."""
-    lines = [*_versions(), CHECKS, *_checks(), OTHERS, *_sessions(ran)]
-    return BEGINNING + "\n".join(line.rstrip("\n") for line in lines).rstrip() + "\n"
+    tables = ["\n".join(table) for table in (_versions(), _checks(), _sessions(ran))]
+    return f"{BEGINNING}{tables[0]}\n{CHECKS}{tables[1]}\n{OTHERS}{tables[2]}\n"
 
 
 def shown(client: Client) -> str:
@@ -125,7 +125,8 @@ def _words(test: str) -> str:
     name, _, of = test.partition("::")[2].partition("[")
     words = name.removeprefix("test_").replace("_", " ")
     cases = re.sub(r"[-_]", " ", of.removesuffix("]"))
-    return f"{words} ({cases})" if cases else words
+    # Values that were tried are no words; the test's name says what they were for.
+    return f"{words} ({cases})" if cases.replace(" ", "").isalpha() else words
 
 
 def main(*results: Path) -> int:
