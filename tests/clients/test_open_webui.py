@@ -132,7 +132,7 @@ async def test_open_webui_chats_over_both_of_its_connections(tmp_path: Path) -> 
             text
         )
         for operation, model in MODELS.items():
-            asked = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+            asked: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
             status, text = await page.ask("/api/chat/completions", asked | {"stream": False})
             assert status == 200 and json.loads(text)["choices"][0]["message"]["content"] == SAID, text
             status, text = await page.ask("/api/chat/completions", asked | {"stream": True})
