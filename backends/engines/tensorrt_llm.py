@@ -120,7 +120,7 @@ class TensorRTLLMLaunch(GpuServerLaunch):
     def launch(self, host: str, port: int) -> Launch:
         argv = [*program(self.command or COMMAND, INSTALL)]
         self.check_paths(*filter(None, [self.config]))
-        argv += [self.model, "--host", host, "--port", str(port)]
+        argv += [self.located(), "--host", host, "--port", str(port)]
         argv += arguments(self, FLAGS)
         for key, value in self._settings().items():
             argv += ["--set", f"{key}={msgspec.json.encode(value).decode()}"]

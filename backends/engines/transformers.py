@@ -123,7 +123,14 @@ class TransformersLaunch(ServerLaunch):
     seed: int | None = Field(None, ge=0, le=2**32 - 1, description="The random seed. Left out, a random one.")
 
     def launch(self, host: str, port: int) -> Launch:
-        argv = [*program(self.command or COMMAND, INSTALL), self.model, "--host", host, "--port", str(port)]
+        argv = [
+            *program(self.command or COMMAND, INSTALL),
+            self.located(),
+            "--host",
+            host,
+            "--port",
+            str(port),
+        ]
         return self.process([*argv, *arguments(self, FLAGS), *self.extra_args])
 
     def need(self, facts: ModelFacts, space: Space) -> Need | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -22,7 +23,7 @@ from backends.base import Launch, LaunchError
 from backends.facts.residing import Residing
 from backends.facts.units import MODEL_NAME, Duration, Share
 from backends.sizing.files import too_long
-from backends.sizing.hubs import local
+from backends.sizing.hubs import has_prefix, local
 from backends.sizing.model import ModelFacts
 from backends.sizing.need import Need, Space
 from backends.sizing.serving import BATCH, ServingPlan, serving
@@ -30,6 +31,8 @@ from backends.sizing.serving import BATCH, ServingPlan, serving
 Text = Annotated[str, StringConstraints(min_length=1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 LoraName = Annotated[str, StringConstraints(pattern=f"^{MODEL_NAME}$")]
+PULLED = "{model}"
+"""Stands for the model's path in a command line that fetches it first."""
 Plain = str | int | float | bool
 """The type of a single argument."""
 
@@ -58,6 +61,9 @@ class ProcessLaunch(Residing):
         """
         devices = {} if self.gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.gpus))}
         environment = {**(env or {}), **devices, **self.env}
+        if any(PULLED in word for word in argv):
+            fetching = (sys.executable, "-m", "gateway", "pull", str(getattr(self, "model", "")), "--exec")
+            argv = (*fetching, *argv)
         return Launch(tuple(argv), environment, self.start_timeout, self.stop_timeout, key_env)
 
 
@@ -65,7 +71,13 @@ class GgufLaunch(ProcessLaunch):
     """The launch options of engines that serve one model from a GGUF file."""
 
     model: Path = Field(
-        description="The model, a GGUF file. A relative path starts at the working directory."
+        description="The model, a GGUF file. A relative path starts at the working directory. Or one of a hub that was "
+        "fetched: `hf:ORG/NAME:Q4_K_M`, `ms:ORG/NAME:Q4_K_M`."
+    )
+    pull: bool = Field(
+        False,
+        description="Whether a model named with its hub (`hf:...`, `ms:...`) that is not on this machine is fetched at "
+        "the start, which `start_timeout` must allow for.",
     )
     name: str | None = Field(
         None,
@@ -89,14 +101,24 @@ class GgufLaunch(ProcessLaunch):
         return (self.public_name,)
 
     def files(self) -> Path | None:
-        return self.model if self.model.exists() else None
+        return local(str(self.model), self.env)
+
+    def located(self) -> Path:
+        """Return the path of the model's file, or what stands for it until it was fetched. Raise LaunchError."""
+        return Path(_located(str(self.model), self.env, self.pull))
 
 
 class ServerLaunch(ProcessLaunch):
     """The launch options of engines that are a program of their own and serve one model."""
 
     model: Text = Field(
-        description="The model: a folder, or the name of a repository on the Hugging Face hub."
+        description="The model: a folder, or the name of a repository on the Hugging Face hub, which the engine "
+        "fetches itself. Or one of a hub that was fetched: `hf:ORG/NAME`, `ms:ORG/NAME`."
+    )
+    pull: bool = Field(
+        False,
+        description="Whether a model named with its hub (`hf:...`, `ms:...`) that is not on this machine is fetched at "
+        "the start, which `start_timeout` must allow for.",
     )
     name: str | None = Field(
         None,
@@ -128,6 +150,8 @@ class ServerLaunch(ProcessLaunch):
         """The name by which clients ask for the model."""
         if self.name is not None:
             return self.name
+        if has_prefix(self.model):
+            return self.model.split(":")[1]
         path = Path(self.model)
         return path.name if path.is_absolute() or path.is_dir() or self.model.startswith(".") else self.model
 
@@ -137,6 +161,10 @@ class ServerLaunch(ProcessLaunch):
 
     def files(self) -> Path | None:
         return local(self.model, self.env)
+
+    def located(self) -> str:
+        """Return the model as the engine is told it: its folder, if the hub is named too. Raise LaunchError."""
+        return _located(self.model, self.env, self.pull)
 
     def space(self, space: Space) -> Space:
         """Return what the engine sees of the machine: no GPUs where `gpus` names none."""
@@ -230,6 +258,20 @@ class GpuServerLaunch(ServerLaunch):
         for path in (self.model, *others):
             if (Path(path).is_absolute() or path.startswith(".")) and not Path(path).exists():
                 raise LaunchError(f"there is no {place(path)}: correct the path")
+
+
+def _located(model: str, env: Mapping[str, str], pull: bool) -> str:
+    """Return where a model is that may be named with its hub. Raise LaunchError where it is not here."""
+    if not has_prefix(model):
+        return model
+    found = local(model, env)
+    if found is not None:
+        return str(found)
+    if pull:
+        return PULLED
+    raise LaunchError(
+        f"{model} is not on this machine: fetch it with `gateway pull {model}`, or set 'pull: true'"
+    )
 
 
 def place(path: Path | str) -> str:

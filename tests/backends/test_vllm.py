@@ -28,6 +28,7 @@ from backends.base import (
 )
 from backends.engines.vllm.engine import VLLM
 from backends.engines.vllm.launch import FLAGS, VLLMLaunch
+from backends.facts.residing import Residing
 from gateway.config.section import validate
 from tests.backends.recorded import played, recorded, refusal, request
 
@@ -91,7 +92,7 @@ def test_every_option_reaches_vllm(program: Programs, tmp_path: Path) -> None:
         "start_timeout": "1m",
         "stop_timeout": "5s",
     }
-    assert set(given) | {"command"} == set(VLLMLaunch.model_fields)
+    assert set(given) | {"command", "pull"} == set(VLLMLaunch.model_fields) - set(Residing.model_fields)
     launched = launch(**given)
     assert " ".join(launched.argv[7:]) == (
         "--port 4321 --disable-uvicorn-access-log --enable-prompt-tokens-details --tensor-parallel-size 2 "

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import Field
 
 from backends.base import Launch, LaunchError
-from backends.facts.launching import Count, GgufLaunch, Text, arguments, place, program
+from backends.facts.launching import PULLED, Count, GgufLaunch, Text, arguments, place, program
 from backends.sizing.files import stored, too_long
 from backends.sizing.llama import UNIT, LlamaPlan, llama
 from backends.sizing.model import ModelFacts
@@ -87,12 +87,13 @@ class LlamaCppPythonLaunch(GgufLaunch):
         return too_long("max_model_len", self.max_model_len, self.model)
 
     def launch(self, host: str, port: int) -> Launch:
-        for path in (self.model, self.lora):
+        model = self.located()
+        for path in (None if str(model) == PULLED else model, self.lora):
             if self.command is None and path is not None and not path.is_file():
                 raise LaunchError(
                     f"there is no file {place(path)}: put a GGUF file there or correct the path"
                 )
-        argv = [*program(self.command or COMMAND, INSTALL), "--model", str(self.model)]
+        argv = [*program(self.command or COMMAND, INSTALL), "--model", str(model)]
         argv += ["--model_alias", self.public_name, "--host", host, "--port", str(port)]
         argv += ["--interrupt_requests", "false", "--verbose", "false", *arguments(self, FLAGS)]
         for field, flag in SWITCHES.items():

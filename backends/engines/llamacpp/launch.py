@@ -22,7 +22,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from backends.base import Launch, LaunchError
-from backends.facts.launching import GgufLaunch, Text, place
+from backends.facts.launching import PULLED, GgufLaunch, Text, place
 from backends.facts.units import Size
 from backends.sizing.files import HEAD, stored, too_long
 from backends.sizing.llama import UNIT, LlamaPlan, llama
@@ -129,7 +129,8 @@ class LlamaCppLaunch(GgufLaunch):
         return too_long("context", self.context, self.model)
 
     def launch(self, host: str, port: int) -> Launch:
-        head = _model_head(self.model)
+        model = self.located()
+        head = b"" if str(model) == PULLED else _model_head(model)
         for adapter in self.lora:
             _model_head(adapter, "LoRA adapter")
         pooling: str | None = self.pooling
@@ -156,7 +157,7 @@ class LlamaCppLaunch(GgufLaunch):
                 "the Python package xllamacpp is not installed: pip install 'llm-serving-gateway[llamacpp]', "
                 "or name a llama-server program with 'runtime'"
             )
-        argv = [sys.executable, "-P", str(RUNNER), f"--model={self.model}", f"--name={self.public_name}"]
+        argv = [sys.executable, "-P", str(RUNNER), f"--model={self.located()}", f"--name={self.public_name}"]
         argv += ["--host", host, "--port", str(port), "--parallel", str(self.parallel)]
         argv += ["--verbosity", str(VERBOSITY[self.log_level])]
         if self.context is not None:
@@ -185,7 +186,17 @@ class LlamaCppLaunch(GgufLaunch):
             raise LaunchError(
                 f"there is no program {self.runtime}: install llama-server, or leave 'runtime' out to use xllamacpp"
             )
-        argv = [program, "-m", str(self.model), "-a", self.public_name, "--host", host, "--port", str(port)]
+        argv = [
+            program,
+            "-m",
+            str(self.located()),
+            "-a",
+            self.public_name,
+            "--host",
+            host,
+            "--port",
+            str(port),
+        ]
         argv += ["-np", str(self.parallel), "--metrics", "--slots"]
         if self.context is not None:
             argv += ["-c", str(self.context * self.parallel)]

@@ -75,7 +75,7 @@ class LMDeployLaunch(GpuServerLaunch):
     def launch(self, host: str, port: int) -> Launch:
         argv = [*program(self.command or COMMAND, INSTALL)]
         self.check_paths(*self.lora.values())
-        argv += [self.model, "--model-name", self.public_name]
+        argv += [self.located(), "--model-name", self.public_name]
         argv += ["--server-name", host, "--server-port", str(port)]
         backend = self.backend or ("pytorch" if self.lora else None)
         argv += ["--backend", backend] if backend is not None else []

@@ -67,7 +67,7 @@ class SGLangLaunch(GpuServerLaunch):
     def launch(self, host: str, port: int) -> Launch:
         argv = [*program(self.command or COMMAND, INSTALL)]
         self.check_paths(*self.lora.values())
-        argv += ["--model-path", self.model, "--served-model-name", self.public_name]
+        argv += ["--model-path", self.located(), "--served-model-name", self.public_name]
         argv += ["--host", host, "--port", str(port), "--log-level-http", "warning"]
         argv += ["--enable-metrics", "--enable-cache-report"]
         argv += arguments(self, FLAGS)

@@ -114,7 +114,7 @@ class TGILaunch(ServerLaunch):
         argv = [*program(self.command or COMMAND, INSTALL), "--hostname", host, "--port", str(port)]
         # The sockets of the shards must differ between two servers on one machine.
         argv += ["--shard-uds-path", f"/tmp/text-generation-{port}"]  # noqa: S108
-        argv += ["--prometheus-port", "0"]
+        argv += ["--prometheus-port", "0", "--model-id", self.located()]
         adapters = ",".join(f"{name}={path}" for name, path in self.lora.items())
         env = {
             **({"LORA_ADAPTERS": adapters} if adapters else {}),
@@ -124,7 +124,6 @@ class TGILaunch(ServerLaunch):
 
 
 FLAGS: Mapping[str, str | tuple[str, str]] = {
-    "model": "--model-id",
     "tensor_parallel": "--num-shard",
     "gpu_memory": "--cuda-memory-fraction",
     "max_model_len": "--max-total-tokens",

@@ -95,7 +95,8 @@ class VLLMLaunch(GpuServerLaunch):
         argv = [*program(command, INSTALL)]
         self.check_paths(*self.lora.values())
         # `vllm serve` takes the model as its first argument; the module behind it takes it only by its flag.
-        argv += [self.model] if "serve" in command else ["--model", self.model]
+        model = self.located()
+        argv += [model] if "serve" in command else ["--model", model]
         argv += ["--served-model-name", self.public_name, "--host", host, "--port", str(port)]
         argv += ["--disable-uvicorn-access-log", "--enable-prompt-tokens-details"]
         argv += arguments(self, FLAGS)
