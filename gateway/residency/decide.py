@@ -125,7 +125,9 @@ class _Round:
             self._actions.append(Refuse(name, impossible))
             return
         need = self._more_than_held(resident)
-        in_the_way = [each for each in self._present() if _in_the_way(each, resident)]
+        in_the_way = [
+            each for each in self._present() if self._has_woken(each) and _in_the_way(each, resident)
+        ]
         if not in_the_way and not shortages(need, self._free):
             self._start(resident)
             return
@@ -179,11 +181,12 @@ class _Round:
     def _may_go(self, victim: Resident, for_: Resident) -> bool:
         """Tell whether an engine may be stopped, or drained, for another's sake now; note when it may be."""
         terms = victim.terms
-        if not terms.on_demand or terms.pin or victim.waiting:
+        if victim is for_ or not terms.on_demand or terms.pin or victim.name in self._starting:
             return False
         if victim.state is EngineState.SLEEPING:
+            # Even if somebody waits for it: it is behind in line, and would keep what the first one needs for ever.
             return True
-        if victim.state is not EngineState.READY:
+        if victim.state is not EngineState.READY or victim.waiting:
             return False
         due = victim.ready_at + stay(victim)
         if victim.busy:
@@ -193,6 +196,10 @@ class _Round:
             self._due.append(due)
             return False
         return True
+
+    def _has_woken(self, resident: Resident) -> bool:
+        """Tell whether an engine does not sleep, or has been woken in this round."""
+        return resident.state is not EngineState.SLEEPING or resident.name in self._starting
 
     def _worth(self, resident: Resident) -> tuple[bool, int, bool, float, float]:
         """Return what sorts the engines that may go: the least valuable first.
@@ -264,7 +271,7 @@ def _in_the_way(running: Resident, other: Resident) -> bool:
 
     Where nobody knows what one of the two needs, they do not run together, unless the one that runs stays anyway.
     """
-    if running is other or running.state is EngineState.SLEEPING:
+    if running is other:
         return False
     if are_rivals(running, other):
         return True

@@ -219,8 +219,8 @@ class World:
         if action.reason is Reason.ROOM:
             self.evictions += 1
             assert not terms.pin
-            assert not seen.waiting
             if seen.state is EngineState.READY:
+                assert not seen.waiting
                 assert self.now >= seen.ready_at + stay(seen)
             if seen.busy:
                 since = self.engines[action.for_].resident.wanted_since
