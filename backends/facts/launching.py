@@ -14,14 +14,21 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
-from pydantic import BaseModel, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from backends.base import Launch, LaunchError
 from backends.facts.residing import Residing
-from backends.facts.units import MODEL_NAME, Duration, Share
+from backends.facts.units import MODEL_NAME, Duration, Share, expected
 from backends.sizing.files import too_long
 from backends.sizing.hubs import has_prefix, local
 from backends.sizing.model import ModelFacts
@@ -37,12 +44,37 @@ Plain = str | int | float | bool
 """The type of a single argument."""
 
 
+def _gpus(value: object) -> tuple[int, ...] | str:
+    """Return numbers of GPUs, or "auto". Raise for anything else."""
+    if value == "auto":
+        return "auto"
+    if isinstance(value, list | tuple) and all(type(each) is int and 0 <= each <= 1023 for each in value):
+        return tuple(value)
+    raise expected("a list of GPUs by number such as [0, 1], or auto")
+
+
+Gpus = Annotated[
+    tuple[int, ...] | Literal["auto"],
+    PlainValidator(_gpus),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 1023}},
+                {"const": "auto"},
+            ]
+        }
+    ),
+]
+"""The numbers of GPUs, as NVIDIA's driver counts them, or `auto`."""
+
+
 class ProcessLaunch(Residing):
     """The launch options of every engine: its GPUs, its environment, and how long it may take to start and stop."""
 
-    gpus: tuple[Annotated[int, Field(ge=0, le=1023)], ...] | None = Field(
+    gpus: Gpus | None = Field(
         None,
-        description="The GPUs the engine sees, by number; `[]` for none. Left out, those the gateway sees.",
+        description="The GPUs the engine sees, by number; `[]` for none; `auto`: the emptiest on which it fits, as few "
+        "as it needs. Left out, those the gateway sees.",
     )
     env: dict[str, str] = Field(
         {}, description="Environment variables of the process, in addition to the few it inherits."
@@ -59,7 +91,8 @@ class ProcessLaunch(Residing):
 
         `env` are variables that the engine needs; those of the option `env` win. `key_env` is `Launch.key_env`.
         """
-        devices = {} if self.gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.gpus))}
+        gpus = self.gpus
+        devices = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if isinstance(gpus, tuple) else {}
         environment = {**(env or {}), **devices, **self.env}
         if any(PULLED in word for word in argv):
             fetching = (sys.executable, "-m", "gateway", "pull", str(getattr(self, "model", "")), "--exec")

@@ -142,7 +142,7 @@ class Fleet:
             self.keeper.apply(
                 config,
                 {
-                    name: (member.backend, member.supervisor)
+                    name: member.supervisor
                     for name, member in self._members.items()
                     if member.supervisor is not None
                 },

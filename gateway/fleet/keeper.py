@@ -2,10 +2,9 @@
 
 Rules:
 - Only the process that launches has a keeper. The others tell it how many of their requests wait for which engine.
+- What runs on demand is decided once the memory there is has been looked at. What always runs starts before.
 - It looks when something changes, when something is due, and every so often for what nobody tells: whether an engine is
   in use, and what it takes of the memory.
-- An engine's need is what the config says, else what it took when it last ran, else what its files and options say. One
-  that takes more than that is believed, not the config.
 """
 
 from __future__ import annotations
@@ -17,14 +16,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from backends.base import LaunchOptions
 from backends.facts.residing import Residing
 from gateway.config.schema import Config
 from gateway.config.server import Engines
-from gateway.fleet.backend import Backend
+from gateway.fleet.needs import Needs, budget
 from gateway.fleet.supervise import Supervisor
 from gateway.machine.machine import Machine
 from gateway.residency.decide import decide, rivals
-from gateway.residency.memory import ENGINES, RAM, Amounts, in_words
+from gateway.residency.memory import ENGINES, RAM
 from gateway.residency.resident import Action, Reason, Refuse, Resident, Sleep, Start, Stop, Terms, Wake
 from gateway.residency.state import LOADING, EngineState
 from gateway.telemetry.metrics import Metrics
@@ -35,8 +35,6 @@ LOOK = 1.0
 """Seconds between two looks at the use of engines that run on demand."""
 QUICK = 0.1
 """The same while somebody waits for an engine: the one before may be done any moment."""
-LIE = 1.1
-"""How much more an engine takes than its config says until that is worth a word."""
 
 _WORDS: Mapping[Reason, str] = {
     Reason.IDLE: "nobody has used it for long",
@@ -85,7 +83,7 @@ class Keeper:
         """Since when somebody has waited for an engine without a break."""
         self._woken = asyncio.Event()
 
-    def apply(self, config: Config, supervisors: Mapping[str, tuple[Backend, Supervisor]]) -> None:
+    def apply(self, config: Config, supervisors: Mapping[str, Supervisor]) -> None:
         """Decide from now on as a config says, about these engines."""
         self._engines, self._default_idle = config.server.engines, config.defaults.idle
         groups = {}
@@ -94,16 +92,18 @@ class Keeper:
                 groups[name] = settings.launch.group
         exclusive = rivals(config.server.engines.together, groups)
         self._kept = {
-            name: _Kept(
-                backend,
-                supervisor,
-                _terms(config.backends[name].launch, self._default_idle, exclusive.get(name, frozenset())),
-                config.backends[name].launch,
-                self._kept.get(name),
-            )
-            for name, (backend, supervisor) in supervisors.items()
+            name: self._keep(name, supervisor, config.backends[name].launch, exclusive.get(name, frozenset()))
+            for name, supervisor in supervisors.items()
         }
         self._woken.set()
+
+    def _keep(
+        self, name: str, supervisor: Supervisor, launch: LaunchOptions | None, exclusive: frozenset[str]
+    ) -> _Kept:
+        assert launch is not None
+        before = self._kept.get(name)
+        needs = Needs(name, launch, None if before is None else before.needs)
+        return _Kept(supervisor, _terms(launch, self._default_idle, exclusive), needs)
 
     def want(self, source: Any, name: str, waiting: int) -> None:
         """Take note of how many requests of one process wait for an engine now."""
@@ -134,7 +134,7 @@ class Keeper:
             life.halted, life.ordered = False, True
         else:
             life.ordered, life.halted = False, not kept.terms.on_demand
-            if life.state in LOADING:
+            if life.state in LOADING or self._waiting(name):
                 kept.supervisor.fail("an operator has stopped it")
             self._since.pop(name, None)
             kept.supervisor.stop(_WORDS[Reason.ORDERED])
@@ -155,6 +155,8 @@ class Keeper:
     async def _changed(self, pause: float | None) -> None:
         """Wait until something has changed, at most so many seconds; None: without a limit."""
         wakers = [asyncio.ensure_future(self._woken.wait()), asyncio.ensure_future(self._announced())]
+        if self.machine is not None and not self.machine.looked.is_set():
+            wakers.append(asyncio.ensure_future(self.machine.looked.wait()))
         try:
             await asyncio.wait(wakers, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -164,10 +166,17 @@ class Keeper:
     async def _look(self) -> float | None:
         """Decide once, and do what is decided. Return when to look again at the latest."""
         uses = await self._used() if any(kept.terms.on_demand for kept in self._kept.values()) else {}
+        for kept in [*self._kept.values()]:
+            await kept.needs.reckon(self.machine)
         now = asyncio.get_running_loop().time()
         self._measure()
-        residents = [self._resident(name, kept, uses.get(name), now) for name, kept in self._kept.items()]
-        decision = decide(residents, self._budget(), now)
+        known = self.machine is None or self.machine.looked.is_set()
+        residents = [
+            self._resident(name, kept, uses.get(name), now)
+            for name, kept in self._kept.items()
+            if known or not kept.terms.on_demand
+        ]
+        decision = decide(residents, budget(self._engines, self.machine), now)
         for action in decision.actions:
             self._do(action)
         return decision.again
@@ -189,7 +198,8 @@ class Keeper:
             name,
             replace(kept.terms, finish_load=True) if life.ordered else kept.terms,
             life.state,
-            self._need(kept),
+            kept.needs.amounts(),
+            kept.needs.places(),
             busy=use is not None and use.requests > 0,
             waiting=self._waiting(name),
             wanted_since=since,
@@ -201,7 +211,10 @@ class Keeper:
 
     def _do(self, action: Action) -> None:
         kept = self._kept[action.name]
-        if isinstance(action, Start | Wake):
+        if isinstance(action, Start):
+            kept.needs.gpus = action.gpus
+            kept.supervisor.start(action.gpus)
+        elif isinstance(action, Wake):
             kept.supervisor.start()
         elif isinstance(action, Refuse):
             log.error("backend '%s' cannot run: %s", action.name, action.why)
@@ -222,100 +235,31 @@ class Keeper:
             for state in EngineState:
                 lives.state.cell(name, state).value = float(state is kept.supervisor.life.state)
             lives.waiting.cell(name).value = self._waiting(name)
-            for device, amount in (self._need(kept) or {}).items():
+            for device, amount in (kept.needs.amounts() or {}).items():
                 lives.need.cell(name, device).value = amount
-        for device, amount in self._budget().items() if self._kept else ():
+        for device, amount in budget(self._engines, self.machine).items() if self._kept else ():
             if device != ENGINES:
                 lives.budget.cell(device).value = amount
 
-    # memory
-
-    def _need(self, kept: _Kept) -> Amounts | None:
-        """Return what an engine takes while it runs; None where nobody knows."""
-        told, measured = kept.told, kept.measured
-        if told is None:
-            return measured or None
-        return {device: max(amount, measured.get(device, 0)) for device, amount in told.items()} | {
-            device: amount for device, amount in measured.items() if device not in told
-        }
-
     def _measure(self) -> None:
         """Take note of what each engine takes now, as far as the machine tells."""
-        if self.machine is None:
-            return
-        for name, use in self.machine.uses().items():
+        uses = {} if self.machine is None else self.machine.uses()
+        for name, use in uses.items():
             kept = self._kept.get(name)
-            if kept is None or kept.supervisor.life.state is not EngineState.READY:
-                continue
-            taken = {RAM: use.memory, **{gpu: held for gpu, held in use.gpus.items() if held is not None}}
-            if kept.began_at != kept.supervisor.life.began_at:
-                kept.began_at, kept.measured = kept.supervisor.life.began_at, {}
-            kept.measured = {
-                device: max(kept.measured.get(device, 0), taken.get(device, 0))
-                for device in {**kept.measured, **taken}
-            }
-            kept.judge(name)
-
-    def _budget(self) -> Amounts:
-        """Return what all launched engines may take together now."""
-        budget = {} if self._engines.at_once is None else {ENGINES: self._engines.at_once}
-        machine = self.machine
-        if machine is None:
-            return budget
-        host, uses = machine.host(), machine.uses()
-        if host.memory_total is not None and host.memory_available is not None:
-            ours = sum(use.memory for use in uses.values())
-            there = host.memory_available + ours
-            budget[RAM] = min(_limit(self._engines.memory.ram, host.memory_total), there)
-        for gpu in machine.gpus():
-            if gpu.memory_total is not None:
-                ours = sum(use.gpus.get(gpu.id) or 0 for use in uses.values())
-                there = gpu.memory_total - max(0, (gpu.memory_used or 0) - ours)
-                budget[gpu.id] = min(_limit(self._engines.memory.gpu, gpu.memory_total), there)
-        return budget
+            if kept is not None and kept.supervisor.life.state is EngineState.READY:
+                taken = {gpu: held for gpu, held in use.gpus.items() if held is not None}
+                kept.needs.take({RAM: use.memory, **taken}, kept.supervisor.life.began_at)
 
 
 class _Kept:
     """One engine, and what is remembered of it."""
 
-    def __init__(
-        self, backend: Backend, supervisor: Supervisor, terms: Terms, launch: Any, before: _Kept | None
-    ) -> None:
-        self.backend = backend
+    def __init__(self, supervisor: Supervisor, terms: Terms, needs: Needs) -> None:
         self.supervisor = supervisor
         self.terms = terms
-        self.told = _told(launch)
-        """What its config says that it takes; None where it does not."""
+        self.needs = needs
         self.times = 0
         self.failures = supervisor.life.failures
-        self.began_at = 0.0
-        self.measured: dict[str, int] = {} if before is None else before.measured
-        """The most it took since its last start, or in the life before."""
-        self._judged = False
-
-    def judge(self, name: str) -> None:
-        """Say once if it takes much more than its config says."""
-        for device, amount in self.measured.items():
-            told = (self.told or {}).get(device)
-            if told is not None and amount > told * LIE and not self._judged:
-                self._judged = True
-                log.warning(
-                    "backend '%s' takes %s of %s, not %s as `launch.memory` says",
-                    name,
-                    in_words(amount),
-                    device,
-                    in_words(told),
-                )
-
-
-def _told(launch: Any) -> dict[str, int] | None:
-    """Return what the config says that an engine takes."""
-    if not isinstance(launch, Residing) or launch.memory is None:
-        return None
-    told = {} if launch.memory.ram is None else {RAM: launch.memory.ram}
-    if launch.memory.gpu is not None:
-        told |= {f"nvidia{number}": launch.memory.gpu for number in getattr(launch, "gpus", None) or (0,)}
-    return told
 
 
 def _terms(launch: Any, default_idle: float, exclusive: frozenset[str]) -> Terms:
@@ -331,8 +275,3 @@ def _terms(launch: Any, default_idle: float, exclusive: frozenset[str]) -> Terms
         finish_load=launch.finish_load,
         rivals=exclusive | frozenset(launch.exclusive_with),
     )
-
-
-def _limit(setting: float, total: int) -> int:
-    """Return the bytes that a size, or a share of all there is, means."""
-    return round(setting * total) if isinstance(setting, float) else setting

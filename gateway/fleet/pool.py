@@ -64,7 +64,7 @@ class Pool:
                     wish.renew()
                     if wish.want is not None:
                         limit.reschedule(min(last, began + wish.want.residence.max_wait))
-                    elif not any(backend.coming for backend in backends):
+                    elif not wish.others_come():
                         wish.complain()
                         return
                     await self.change()
@@ -99,6 +99,10 @@ class _Wish:
             self._backend = min(left, key=lambda backend: not backend.coming)
             assert self._backend.residence is not None
             self.want = self._backend.residence.want()
+
+    def others_come(self) -> bool:
+        """Tell whether a backend is coming up that has not failed this request."""
+        return any(backend.coming and backend not in self._failed for backend in self._backends)
 
     def complain(self) -> None:
         """Raise GatewayError if an engine was wanted, and did not come."""

@@ -94,6 +94,8 @@ class Supervisor:
         self._retired = False
         self._runs = asyncio.Event()
         """Set while the engine is to run."""
+        self._gpus: tuple[int, ...] | None = None
+        """The GPUs that were chosen for it."""
         self._leaving: str | None = None
         """Why the engine that runs is to stop; None if it is not."""
         self.life = Life()
@@ -137,8 +139,9 @@ class Supervisor:
     def _on_demand(self) -> bool:
         return self._residence.on_demand
 
-    def start(self) -> None:
-        """Start the engine. Only while it is stopped, or has failed."""
+    def start(self, gpus: tuple[int, ...] | None = None) -> None:
+        """Start the engine, which does not run, on these GPUs; None: those that its config names."""
+        self._gpus = gpus
         self.life.begin(asyncio.get_running_loop().time())
         self._leaving = None
         self._become(EngineState.STARTING, "starting")
@@ -175,6 +178,8 @@ class Supervisor:
         self._outdated.clear()
         options = self._settings.launch
         assert options is not None
+        if self._gpus is not None:
+            options = options.model_copy(update={"gpus": self._gpus})
         return options.launch(host, port)
 
     def _new_key(self) -> str:

@@ -76,6 +76,8 @@ class Machine:
         self._gpus: tuple[Gpu, ...] = ()
         self._host = Host()
         self._uses: dict[str, Use] = {}
+        self.looked = asyncio.Event()
+        """Set once everything has been read, or given up, for the first time."""
 
     def gpus(self) -> tuple[Gpu, ...]:
         """Return the GPUs."""
@@ -112,6 +114,7 @@ class Machine:
         self._gpus = tuple(gpu for found in gpus for gpu in found or ())
         self._host = host or Host()
         self._uses = self._used(roots, table or {})
+        self.looked.set()
         self._show()
 
     def _used(self, roots: Mapping[str, int], table: Table) -> dict[str, Use]:

@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from gateway.residency.memory import ENGINES, Amounts, change, less, more, shortages
@@ -44,11 +45,17 @@ def stay(resident: Resident) -> float:
 def held(resident: Resident) -> Amounts:
     """Return what an engine takes now."""
     state = resident.state
-    if state is EngineState.SLEEPING or (resident.from_sleep and state is EngineState.DRAINING):
+    if _asleep(resident):
         return resident.asleep or {}
     if resident.to_sleep or resident.from_sleep:
         return _both(resident)
     return _running(resident) if state in RUNNING else {}
+
+
+def _asleep(resident: Resident) -> bool:
+    """Tell whether an engine sleeps, be it that it is about to stop."""
+    state = resident.state
+    return state is EngineState.SLEEPING or (resident.from_sleep and state is EngineState.DRAINING)
 
 
 def _running(resident: Resident) -> dict[str, int]:
@@ -121,34 +128,51 @@ class _Round:
         if not resident.terms.on_demand:
             self._start(resident)
             return
-        if impossible := self._impossible(resident):
-            self._actions.append(Refuse(name, impossible))
+        if (refusal := self._impossible(resident)) is not None:
+            self._actions.append(Refuse(name, refusal))
             return
-        need = self._more_than_held(resident)
-        in_the_way = [
-            each for each in self._present() if self._has_woken(each) and _in_the_way(each, resident)
-        ]
-        if not in_the_way and not shortages(need, self._free):
-            self._start(resident)
-            return
-        self._free = less(self._free, [need])
-        victims = self._victims(resident, in_the_way)
+        settled = self._settled(resident)
+        for each in settled:
+            if not self._rivals_of(each) and not shortages(self._more_than_held(each), self._free):
+                self._start(each)
+                return
+        plans = [(each, self._victims(each)) for each in settled]
+        possible = [(each, victims) for each, victims in plans if victims is not None]
+        chosen, victims = min(possible, key=_cost) if possible else (settled[0], None)
+        self._free = less(self._free, [self._more_than_held(chosen)])
         for victim in victims or ():
-            self._make_room(victim, resident)
+            self._make_room(victim, chosen)
         self._waits[name] = "it waits for room" if victims is None else "others make room for it"
+
+    def _settled(self, resident: Resident) -> list[Resident]:
+        """Return the engine as it would be at each place where it can run at all, that with the most room first."""
+        if not resident.places or resident.state is EngineState.SLEEPING:
+            return [resident]
+        places = sorted(
+            resident.places, key=lambda place: -min(self._free.get(device, 0) for device in place.need)
+        )
+        return [
+            each
+            for place in places
+            if self._impossible(each := replace(resident, need=place.need, places=(place,))) is None
+        ]
+
+    def _rivals_of(self, resident: Resident) -> list[Resident]:
+        """Return who has to go before an engine starts, whatever memory there is."""
+        return [each for each in self._present() if self._has_woken(each) and _in_the_way(each, resident)]
 
     def _start(self, resident: Resident) -> None:
         self._free = less(self._free, [self._more_than_held(resident)])
         self._starting.add(resident.name)
-        asleep = resident.state is EngineState.SLEEPING
-        self._actions.append(Wake(resident.name) if asleep else Start(resident.name))
+        if resident.state is EngineState.SLEEPING:
+            self._actions.append(Wake(resident.name))
+        else:
+            self._actions.append(Start(resident.name, resident.places[0].gpus if resident.places else None))
 
-    def _victims(self, resident: Resident, in_the_way: Sequence[Resident]) -> list[Resident] | None:
-        """Return who has to stop for an engine; None where not enough of them may stop yet.
-
-        What is free has been reduced by what the engine needs, so what is below zero is missing.
-        """
-        must = [each for each in in_the_way if each.name not in self._stopping]
+    def _victims(self, resident: Resident) -> list[Resident] | None:
+        """Return who has to stop for an engine; None where not enough of them may stop yet."""
+        need = self._more_than_held(resident)
+        must = [each for each in self._rivals_of(resident) if each.name not in self._stopping]
         may = [
             each
             for each in self._present()
@@ -158,30 +182,29 @@ class _Round:
             return None
         victims = list(must)
         for candidate in sorted(may, key=self._worth):
-            missing = self._missing([held(each) for each in victims])
+            missing = self._missing(need, [held(each) for each in victims])
             if not missing:
                 break
             if candidate not in victims and missing & held(candidate).keys():
                 victims.append(candidate)
-        return None if self._missing([held(each) for each in victims]) else self._needed(victims, must)
-
-    def _needed(self, victims: list[Resident], must: Sequence[Resident]) -> list[Resident]:
-        """Return the victims without those that a later, larger one has made superfluous."""
+        if self._missing(need, [held(each) for each in victims]):
+            return None
+        # A later, larger one may have made an earlier one superfluous.
         for each in list(victims):
             rest = [other for other in victims if other is not each]
-            if each not in must and not self._missing([held(other) for other in rest]):
+            if each not in must and not self._missing(need, [held(other) for other in rest]):
                 victims = rest
         return victims
 
-    def _missing(self, given: Iterable[Amounts]) -> set[str]:
+    def _missing(self, need: Amounts, given: Iterable[Amounts]) -> set[str]:
         """Return the devices of which there is not enough, even when all that is promised and `given` is free."""
-        left = more(more(self._free, [self._promised]), given)
+        left = less(more(more(self._free, [self._promised]), given), [need])
         return {device for device, amount in left.items() if amount < 0}
 
     def _may_go(self, victim: Resident, for_: Resident) -> bool:
         """Tell whether an engine may be stopped, or drained, for another's sake now; note when it may be."""
         terms = victim.terms
-        if victim is for_ or not terms.on_demand or terms.pin or victim.name in self._starting:
+        if victim.name == for_.name or not terms.on_demand or terms.pin or victim.name in self._starting:
             return False
         if victim.state is EngineState.SLEEPING:
             # Even if somebody waits for it: it is behind in line, and would keep what the first one needs for ever.
@@ -199,7 +222,7 @@ class _Round:
 
     def _has_woken(self, resident: Resident) -> bool:
         """Tell whether an engine does not sleep, or has been woken in this round."""
-        return resident.state is not EngineState.SLEEPING or resident.name in self._starting
+        return not _asleep(resident) or resident.name in self._starting
 
     def _worth(self, resident: Resident) -> tuple[bool, int, bool, float, float]:
         """Return what sorts the engines that may go: the least valuable first.
@@ -217,7 +240,7 @@ class _Round:
         if asleep is not None and victim.state is EngineState.READY and not _in_the_way(victim, for_):
             both = change(held(victim), _both(victim))
             extra = {device: amount for device, amount in both.items() if amount}
-            if not shortages(extra, self._free) and not self._missing([change(asleep, held(victim))]):
+            if not shortages(extra, self._free) and not self._missing({}, [change(asleep, held(victim))]):
                 self._free = less(self._free, [extra])
                 self._leave(victim, asleep)
                 self._actions.append(Sleep(victim.name, Reason.ROOM, for_.name))
@@ -246,24 +269,38 @@ class _Round:
             return change(resident.asleep or {}, _both(resident))
         return _running(resident)
 
-    def _impossible(self, resident: Resident) -> str:
-        """Return why an engine can never run beside those that stay whatever happens; empty where it can."""
+    def _impossible(self, resident: Resident) -> str | None:
+        """Return why an engine can never run beside those that stay whatever happens; None where it can."""
         staying = [
             each
             for each in self._all.values()
-            if each is not resident and each.state in RUNNING and (each.terms.pin or not each.terms.on_demand)
+            if each.name != resident.name
+            and each.state in RUNNING
+            and (each.terms.pin or not each.terms.on_demand)
         ]
         for each in staying:
             if are_rivals(each, resident):
                 return f"'{each.name}' stays, and the two must not run together"
-        missing = shortages(_running(resident), less(self._budget, map(held, staying)))
-        beside = f" beside {', '.join(repr(each.name) for each in staying)}" if staying and missing else ""
-        return "; ".join(map(str, missing)) + beside
+        room = less(self._budget, map(held, staying))
+        needs = [{**place.need, ENGINES: 1} for place in resident.places] or [_running(resident)]
+        why: list[str] = []
+        for need in needs:
+            missing = shortages(need, room)
+            if not missing:
+                return None
+            why.append("; ".join(map(str, missing)))
+        beside = f" beside {', '.join(repr(each.name) for each in staying)}" if staying else ""
+        return "; or ".join(dict.fromkeys(why)) + beside
+
+
+def _cost(plan: tuple[Resident, Sequence[Resident]]) -> tuple[bool, int]:
+    """Return what making room costs: whether somebody with requests is drained, then how many stop."""
+    return any(victim.busy for victim in plan[1]), len(plan[1])
 
 
 def are_rivals(one: Resident, other: Resident) -> bool:
     """Tell whether the config says that two engines must not run together."""
-    return one is not other and (other.name in one.terms.rivals or one.name in other.terms.rivals)
+    return one.name != other.name and (other.name in one.terms.rivals or one.name in other.terms.rivals)
 
 
 def _in_the_way(running: Resident, other: Resident) -> bool:
@@ -271,7 +308,7 @@ def _in_the_way(running: Resident, other: Resident) -> bool:
 
     Where nobody knows what one of the two needs, they do not run together, unless the one that runs stays anyway.
     """
-    if running is other:
+    if running.name == other.name:
         return False
     if are_rivals(running, other):
         return True

@@ -33,6 +33,15 @@ class Terms:
     """Names of the engines that must not run beside it."""
 
 
+class Place(NamedTuple):
+    """Some GPUs on which an engine may run."""
+
+    gpus: tuple[int, ...]
+    """Their numbers."""
+    need: Amounts
+    """What it takes there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Resident:
     """One engine at one moment."""
@@ -42,6 +51,8 @@ class Resident:
     state: EngineState = EngineState.STOPPED
     need: Amounts | None = field(default_factory=dict)
     """What it takes while it runs; None where nobody knows."""
+    places: tuple[Place, ...] = ()
+    """The GPUs it may be started on, where that is to be decided; none where `need` says it."""
     asleep: Amounts | None = None
     """What it keeps while it sleeps; None where it cannot."""
     from_sleep: bool = False
@@ -92,6 +103,8 @@ class Start(NamedTuple):
     """Start an engine that is stopped."""
 
     name: str
+    gpus: tuple[int, ...] | None = None
+    """The GPUs it is to use, where that was to be decided."""
 
 
 class Wake(NamedTuple):

@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from backends import registry
 from backends.base import EngineOptions, LaunchOptions, Operation
+from backends.facts.launching import Gpus
 from backends.facts.residing import MemoryNeed, Residing
 from backends.facts.units import Duration, IdleTime, Share, Size, SizeOrShare, Wait
 from gateway.config import json_schema
@@ -70,6 +71,7 @@ WORDS: list[tuple[Any, str]] = [
     (int, "whole number"),
     (Share, "percentage"),
     (SizeOrShare, "size or percentage"),
+    (Gpus, "list of whole numbers, 0 to 1023, or `auto`"),
     (IdleTime, "duration or `never`"),
     (Slots, "`auto` or a whole number, 1 to 1000000"),
     (float, "number"),

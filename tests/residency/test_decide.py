@@ -7,7 +7,7 @@ import pytest
 
 from gateway.residency.decide import PATIENCE, decide, rivals
 from gateway.residency.memory import ENGINES, RAM
-from gateway.residency.resident import Reason, Refuse, Resident, Sleep, Start, Stop, Terms, Wake
+from gateway.residency.resident import Place, Reason, Refuse, Resident, Sleep, Start, Stop, Terms, Wake
 from gateway.residency.state import EngineState
 from tests.residency.world import Life, World, loads
 
@@ -233,6 +233,42 @@ def test_rivals_do_not_run_together() -> None:
     assert actions(always, wanted("b", 0, terms=terms)) == [
         Refuse("b", "'a' stays, and the two must not run together")
     ]
+
+
+def anywhere(name: str, gib: int, since: float = 100.0, count: int = 1) -> Resident:
+    """Return an engine that somebody waits for, and that may run on any of three GPUs, or on any two."""
+    sets = [(0,), (1,), (2,)] if count == 1 else [(0, 1), (0, 2), (1, 2)]
+    places = tuple(Place(gpus, {f"nvidia{gpu}": gib * GIB for gpu in gpus}) for gpus in sets)
+    return Resident(name, ON_DEMAND, places=places, waiting=1, wanted_since=since)
+
+
+GPUS = {f"nvidia{number}": 24 * GIB for number in range(3)}
+
+
+def on(gpu: int, name: str, gib: int, **more: object) -> Resident:
+    return replace(ready(name, **more), need={f"nvidia{gpu}": gib * GIB})  # type: ignore[arg-type]
+
+
+def test_the_emptiest_gpus_are_taken() -> None:
+    running = [on(0, "a", 10), on(1, "b", 2), on(2, "c", 5)]
+    assert decide([*running, anywhere("d", 12)], GPUS, 100.0).actions == (Start("d", (1,)),)
+    assert decide([*running, anywhere("d", 12, count=2)], GPUS, 100.0).actions == (Start("d", (1, 2)),)
+
+
+def test_two_engines_never_count_the_same_free_memory() -> None:
+    found = decide([anywhere("a", 20, 100.0), anywhere("b", 20, 101.0), anywhere("c", 3, 102.0)], GPUS, 103.0)
+    assert {action.gpus for action in found.actions if isinstance(action, Start)} == {(0,), (1,), (2,)}
+
+
+def test_room_is_made_where_it_costs_least() -> None:
+    running = [on(0, "a", 20, busy=True), on(1, "b", 20), on(2, "c", 20, terms=replace(ON_DEMAND, pin=True))]
+    assert decide([*running, anywhere("d", 12)], GPUS, 110.0).actions == (Stop("b", Reason.ROOM, "d"),)
+
+
+def test_what_fits_on_no_gpu_is_refused() -> None:
+    [refusal] = decide([anywhere("a", 30)], GPUS, 100.0).actions
+    assert isinstance(refusal, Refuse)
+    assert "it needs 30.0 GiB of memory of nvidia0, and there are 24.0 GiB; or it needs" in refusal.why
 
 
 def test_sets_and_groups_make_rivals() -> None:

@@ -229,7 +229,9 @@ class World:
 
     def _check(self) -> None:
         taken: dict[str, int] = {}
-        running = [life.resident for life in self.engines.values() if life.resident.state in RUNNING]
+        everybody = [life.resident for life in self.engines.values()]
+        awake = [each for each in everybody if not (each.from_sleep and each.state is EngineState.DRAINING)]
+        running = [each for each in awake if each.state in RUNNING]
         for life in self.engines.values():
             for device, amount in held(life.resident).items():
                 taken[device] = taken.get(device, 0) + amount

@@ -1,0 +1,190 @@
+"""What memory launched engines need, on which GPUs they may run, and what there is for all of them.
+
+Rules:
+- An engine's need is what its config says; else what it took when it last ran; else what its files and options say. One
+  that takes more than that while it runs is believed, not the config.
+- What is not measured has no limit. What other programs hold is nobody's to give away.
+- Files are read in a thread, once for each change of an engine's options.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from backends.base import LaunchOptions
+from backends.facts.residing import Residing
+from backends.sizing.files import facts
+from backends.sizing.model import ModelError
+from backends.sizing.need import Need, Space
+from gateway.config.server import Engines
+from gateway.machine.machine import Machine
+from gateway.residency.memory import ENGINES, RAM, Amounts, in_words
+from gateway.residency.resident import Place
+
+log = logging.getLogger("gateway.fleet")
+
+LIE = 1.1
+"""How much more than its config says an engine takes until that is worth a word."""
+NVIDIA = "nvidia"
+"""The GPUs that `launch.gpus` numbers."""
+
+
+class Needs:
+    """The memory of one launched engine."""
+
+    def __init__(self, name: str, launch: LaunchOptions, before: Needs | None = None) -> None:
+        """Reckon nothing yet. `before` is what was known of the backend of this name."""
+        self.name = name
+        self.measured: dict[str, int] = {} if before is None else before.measured
+        """The most it took since its last start, or in the life before."""
+        self.gpus: tuple[int, ...] | None = None if before is None else before.gpus
+        """The GPUs on which it runs, where the gateway has chosen them."""
+        self._launch = launch
+        self._told = _told(launch)
+        self._reckoned: Need | None = None
+        self._is_reckoned = False
+        self._places: tuple[Place, ...] = ()
+        self._measured_since = 0.0
+        self._judged = False
+        if before is not None and before._launch == launch:
+            self._reckoned, self._is_reckoned, self._places = (
+                before._reckoned,
+                before._is_reckoned,
+                before._places,
+            )
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the gateway chooses its GPUs."""
+        return getattr(self._launch, "gpus", None) == "auto"
+
+    def amounts(self) -> Amounts | None:
+        """Return what it takes while it runs; None where nobody knows."""
+        if self._told is not None:
+            return _most(self._on_gpus(self._told), self.measured)
+        if self.measured:
+            return self.measured
+        return None if self._reckoned is None else self._on_gpus(_of(self._reckoned))
+
+    def places(self) -> tuple[Place, ...]:
+        """Return the GPUs it may start on, with its need there; none where that is not the gateway's to choose."""
+        return self._places if self.chooses else ()
+
+    async def reckon(self, machine: Machine | None) -> None:
+        """Find out what its files and options say, unless that has been done."""
+        if self._is_reckoned or (machine is not None and machine.host().memory_total is None):
+            return
+        self._is_reckoned = True
+        gpus = _gpus(machine)
+        ram = 0 if machine is None else machine.host().memory_total or 0
+        where = self._launch.files()
+        if self._told is None and where is not None:
+            try:
+                found = await asyncio.to_thread(facts, where)
+                self._reckoned = self._launch.need(found, Space(self._seen(gpus), ram))
+            except ModelError as error:
+                log.debug("backend '%s': its need cannot be reckoned: %s", self.name, error)
+        if self.chooses:
+            self._places = self._possible(gpus)
+
+    def take(self, use: Mapping[str, int], began_at: float) -> None:
+        """Take note of what it takes now, by device, since it was started at `began_at`."""
+        if began_at != self._measured_since:
+            self._measured_since, self.measured = began_at, {}
+        self.measured = _most(self.measured, use)
+        if self._judged or self._told is None:
+            return
+        for device, told in self._on_gpus(self._told).items():
+            taken = self.measured.get(device, 0)
+            if taken > told * LIE:
+                self._judged = True
+                message = "backend '%s' takes %s of %s, not %s as `launch.memory` says"
+                log.warning(message, self.name, in_words(taken), device, in_words(told))
+
+    def _seen(self, gpus: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+        """Return the memory of each GPU that it may use."""
+        chosen = getattr(self._launch, "gpus", None)
+        return tuple(total for number, total in gpus if not isinstance(chosen, tuple) or number in chosen)
+
+    def _on_gpus(self, amounts: Mapping[str, int]) -> dict[str, int]:
+        """Return amounts with what is needed of each GPU said of the GPUs that it uses."""
+        each = amounts.get("gpu", 0)
+        found = {RAM: amounts[RAM]} if RAM in amounts else {}
+        if not each:
+            return found
+        chosen = self.gpus or getattr(self._launch, "gpus", None)
+        if not isinstance(chosen, tuple):
+            chosen = tuple(range(_count(self._launch, self._reckoned)))
+        return found | {f"{NVIDIA}{number}": each for number in chosen}
+
+    def _possible(self, gpus: Sequence[tuple[int, int]]) -> tuple[Place, ...]:
+        """Return the sets of GPUs on which it fits: as few as it needs, of equal memory."""
+        amounts = self._told or (_of(self._reckoned) if self._reckoned is not None else {})
+        each, ram = amounts.get("gpu", 0), amounts.get(RAM, 0)
+        count = _count(self._launch, self._reckoned)
+        return tuple(
+            Place(numbers, {RAM: ram, **{f"{NVIDIA}{number}": each for number in numbers}})
+            for chosen in itertools.combinations(gpus, count)
+            if len({total for _, total in chosen}) == 1
+            for numbers in [tuple(number for number, _ in chosen)]
+        )
+
+
+def budget(engines: Engines, machine: Machine | None) -> Amounts:
+    """Return what all launched engines may take together now."""
+    found = {} if engines.at_once is None else {ENGINES: engines.at_once}
+    if machine is None:
+        return found
+    host, uses = machine.host(), machine.uses()
+    if host.memory_total is not None and host.memory_available is not None:
+        ours = sum(use.memory for use in uses.values())
+        found[RAM] = min(_limit(engines.memory.ram, host.memory_total), host.memory_available + ours)
+    for gpu in machine.gpus():
+        if gpu.memory_total is not None:
+            ours = sum(use.gpus.get(gpu.id) or 0 for use in uses.values())
+            there = gpu.memory_total - max(0, (gpu.memory_used or 0) - ours)
+            found[gpu.id] = min(_limit(engines.memory.gpu, gpu.memory_total), there)
+    return found
+
+
+def _told(launch: Any) -> dict[str, int] | None:
+    """Return what the config says that an engine takes: of RAM, and of each GPU."""
+    if not isinstance(launch, Residing) or launch.memory is None:
+        return None
+    told = {} if launch.memory.ram is None else {RAM: launch.memory.ram}
+    return told if launch.memory.gpu is None else told | {"gpu": launch.memory.gpu}
+
+
+def _of(need: Need) -> dict[str, int]:
+    """Return a reckoned need from the start on, of RAM and of each GPU. What grows later is measured then."""
+    return {RAM: need.ram, "gpu": need.each_gpu} if need.gpus else {RAM: need.ram}
+
+
+def _count(launch: Any, need: Need | None) -> int:
+    """Return how many GPUs an engine uses whose GPUs nobody has named."""
+    if need is not None and need.gpus:
+        return need.gpus
+    return (getattr(launch, "tensor_parallel", None) or 1) * (getattr(launch, "pipeline_parallel", None) or 1)
+
+
+def _gpus(machine: Machine | None) -> list[tuple[int, int]]:
+    """Return the number and the memory of each GPU that `launch.gpus` can name."""
+    found = () if machine is None else machine.gpus()
+    return [
+        (int(gpu.id.removeprefix(NVIDIA)), gpu.memory_total)
+        for gpu in found
+        if gpu.id.startswith(NVIDIA) and gpu.memory_total is not None
+    ]
+
+
+def _most(one: Amounts, other: Amounts) -> dict[str, int]:
+    return {device: max(one.get(device, 0), other.get(device, 0)) for device in {**one, **other}}
+
+
+def _limit(setting: float, total: int) -> int:
+    """Return the bytes that a size, or a share of all there is, means."""
+    return round(setting * total) if isinstance(setting, float) else setting
