@@ -207,6 +207,11 @@ async def test_an_old_key_and_its_successor_are_both_good(tmp_path: Path) -> Non
 async def test_what_clients_make_up_makes_nothing_grow(tmp_path: Path) -> None:
     """Names, ids and paths by the thousand: no metric series, no cache entry that stays."""
     async with FakeEngine(models=["up"]) as engine, serving(tmp_path, config(engine.url)) as served:
+        machine = served.gateway.machine
+        assert machine is not None
+        # How busy the processors are is told from the second look on.
+        await machine.look()
+        await machine.look()
         async with client(served.port) as caller:
             series = 0
             for number in range(1500):
