@@ -13,20 +13,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from backends import registry
-from backends.base import Health, Operation
+from backends.base import OLLAMA, Health, Operation
 from backends.surfaces.codecs import possible
-from tests.conformance import operations, shapes
-from tests.conformance.engines import ENGINES, Instead, Silent, not_supported
+from tests.conformance import ollama_api, operations, shapes
+from tests.conformance.engines import ENGINES, Instead, Silent, not_supported, rejected
 from tests.conformance.replay import ANY, Recording, Replay, in_order, recordings, replaying
 from tests.conformance.shapes import MODEL
 from tests.conformance.stage import CHECKS, Check, Stage, Watch
 from tests.conformance.tap import Tap, tapping
 from tests.conformance.unproven import ASKED
-from tests.serving import Served, idle, serving
+from tests.serving import Answer, Served, idle, serving
 
 RECORDINGS = Path(__file__).resolve().parents[1] / "recordings"
 
@@ -53,6 +53,16 @@ SAID_AS = {
     "count_tokens": "tokenize",
     "responses": "chat",
     "responses_stream": "chat_stream",
+    "ollama_chat": "chat",
+    "ollama_chat_stream": "chat_stream",
+    "ollama_chat_tools": "chat_tools",
+    "ollama_chat_tools_stream": "chat_tools_stream",
+    "ollama_chat_thinking": "chat_reasoning",
+    "ollama_generate": "chat",
+    "ollama_generate_stream": "chat_stream",
+    "ollama_generate_raw": "completions",
+    "ollama_embed": "embeddings_list",
+    "ollama_embeddings": "embeddings",
 }
 """The check whose recorded reply answers another one on engines that need a translation for it."""
 
@@ -102,9 +112,9 @@ def _stage(served: Served, watch: Watch) -> Stage:
 async def _play(engine: str, check: Check, stage: Stage) -> None:
     other = said_as(engine, check)
     instead = ENGINES[engine].instead.get(other or check.name)
-    if other is not None and isinstance(instead, Instead) and instead.reads is not not_supported:
+    if other is not None and isinstance(instead, Instead) and instead.reads not in REFUSALS:
         # What it says is said in the client's dialect, whatever it says.
-        instead = Instead(operations.said, instead.why)
+        instead = Instead(_said(check), instead.why)
     # A real engine is asked what the check says.
     asked = None if isinstance(stage.watch, Tap) else ASKED.get(engine, {}).get(check.name)
     if asked is not None:
@@ -119,14 +129,25 @@ async def _play(engine: str, check: Check, stage: Stage) -> None:
             assert (answer.status, answer.headers["x-gateway-estimated"]) == (200, "input_tokens")
             await check.run(stage)
         else:
-            shapes.error(answer, 400, "not_supported")
+            _refused(check, not_supported)(answer)
     elif instead is None:
         await check.run(stage)
     elif isinstance(instead, Silent):
         shapes.error(await stage.ask("/readyz", None), 503, "no_healthy_backend")
         assert stage.served.gateway.pool.backends["engine"].health is Health.DOWN
     else:
-        instead.reads(await stage.ask(check.path, check.body))
+        reads = _refused(check, instead.reads) if instead.reads in REFUSALS else instead.reads
+        reads(await stage.ask(check.path, check.body))
+
+
+def _said(check: Check) -> Callable[[Answer], None]:
+    """Return what reads an answer in the dialect of a check, whatever it says."""
+    return ollama_api.said if check.operation in OLLAMA else operations.said
+
+
+def _refused(check: Check, reads: Callable[[Answer], object]) -> Callable[[Answer], object]:
+    """Return what reads, in the dialect of a check, a refusal that `reads` would read in OpenAI's."""
+    return ollama_api.refused if check.operation in OLLAMA else reads
 
 
 class Replays:
@@ -186,6 +207,7 @@ class Replays:
         await self._stack.aclose()
 
 
+REFUSALS = (not_supported, rejected)
 ALONE = ("health_", "signals")
 """How names of checks begin that look at what a gateway finds out in its first moments."""
 

@@ -1,4 +1,4 @@
-"""Answers and events as the types of OpenAI's and Anthropic's own SDKs for Python read them, strictly.
+"""Answers and events as the types of OpenAI's, Anthropic's and Ollama's own SDKs for Python read them, strictly.
 
 Rules:
 - The SDKs build their objects without looking; typed clients of other languages do look. Their types say what they
@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
+from ollama import ChatResponse, EmbeddingsResponse, EmbedResponse, GenerateResponse
 from openai.types import Completion, CreateEmbeddingResponse, ImageGenStreamEvent, ImagesResponse
 from openai.types.audio import Transcription, TranscriptionStreamEvent, Translation
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -55,6 +56,10 @@ fits_response_event = _fits(ResponseStreamEvent)
 fits_message = _fits(Message)
 fits_message_event = _fits(RawMessageStreamEvent)
 fits_message_count = _fits(MessageTokensCount)
+fits_ollama_chat = _fits(ChatResponse)
+fits_ollama_generate = _fits(GenerateResponse)
+fits_ollama_embed = _fits(EmbedResponse)
+fits_ollama_embeddings = _fits(EmbeddingsResponse)
 fits_transcription = _fits(Transcription)
 fits_transcription_event = _fits(TranscriptionStreamEvent)
 fits_translation = _fits(Translation)

@@ -12,13 +12,14 @@ import pytest
 
 from backends import registry
 from backends.dialect.openai import PATHS
-from tests.conformance import checks, edges, faults, operations, page
+from backends.surfaces.codecs import possible
+from tests.conformance import checks, edges, faults, ollama_api, operations, page
 from tests.conformance.engines import ENGINES, Proof
-from tests.conformance.playing import RECORDINGS, Hosts, Replays, play
+from tests.conformance.playing import RECORDINGS, Hosts, Replays, play, said_as
 from tests.conformance.stage import CHECKS
 from tests.conformance.unproven import ASKED, UNPROVEN
 
-assert checks and edges and faults and operations  # importing them fills the table
+assert checks and edges and faults and ollama_api and operations  # importing them fills the table
 
 REPLAYED = [
     pytest.param(engine, name, id=f"{engine}-{name}")
@@ -56,7 +57,7 @@ def test_what_is_unproven_has_no_recording() -> None:
 
 
 def test_every_check_is_made_on_every_engine() -> None:
-    assert len(CHECKS) == 77
+    assert len(CHECKS) == 87
     unproven = sum(len(table) for table in UNPROVEN.values())
     assert len(REPLAYED) + len(REAL) + unproven == len(ENGINES) * len(CHECKS)
 
@@ -67,6 +68,20 @@ def test_every_operation_of_every_engine_is_checked() -> None:
         for operation in registry.engine(engine).operations:
             asked = {name for name, check in CHECKS.items() if check.path == PATHS[operation]}
             assert asked - set(ENGINES[engine].instead), f"{engine}: {operation}"
+
+
+def test_every_operation_that_is_translated_for_an_engine_is_checked() -> None:
+    """Shown by what it answers to the operation that is said instead: replayed, or asked of the real engine."""
+    for name, row in ENGINES.items():
+        native = registry.engine(row.engine or name).operations
+        for operation in possible(native) - native:
+            asked = [check for check in CHECKS.values() if check.operation is operation]
+            shown = [
+                one
+                for one in asked
+                if said_as(name, one) not in {None, *row.instead, *UNPROVEN.get(name, ())}
+            ]
+            assert shown, f"{name}: {operation}"
 
 
 @pytest.mark.parametrize(("engine", "name"), REPLAYED)

@@ -39,6 +39,7 @@ _RESPONSES = ("responses", "responses_stream")
 _MESSAGES = ("messages", "messages_stream")
 _TOOLS = ("messages_tools", "messages_tools_stream")
 _THOUGHTS = ("messages_thinking", "messages_thinking_stream")
+_CALLED = ("ollama_chat_tools", "ollama_chat_tools_stream")
 _HEARD = ("transcriptions", "transcriptions_stream")
 
 _CALL = _user(_SCRIPTED + '{"calls": [["get_port", {"engine": "ollama"}]]}#') | {
@@ -82,14 +83,17 @@ ASKED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 UNPROVEN: Mapping[str, Mapping[str, str]] = {
     "llama-cpp-python": _none(NEVER_FULL, "overloaded_stream"),
     "llamacpp": {
+        **_none(NO_CALL, *_CALLED),
         **_none(NO_SOUND, *_HEARD),
         **_none(NEVER_FULL, "overloaded_stream"),
     },
     "lmdeploy": _none(NEVER_FULL, "overloaded_stream"),
     "ollama": {
+        **_none(NO_CALL, *_CALLED),
         **_none(NOT_RECORDED, "overloaded_stream", "stop_of_tokens_stream", *_THOUGHTS),
         **_none(NO_SOUND, *_HEARD),
     },
+    "openai": _none(NO_CALL, *_CALLED),
     "ray-serve": {
         **_none(NOT_RECORDED, "overloaded_stream"),
         **_none(NO_CALL, *_CUTS),

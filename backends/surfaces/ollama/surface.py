@@ -21,6 +21,7 @@ from backends.surfaces.surface import ErrorFacts, InvalidRequest
 class Ollama(OpenAI):
     """Ollama's own API."""
 
+    name: ClassVar[str] = "ollama"
     stream_headers: ClassVar[Headers] = ((b"content-type", b"application/x-ndjson"), *UNBUFFERED)
     after_heartbeats: ClassVar[bytes] = b""
 
