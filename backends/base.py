@@ -133,6 +133,8 @@ class StreamDecoder(Protocol):
     """Events so far with something a client could use; `backends.dialect.content` defines what that is."""
     events: int
     """The number of the next event, where the client's API numbers them; else any."""
+    identity: str
+    """The id of the answer, where the client's API names it again when a stream breaks; else empty."""
     usage: Usage | None
     finished: bool
     """Whether the stream is complete: its terminal event was seen."""

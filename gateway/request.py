@@ -17,9 +17,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from backends.base import Headers, Kind, Operation, Request, Usage
+from backends.base import Headers, Kind, Operation, Request, StreamDecoder, Usage
 from backends.surfaces.openai import JSON_HEADERS
-from backends.surfaces.surface import InvalidRequest, Surface
+from backends.surfaces.surface import Broken, InvalidRequest, Surface
 from gateway.asked import ESTIMATED, Asked
 from gateway.errors import CLIENT_GONE, ClientLeft, GatewayError, Own
 from gateway.roles import Beating, Source, Standing, Trying, Work
@@ -141,11 +141,11 @@ class Exchange:
 
     `caller`, `request`, `asked` and `plan` are set as soon as each is known. `model`, `backend`, `engine`, `route` (the
     rule that decided), `key` and `outcome` are label values for the metrics; `served` is the model of the last attempt:
-    `model`, or one of its fallbacks, and `usage` its tokens once it is over.
-    `deadline` is in nanoseconds of the timeline's clock. `trace` holds the header lines of the
-    trace context that are forwarded to the engine, `cors` headers of the answer. `coding` is how the body comes
-    compressed. `status` is that of the answer, 0 while there is none, and `code` what its error says.
-    `first_token_at` is in nanoseconds of the timeline's clock, 0 before it and where the answer is no stream.
+    `model`, or one of its fallbacks, and `usage` its tokens once it is over. `deadline` is in nanoseconds of the
+    timeline's clock. `trace` holds the header lines of the trace context that are forwarded to the engine, `cors`
+    headers of the answer. `coding` is how the body comes compressed. `status` is that of the answer, 0 while there is
+    none, and `code` what its error says. `first_token_at` is in nanoseconds of the timeline's clock, 0 before it and
+    where the answer is no stream.
     """
 
     __slots__ = (
@@ -154,6 +154,7 @@ class Exchange:
         "attempts",
         "backend",
         "beating",
+        "broken",
         "caller",
         "code",
         "coding",
@@ -161,7 +162,6 @@ class Exchange:
         "deadline",
         "decision",
         "engine",
-        "events",
         "first_token_at",
         "groups",
         "headers",
@@ -232,8 +232,7 @@ class Exchange:
         self.left_at: int = 0
         """The hop it was in when it ended."""
         self.usage: Usage | None = None
-        self.events: int = 0
-        """The number of the next event of a stream, where the client's API numbers them."""
+        self.broken: StreamDecoder | None = None  # what has read the stream that broke off
         self.queue_position: int = 0
         """Where it stood when it began to wait for a slot; 0 if it did not wait."""
         self.standing: Standing | None = None
@@ -297,7 +296,8 @@ class Exchange:
         self.code = error.code or error.type
         self.refused = error.own
         if self.way.started:
-            self.way.write(self.surface.error_event(error.facts, self.events))
+            broken = Broken(getattr(self, "request", None), self.id, self.broken)
+            self.way.write(self.surface.error_event(error.facts, broken))
             self.way.abort()
         else:
             facts = error.facts
@@ -365,7 +365,7 @@ class Exchange:
 
     def _let_go(self) -> None:
         """Leave the register, and let the client's connection and whoever waits for the end go on."""
-        self.work = self.task = self.attempt = None
+        self.work = self.task = self.attempt = self.broken = None
         self.register.remove(self)
         way = self.way
         way.source = way.exchange = None

@@ -21,12 +21,14 @@ from backends.dialect.errors import read_failure
 class Decoder:
     """The state of one streamed reply; see `backends.base.StreamDecoder`."""
 
-    __slots__ = ("content", "enough", "events", "failure", "finished", "growing", "over", "usage")
+    __slots__ = ("content", "enough", "events", "failure", "finished", "growing", "identity", "over", "usage")
 
     def __init__(self) -> None:
         self.content: int = 0
         self.events: int = 0
         """The number of the next event, where the API numbers them."""
+        self.identity: str = ""
+        """The id of the answer, where the API names it again when a stream breaks."""
         self.usage: Usage | None = None
         self.finished: bool = False
         self.failure: Failure | None = None

@@ -66,6 +66,7 @@ class _Inner(msgspec.Struct):
 
     model: msgspec.Raw = msgspec.Raw()
     usage: Any = None
+    id: Any = None
 
 
 class _Event(msgspec.Struct):
@@ -292,6 +293,8 @@ class ResponseEvents(Events):
 
     def _renamed(self, block: bytes, said: _Event) -> bytes:
         block = super()._renamed(block, said)
+        if not self.identity:
+            self.identity = next((inner.id for inner in _inners(said) if isinstance(inner.id, str)), "")
         payload = sse.payload(block) or b""
         number = said.sequence_number
         if type(number) is not int:

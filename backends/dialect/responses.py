@@ -100,6 +100,23 @@ def complete(response: Members, asked: Members, model: str) -> None:
         response["incomplete_details"] = {"reason": "max_output_tokens"}
 
 
+def failed(request: Request, identity: str, message: str) -> Members:
+    """Return the response of a request whose stream broke off, with the reason.
+
+    `identity` is the id that its events had, empty where there were none. Of the codes that OpenAI's types allow here,
+    only one means a server that failed.
+    """
+    error = {"code": "server_error", "message": message}
+    response: Members = {
+        "id": identity or fresh_id("resp"),
+        "object": "response",
+        "status": "failed",
+        "error": error,
+    }
+    complete(response, asked_of(request), request.model)
+    return response
+
+
 def complete_items(items: Any) -> None:
     """Add what items of an answer lack."""
     for item in items if isinstance(items, list) else ():

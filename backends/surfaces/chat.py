@@ -79,6 +79,7 @@ class Completion(msgspec.Struct):
     id: Any = None
     created: Any = None
     choices: list[Choice] | None = None
+    usage: Any = None
     timings: Any = None
     """How long prompt and answer took (llama.cpp)."""
 

@@ -14,9 +14,10 @@ import msgspec
 from mypy_extensions import mypyc_attr
 
 from backends.base import Headers, Operation, Request
+from backends.dialect import responses
 from backends.dialect.openai import FORMS
 from backends.surfaces import bodies, forms
-from backends.surfaces.surface import ErrorFacts, InvalidRequest, Surface
+from backends.surfaces.surface import Broken, ErrorFacts, InvalidRequest, Surface
 
 JSON_HEADERS: Headers = ((b"content-type", b"application/json"),)
 UNBUFFERED: Headers = ((b"x-accel-buffering", b"no"),)
@@ -55,14 +56,19 @@ class OpenAI(Surface):
     def error(self, facts: ErrorFacts, request_id: bytes = b"") -> bytes:
         return msgspec.json.encode({"error": facts._asdict()})
 
-    def error_event(self, facts: ErrorFacts, number: int) -> bytes:
+    def error_event(self, facts: ErrorFacts, broken: Broken) -> bytes:
         return b"data: " + self.error(facts) + b"\n\n"
 
 
 class Responses(OpenAI):
-    """OpenAI's Responses API, where an error in a stream is an event named `error`."""
+    """OpenAI's Responses API, where an error in a stream is an event named `error`.
 
-    def error_event(self, facts: ErrorFacts, number: int) -> bytes:
+    It is followed by the response itself, which has failed, as OpenAI tells it: Codex (0.171) knows no other event from
+    which it could tell its user the reason.
+    """
+
+    def error_event(self, facts: ErrorFacts, broken: Broken) -> bytes:
+        number = broken.number
         event = {
             "type": "error",
             "code": facts.code,
@@ -70,13 +76,18 @@ class Responses(OpenAI):
             "param": facts.param,
             "sequence_number": number,
         }
-        return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
+        error = b"event: error\ndata: %b\n\n" % msgspec.json.encode(event)
+        if broken.request is None:
+            return error
+        response = responses.failed(broken.request, broken.identity, facts.message)
+        failed = {"type": "response.failed", "sequence_number": number + 1, "response": response}
+        return error + b"event: response.failed\ndata: %b\n\n" % msgspec.json.encode(failed)
 
 
 class Speech(OpenAI):
     """Text to speech: the answer is audio, in which an error cannot be reported."""
 
-    def error_event(self, facts: ErrorFacts, number: int) -> bytes:
+    def error_event(self, facts: ErrorFacts, broken: Broken) -> bytes:
         return b""
 
 

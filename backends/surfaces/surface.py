@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 
 from mypy_extensions import mypyc_attr
 
-from backends.base import Headers, Operation, Request
+from backends.base import Headers, Operation, Request, StreamDecoder
 
 
 class ErrorFacts(NamedTuple):
@@ -28,6 +28,26 @@ class ErrorFacts(NamedTuple):
     type: str
     param: str | None
     code: str
+
+
+class Broken(NamedTuple):
+    """A stream that broke off: what an event that tells so may name."""
+
+    request: Request | None
+    """None where it is not known what was asked for."""
+    request_id: bytes
+    read: StreamDecoder | None = None
+    """What has read the stream; None where nothing of it was passed on."""
+
+    @property
+    def number(self) -> int:
+        """Return the number of the event, where the dialect numbers them."""
+        return 0 if self.read is None else self.read.events
+
+    @property
+    def identity(self) -> str:
+        """Return the id of the answer, where its events had one that is known."""
+        return "" if self.read is None else self.read.identity
 
 
 class InvalidRequest(Exception):
@@ -88,8 +108,5 @@ class Surface(ABC):
         """Return the JSON body of an error answer; it names the request where the dialect has a place for that."""
 
     @abstractmethod
-    def error_event(self, facts: ErrorFacts, number: int) -> bytes:
-        """Return the bytes that report an error inside a stream; empty if the dialect cannot report one there.
-
-        `number` is that of the event, where the dialect numbers them.
-        """
+    def error_event(self, facts: ErrorFacts, broken: Broken) -> bytes:
+        """Return the bytes that report an error inside a stream; empty if the dialect cannot report one there."""

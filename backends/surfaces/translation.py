@@ -94,6 +94,8 @@ class Writer(ABC):
     def __init__(self) -> None:
         self.events: int = 0
         """The number of the next event, where the dialect numbers them."""
+        self.identity: str = ""
+        """The id of the answer, where the dialect names it again when a stream breaks."""
         self.continues: bool = False
         """Whether the last event was text and nothing else, which `text` may continue."""
 
@@ -250,7 +252,9 @@ class Translator(Decoder):
             first, last = len(head), len(events) - len(self._tail)
             if is_text(events, first, last):
                 self.content = self._decoder.content
-                return self._writer.text(events[first:last])
+                said = self._writer.text(events[first:last])
+                self.events = self._writer.events
+                return said
         return self._said(events)
 
     def close(self) -> bytes:
@@ -271,7 +275,7 @@ class Translator(Decoder):
         self.finished = decoder.finished and self.failure is None
         self.content, self.usage = decoder.content, decoder.usage
         self.enough, self.growing = decoder.enough, decoder.growing
-        self.events = self._writer.events
+        self.events, self.identity = self._writer.events, self._writer.identity
         return b"".join(out)
 
     def _event(self, block: bytes) -> bytes:

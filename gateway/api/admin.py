@@ -21,7 +21,7 @@ from fastapi.responses import Response
 from backends.base import Action, Call, Kind
 from backends.framing.ndjson import Framer
 from backends.surfaces.openai import UNBUFFERED, OpenAI
-from backends.surfaces.surface import ErrorFacts, Surface
+from backends.surfaces.surface import Broken, ErrorFacts, Surface
 from gateway.api.direct import Direct
 from gateway.api.endpoint import Core, headers_of
 from gateway.api.endpoints import SECURITY
@@ -118,7 +118,7 @@ class Admin:
 class _Lines(OpenAI):
     """The dialect of answers in lines of JSON (NDJSON), where an error is one more line."""
 
-    def error_event(self, facts: ErrorFacts, number: int) -> bytes:
+    def error_event(self, facts: ErrorFacts, broken: Broken) -> bytes:
         return self.error(facts) + b"\n"
 
 

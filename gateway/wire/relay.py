@@ -622,8 +622,8 @@ class Attempt(Sink):
         self.failure = failure if failure.phase else dataclasses.replace(failure, phase=self._phase)
         if self._decoder is not None:
             self.usage = self._decoder.usage
-            self._exchange.events = self._decoder.events
         if self.committed:
+            self._exchange.broken = self._decoder
             self._way.write(out)
         if self._connection is not None:
             self._connection.close()

@@ -84,7 +84,8 @@ def last_words(operation: str, message: str) -> tuple[list[str], dict[str, Any]]
             "sequence_number": 2,
         }
     if operation == "messages":
-        return ["event: error"], {"type": "error", "error": {"type": "api_error", "message": message}}
+        error = {"type": "api_error", "message": message}
+        return ["event: error"], {"type": "error", "error": error, "request_id": "r-1"}
     return [], {"error": facts}
 
 
@@ -100,10 +101,11 @@ async def test_an_error_in_a_stream_is_told_in_its_apis_words(operation: str, tm
     error = event("error", error={"message": "CUDA error at 10.0.0.1", "type": "api_error"})
     rule = answering(path, begin + error, EVENTS, http=CHUNKED, faults=[pause(begin)])
     async with answered(tmp_path, rule) as (_, served):
-        answer = await served.post(path, asks)
+        answer = await served.post(path, asks, x_request_id="r-1")
         assert answer.status == 200 and not answer.whole
         assert answer.body.decode().startswith(public(begin))
-        *lines, data = answer.body.decode().removeprefix(public(begin)).removesuffix("\n\n").split("\n")
+        said = answer.body.decode().removeprefix(public(begin)).partition("\n\n")[0]
+        *lines, data = said.split("\n")
         wanted = last_words(
             operation, "the engine reported an internal error (model 'public' at backend 'e0')"
         )

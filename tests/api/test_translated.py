@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anthropic
+import httpx
+import openai
 import pytest
 
 from gateway.fake.engine import FakeEngine
 from tests.api.asking import answering
+from tests.conformance import sdk
 from tests.serving import Served, serving
+from tests.surfaces import chatting
 
 ASKED: dict[str, Any] = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
 EVENTS = ["message_start", "content_block_start", *["content_block_delta"] * 5, "content_block_stop"]
@@ -68,6 +73,8 @@ async def test_a_stream_that_breaks_off_raises_in_anthropics_client(tmp_path: Pa
             if line.startswith("event: ")
         ]
         assert kinds[0] == "message_start" and kinds[-1] == "error" and "message_stop" not in kinds
+        told = json.loads(answer.body.rstrip(b"\n").rpartition(b"data: ")[2])
+        assert told["request_id"] == answer.headers["request-id"] and told["error"]["message"]
         async with client(found) as asks:
             with pytest.raises(anthropic.APIError):
                 async with asks.messages.stream(**ASKED) as stream:
@@ -137,3 +144,36 @@ async def test_a_whole_answer_of_an_engine_that_only_streams(tmp_path: Path) -> 
     async with FakeEngine(rules=[rule]) as engine, served(tmp_path, engine) as found:
         answer = await found.post("/v1/messages", ASKED)
         assert answer.json()["content"] == [{"type": "text", "text": "hi"}]
+
+
+@pytest.mark.parametrize("native", ["{responses: false}", "{}"])
+async def test_a_response_that_breaks_off_has_failed_and_says_why(native: str, tmp_path: Path) -> None:
+    """As OpenAI tells it; Codex takes the reason from there."""
+    if native == "{}":
+        response = {"id": "resp_1", "object": "response", "created_at": 1, "status": "in_progress"}
+        begun: list[dict[str, Any]] = [
+            {"type": "response.created", "response": response},
+            {"type": "response.output_text.delta", "item_id": "i", "delta": "a"},
+        ]
+        body = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in begun)
+        rules = [answering("/v1/responses", body, "text/event-stream")]
+        engine = FakeEngine(rules=rules)
+    else:
+        engine = FakeEngine(defaults={"faults": [{"at": "event 3", "do": "reset"}]})
+    async with engine, served(tmp_path, engine, native) as found:
+        answer = await found.post("/v1/responses", {"model": "m", "input": "hi", "stream": True})
+        assert answer.status == 200 and not answer.whole
+        events = chatting.events(answer.body)
+        for number, event in enumerate(events):
+            sdk.fits_response_event(event)
+            assert event["sequence_number"] == number
+        *_, error, last = events
+        assert (error["type"], last["type"]) == ("error", "response.failed")
+        response = last["response"]
+        assert (response["status"], response["model"]) == ("failed", "m")
+        assert response["id"] == events[0]["response"]["id"]
+        assert response["error"] == {"code": "server_error", "message": error["message"]}
+        async with openai.AsyncOpenAI(base_url=f"{found.url}/v1", api_key="any", max_retries=0) as asks:
+            with pytest.raises((openai.APIError, RuntimeError, httpx.HTTPError)):
+                async with asks.responses.stream(model="m", input="hi") as stream:
+                    await stream.get_final_response()

@@ -14,7 +14,7 @@ from backends.dialect import responses
 from backends.dialect.passed import ResponseEvents
 from backends.engines.openai import OpenAI
 from backends.surfaces.dialects import SURFACES
-from backends.surfaces.surface import ErrorFacts
+from backends.surfaces.surface import Broken, ErrorFacts
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 ASKED = {"model": "public", "input": "hi", "max_output_tokens": 5, "tools": [], "metadata": {"a": "b"}}
@@ -152,5 +152,8 @@ def test_events_that_are_numbered_keep_what_they_say() -> None:
 
 def test_the_error_that_ends_a_stream_has_the_next_number() -> None:
     facts = ErrorFacts("broken", "upstream_error", None, "upstream_reset")
-    event = SURFACES[Operation.RESPONSES].error_event(facts, 7)
-    assert EVENT.validate_json(event.partition(b"data: ")[2]).sequence_number == 7
+    read = ResponseEvents(OpenAI(), request())
+    read.events, read.identity = 7, "resp_1"
+    event = SURFACES[Operation.RESPONSES].error_event(facts, Broken(request(), b"r", read))
+    told = [EVENT.validate_json(block.partition(b"data: ")[2]) for block in event.split(b"\n\n")[:-1]]
+    assert [(one.type, one.sequence_number) for one in told] == [("error", 7), ("response.failed", 8)]

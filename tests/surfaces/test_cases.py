@@ -187,6 +187,14 @@ def test_counts_of_a_cache_are_apart_in_anthropics_stream_too() -> None:
     assert (usage["input_tokens"], usage["cache_read_input_tokens"]) == (5, 4)
 
 
+def test_the_beginning_of_a_message_tells_what_the_first_event_counts() -> None:
+    first = chunk({"content": "a"}) | {"usage": counted(9, 1, cached=4)["usage"]}
+    usage = streamed(MESSAGES, first, *END)[0]["message"]["usage"]
+    assert (usage["input_tokens"], usage["cache_read_input_tokens"], usage["output_tokens"]) == (5, 4, 1)
+    usage = streamed(MESSAGES, chunk({"content": "a"}), *END)[0]["message"]["usage"]
+    assert usage == {"input_tokens": 0, "output_tokens": 0}
+
+
 @pytest.mark.parametrize("operation", DIALECTS)
 def test_arguments_that_a_limit_has_cut_are_an_answer(operation: Operation) -> None:
     function = {"name": "get", "arguments": '{"a": 1, "b": "half'}

@@ -14,7 +14,7 @@ from backends import registry
 from backends.base import OLLAMA, Failure, Operation, Reply, Request, RequestError
 from backends.surfaces.codecs import translated
 from backends.surfaces.dialects import OLLAMA_API
-from backends.surfaces.surface import ErrorFacts, InvalidRequest
+from backends.surfaces.surface import Broken, ErrorFacts, InvalidRequest
 from backends.surfaces.translation import Translation
 from tests.surfaces import chatting
 from tests.surfaces.chatting import ENGINE, NATIVE, chunk, counted
@@ -401,7 +401,7 @@ def test_errors_have_ollamas_shape() -> None:
     facts = ErrorFacts("there is no model 'x'", "invalid_request_error", "model", "model_not_found")
     assert OLLAMA_API.error(facts) == b'{"error":"model not found: there is no model \'x\'"}'
     assert (
-        OLLAMA_API.error_event(facts._replace(code="upstream_reset"), 0)
+        OLLAMA_API.error_event(facts._replace(code="upstream_reset"), Broken(None, b""))
         == b'{"error":"there is no model \'x\'"}\n'
     )
     with pytest.raises(InvalidRequest, match="missing request body"):

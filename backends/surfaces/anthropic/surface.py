@@ -15,7 +15,7 @@ import msgspec
 from backends.base import Headers, Operation, Request
 from backends.dialect import rewrite
 from backends.surfaces.openai import OpenAI
-from backends.surfaces.surface import ErrorFacts
+from backends.surfaces.surface import Broken, ErrorFacts
 
 _TYPES: Mapping[str, str] = {
     "invalid_request_error": "invalid_request_error",
@@ -62,9 +62,10 @@ class Anthropic(OpenAI):
         told = {"type": "error", "error": error, "request_id": request_id.decode() or None}
         return msgspec.json.encode(told)
 
-    def error_event(self, facts: ErrorFacts, number: int) -> bytes:
+    def error_event(self, facts: ErrorFacts, broken: Broken) -> bytes:
         error = {"type": _type_of(facts), "message": facts.message}
-        return b"event: error\ndata: " + msgspec.json.encode({"type": "error", "error": error}) + b"\n\n"
+        told = {"type": "error", "error": error, "request_id": broken.request_id.decode() or None}
+        return b"event: error\ndata: " + msgspec.json.encode(told) + b"\n\n"
 
 
 def _type_of(facts: ErrorFacts) -> str:

@@ -3,7 +3,8 @@
 Rules:
 - One block is open at a time, and blocks follow each other as the model began them.
 - Nothing empty opens a block or closes one.
-- The end of the message waits for the engine's counts, which come after its last word.
+- The end of the message waits for the engine's counts, which come after its last word. Its beginning tells those of the
+  engine's first event, if there are any.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 
 from backends.base import Request, Usage
+from backends.dialect.usage import usage_of
 from backends.surfaces import chat
 from backends.surfaces.anthropic import answered
 from backends.surfaces.calls import Calls, Step
@@ -79,7 +81,7 @@ class MessageWriter(Writer):
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-            "usage": answered.counts(Usage()),
+            "usage": answered.counts(usage_of(said.usage) or Usage()),
         }
         return _event("message_start", {"message": message})
 

@@ -15,7 +15,7 @@ import msgspec
 from backends.base import Headers, Operation, Request
 from backends.surfaces.ollama import idle
 from backends.surfaces.openai import UNBUFFERED, OpenAI
-from backends.surfaces.surface import ErrorFacts, InvalidRequest
+from backends.surfaces.surface import Broken, ErrorFacts, InvalidRequest
 
 
 class Ollama(OpenAI):
@@ -43,5 +43,5 @@ class Ollama(OpenAI):
         message = f"model not found: {facts.message}" if facts.code == "model_not_found" else facts.message
         return msgspec.json.encode({"error": message})
 
-    def error_event(self, facts: ErrorFacts, number: int) -> bytes:
+    def error_event(self, facts: ErrorFacts, broken: Broken) -> bytes:
         return self.error(facts) + b"\n"

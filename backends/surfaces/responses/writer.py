@@ -34,6 +34,7 @@ class ResponseWriter(Writer):
     def __init__(self, request: Request) -> None:
         super().__init__()
         self._frame = answered.Frame(request)
+        self.identity = self._frame.id
         self._started = False
         self._open = ""
         """The kind of part, or a call, that is open; empty if none is."""
