@@ -133,8 +133,7 @@ class StreamDecoder(Protocol):
     """Events so far with something a client could use; `backends.dialect.content` defines what that is."""
     events: int
     """The number of the next event, where the client's API numbers them; else any."""
-    identity: str
-    """The id of the answer, where the client's API names it again when a stream breaks; else empty."""
+    identity: str  # the id of the answer, where the API names it again when a stream breaks; else empty
     usage: Usage | None
     finished: bool
     """Whether the stream is complete: its terminal event was seen."""
@@ -302,8 +301,7 @@ class Engine(ABC):
     request_ids: ClassVar[bool] = True
     """Whether the engine accepts any `x-request-id`. Some refuse ids that are not in their own format."""
     actions: ClassVar[frozenset[Action]] = frozenset()
-    model_files: ClassVar[tuple[str, ...]] = ()
-    """The beginnings of the paths of Ollama's API for the files of models that the engine has itself."""
+    model_files: ClassVar[tuple[str, ...]] = ()  # the paths of Ollama's API for files of models that it has
     stream_types: ClassVar[tuple[bytes, ...]] = (b"text/event-stream",)
     """Prefixes of the content types that mark an answer as a stream for the decoder."""
 
