@@ -16,7 +16,7 @@ import msgspec
 from backends.base import Headers, Operation, Request
 from backends.framing import websocket
 from backends.surfaces.openai import OpenAI
-from backends.surfaces.surface import ErrorFacts, InvalidRequest
+from backends.surfaces.surface import Broken, ErrorFacts, InvalidRequest
 
 PROTOCOL = b"sec-websocket-protocol"
 _HANDSHAKE = (b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions", PROTOCOL)
@@ -53,6 +53,6 @@ class Realtime(OpenAI):
             raise InvalidRequest(message, param="model", code="missing_field")
         return Request(operation, body, model)
 
-    def error_event(self, facts: ErrorFacts, number: int) -> bytes:
+    def error_event(self, facts: ErrorFacts, broken: Broken) -> bytes:
         code = websocket.GOING_AWAY if facts.code in _LEAVING else websocket.FAILED
         return websocket.closing(code, facts.message)
