@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 from pydantic import BaseModel, ConfigDict
 
+from backends.action import Action as Action  # noqa: PLC0414 (others import it from here)
 from backends.failure import Failure as Failure  # noqa: PLC0414 (others import it from here)
 from backends.failure import Kind as Kind  # noqa: PLC0414 (others import it from here)
 from backends.failure import Phase as Phase  # noqa: PLC0414 (others import it from here)
@@ -178,25 +179,6 @@ class ModelCard:
     odd: str = ""
 
 
-class Action(enum.StrEnum):
-    """What an operator may ask an engine to do with its models."""
-
-    LIST = "list"
-    PS = "ps"
-    """The models in memory."""
-    SHOW = "show"
-    PULL = "pull"
-    CREATE = "create"
-    COPY = "copy"
-    DELETE = "delete"
-    LOAD = "load"
-    UNLOAD = "unload"
-    LOAD_LORA = "load_lora"
-    UNLOAD_LORA = "unload_lora"
-    SLEEP = "sleep"
-    WAKE = "wake"
-
-
 @dataclass(frozen=True, slots=True)
 class Launch:
     """How to start an engine as a child process that serves HTTP on `host:port`."""
@@ -298,6 +280,8 @@ class Engine(ABC):
     general default: it computes on CPUs, or loads a model when it is asked for it."""
     has_functions: ClassVar[bool] = False
     """Whether its chats take the older `functions` and `function_call`; where not, they are said with tools."""
+    takes_template: ClassVar[bool] = False
+    """Whether its chats take a chat template for one request, in Jinja (`chat_template`)."""
     request_ids: ClassVar[bool] = True
     """Whether the engine accepts any `x-request-id`. Some refuse ids that are not in their own format."""
     actions: ClassVar[frozenset[Action]] = frozenset()

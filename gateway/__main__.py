@@ -32,6 +32,7 @@ from gateway.console import (
     config,
     explain,
     fit,
+    importing,
     models,
     orders,
     pull,
@@ -100,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         _command(commands, "replay", "say what a config would have done with the requests of an access log")
     )
 
+    importing.add_command(_command(commands, "import", "make a persona in the config of an Ollama Modelfile"))
     schema = _command(commands, "schema", "print the JSON Schema of the config file")
     schema.set_defaults(run=_schema)
 

@@ -101,6 +101,7 @@ FLOORS = (
         (
             *("backends.framing.*", "backends.base", "backends.failure", "backends.load", "backends.metrics"),
             "backends.operation",
+            "backends.action",
         ),
         siblings=True,
     ),

@@ -41,6 +41,9 @@ _WRITTEN: Final = (
 _HEARD: Final = (Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS)
 _PICTURES: Final = (Operation.IMAGES, Operation.IMAGE_EDITS, Operation.IMAGE_VARIATIONS)
 _MEDIA: Final = (*_HEARD, Operation.SPEECH, *_PICTURES)
+_TEMPLATED: Final = (Operation.CHAT, Operation.TOKENIZE)
+"""The operations whose requests may have a chat template."""
+_TEMPLATE: Final = "chat_template"
 _EMBEDDED: Final = (Operation.EMBEDDINGS,)
 _COMPARED: Final = (Operation.RERANK, Operation.SCORE)
 _AT: Final[Mapping[str, tuple[Operation, ...]]] = {
@@ -121,7 +124,7 @@ class Steps:
 class Parameters:
     """The rules of one model."""
 
-    __slots__ = ("_clamp", "_default", "_made", "_set", "_strip", "_system")
+    __slots__ = ("_clamp", "_default", "_made", "_set", "_strip", "_system", "_template")
 
     def __init__(
         self,
@@ -130,8 +133,12 @@ class Parameters:
         strip: Sequence[str],
         clamp: Mapping[str, tuple[object, object]],
         system: System | None,
+        template: str | None = None,
     ) -> None:
-        """Take the rules as the config has them: values by the dotted names of members."""
+        """Take the rules as the config has them: values by the dotted names of members.
+
+        `template` is a chat template in Jinja, which engines take as `chat_template`.
+        """
         self._set: list[tuple[Path, object]] = [(path_of(name), value) for name, value in set.items()]
         self._default: list[tuple[Path, object]] = [(path_of(name), value) for name, value in default.items()]
         self._strip: list[Path] = [path_of(name) for name in strip]
@@ -139,7 +146,21 @@ class Parameters:
             (path_of(name), Bounds(low, high)) for name, (low, high) in clamp.items()
         ]
         self._system: System | None = system
+        self._template: bytes = b"" if template is None else msgspec.json.encode(template)
         self._made: dict[Operation, Steps] = {}
+
+    @property
+    def has_template(self) -> bool:
+        """Whether chats are to have a chat template, so that other requests must be said as chats to have it."""
+        return bool(self._template)
+
+    def templated(self, request: Request) -> Request:
+        """Return a chat with the model's chat template; any other request as it is."""
+        if not self._template or request.operation not in _TEMPLATED:
+            return request
+        members = Members(request.body)
+        members.put(_TEMPLATE, self._template)
+        return msgspec.structs.replace(request, body=members.body())
 
     def applied(self, request: Request) -> Request:
         """Return the request as the rules have it. Raises RequestError where a form cannot take a value."""
@@ -157,6 +178,8 @@ class Parameters:
             _clamp(members, path, bounds)
         if self._system is not None:
             self._system.apply(members, request.operation)
+        if self._template and request.operation in _TEMPLATED:
+            members.put(_TEMPLATE, self._template)
         return _edited(request, members) if members.changed else request
 
     def _steps(self, operation: Operation) -> Steps:

@@ -214,6 +214,7 @@ class TensorRTLLM(OpenAICompatible):
     launch_options: ClassVar[type[LaunchOptions] | None] = TensorRTLLMLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset({*KEYS, Operation.RESPONSES, Operation.MESSAGES})
     paths: ClassVar[Mapping[Operation, str]] = {Operation.TOKENIZE: "/_internal/tokenize"}
+    takes_template: ClassVar[bool] = True
 
     def call(self, request: Request, model: str) -> Call:
         keys = KEYS.get(request.operation)

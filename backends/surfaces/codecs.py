@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+import msgspec
+
 from backends.base import Engine, Operation, Request
 from backends.dialect.parameters import Parameters
 from backends.surfaces import functions
@@ -45,11 +47,19 @@ def settled(
     parameters: Parameters | None,
     now: Callable[[], int],
 ) -> tuple[Request, Translation | None]:
-    """Return a client's request with what its model settles of it, and how it is translated, as `translated` does."""
+    """Return a client's request with what its model settles of it, and how it is translated, as `translated` does.
+
+    Where the model has a chat template, whatever can be said as a chat is: only chats take one.
+    """
     codec = CODECS.get(request.operation)
+    if codec is not None and parameters is not None and parameters.has_template:
+        request = msgspec.structs.replace(request, translate=True)
     if parameters is None or codec is None or not codec.own_names:
         request = request if parameters is None else parameters.applied(request)
-        return request, translated(request, engine, native, now)
+        translation = translated(request, engine, native, now)
+        if translation is not None and parameters is not None and parameters.has_template:
+            translation.said = parameters.templated(translation.said)
+        return request, translation
     translation = translated(request, engine, native, now)
     if translation is not None:
         translation.said = parameters.applied(translation.said)

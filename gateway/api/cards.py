@@ -2,6 +2,7 @@
 
 Rules:
 - A fact that is not known is left out: no client is told of a tool or a picture that the engine may not take.
+- `parent` is vLLM's, which has it of LoRA adapters: the model that another one is made from.
 - `context_length` and `architecture` are OpenRouter's, `max_model_len` is vLLM's, `meta.n_ctx` llama.cpp's, the words
   in `capabilities` are Ollama's, `type`, `state` and `max_context_length` LM Studio's.
 - `created` is the same for all models and for ever: nobody knows when one was made, and clients sort by it.
@@ -12,8 +13,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from backends.base import Health
+from gateway.auth import Caller
 from gateway.fleet.lease import Target
-from gateway.routing.catalog import Group, Listed
+from gateway.routing.catalog import Catalog, Group, Listed
 from gateway.routing.traits import Traits
 
 CREATED: Final = 1_735_689_600
@@ -22,15 +24,24 @@ _PARAMETERS: Final = ("max_tokens", "temperature", "top_p", "stop")
 """Parameters that every engine has."""
 
 
-def card(entry: Listed, now: float) -> dict[str, Any]:
-    """Return the entry of a model at `now`, the loop's time."""
+def card(entry: Listed, now: float, parent: str = "") -> dict[str, Any]:
+    """Return the entry of a model at `now`, the loop's time. `parent` is the model that it is made from, if any."""
     group = entry.group
     found: dict[str, Any] = {"id": entry.name, "object": "model", "created": CREATED, "owned_by": "gateway"}
+    if parent:
+        found["parent"] = parent
     if group.context is not None:
         found["context_length"] = found["max_model_len"] = found["max_context_length"] = group.context
         found["meta"] = {"n_ctx": group.context}
     found["state"] = "loaded" if is_loaded(group, now) else "not-loaded"
     return found if group.traits is None else found | _abilities(group.traits)
+
+
+def parent_of(entry: Listed, catalog: Catalog, caller: Caller) -> str:
+    """Return the model that one in the list is made from; empty where there is none that the caller may use."""
+    name = entry.group.parent
+    plan = catalog.find(name, caller) if name else None
+    return name if plan is not None and plan.model == name else ""
 
 
 def is_loaded(group: Group, now: float) -> bool:

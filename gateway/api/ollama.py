@@ -1,8 +1,9 @@
 """Ollama's lists of models: what there is, what is loaded, and what is known of one.
 
 Rules:
-- What the gateway does not know of a model (its file, its size, its template) is empty; what clients cannot do without,
-  such as a digest to cut short, is made of the name.
+- Of a persona (`from`) its parameters, system prompt and template are shown to whoever may use it.
+- What the gateway does not know of a model (its file, its size) is empty; what clients cannot do without, such as a
+  digest to cut short, is made of the name.
 - Abilities are those of the model list under `/v1/models`.
 - The version is that of Ollama's whose API is meant: clients ask for features by it.
 """
@@ -21,10 +22,11 @@ from fastapi.responses import Response
 from backends.surfaces.dialects import OLLAMA_API
 from backends.surfaces.openai import JSON_HEADERS
 from gateway.api import ollama_schemas
-from gateway.api.cards import CREATED, card, is_loaded
+from gateway.api.cards import CREATED, card, is_loaded, parent_of
 from gateway.api.direct import Direct
 from gateway.api.endpoint import Core, headers_of
 from gateway.auth import Caller
+from gateway.config.model import Model
 from gateway.errors import GatewayError, Own
 from gateway.request import Exchange
 from gateway.routing.catalog import Listed
@@ -97,7 +99,9 @@ class _Show(Direct):
             assert core.discovery is not None
             await core.discovery.asked()
         entry = core.snapshot.catalog.entry(name, who)
-        told = _shown(entry, asyncio.get_running_loop().time())
+        model = core.snapshot.config.models.get(entry.group.model)
+        parent = parent_of(entry, core.snapshot.catalog, who)
+        told = _shown(entry, asyncio.get_running_loop().time(), model, parent)
         exchange.reply(200, JSON_HEADERS, msgspec.json.encode(told))
 
 
@@ -144,17 +148,32 @@ def _capabilities(entry: Listed, now: float) -> list[str]:
     return told
 
 
-def _shown(entry: Listed, now: float) -> dict[str, Any]:
-    """Return what is known of a model."""
+def _shown(entry: Listed, now: float, model: Model | None, parent: str) -> dict[str, Any]:
+    """Return what is known of a model. Of a persona that is what it settles, and the model that it is made from."""
     about: dict[str, Any] = {"general.architecture": _ARCHITECTURE, "general.basename": entry.name}
     if entry.group.context is not None:
         about[f"{_ARCHITECTURE}.context_length"] = entry.group.context
-    return {
+    told = {
         "modelfile": "",
         "parameters": "",
         "template": "",
-        "details": _details(entry),
+        "details": _details(entry) | {"parent_model": parent},
         "model_info": about,
         "capabilities": _capabilities(entry, now),
         "modified_at": _SINCE,
     }
+    if model is None or model.parent is None:
+        return told
+    system = {} if model.system is None else {"system": model.system.text}
+    return told | system | {"parameters": _parameters(model), "template": model.template or ""}
+
+
+def _parameters(model: Model) -> str:
+    """Return the parameters that a model gives its requests, each on a line of its own, as Ollama shows them."""
+    given = {**model.parameters.default, **model.parameters.set}
+    lines = [
+        f"{name:<30} {msgspec.json.encode(value).decode()}"
+        for name, values in given.items()
+        for value in (values if isinstance(values, list) else [values])
+    ]
+    return "\n".join(lines)

@@ -361,9 +361,10 @@ class ModelInfo(_Open):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
-    context_length: int | None = Field(
-        None, description="Longest prompt plus answer in tokens, where that is known."
+    parent: str | None = Field(
+        None, description="The model that it is made from, where the key may use that one."
     )
+    context_length: int | None = Field(None, description="Longest prompt plus answer in tokens, if known.")
     max_model_len: int | None = Field(None, description="The same, as vLLM calls it.")
     max_context_length: int | None = Field(None, description="The same, as LM Studio calls it.")
     meta: ModelMeta | None = Field(None, description="The same, as llama.cpp has it.")

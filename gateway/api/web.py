@@ -29,7 +29,7 @@ from backends.base import Kind
 from backends.surfaces.dialects import surface_at
 from gateway.api import anthropic, schemas
 from gateway.api.batches import add_batches
-from gateway.api.cards import card
+from gateway.api.cards import card, parent_of
 from gateway.api.endpoint import Core, headers_of
 from gateway.api.endpoints import SHAPES, described
 from gateway.api.files import Keeping, add_files
@@ -96,11 +96,12 @@ def _models(app: FastAPI, core: Core) -> None:
     @app.get("/v1/models", tags=["models"], response_model=schemas.ModelList)
     async def list_models(request: Request) -> Response:
         """List the models and aliases this key may use."""
-        listed = core.snapshot.catalog.listed(caller(request))
+        who, catalog = caller(request), core.snapshot.catalog
+        listed = catalog.listed(who)
         if VERSION in request.headers:
             return Response(anthropic.page(listed, request.query_params), media_type="application/json")
         now = asyncio.get_running_loop().time()
-        data = [card(entry, now) for entry in listed]
+        data = [card(entry, now, parent_of(entry, catalog, who)) for entry in listed]
         return Response(msgspec.json.encode({"object": "list", "data": data}), media_type="application/json")
 
     @app.post("/v1/moderations", include_in_schema=False)
@@ -123,7 +124,8 @@ def _models(app: FastAPI, core: Core) -> None:
             await core.discovery.asked()
         entry = core.snapshot.catalog.entry(model, who)
         now = asyncio.get_running_loop().time()
-        told = anthropic.info(entry) if VERSION in request.headers else card(entry, now)
+        parent = parent_of(entry, core.snapshot.catalog, who)
+        told = anthropic.info(entry) if VERSION in request.headers else card(entry, now, parent)
         return Response(msgspec.json.encode(told), media_type="application/json")
 
 

@@ -14,8 +14,17 @@ from collections.abc import Iterable, Iterator
 
 from backends import registry
 from backends.base import OptionsError
-from gateway.config import check_engines, check_models, check_profiles, check_routes, data, tracing
+from gateway.config import (
+    check_engines,
+    check_models,
+    check_personas,
+    check_profiles,
+    check_routes,
+    data,
+    tracing,
+)
 from gateway.config.explain import Names
+from gateway.config.persona import expanded
 from gateway.config.problems import Problem, quote
 from gateway.config.schema import Config
 from gateway.config.yaml_source import Node, Source, Where
@@ -30,19 +39,21 @@ def check(config: Config, source: Source, names: Names) -> Iterator[Problem]:
     yield from _backends(config, source)
     owners, clashes = _owners(source)
     yield from clashes
+    whole = expanded(config, owners)
+    public = list(_public(source))
+    yield from check_personas.check(config, whole, source, owners, public, names)
     yield from _targets(config, source, names)
     yield from _balances(config, source)
-    yield from _hedges(config, source)
+    yield from _hedges(whole, source)
     yield from _fallbacks(config, source, owners, names)
     yield from _cycles(config, source, owners)
-    yield from check_models.models(config, source)
+    yield from check_models.models(config, whole, source)
     yield from check_engines.check(config, source, names)
     yield from _stand_ins(config, source, owners, names)
     yield from _keys(config, source)
     profiled = {alias: "" for profile in config.profiles.values() for alias in profile.aliases}
     yield from _globs(config, source, profiled | owners, names)
-    public = list(_public(source))
-    yield from check_routes.check(config, source, owners, public, names)
+    yield from check_routes.check(whole, source, owners, public, names)
     yield from check_profiles.check(config, source, owners, public, names)
 
 
@@ -194,7 +205,7 @@ def _balances(config: Config, source: Source) -> Iterator[Problem]:
 
 def _hedges(config: Config, source: Source) -> Iterator[Problem]:
     for name, model in config.models.items():
-        if model.hedge is not None and len(model.targets) == 1:
+        if model.hedge is not None and len(model.targets) == 1 and _given(source, ("models", name), "hedge"):
             message = (
                 "a second attempt needs a second target: name another backend in 'targets', or leave it out"
             )

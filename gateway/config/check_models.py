@@ -16,12 +16,13 @@ from gateway.config.schema import Config
 from gateway.config.yaml_source import Source, Where
 
 
-def models(config: Config, source: Source) -> Iterator[Problem]:
-    """Yield a problem for every broken rule within a model."""
+def models(config: Config, whole: Config, source: Source) -> Iterator[Problem]:
+    """Yield a problem for every broken rule within a model. `whole` is the config with what models inherit."""
     able = {name: registry.engine(backend.engine).operations for name, backend in config.backends.items()}
     for name in config.models:
         yield from _parameters(config, source, name)
-        yield from _abilities(config, source, name, able)
+        if source.find(("models", name, "capabilities")):
+            yield from _abilities(whole, source, name, able)
 
 
 def _parameters(config: Config, source: Source, model: str) -> Iterator[Problem]:

@@ -82,21 +82,21 @@ def _by_name(rules: tuple[Any, ...]) -> dict[str, Any]:
 def _leaves(old: BaseModel, new: BaseModel, shown: bool, colon: str) -> Iterator[str]:
     """Yield each setting that differs, with both values where they are `shown`."""
     kinds = _kinds(type(new))
-    for name in type(new).model_fields:
-        before, after = getattr(old, name), getattr(new, name)
+    for name, field in type(new).model_fields.items():
+        word, before, after = field.alias or name, getattr(old, name), getattr(new, name)
         if before == after:
             continue
         if isinstance(after, BaseModel) and type(before) is type(after):
             words = [*_leaves(before, after, shown, colon)] or [f"files{colon}their content"]
-            yield from (f"{name}.{each}" for each in words)
+            yield from (f"{word}.{each}" for each in words)
         elif not shown:
-            yield name
+            yield word
         elif isinstance(after, Mapping) and isinstance(before, Mapping):
-            yield from _members(name, before, after, colon)
+            yield from _members(word, before, after, colon)
         elif isinstance(after, tuple) and isinstance(before, tuple):
-            yield f"{name}{colon}{_items(before, after)}"
+            yield f"{word}{colon}{_items(before, after)}"
         else:
-            yield f"{name}{colon}{_shown(before, kinds[name])} -> {_shown(after, kinds[name])}"
+            yield f"{word}{colon}{_shown(before, kinds[name])} -> {_shown(after, kinds[name])}"
 
 
 def _members(name: str, old: Mapping[str, Any], new: Mapping[str, Any], colon: str) -> Iterator[str]:

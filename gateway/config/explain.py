@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 from gateway.config.backend import BackendConfig, engine_section
 from gateway.config.problems import Problem, closest, quote
 from gateway.config.schema import Config
+from gateway.config.section import spelled
 from gateway.config.yaml_source import Node, Source, Where, resolve
 
 _EXPECTED = {
@@ -204,7 +205,7 @@ def _kind_at(source: Source, where: Where) -> Any:
 def _keys_at(source: Source, where: Where) -> Iterable[str]:
     """Return the keys that the map at `where` may have."""
     found = _section(_kind_at(source, where))
-    return found.model_fields if found else ()
+    return spelled(found) if found else ()
 
 
 def _below(source: Source, where: Where, word: str) -> str:
@@ -221,7 +222,7 @@ def _member(kind: Any, step: str | int, holder: Node | None) -> Any:
         engine = holder.child("engine") if holder else None
         return engine_section(str(engine.content), str(step)) if engine else None
     if section is not None:
-        known = section.model_fields.get(str(step))
+        known = spelled(section).get(str(step))
         return known.annotation if known else None
     inner = typing.get_args(_bare(kind))
     return inner[-1] if typing.get_origin(_bare(kind)) in (dict, Mapping) else inner[0] if inner else None

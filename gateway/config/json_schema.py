@@ -45,6 +45,7 @@ def build() -> JsonSchema:
     for kind in options:
         define(kind)["additionalProperties"] = False
     define(Model)["properties"]["targets"]["minProperties"] = 1
+    define(Model)["anyOf"] = [{"required": ["targets"]}, {"required": ["from"]}]
     define(Key)["oneOf"] = [{"required": ["hash"]}, {"required": ["value"]}]
     backend = define(BackendConfig)
     backend["oneOf"] = [{"required": ["url"]}, {"required": ["launch"]}]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from backends.facts.units import Duration, expected
 from gateway.config.admission import Admission
@@ -76,12 +76,18 @@ class Model(Section):
     internal: bool = setting(
         False, "Whether only rules and fallbacks lead to the model: for clients there is none of its names."
     )
+    parent: ModelName | None = Field(
+        None,
+        alias="from",
+        description="Another model, by name or alias, that this one is made from: what is left out here is as it is "
+        "there, but for names.",
+    )
     targets: Frozen[
         Name, Annotated[Target, BeforeValidator(_target, json_schema_input_type=Line | Target)]
     ] = setting(
-        ...,
+        {},
         "Backends that serve the model: backend to the backend's own name for it, or to a map with `model` and "
-        "`weight`.",
+        "`weight`. Needed, unless the model is made from another one.",
     )
     balance: Annotated[Balance, BeforeValidator(named_policy, json_schema_input_type=Policy | Balance)] = (
         setting(
@@ -107,6 +113,12 @@ class Model(Section):
     )
     parameters: Parameters = setting({}, "What becomes of the parameters of its requests.")
     system: SystemPrompt | None = setting(None, "A system prompt for its chats.")
+    template: str | None = setting(
+        None,
+        "A chat template (Jinja) for its chats, for engines that take one with a request.",
+        min_length=1,
+        max_length=1_000_000,
+    )
     timeouts: TimeoutOverrides = setting(
         {}, "Timeouts of requests for this model, where they differ. They win over the backend's."
     )

@@ -74,9 +74,9 @@ def _system(value: object) -> object:
 SystemPrompt = Annotated[System, BeforeValidator(_system, json_schema_input_type=str | System)]
 
 
-def settled(parameters: Parameters, system: System | None) -> Rules | None:
+def settled(parameters: Parameters, system: System | None, template: str | None = None) -> Rules | None:
     """Return the rules for a model's requests; None where there are none."""
     prompt = None if system is None else Prompt(system.text, Mode(system.mode))
-    if prompt is None and parameters == Parameters():
+    if prompt is None and template is None and parameters == Parameters():
         return None
-    return Rules(parameters.set, parameters.default, parameters.strip, parameters.clamp, prompt)
+    return Rules(parameters.set, parameters.default, parameters.strip, parameters.clamp, prompt, template)

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic.fields import FieldInfo
 
 
 def setting(default: Any, description: str, **constraints: Any) -> Any:
@@ -31,6 +32,11 @@ class Section(BaseModel):
         hide_input_in_errors=True,
         allow_inf_nan=False,
     )
+
+
+def spelled(kind: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a section by the names that they have in the file."""
+    return {field.alias or name: field for name, field in kind.model_fields.items()}
 
 
 K = TypeVar("K")

@@ -40,7 +40,7 @@ class Group:
     `names` are the model's own name and its aliases that are names: a key that allows one of them allows the model.
     """
 
-    __slots__ = ("balancer", "context", "model", "names", "targets", "traits")
+    __slots__ = ("balancer", "context", "model", "names", "parent", "targets", "traits")
 
     def __init__(
         self, model: str, names: tuple[str, ...], targets: tuple[Target, ...], balancer: Balancer | None
@@ -53,6 +53,8 @@ class Group:
         """The most tokens of prompt and answer together, where that is known."""
         self.traits: Traits | None = None
         """What the config says that the model can do; None where it says nothing."""
+        self.parent: str = ""
+        """The model that this one is made from, by its own name; empty if there is none."""
 
     def allowed(self, caller: Caller, asked: str = "") -> bool:
         """Tell whether the caller may use this model; `asked` is the name it asks for, where a pattern fits that."""

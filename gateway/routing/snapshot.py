@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gateway.admission.gate import Gate
 from gateway.auth import Keys
 from gateway.config.balance import Balance
 from gateway.config.inherit import in_profile, owners, retry, succession, timeouts
 from gateway.config.model import Capabilities, Model
 from gateway.config.parameters import settled
+from gateway.config.persona import gate_of
 from gateway.config.schema import Config
 from gateway.globs import natural
 from gateway.routing import rules
@@ -98,11 +100,13 @@ def _configured(config: Config, state: State) -> list[Group]:
             state.target(config, name, backend, target.model, target.weight)
             for backend, target in model.targets.items()
         )
-        parameters = settled(model.parameters, model.system)
+        parameters = settled(model.parameters, model.system, model.template)
         for target in targets:
             target.parameters = parameters
         balancer = state.balancer(name, model.balance, targets)
-        groups.append(Group(name, (name, *model.names), targets, balancer))
+        group = Group(name, (name, *model.names), targets, balancer)
+        group.parent = model.parent or ""
+        groups.append(group)
     return groups
 
 
@@ -126,10 +130,16 @@ def _plan(config: Config, group: Group, names: dict[str, Group], owner: dict[str
     attempts = retry(config, group.model).attempts
     own = config.models.get(group.model)
     sizes = Sizes(config.server.limits.reply, config.server.limits.event)
-    gate = None if own is None else state.gate(group.model, own, group.targets)
+    gate = None if own is None else _gate(config, group, names, state)
     heartbeat = None if own is None else own.heartbeat
     hedging = None if own is None else state.hedging(group.model, own)
     return Plan(tuple(order), attempts, limits.queue, limits.total, gate, heartbeat, sizes, hedging)
+
+
+def _gate(config: Config, group: Group, names: Mapping[str, Group], state: State) -> Gate | None:
+    """Return the gate of a model of the config: its own, or that of the model it is made from."""
+    name = gate_of(config, group.model)
+    return state.gate(name, config.models[name], names[name].targets)
 
 
 def _context(group: Group) -> int | None:

@@ -33,6 +33,7 @@ from gateway.config.model import Alias, Target
 from gateway.config.parameters import Parameter
 from gateway.config.route import Choice, Clock, Day, Globs, Match
 from gateway.config.schema import Config
+from gateway.config.section import spelled
 from gateway.config.texts import Hash, HeaderToMatch, Line, ModelGlob, ModelName, Name, Secret
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,7 +136,7 @@ def sections(kind: type[BaseModel], title: str) -> Iterator[tuple[str, type[Base
 def hints(kind: type[BaseModel]) -> dict[str, Any]:
     """Return the types of a section's fields, annotations kept."""
     found = typing.get_type_hints(kind, include_extras=True)
-    return {name: found[name] for name in kind.model_fields}
+    return {field.alias or name: found[name] for name, field in kind.model_fields.items()}
 
 
 def section_of(hint: Any) -> type[BaseModel] | None:
@@ -178,7 +179,7 @@ def _table(kind: type[BaseModel], title: str, without: frozenset[str] = frozense
     for name, hint in hints(kind).items():
         if name in without:
             continue
-        field = kind.model_fields[name]
+        field = spelled(kind)[name]
         rows.append(
             f"| `{name}` | {_type(hint, field, title, name)} | {_default(field, hint)} | {field.description} |"
         )

@@ -146,6 +146,7 @@ class RayServe(OpenAICompatible):
     name: ClassVar[str] = "ray-serve"
     checked: ClassVar[str] = "Ray 2.60.0 (the proxy: run, recordings; Ray Serve LLM: source)"
     shortens: ClassVar[bool] = False
+    takes_template: ClassVar[bool] = True
     options_type: ClassVar[type[EngineOptions] | None] = RayServeOptions
     launch_options: ClassVar[type[LaunchOptions] | None] = RayServeLaunch
     operations: ClassVar[frozenset[Operation]] = frozenset(

@@ -95,6 +95,7 @@ class VLLM(OpenAICompatible):
     checked: ClassVar[str] = "vLLM 0.33.0 (source), 0.32.0 on CPU (run)"
     shortens: ClassVar[bool] = False
     keeps: ClassVar[frozenset[str]] = frozenset(("max_tokens_per_doc",))
+    takes_template: ClassVar[bool] = True
     launch_options: ClassVar[type[LaunchOptions] | None] = VLLMLaunch
     operations: ClassVar[frozenset[Operation]] = NATIVE - {
         Operation.INFILL,
