@@ -14,7 +14,7 @@ import enum
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -25,6 +25,7 @@ from backends.action import Action as Action  # noqa: PLC0414 (others import it 
 from backends.failure import Failure as Failure  # noqa: PLC0414 (others import it from here)
 from backends.failure import Kind as Kind  # noqa: PLC0414 (others import it from here)
 from backends.failure import Phase as Phase  # noqa: PLC0414 (others import it from here)
+from backends.launch import Launch as Launch  # noqa: PLC0414 (others import it from here)
 from backends.load import Reading as Reading  # noqa: PLC0414 (others import it from here)
 from backends.load import Signal as Signal  # noqa: PLC0414 (others import it from here)
 from backends.load import Signals as Signals  # noqa: PLC0414 (others import it from here)
@@ -177,20 +178,6 @@ class ModelCard:
     id: str
     context: int | None = None
     odd: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """How to start an engine as a child process that serves HTTP on `host:port`."""
-
-    argv: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
-    start_timeout: float = 300.0
-    """Seconds until the engine must report that it is ready."""
-    stop_timeout: float = 10.0
-    """Seconds from SIGTERM to SIGKILL."""
-    key_env: str | None = None
-    """The environment variable for the bearer token that the engine demands, new for each start, if it takes one."""
 
 
 class RequestError(Exception):

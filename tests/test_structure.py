@@ -102,6 +102,7 @@ FLOORS = (
             *("backends.framing.*", "backends.base", "backends.failure", "backends.load", "backends.metrics"),
             "backends.operation",
             "backends.action",
+            "backends.launch",
         ),
         siblings=True,
     ),

@@ -196,8 +196,12 @@ class ServerLaunch(ProcessLaunch):
         return local(self.model, self.env)
 
     def located(self) -> str:
-        """Return the model as the engine is told it: its folder, if the hub is named too. Raise LaunchError."""
-        return _located(self.model, self.env, self.pull)
+        """Return the model as the engine is told it: its folder, if the hub is named too. Raise LaunchError.
+
+        The path of a folder is absolute, as the engine works in another folder than the gateway.
+        """
+        found = _located(self.model, self.env, self.pull)
+        return str(Path(found).absolute()) if Path(found).is_dir() else found
 
     def space(self, space: Space) -> Space:
         """Return what the engine sees of the machine: no GPUs where `gpus` names none."""

@@ -16,6 +16,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -134,8 +135,11 @@ class Fleet:
                 wanted.failures, pause=wanted.pause, longest=wanted.longest
             )
         targeted = {target for model in config.models.values() for target in model.targets}
+        data = None if config.server.data is None else Path(config.server.data.folder)
         for name, member in self._members.items():
             member.backend.listed.targeted = name in targeted
+            if member.supervisor is not None:
+                member.supervisor.process.data = data
         self._members = {name: self._members[name] for name in config.backends}
         self.pool.backends = {name: member.backend for name, member in self._members.items()}
         if self.keeper is not None:

@@ -3,8 +3,8 @@
 Rules:
 - Each engine is the child of a warden process (`gateway.fleet.warden`), which holds one end of a socket pair. When the
   gateway closes the other end, or is killed, the warden ends the engine and all it forked.
-- Every start gets a fresh port on loopback. Restarts come with growing delays, so that a broken engine costs little.
-- An engine sees a short list of the gateway's environment variables and those of its `launch.env`, no others.
+- Every start gets a fresh port on loopback, unless the engine has a fixed one, which must be free then. Restarts come
+  with growing delays, so that a broken engine costs little.
 - An engine that can be given a key by environment gets a new one with each start, so that nobody else on this machine
   may use its port. The key is in no command line and no log.
 - A command that cannot be made or started, for whatever reason, is tried again like an engine that died.
@@ -19,12 +19,10 @@ import dataclasses
 import enum
 import logging
 import os
-import re
 import secrets
 import signal
 import socket
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -33,11 +31,20 @@ from backends.base import Launch, LaunchError
 from backends.facts.logs import says_something
 from gateway.fleet.output import Output
 from gateway.fleet.ring import Ring
+from gateway.fleet.spawning import (
+    HOST,
+    Folder,
+    child_environment,
+    exit_words,
+    free_port,
+    is_taken,
+    located,
+    make_folder,
+    warden_command,
+)
 
 log = logging.getLogger("gateway.fleet")
 
-HOST = "127.0.0.1"
-WARDEN = Path(__file__).with_name("warden.py")
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 """Seconds between an engine's end and its next start: the first time, and at most."""
 STEADY = 60.0
@@ -50,12 +57,6 @@ LAST_WORDS = 1.0
 """Seconds for reading what an engine printed before it ended."""
 WARDEN_MARGIN = 5.0
 """Seconds beyond the engine's grace until a warden that does not end is ended."""
-
-ENVIRONMENT = re.compile(
-    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|DYLD_LIBRARY_PATH|PYTHONPATH|VIRTUAL_ENV"
-    r"|SSL_CERT_FILE|SSL_CERT_DIR|(CUDA|NVIDIA|NCCL|HIP|HSA|ROCR|GGML|OMP|HF|XDG)_\w+"
-)
-"""Names of the gateway's own environment variables that an engine sees. Any other needs a line in `launch.env`."""
 
 
 class ProcessState(enum.StrEnum):
@@ -79,36 +80,19 @@ def restart_delay(failures: int, rng: Random) -> float:
     return scheduled * rng.uniform(0.75, 1.0)
 
 
-def child_environment(own: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of an engine: the allowed part of the gateway's own, and `extra`."""
-    seen = {name: value for name, value in own.items() if ENVIRONMENT.fullmatch(name)}
-    # The output of a Python engine must reach the log when it is printed, not when a buffer is full.
-    return {"PYTHONUNBUFFERED": "1", **seen, **extra}
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody uses now.
-
-    Should another program take it before the engine does, the start fails and the next one gets another port.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def exit_words(status: int) -> str:
-    """Return an exit status in words. Both 128 + n, as a shell has it, and -n, as Python has it, mean signal n."""
-    number = -status if status < 0 else status - 128
-    try:
-        return f"killed by {signal.Signals(number).name}"
-    except ValueError:
-        return f"exit status {status}"
-
-
 def _given_key(launch: Launch) -> str | None:
     """Return the key that the operator has put into the engine's environment, if there is one."""
     return None if launch.key_env is None else launch.env.get(launch.key_env) or None
+
+
+def _port_of(launch: Launch, free: int) -> int:
+    """Return the port that the engine will listen on: its own, or the free one that it was given."""
+    if launch.port is None:
+        return free
+    if is_taken(launch.port):
+        # Requests would go to a stranger.
+        raise LaunchError(f"another program listens on its port {launch.port}")
+    return launch.port
 
 
 class End(NamedTuple):
@@ -152,6 +136,8 @@ class Process:
         """The engine's process id while it runs."""
         self.key: str | None = None
         """What the running engine asks of its clients as a bearer token, if it was given a key."""
+        self.data: Path | None = None
+        """The folder below which the engine's working folder is; None: that is a temporary one."""
         self.start_deadline: float | None = None
         """The event loop's time by which the engine now starting or running must have become ready."""
         self._name = name
@@ -258,9 +244,11 @@ class Process:
         """Start the engine and wait for its end."""
         self._ran = False
         self._become(ProcessState.STARTING)
-        port = free_port()
+        free = free_port()
         try:
-            launch = self._with_key(self._command(HOST, port))
+            launch = self._with_key(located(self._command(HOST, free)))
+            port = _port_of(launch, free)
+            folder = make_folder(self._name, self.data)
         except (LaunchError, OSError, ValueError) as error:
             return self._cannot_start(str(error))
         except Exception as error:  # noqa: BLE001 (an adapter may come from elsewhere)
@@ -272,7 +260,7 @@ class Process:
         try:
             with theirs:
                 try:
-                    warden = await self._spawn(launch, theirs)
+                    warden = await self._spawn(launch, folder, theirs)
                 except (OSError, ValueError) as error:
                     return self._cannot_start(str(error))
                 except Exception as error:  # noqa: BLE001 (as above)
@@ -288,6 +276,7 @@ class Process:
         finally:
             self._control = self.pid = self.port = self.key = self.start_deadline = None
             ours.close()
+            await asyncio.to_thread(folder.remove)
 
     def _with_key(self, launch: Launch) -> Launch:
         """Return the launch with a key in its environment, unless the operator has put one there."""
@@ -296,18 +285,11 @@ class Process:
         self.key = self._new_key()
         return dataclasses.replace(launch, env={**launch.env, launch.key_env: self.key})
 
-    async def _spawn(self, launch: Launch, control: socket.socket) -> asyncio.subprocess.Process:
+    async def _spawn(
+        self, launch: Launch, folder: Folder, control: socket.socket
+    ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(
-                sys.executable,
-                "-I",
-                "-S",
-                str(WARDEN),
-                "--grace",
-                str(launch.stop_timeout),
-                "--",
-                *launch.argv,
-            ),
+            *warden_command(launch, folder),
             stdin=control.fileno(),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

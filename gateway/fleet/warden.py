@@ -1,9 +1,14 @@
 """A program between the gateway and one engine: it ends the engine when the gateway ends, for whatever reason.
 
-Started as `python -I -S warden.py --grace SECONDS -- argv...`, with the gateway's end of a pipe or socket as stdin.
+Started as `python -I -S warden.py --grace SECONDS [--folder PATH] [--remove] [--stop COUNT] -- [stop...] argv...`, with
+the gateway's end of a pipe or socket as stdin. Of the words after `--`, the first COUNT are the stop command.
 
 Rules:
 - End of file on stdin and SIGTERM mean: SIGTERM to all the engine started, SIGKILL to what is left after the grace.
+- With a stop command that is run first, and the engine has the grace to end because of it. SIGTERM follows where the
+  command fails or the grace is over, and SIGKILL two seconds later, or after the rest of the grace.
+- The stop command is also run when the engine has ended by itself, for what it had others start, such as a container.
+- The engine and its stop command work in the folder. `--remove` removes it when all of them have ended.
 - Ctrl-C in the terminal does nothing here. The gateway gets it as well, drains first, and then closes stdin.
 - When the engine ends, everything it forked is ended. The warden exits last, with the engine's exit status (128 + n
   for signal n).
@@ -31,6 +36,45 @@ CANNOT_RUN, NOT_FOUND, USAGE = 126, 127, 2
 """Exit statuses as shells use them."""
 TICK = 0.05
 """Seconds between looks at processes that send no signal when they end."""
+AFTER_STOP = 2.0
+"""Seconds from SIGTERM to SIGKILL at least, where a stop command has used up the grace."""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What the command line says."""
+
+    grace: float
+    folder: str
+    remove: bool
+    stop: list[str]
+    argv: list[str]
+
+
+def orders_of(arguments: list[str]) -> Orders | None:
+    """Return what the command line says; None where it is wrong."""
+    grace, folder, remove, count = -1.0, "", False, 0
+    words = iter(arguments)
+    try:
+        for word in words:
+            if word == "--":
+                break
+            if word == "--grace":
+                grace = float(next(words))
+            elif word == "--folder":
+                folder = next(words)
+            elif word == "--stop":
+                count = int(next(words))
+            elif word == "--remove":
+                remove = True
+            else:
+                return None
+    except (StopIteration, ValueError):
+        return None
+    rest = list(words)
+    if grace < 0 or len(rest) <= count:
+        return None
+    return Orders(grace, folder, remove, rest[:count], rest[count:])
 
 
 @dataclass(frozen=True)
@@ -79,22 +123,34 @@ class Engine:
     with a session of their own. Elsewhere it only knows the process group.
     """
 
-    def __init__(self, argv: list[str]) -> None:
-        """Start the engine. Raises OSError where there is nothing to run."""
+    def __init__(self, argv: list[str], folder: str = "") -> None:
+        """Start the engine in a folder. Raises OSError where there is nothing to run."""
         self.status: int | None = None
+        self.stopping: int | None = None
+        """The process id of the stop command while it runs."""
+        self.stop_failed = False
+        self._folder = folder
         self._libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
         if self._libc is not None:
             self._libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.pid = self._spawn(argv)
 
-    def _spawn(self, argv: list[str]) -> int:
-        """Start the engine in a session of its own. Raises OSError where there is nothing to run."""
+    def stop(self, argv: list[str]) -> None:
+        """Start the stop command. What it prints is of no interest once the engine has ended by itself."""
+        try:
+            self.stopping = self._spawn(argv, quiet=self.status is not None)
+        except OSError as error:
+            sys.stderr.write(f"cannot run the stop command {argv[0]}: {error.strerror}\n")
+            self.stop_failed = True
+
+    def _spawn(self, argv: list[str], quiet: bool = False) -> int:
+        """Start a command in a session of its own. Raises OSError where there is nothing to run."""
         failure, failed = os.pipe()
         warden = os.getpid()
         pid = os.fork()
         if pid == 0:
             os.close(failure)
-            self._become(argv, warden, failed)
+            self._become(argv, warden, failed, quiet)
         os.close(failed)
         with os.fdopen(failure, "rb") as pipe:
             number = pipe.read()
@@ -103,8 +159,8 @@ class Engine:
             raise OSError(int(number), os.strerror(int(number)), argv[0])
         return pid
 
-    def _become(self, argv: list[str], warden: int, failed: int) -> None:
-        """Turn the child process into the engine; on failure, write the number of the error to `failed` and exit."""
+    def _become(self, argv: list[str], warden: int, failed: int, quiet: bool) -> None:
+        """Turn the child process into the command; on failure, write the number of the error to `failed` and exit."""
         try:
             os.setsid()
             if self._libc is not None:
@@ -112,8 +168,11 @@ class Engine:
                 self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
                 if os.getppid() != warden:
                     return  # it was, before the kernel knew
-            nothing = os.open(os.devnull, os.O_RDONLY)
-            os.dup2(nothing, 0)
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for number in (0, 1, 2) if quiet else (0,):
+                os.dup2(nothing, number)
+            if self._folder:
+                os.chdir(self._folder)
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             os.execvp(argv[0], argv)  # noqa: S606
         except OSError as error:
@@ -133,11 +192,13 @@ class Engine:
             if pid == self.pid:
                 code = os.waitstatus_to_exitcode(status)
                 self.status = code if code >= 0 else 128 - code
+            elif pid == self.stopping:
+                self.stopping, self.stop_failed = None, status != 0
 
     @property
     def gone(self) -> bool:
         """Whether the engine and all it forked have ended."""
-        if self.status is None:
+        if self.status is None or self.stopping is not None:
             return False
         if LINUX:
             return not descendants(os.getpid(), process_table())
@@ -150,7 +211,9 @@ class Engine:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the engine and all it forked, once each."""
         if not LINUX:
-            _quietly(lambda: os.killpg(self.pid, number))
+            for group in (self.pid, self.stopping):
+                if group is not None:
+                    _quietly(lambda group=group: os.killpg(group, number))  # type: ignore[misc]
             return
         left = descendants(os.getpid(), process_table())
         if any(entry.group == self.pid for entry in left):
@@ -215,41 +278,96 @@ def tell(word: str) -> None:
         pass  # a pipe, which can only be read; or nobody reads any more
 
 
-def watch(engine: Engine, bell: Bell, grace: float) -> int:
+def watch(engine: Engine, bell: Bell, orders: Orders) -> int:
     """Wait until the engine and all it forked have ended.
 
     End them when told to stop, or when the engine itself has ended. Return its exit status.
     """
-    deadline: float | None = None
+    end = End(engine, orders)
     told = False
     while True:
         engine.reap()
         if engine.status is not None and not told:
             told = True
             tell("gone")
-        if engine.gone:
+        ending = bell.told_to_stop or engine.status is not None
+        if engine.gone and (end.begun or not orders.stop):
             return engine.status or 0
-        if deadline is None and (bell.told_to_stop or engine.status is not None):
+        if ending:
+            end.go_on(time.monotonic())
+        bell.wait(TICK if ending else None)
+
+
+class End:
+    """The end of an engine, step by step: the stop command, SIGTERM, SIGKILL."""
+
+    def __init__(self, engine: Engine, orders: Orders) -> None:
+        """Do nothing yet."""
+        self.begun = False
+        self._engine = engine
+        self._orders = orders
+        self._deadline = 0.0
+        self._terminated = False
+
+    def go_on(self, now: float) -> None:
+        """Take the next step, if it is time for it; `now` is of a clock that is never set."""
+        engine, orders = self._engine, self._orders
+        if not self.begun:
+            self.begun, self._deadline = True, now + orders.grace
+            if orders.stop:
+                engine.stop(orders.stop)
+        if self._terminated:
+            if now >= self._deadline:
+                engine.signal(signal.SIGKILL)
+        elif not orders.stop or now >= self._deadline or self._stopped:
             engine.signal(signal.SIGTERM)
-            deadline = time.monotonic() + grace
-        elif deadline is not None and time.monotonic() >= deadline:
-            engine.signal(signal.SIGKILL)
-        bell.wait(None if deadline is None else TICK)
+            self._terminated = True
+            if orders.stop:
+                self._deadline = max(self._deadline, now + AFTER_STOP)
+
+    @property
+    def _stopped(self) -> bool:
+        """Whether the stop command can do nothing more: it has failed, or it is done and the engine has ended."""
+        return self._engine.stop_failed or (self._engine.stopping is None and self._engine.status is not None)
 
 
 def main(arguments: list[str]) -> int:
     """Run the command after `--`. Returns the exit status."""
-    if len(arguments) < 4 or arguments[0] != "--grace" or arguments[2] != "--":
-        sys.stderr.write("usage: warden.py --grace SECONDS -- argv...\n")
+    orders = orders_of(arguments)
+    if orders is None:
+        sys.stderr.write(
+            "usage: warden.py --grace SECONDS [--folder PATH] [--remove] [--stop COUNT] -- [stop...] argv...\n"
+        )
         return USAGE
     bell = Bell()
     try:
-        engine = Engine(arguments[3:])
+        engine = Engine(orders.argv, orders.folder)
     except OSError as error:
-        sys.stderr.write(f"cannot run {arguments[3]}: {error.strerror}\n")
+        sys.stderr.write(f"cannot run {orders.argv[0]}: {error.strerror}\n")
         return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_RUN
     tell(str(engine.pid))
-    return watch(engine, bell, float(arguments[1]))
+    status = watch(engine, bell, orders)
+    if orders.remove:
+        remove(orders.folder)
+    return status
+
+
+def remove(folder: str) -> None:
+    """Remove a folder and what is in it, as far as that is possible."""
+    for path, folders, files in os.walk(folder, topdown=False):
+        for name in files:
+            _anyway(os.unlink, os.path.join(path, name))
+        for name in folders:
+            below = os.path.join(path, name)
+            _anyway(os.unlink if os.path.islink(below) else os.rmdir, below)
+    _anyway(os.rmdir, folder)
+
+
+def _anyway(act: Callable[[str], None], path: str) -> None:
+    try:
+        act(path)
+    except OSError:
+        pass  # it is not ours, or gone
 
 
 if __name__ == "__main__":

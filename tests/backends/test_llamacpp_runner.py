@@ -24,7 +24,8 @@ import pytest
 from backends.base import Health
 from backends.engines.llamacpp.engine import LlamaCpp
 from backends.engines.llamacpp.launch import RUNNER, LlamaCppLaunch
-from gateway.fleet.launcher import Process, ProcessState, free_port
+from gateway.fleet.launcher import Process, ProcessState
+from gateway.fleet.spawning import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -95,7 +95,8 @@ def test_launch_of_an_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     program = python(tmp_path, monkeypatch)
     launch = options(app="my_app:app", args={"replicas": 2}).launch("127.0.0.1", 4321)
     assert " ".join(launch.argv) == (
-        f'{program} {RUNNER} --host 127.0.0.1 --port 4321 --app my_app:app --args {{"replicas":2}}'
+        f"{program} {RUNNER} --host 127.0.0.1 --port 4321 --app my_app:app "
+        f'--args {{"replicas":2}} --app-dir {Path.cwd()}'
     )
     assert options(app="my_app:app").served_names() == ()
 
@@ -106,7 +107,7 @@ def test_launch_of_a_config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(LaunchError, match="there is no config file"):
         options(config=str(file)).launch("127.0.0.1", 4321)
     file.write_text("applications: []")
-    assert options(config=str(file)).launch("127.0.0.1", 4321).argv[-2:] == ("--config", str(file))
+    assert options(config=str(file)).launch("127.0.0.1", 4321).argv[-4:-2] == ("--config", str(file))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import logging
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -27,8 +28,9 @@ from hypothesis import strategies as st
 
 from backends.base import Launch, LaunchError
 from gateway.fleet import launcher
-from gateway.fleet.launcher import Process, ProcessState, child_environment, exit_words, restart_delay
+from gateway.fleet.launcher import Process, ProcessState, restart_delay
 from gateway.fleet.output import LINE_LIMIT, Lines
+from gateway.fleet.spawning import child_environment, exit_words, from_here
 
 SERVE = """
 import http.server, sys
@@ -90,6 +92,14 @@ async def running(process: Watched) -> AsyncIterator[asyncio.Task[None]]:
 
 def command_line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text()
+
+
+def is_there(path: Path) -> bool:
+    return path.exists()
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def is_gone(pid: int) -> bool:
@@ -443,3 +453,88 @@ def test_a_killed_gateway_leaves_none_of_several_engines() -> None:
 
 def _with_path() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(launcher.__file__).parents[2])}
+
+
+HERE = "import os, pathlib\npathlib.Path('made').write_text('')\nprint(os.getcwd(), flush=True)\n" + WAIT
+
+
+async def test_an_engine_has_a_temporary_folder_of_its_own() -> None:
+    process = Watched(engine(HERE))
+    async with running(process):
+        folder = Path(await process.lines.get())
+        assert folder.name.startswith("gateway-toy-") and is_there(folder / "made")
+    assert not is_there(folder)
+
+
+async def test_an_engine_keeps_its_folder_below_the_data(tmp_path: Path) -> None:
+    process = Watched(engine(HERE))
+    process.data = tmp_path / "data"
+    async with running(process):
+        assert Path(await process.lines.get()) == tmp_path / "data" / "engines" / "toy"
+    assert is_there(tmp_path / "data" / "engines" / "toy" / "made")
+
+
+async def test_a_killed_warden_leaves_no_folder() -> None:
+    process = Watched(engine(HERE))
+    async with running(process):
+        folder = Path(await process.lines.get())
+        assert process.pid is not None
+        os.kill(parent(process.pid), signal.SIGKILL)
+        await process.until(ProcessState.FAILED)
+        assert not is_there(folder)
+
+
+async def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, at_once: None) -> None:
+    (tmp_path / "engines").write_text("a file")
+    process = Watched(engine(WAIT))
+    process.data = tmp_path
+    async with running(process):
+        await process.until(ProcessState.FAILED)
+        assert process.last_error is not None and str(tmp_path / "engines") in process.last_error
+
+
+async def test_a_stranger_on_a_fixed_port_gets_no_requests() -> None:
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        port = stranger.getsockname()[1]
+        process = Watched(engine(WAIT, port=port))
+        async with running(process):
+            await process.until(ProcessState.FAILED)
+            assert process.last_error == f"another program listens on its port {port}"
+            stranger.close()
+            await process.until(ProcessState.RUNNING)
+            assert process.url == f"http://127.0.0.1:{port}"
+
+
+def test_relative_paths_start_where_the_gateway_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "a.gguf").write_text("")
+    (tmp_path / "run.py").write_text("")
+    (tmp_path / "serve").mkdir()
+    words = [
+        "serve",
+        "run.py",
+        "models/a.gguf",
+        "--model=models/a.gguf",
+        "--n=0.5",
+        "org/model",
+        "/bin/sh",
+        "-x",
+        "",
+    ]
+    assert [from_here(word) for word in words] == [
+        "serve",
+        f"{tmp_path}/run.py",
+        f"{tmp_path}/models/a.gguf",
+        f"--model={tmp_path}/models/a.gguf",
+        "--n=0.5",
+        "org/model",
+        "/bin/sh",
+        "-x",
+        "",
+    ]
+    assert from_here("x/" * 5000) == "x/" * 5000

@@ -239,3 +239,122 @@ def test_the_family_tree() -> None:
     table = [warden.Entry(2, 1, 2), warden.Entry(5, 3, 9), warden.Entry(3, 2, 2), warden.Entry(9, 8, 9)]
     assert [entry.pid for entry in warden.descendants(1, table)] == [2, 3, 5]
     assert warden.descendants(9, table) == []
+
+
+def stopped_by(life: Life, code: str, stop: str, grace: float = 30, *more: str) -> subprocess.Popen[bytes]:
+    """Start an engine that has a stop command, both of them a few lines of Python."""
+    python = [sys.executable, "-I", "-S", "-c"]
+    say = SAY.format(fd=life.fd)
+    words = [*python, say + stop, *python, say + code]
+    process = subprocess.Popen(
+        [*WARDEN, "--grace", str(grace), *more, "--stop", "5", "--", *words],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=[life.fd],
+    )
+    life.close_ours()
+    return process
+
+
+# A server behind no process tree of ours, as a container is: only its stop command ends it.
+HALT = (
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(9))\n"
+    + WAIT
+)
+END_IT = """
+table = [entry.split() for entry in os.popen("ps -eo pid=,ppid=").read().splitlines()]
+for pid, parent in table:
+    if int(parent) == os.getppid() and int(pid) != os.getpid():
+        os.kill(int(pid), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(not LINUX, reason="the test looks into the table of processes")
+def test_a_stop_command_ends_the_engine_in_its_own_way(life: Life) -> None:
+    process = stopped_by(life, HALT, END_IT)
+    life.signs(1)
+    assert let_go(process) == 9
+    life.over()
+
+
+@pytest.mark.skipif(not LINUX, reason="the test looks into the table of processes")
+def test_a_killed_gateway_has_the_stop_command_run(life: Life) -> None:
+    python = [sys.executable, "-I", "-S", "-c"]
+    say = SAY.format(fd=life.fd)
+    words = [*python, say + END_IT + "say()", *python, say + HALT]
+    warden_words = [*WARDEN, "--grace", "30", "--stop", "5", "--", *words]
+    gateway = subprocess.Popen(
+        [sys.executable, "-I", "-c", GATEWAY, str(life.fd), *warden_words], pass_fds=[life.fd]
+    )
+    life.close_ours()
+    life.signs(1)
+    gateway.kill()
+    gateway.wait()
+    life.signs(1)
+    life.over()
+
+
+@pytest.mark.parametrize("stop", ["sys.exit(1)", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_sigterm_follows_a_stop_command_that_fails(life: Life, stop: str) -> None:
+    process = stopped_by(life, WAIT, stop)
+    life.signs(1)
+    assert let_go(process) == 128 + signal.SIGTERM
+    life.over()
+
+
+@pytest.mark.parametrize("stop", ["say()", "say()\n" + STUBBORN, "say()\n" + DAEMON])
+def test_a_stop_command_that_does_nothing_is_not_waited_for_longer_than_the_grace(
+    life: Life, stop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = stopped_by(life, STUBBORN, stop, 0.3)
+    life.signs(1)
+    assert let_go(process) == 128 + signal.SIGKILL
+    life.over()
+
+
+def test_a_stop_command_that_is_not_there(life: Life) -> None:
+    engine = [sys.executable, "-I", "-S", "-c", SAY.format(fd=life.fd) + WAIT]
+    process = subprocess.Popen(
+        [*WARDEN, "--grace", "30", "--stop", "1", "--", "/no/such/program", *engine],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=[life.fd],
+    )
+    life.close_ours()
+    life.signs(1)
+    assert process.stdin is not None and process.stderr is not None
+    process.stdin.close()
+    assert (
+        process.stderr.read() == b"cannot run the stop command /no/such/program: No such file or directory\n"
+    )
+    assert process.wait() == 128 + signal.SIGTERM
+    life.over()
+    process.stderr.close()
+
+
+def test_the_stop_command_is_run_for_what_an_engine_left_elsewhere(life: Life) -> None:
+    process = stopped_by(
+        life, "sys.exit(5)", "say()\nprint('no such container', file=sys.stderr)\nsys.exit(1)"
+    )
+    life.signs(1)
+    life.over()
+    assert process.wait() == 5
+    assert process.stderr is not None and process.stderr.read() == b""
+    let_go(process)
+
+
+def test_an_engine_works_in_its_folder_which_is_removed(life: Life, tmp_path: Path) -> None:
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    (outside / "kept").write_text("")
+    (folder / "link").symlink_to(outside)
+    code = "os.makedirs('a/b')\nopen('a/b/c', 'w').close()\nsay()\n" + WAIT
+    options = ["--folder", str(folder), "--remove"]
+    process = stopped_by(life, code, "assert os.path.exists('a/b/c')\nsay()\nsys.exit(1)", 30, *options)
+    life.signs(2)
+    assert (folder / "a" / "b" / "c").exists()
+    assert let_go(process) == 128 + signal.SIGTERM
+    life.signs(1)
+    life.over()
+    assert not folder.exists() and (outside / "kept").exists()

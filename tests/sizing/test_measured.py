@@ -20,7 +20,7 @@ import pytest
 from backends.engines.llamacpp.launch import LlamaCppLaunch
 from backends.sizing.files import facts
 from backends.sizing.need import Space, Where
-from gateway.fleet.launcher import free_port
+from gateway.fleet.spawning import free_port
 
 pytestmark = [
     pytest.mark.slow,

@@ -175,7 +175,7 @@ class OllamaLaunch(ProcessLaunch):
         """Return Ollama's environment variables for these options."""
         said = {
             "OLLAMA_HOST": f"{host}:{port}",
-            "OLLAMA_MODELS": self.models_folder,
+            "OLLAMA_MODELS": None if self.models_folder is None else self.models_folder.absolute(),
             "OLLAMA_CONTEXT_LENGTH": self.context,
             "OLLAMA_NUM_PARALLEL": self.parallel,
             "OLLAMA_MAX_LOADED_MODELS": self.max_loaded_models,

@@ -118,8 +118,8 @@ class RayServeLaunch(ProcessLaunch):
             argv += ["--config", str(self.config)]
         else:
             argv += ["--app", str(self.app), "--args", msgspec.json.encode(self.args).decode()]
-        if self.app_dir is not None:
-            argv += ["--app-dir", str(self.app_dir)]
+        # It works in a folder of its own.
+        argv += ["--app-dir", str((self.app_dir or Path()).absolute())]
         return self.process(argv, {"RAY_USAGE_STATS_ENABLED": "0"})
 
 
