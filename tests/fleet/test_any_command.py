@@ -1,7 +1,7 @@
 """Servers started by any command, under the whole gateway: real processes.
 
 Rules:
-- The command is a wrapper, as scripts around `docker run` are: the server is its child, and both hold the output's pipe.
+- The command is a wrapper, as scripts around `docker run` are: the server is its child; both hold the output's pipe.
 - The stop command leaves a file, so that a test can tell that it was run.
 """
 
