@@ -247,7 +247,3 @@ def test_models_are_listed() -> None:
 def test_what_is_no_model_list(body: bytes) -> None:
     with pytest.raises(ValueError, match="not a list of models"):
         ENGINE.models_of(body)
-
-
-def test_it_is_attached_to_never_launched() -> None:
-    assert ENGINE.launch_options is None
