@@ -110,10 +110,9 @@ class OpenAILaunch(ProcessLaunch):
         def fill(text: str) -> str:
             return PLACE.sub(lambda found: values[found[1]], text)
 
-        argv = program([fill(word) for word in self.command], INSTALL)
-        started = self.process(argv, key_env=self.key_env)
+        started = self.process((), key_env=self.key_env)
         return Launch(
-            started.argv,
+            program([fill(word) for word in self.command], INSTALL),
             {name: fill(value) for name, value in started.env.items()},
             started.start_timeout,
             started.stop_timeout,
