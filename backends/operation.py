@@ -25,6 +25,8 @@ class Operation(enum.StrEnum):
     """The text between a prefix and a suffix (llama.cpp's form)."""
     RESPONSES = "responses"
     """OpenAI's Responses API, for engines that speak it themselves."""
+    INPUT_TOKENS = "input_tokens"
+    """The tokens of a response's input (OpenAI's `/v1/responses/input_tokens`)."""
     MESSAGES = "messages"
     """Anthropic's Messages API, for engines that speak it themselves."""
     COUNT_TOKENS = "count_tokens"
@@ -52,5 +54,5 @@ OLLAMA = frozenset(
     (Operation.OLLAMA_CHAT, Operation.OLLAMA_GENERATE, Operation.OLLAMA_EMBED, Operation.OLLAMA_EMBEDDINGS)
 )
 """The operations of Ollama's API, which every engine is asked for in OpenAI's: none has them itself."""
-NATIVE = frozenset(Operation) - OLLAMA
+NATIVE = frozenset(Operation) - OLLAMA - {Operation.INPUT_TOKENS}
 """The operations that an engine may have itself."""

@@ -200,8 +200,8 @@ class Gateway:
 
     def _endpoint(self, operation: Operation) -> Endpoint:
         kept = self.core.kept
-        if operation is Operation.RESPONSES and kept is not None:
-            return ResponsesEndpoint(self.core, kept)
+        if kept is not None and operation in (Operation.RESPONSES, Operation.INPUT_TOKENS):
+            return ResponsesEndpoint(self.core, kept, operation)
         return Endpoint(self.core, operation)
 
     def _age(self) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from backends.base import Request
+from backends.base import Operation, Request
 from backends.dialect.openai import FORMS
 from gateway.priority import NUMBERS
 
@@ -140,9 +140,15 @@ class Asked:
         return self._prompt_tokens
 
     def count(self) -> bytes:
-        """Return the answer to Anthropic's question for the tokens of a message: an estimate, with those of tools."""
+        """Return the answer to the question for the tokens of a prompt: an estimate, with those of its tools.
+
+        In the form of Anthropic's API or of OpenAI's Responses, by the operation.
+        """
         tools = _tokens(bytes(self.members.get("tools", b"")))
-        return msgspec.json.encode({"input_tokens": max(1, self.prompt_tokens + tools)})
+        made: dict[str, str | int] = {"input_tokens": max(1, self.prompt_tokens + tools)}
+        if self.request.operation is Operation.INPUT_TOKENS:
+            made["object"] = "response.input_tokens"
+        return msgspec.json.encode(made)
 
     @property
     def priority(self) -> int:

@@ -20,12 +20,14 @@ from backends.surfaces.anthropic.counting import CountTokens
 from backends.surfaces.anthropic.messages import Messages
 from backends.surfaces.ollama.codecs import OllamaChat, OllamaEmbed, OllamaEmbeddings, OllamaGenerate
 from backends.surfaces.responses.codec import ResponsesCodec
+from backends.surfaces.responses.counting import CountInput
 from backends.surfaces.translation import Codec, Translation
 
 CODECS: Final[Mapping[Operation, Codec]] = {
     Operation.MESSAGES: Messages(),
     Operation.COUNT_TOKENS: CountTokens(),
     Operation.RESPONSES: ResponsesCodec(),
+    Operation.INPUT_TOKENS: CountInput(),
     Operation.OLLAMA_CHAT: OllamaChat(),
     Operation.OLLAMA_GENERATE: OllamaGenerate(),
     Operation.OLLAMA_EMBED: OllamaEmbed(),

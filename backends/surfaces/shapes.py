@@ -110,6 +110,10 @@ class Responses(Streamable, kw_only=True):
     top_p: float | None = None
 
 
+class InputTokens(Whole, kw_only=True):
+    input: str | Some | None = None
+
+
 class Messages(Streamable, kw_only=True):
     messages: Some
     max_tokens: Count | None = None
@@ -167,6 +171,7 @@ SHAPES: Mapping[Operation, type[msgspec.Struct]] = {
     Operation.DETOKENIZE: Detokenize,
     Operation.INFILL: Infill,
     Operation.RESPONSES: Responses,
+    Operation.INPUT_TOKENS: InputTokens,
     Operation.MESSAGES: Messages,
     Operation.COUNT_TOKENS: CountTokens,
     Operation.SPEECH: Speech,

@@ -54,6 +54,10 @@ _LONGEST_FORWARDED: Final = 1024
 _ID_CHARACTERS: Final = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_.:/+=")
 
 
+_COUNTED: Final = (Operation.COUNT_TOKENS, Operation.INPUT_TOKENS)
+"""Operations for which an estimate is an answer."""
+
+
 class Core:
     """The parts of the gateway that all endpoints share.
 
@@ -167,7 +171,7 @@ class Endpoint:
         exchange.cors = core.cors(headers)
         exchange.surface = self._surface
         exchange.operation = self._operation
-        exchange.may_estimate = self._operation is Operation.COUNT_TOKENS
+        exchange.may_estimate = self._operation in _COUNTED
         if core.sampler is not None:
             traced = exchange.traced = core.sampler.begin(headers)
             if traced.is_sampled:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from backends.base import Operation
-from gateway.api import ollama_schemas, schemas
+from gateway.api import ollama_schemas, responses_schemas, schemas
 
 FORM = "multipart/form-data"
 JSON = "application/json"
@@ -69,6 +69,13 @@ ENDPOINTS = (
         schemas.ResponsesRequest,
         schemas.ResponsesAnswer,
         gives=(EVENTS,),
+    ),
+    Hot(
+        Operation.INPUT_TOKENS,
+        ("/v1/responses/input_tokens",),
+        "How many tokens the input of a response has",
+        schemas.ResponsesRequest,
+        responses_schemas.InputTokens,
     ),
     Hot(
         Operation.MESSAGES,

@@ -21,7 +21,7 @@ from fastapi.responses import Response
 
 from backends.base import Operation
 from backends.surfaces.responses import kept as said
-from gateway.api import schemas
+from gateway.api import responses_schemas, schemas
 from gateway.api.endpoint import Core, Endpoint, headers_of
 from gateway.api.endpoints import SECURITY
 from gateway.api.kept import KeptResponses, Recording, Turn
@@ -42,10 +42,11 @@ _TRUE: Final = ("true", "True", "1")
 class ResponsesEndpoint(Endpoint):
     """The endpoint that answers, and keeps what it has answered."""
 
-    def __init__(self, core: Core, kept: KeptResponses) -> None:
-        """Keep answers in `kept`."""
-        super().__init__(core, Operation.RESPONSES)
+    def __init__(self, core: Core, kept: KeptResponses, operation: Operation) -> None:
+        """Keep answers in `kept`, unless the operation is the count of what is asked."""
+        super().__init__(core, operation)
         self._kept = kept
+        self._keeps = operation is Operation.RESPONSES
 
     def _route(self, exchange: Exchange) -> None:
         """Route a request that was read, and dispatch it; one that continues a response once that was found."""
@@ -56,7 +57,7 @@ class ResponsesEndpoint(Endpoint):
         except Exception as error:  # noqa: BLE001 (any error ends this request only)
             exchange.end(error)
             return
-        turn = Turn(exchange.caller.name, bytes(wish.input)) if wish.is_kept else None
+        turn = Turn(exchange.caller.name, bytes(wish.input)) if self._keeps and wish.is_kept else None
         if wish.previous:
             Continuing(exchange, self._kept, (wish.previous, turn), self._continue, self._core).begin(b"")
         else:
@@ -131,7 +132,9 @@ def add_responses(app: FastAPI, core: Core) -> None:
             )
         return _json((await kept.find(owner, response_id)).response)
 
-    @app.delete(PATH, tags=["inference"], openapi_extra=extra, response_model=schemas.ResponseDeleted)
+    @app.delete(
+        PATH, tags=["inference"], openapi_extra=extra, response_model=responses_schemas.ResponseDeleted
+    )
     async def delete(request: Request, response_id: str) -> Response:
         """Delete a response that was kept."""
         kept, owner = who(request)
@@ -139,7 +142,10 @@ def add_responses(app: FastAPI, core: Core) -> None:
         return _json(msgspec.json.encode({"id": response_id, "object": "response", "deleted": True}))
 
     @app.get(
-        f"{PATH}/input_items", tags=["inference"], openapi_extra=extra, response_model=schemas.InputItems
+        f"{PATH}/input_items",
+        tags=["inference"],
+        openapi_extra=extra,
+        response_model=responses_schemas.InputItems,
     )
     async def input_items(request: Request, response_id: str) -> Response:
         """List what the model was given for a response, the newest first: its input, and all that it continues."""

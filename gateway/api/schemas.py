@@ -161,20 +161,6 @@ class ResponsesAnswer(_Open):
     usage: TokensUsed | None = None
 
 
-class ResponseDeleted(BaseModel):
-    id: str
-    object: Literal["response"]
-    deleted: bool
-
-
-class InputItems(BaseModel):
-    object: Literal["list"]
-    data: list[dict[str, Any]]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
 class MessagesRequest(_Request):
     messages: list[dict[str, Any]]
     max_tokens: int | None = Field(None, description="Most engines need it.")

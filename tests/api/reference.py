@@ -83,7 +83,7 @@ def _how(operation: Operation, native: frozenset[Operation]) -> str:
         return "✓"
     if operation in possible(native):
         return f"by `{CODECS[operation].said_as}`"
-    return "estimate" if operation is Operation.COUNT_TOKENS else "–"
+    return "estimate" if operation in (Operation.COUNT_TOKENS, Operation.INPUT_TOKENS) else "–"
 
 
 if __name__ == "__main__":

@@ -53,13 +53,16 @@ class CountTokens(Codec):
         return Said(msgspec.structs.replace(said, body=msgspec.json.encode(made)), ("chat_template",))
 
     def answer(self, request: Request, answer: bytes, usage: Usage) -> bytes:
-        found = _tokens.decode(answer)
-        return msgspec.json.encode(
-            {"input_tokens": len(found.tokens) if found.count is None else found.count}
-        )
+        return msgspec.json.encode({"input_tokens": count_in(answer)})
 
     def writer(self, request: Request) -> Writer:
         raise TypeError("a count is never streamed")
+
+
+def count_in(answer: bytes) -> int:
+    """Return how many tokens a tokenizer's answer counts. Raise msgspec's errors if it cannot be read."""
+    found = _tokens.decode(answer)
+    return len(found.tokens) if found.count is None else found.count
 
 
 def _text(message: dict[str, Any]) -> str:

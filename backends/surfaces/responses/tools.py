@@ -11,14 +11,16 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from backends.surfaces.places import Members, each, items, optional, text, wrong
 
 INPUT = "input"
 """The member of a function's arguments that holds the input of a custom tool."""
-FUNCTION, CUSTOM, SEARCH = "function", "custom", "tool_search"
-"""The types of tools that a client runs."""
+FUNCTION: Final = "function"
+CUSTOM: Final = "custom"
+SEARCH: Final = "tool_search"
+"""With the two above: the types of tools that a client runs."""
 _BRINGING = ("additional_tools", "tool_search_output")
 """The types of items that bring tools."""
 _BETWEEN = "__"
