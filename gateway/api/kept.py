@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
-from backends.base import Headers
 from backends.surfaces.responses import kept as said
 from gateway.errors import GatewayError, Own
 from gateway.request import WayBack
 from gateway.store.failure import StoreError
 from gateway.store.opening import queries
-from gateway.wire.tee import Kept, Tee
+from gateway.wire.tee import Kept, Recording
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -61,52 +60,6 @@ class Turn(msgspec.Struct, frozen=True):
     """All responses that it continues."""
 
 
-class Recording(Tee):
-    """The channel of one request to its client, which has the response kept once it has gone out."""
-
-    def __init__(self, way: WayBack, streamed: bool, done: Callable[[bytes], None]) -> None:
-        """Take the place of `way`; call `done` with the response, as JSON. `streamed`: it comes in events."""
-        self._whole = Kept(LARGEST)
-        super().__init__(way, self._whole)
-        self._streamed = streamed
-        self._last = b""
-        """The events in which the last one is."""
-        self._done = done
-
-    def write(self, data: bytes) -> None:
-        if self._streamed:
-            self._look(data)
-        else:
-            self._whole.add(data)
-        self._way.write(data)
-
-    def write_chunk(self, framed: bytes, start: int, end: int) -> None:
-        if self._streamed:
-            self._look(framed)
-        else:
-            self._whole.add(framed[start:end])
-        self._way.write_chunk(framed, start, end)
-
-    def finish(self) -> None:
-        super().finish()
-        if self._whole.status == 200:
-            self._over(said.response_in(self._last) if self._streamed else self._whole.body)
-
-    def reply(self, status: int, headers: Headers, body: bytes) -> None:
-        super().reply(status, headers, body)
-        if status == 200:
-            self._over(said.response_in(body) if self._streamed else self._whole.body)
-
-    def _look(self, data: bytes) -> None:
-        for mark in said.ENDS:
-            if mark in data:
-                self._last = data
-
-    def _over(self, response: bytes | None) -> None:
-        if response:
-            self._done(response)
-
-
 class KeptResponses:
     """All of them, for one process."""
 
@@ -120,6 +73,14 @@ class KeptResponses:
         self._waiting = 0
         """Bytes that wait to be saved."""
         self._is_losing = False
+
+    def recording(self, way: WayBack, turn: Turn, streamed: bool) -> Recording:
+        """Return what takes the place of a channel and has the response kept. `streamed`: it comes in events."""
+        marks = said.ENDS if streamed else ()
+        return Recording(way, Kept(LARGEST), marks, partial(self._answered, turn, streamed))
+
+    def _answered(self, turn: Turn, streamed: bool, data: bytes) -> None:
+        self.keep(turn, said.response_in(data) if streamed else data)
 
     def keep(self, turn: Turn, response: bytes) -> None:
         """Save a response soon. Raises nothing, and does not wait."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +23,7 @@ from backends.surfaces.responses import kept as said
 from gateway.api import responses_schemas, schemas
 from gateway.api.endpoint import Core, Endpoint, headers_of
 from gateway.api.endpoints import SECURITY
-from gateway.api.kept import KeptResponses, Recording, Turn
+from gateway.api.kept import KeptResponses, Turn
 from gateway.api.reading import Steps
 from gateway.errors import GatewayError, Own
 from gateway.request import Exchange
@@ -70,7 +69,7 @@ class ResponsesEndpoint(Endpoint):
 
     def _go(self, exchange: Exchange, turn: Turn | None) -> None:
         if turn is not None:
-            exchange.way = Recording(exchange.way, exchange.request.stream, partial(self._kept.keep, turn))
+            exchange.way = self._kept.recording(exchange.way, turn, exchange.request.stream)
         super()._route(exchange)
 
 

@@ -9,7 +9,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mypy_extensions import mypyc_attr
 
@@ -48,7 +48,6 @@ class Kept:
         return b"".join(self._parts) if self._left >= 0 else None
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class Tee(WayBack):
     """The channel of one request to its client, which also keeps the answer."""
 
@@ -109,6 +108,58 @@ class Tee(WayBack):
 
     def keep(self, exchange: Exchange) -> bool:
         return self._way.keep(exchange)
+
+
+class Recording(Tee):
+    """The channel of one request to its client, which tells the answer to somebody once it has gone out completely.
+
+    Of a stream only the events are kept among which the last one is.
+    """
+
+    __slots__ = ("_done", "_last", "_marks")
+
+    def __init__(
+        self, way: WayBack, kept: Kept, marks: tuple[bytes, ...], done: Callable[[bytes], None]
+    ) -> None:
+        """Take the place of `way`. `marks` stand in the last event of a stream, one of them; a whole answer has none.
+
+        `done` is called with the answer's body, or those events, where its status is 200.
+        """
+        Tee.__init__(self, way, kept)
+        self._marks: tuple[bytes, ...] = marks
+        self._done: Callable[[bytes], None] = done
+        self._last: bytes = b""
+
+    def write(self, data: bytes) -> None:
+        if self._marks:
+            self._look(data)
+        else:
+            self._kept.add(data)
+        self._way.write(data)
+
+    def write_chunk(self, framed: bytes, start: int, end: int) -> None:
+        if self._marks:
+            self._look(framed[start:end])
+        else:
+            self._kept.add(framed[start:end])
+        self._way.write_chunk(framed, start, end)
+
+    def finish(self) -> None:
+        self._way.finish()
+        self._over(self._last if self._marks else self._kept.body)
+
+    def reply(self, status: int, headers: Headers, body: bytes) -> None:
+        Tee.reply(self, status, headers, body)
+        self._over(self._kept.body)
+
+    def _look(self, data: bytes) -> None:
+        for mark in self._marks:
+            if mark in data:
+                self._last = data
+
+    def _over(self, body: bytes | None) -> None:
+        if body and self._kept.status == 200:
+            self._done(body)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

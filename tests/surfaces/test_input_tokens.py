@@ -79,7 +79,10 @@ async def test_an_engine_without_a_tokenizer_makes_it_an_estimate(tmp_path: Path
 
 async def test_what_is_continued_counts_too(tmp_path: Path) -> None:
     text = f"server: {{listen: '127.0.0.1:0', data: {tmp_path / 'data'}}}\n"
-    async with FakeEngine() as engine, serving(tmp_path, text + config("openai", engine, "{responses: false}")) as served:
+    async with (
+        FakeEngine() as engine,
+        serving(tmp_path, text + config("openai", engine, "{responses: false}")) as served,
+    ):
         made = await served.post("/v1/responses", {"model": "m", "input": "word " * 400})
         more = await served.post(PATH, ASKED | {"previous_response_id": made.json()["id"]})
         assert more.status == 200 and more.json()["input_tokens"] > 400
