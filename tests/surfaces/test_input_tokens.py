@@ -16,6 +16,7 @@ from backends.surfaces.translation import Translation
 from gateway.fake.engine import FakeEngine
 from tests.api.asking import answering
 from tests.serving import serving
+from tests.surfaces.chatting import ENGINE
 from tests.surfaces.test_count_tokens import NATIVE, config
 
 PATH = "/v1/responses/input_tokens"
@@ -24,7 +25,7 @@ ASKED: dict[str, Any] = {"model": "m", "instructions": "be brief", "input": "hi"
 
 
 def translation(body: dict[str, Any]) -> Translation:
-    found = translated(Request(Operation.INPUT_TOKENS, msgspec.json.encode(body), "m"), NATIVE)
+    found = translated(Request(Operation.INPUT_TOKENS, msgspec.json.encode(body), "m"), ENGINE, NATIVE)
     assert found is not None
     return found
 
