@@ -360,6 +360,11 @@ class Engine(ABC):
         """Return the request for one of `actions`. Raise ValueError, for the operator, where arguments are wrong."""
         raise NotImplementedError(f"{self.name} has no action {action}")
 
+    @classmethod
+    def adapter_name(cls, model: str, adapter: str) -> str:
+        """Return what requests call a LoRA adapter that was loaded under a name, for a model that they call so."""
+        return adapter
+
     def log_level(self, line: str) -> int:
         """Return the severity of a line the engine printed, as a level of `logging`."""
         return logging.INFO

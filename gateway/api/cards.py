@@ -51,6 +51,8 @@ def is_loaded(group: Group, now: float) -> bool:
 
 def _has_it(target: Target, now: float) -> bool:
     backend = target.backend
+    if target.adapter is not None and not target.adapter.loaded:
+        return False
     if backend.upstream is None or backend.health is not Health.READY:
         return False
     names = backend.load.models(now)

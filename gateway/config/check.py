@@ -39,7 +39,7 @@ def check(config: Config, source: Source, names: Names) -> Iterator[Problem]:
     yield from _backends(config, source)
     owners, clashes = _owners(source)
     yield from clashes
-    whole = expanded(config, owners)
+    whole = expanded(config)
     public = list(_public(source))
     yield from check_personas.check(config, whole, source, owners, public, names)
     yield from _targets(config, source, names)
@@ -150,7 +150,19 @@ def _owners(source: Source) -> tuple[dict[str, str], list[Problem]]:
                 message = f"{quote(alias.written)} is already a {what} of model {quote(owners[name])}"
                 clashes.append(source.problem(where, message))
             owners.setdefault(name, model)
+    for model, node in source.names("models").items():
+        for adapter in _adapters(node):
+            if adapter in owners:
+                message = f"{quote(adapter)} is already a name of model {quote(owners[adapter])}"
+                clashes.append(source.problem(("models", model, "loras", adapter), message, at_key=True))
+            owners.setdefault(adapter, adapter)
     return owners, clashes
+
+
+def _adapters(model: Node) -> list[str]:
+    """Return the names of the adapters of a model."""
+    loras = model.child("loras")
+    return list(loras.content) if loras and isinstance(loras.content, dict) else []
 
 
 def _aliases(model: str, node: Node) -> Iterator[tuple[Where, Node]]:
@@ -173,6 +185,7 @@ def _public(source: Source) -> Iterator[str]:
     """Yield the names of models, own and aliases, that may be shown: nothing in them was filled in."""
     for name, model in source.names("models").items():
         yield name
+        yield from _adapters(model)
         for _, alias in _aliases(name, model):
             if isinstance(alias.content, str) and not alias.substituted and not is_wild(alias.written):
                 yield alias.written

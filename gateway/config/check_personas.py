@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from backends import registry
+from backends.base import Action
 from gateway.config.explain import Names
 from gateway.config.problems import Problem, quote
 from gateway.config.schema import Config
@@ -43,6 +44,7 @@ def check(
             message = f"unknown model {quote(shown)}{names.suggest(shown, public)}"
             yield source.problem((*where, "from"), message)
         yield from _template(whole, source, name)
+        yield from _loras(whole, source, name)
     yield from _circles(config, source, owners)
 
 
@@ -79,6 +81,28 @@ def _template(whole: Config, source: Source, name: str) -> Iterator[Problem]:
                 f"these do: {', '.join(_able())}"
             )
             yield source.problem(("models", name, said[0]), message, at_key=True)
+
+
+def _loras(whole: Config, source: Source, name: str) -> Iterator[Problem]:
+    """Yield each backend of a model with adapters whose engine loads none while it runs."""
+    where: Where = ("models", name)
+    model = whole.models[name]
+    if model.lora_slots is not None and not model.loras and not source.find((*where, "loras")):
+        yield source.problem((*where, "lora_slots"), "'lora_slots' says nothing without 'loras'", at_key=True)
+    for backend in model.targets if model.loras else ():
+        if backend not in whole.backends:
+            continue
+        settings = whole.backends[backend]
+        if Action.LOAD_LORA not in registry.engine(settings.engine).actions:
+            able = [each for each in registry.names() if Action.LOAD_LORA in registry.engine(each).actions]
+            message = (
+                f"the engine of backend {quote(backend)}, {settings.engine}, loads no adapters while it runs; "
+                f"these do: {', '.join(able)}"
+            )
+            yield source.problem((*where, "loras"), message, at_key=True)
+        elif settings.launch is not None and not getattr(settings.launch, "lora_loading", True):
+            message = f"backend {quote(backend)} must be launched with `lora_loading: true`"
+            yield source.problem((*where, "loras"), message, at_key=True)
 
 
 def _able() -> list[str]:

@@ -22,7 +22,6 @@ from pydantic_core import ErrorDetails
 from gateway.config import certificate, check, explain, open_secrets
 from gateway.config.disk import Disk, Files
 from gateway.config.include import gather
-from gateway.config.inherit import owners
 from gateway.config.persona import expanded
 from gateway.config.problems import ConfigError, Problem, quote
 from gateway.config.schema import Config
@@ -82,7 +81,7 @@ def _checked(source: Source, files: Files) -> Config:
         found += certificate.load(config.server.tls, source, files)
     if found:
         raise ConfigError(found)
-    return expanded(config, owners(config))
+    return expanded(config)
 
 
 def _validate(source: Source, data: dict[str, Any]) -> Config:

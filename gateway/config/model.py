@@ -82,6 +82,18 @@ class Model(Section):
         description="Another model, by name or alias, that this one is made from: what is left out here is as it is "
         "there, but for names.",
     )
+    loras: Frozen[ModelName, Line] = setting(
+        {},
+        "LoRA adapters of the model, which are models of their own: the name of each, and where its engines find it. "
+        "One is loaded when it is asked for.",
+    )
+    lora_slots: int | None = setting(
+        None,
+        "How many of these adapters an engine has at once: the one that was not used for longest makes room. Left out, "
+        "any number.",
+        ge=1,
+        le=10_000,
+    )
     targets: Frozen[
         Name, Annotated[Target, BeforeValidator(_target, json_schema_input_type=Line | Target)]
     ] = setting(

@@ -4,7 +4,8 @@ Rules:
 - Pure. A persona becomes a model like any other, so that nothing behind the config knows of personas.
 - What it says itself wins. Maps of single settings (timeouts, capabilities) are joined, everything else is replaced as
   a whole. Of parameters see `_parameters`.
-- Names are not inherited: `aliases`, `unlisted` and `internal` are each model's own.
+- Names are not inherited: `aliases`, `unlisted` and `internal` are each model's own. An adapter is seen where its
+  model is.
 - A chain that leads nowhere, or into a circle, gives its models nothing; `gateway.config.check_personas` says so.
 """
 
@@ -14,24 +15,28 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from backends import registry
 from backends.dialect.parameters import meaning
+from gateway.config.inherit import owners
 from gateway.config.model import Model
 from gateway.config.parameters import Parameters
 from gateway.config.schema import Config
 
-_OWN: Final = frozenset(("parent", "aliases", "unlisted", "internal"))
+_OWN: Final = frozenset(("parent", "aliases", "unlisted", "internal", "loras", "lora_slots"))
 """What no model has of another one."""
 _JOINED: Final = frozenset(("timeouts", "capabilities"))
 """Sections of which each setting is inherited by itself."""
 
 
-def expanded(config: Config, owner: Mapping[str, str]) -> Config:
+def expanded(config: Config) -> Config:
     """Return a config in which each persona has everything that it has of its base, and names that by its own name.
 
-    `owner` is the model that each name and alias belongs to.
+    LoRA adapters are models then, made from the model that declares them.
     """
-    if all(model.parent is None for model in config.models.values()):
+    if all(model.parent is None and not model.loras for model in config.models.values()):
         return config
+    config = _with_adapters(config)
+    owner = owners(config)
     made: dict[str, Model] = {}
     for start in config.models:
         trail: dict[str, Model] = {}
@@ -42,9 +47,52 @@ def expanded(config: Config, owner: Mapping[str, str]) -> Config:
         for each, model in reversed(trail.items()):
             base = owner.get(model.parent or "")
             made[each] = model if base is None or base not in made else _made(model, base, made[base])
+            if base is not None and base in made and each in made[base].loras:
+                made[each] = _adapted(config, each, made[each])
     return config.model_copy(
         update={"models": MappingProxyType({name: made[name] for name in config.models})}
     )
+
+
+def _with_adapters(config: Config) -> Config:
+    """Return a config with a model for each adapter, which inherits everything."""
+    models = dict(config.models)
+    for name, model in config.models.items():
+        for adapter in model.loras:
+            shown = {"unlisted": model.unlisted, "internal": model.internal}
+            models.setdefault(adapter, Model.model_validate({"from": name, **shown}))
+    return config.model_copy(update={"models": MappingProxyType(models)})
+
+
+def _adapted(config: Config, name: str, model: Model) -> Model:
+    """Return the model of an adapter with what engines call it."""
+    targets = {
+        backend: target.model_copy(update={"model": _called(config, backend, target.model, name)})
+        for backend, target in model.targets.items()
+    }
+    return model.model_copy(update={"targets": MappingProxyType(targets)})
+
+
+def _called(config: Config, backend: str, model: str, adapter: str) -> str:
+    """Return what a backend's engine calls an adapter of a model."""
+    if backend not in config.backends:
+        return adapter
+    return registry.engine(config.backends[backend].engine).adapter_name(model, adapter)
+
+
+def adapter_of(config: Config, model: str) -> tuple[str, str] | None:
+    """Return the adapter that a model needs, and the model that declares it; None where it needs none.
+
+    A persona of an adapter needs the same one. `config` is `expanded`.
+    """
+    name = model
+    while (parent := config.models[name].parent) is not None:
+        if name in config.models[parent].loras:
+            return name, parent
+        if config.models[name].targets is not config.models[parent].targets:
+            return None
+        name = parent
+    return None
 
 
 def gate_of(config: Config, model: str) -> str:
@@ -56,7 +104,8 @@ def gate_of(config: Config, model: str) -> str:
     name = model
     while (parent := config.models[name].parent) is not None:
         own, base = config.models[name], config.models[parent]
-        if own.admission is not base.admission or own.targets is not base.targets:
+        same_engines = own.targets is base.targets or name in base.loras
+        if own.admission is not base.admission or not same_engines:
             break
         name = parent
     return name

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from backends.base import Headers
 from gateway.admission.gate import Gate
 from gateway.asked import Asked
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, Own
 from gateway.fleet.backend import Backend
 from gateway.fleet.lease import Lease, Target, full, pick
 from gateway.request import Exchange
@@ -31,10 +31,12 @@ class Candidates:
         "_asked",
         "_attempts",
         "_groups",
+        "_lost",
         "_tried",
         "_unreached",
         "model",
         "spent",
+        "unfetched",
         "waited_out",
     )
 
@@ -53,6 +55,10 @@ class Candidates:
         """Attempts made, without those that found no connection."""
         self.waited_out: GatewayError | None = None
         """Why no slot can be waited for any longer."""
+        self.unfetched: GatewayError | None = None
+        """Why an adapter could not be loaded, if that was tried."""
+        self._lost: bool = False
+        """Whether an engine was found to lack an adapter that it should have had."""
         self.model: str = ""
         """The model of the target that was picked last: the requested one or a fallback."""
 
@@ -67,7 +73,43 @@ class Candidates:
                 return self._taken(lease, group)
             if self.waited_out is None and not last_resort and full(group.targets, now, tried):
                 return None
+            if not last_resort and self._unloaded(group):
+                return None
         return None
+
+    def unloaded(self) -> list[Target]:
+        """Return the targets whose backends could serve if they had an adapter: those of the first such group."""
+        for group in self._groups:
+            found = [] if self._is_spent(group) else self._unloaded(group)
+            if found:
+                return found
+        return []
+
+    def _unloaded(self, group: Group) -> list[Target]:
+        """Return the targets of a group that an adapter would have to be loaded for."""
+        return [
+            target
+            for target in group.targets
+            if target.adapter is not None
+            and not target.adapter.loaded
+            and target.backend.usable
+            and target not in self._tried
+        ]
+
+    def refuse(self, target: Target, error: GatewayError) -> None:
+        """Leave out a target whose adapter cannot be loaded."""
+        self._tried.append(target)
+        self.unfetched = error
+
+    def lost(self, target: Target) -> bool:
+        """Take note that an engine lacks the adapter of a target. Return whether it is loaded and asked once more."""
+        adapter = target.adapter
+        if adapter is None or self._lost:
+            return False
+        self._lost = True
+        adapter.lost()
+        self.forget(target)
+        return True
 
     def pick_with_slot(self, gate: Gate, now: float) -> Lease | None:
         """Return a lease with the slot of `gate` that the caller holds; None if its backend cannot be used any more."""
@@ -91,13 +133,18 @@ class Candidates:
         if self.waited_out is None:
             for group in self._groups:
                 gates = [] if self._is_spent(group) else full(group.targets, now, self._tried)
-                if gates:
+                if gates or self._unloaded(group):
                     return gates
         return []
 
     def untried(self) -> list[Target]:
         """Return every target that may still be tried."""
         return [target for group in self._groups for target in group.targets if target not in self._tried]
+
+    def error(self, model: str) -> GatewayError:
+        """Return why no target can be tried."""
+        known = self.waited_out or self.unfetched
+        return known or GatewayError(Own.NO_BACKEND, self.nobody(model), retry_after=5)
 
     def nobody(self, model: str) -> str:
         """Return in words why no target can be tried: those that are left are not up, or sleep, or are drained."""

@@ -256,19 +256,19 @@ class Journey:
     async def _load(self) -> None:
         """Wait while backends are loading, then lease one. Raises GatewayError if none can be used."""
         failures, candidates = self._failures, self._candidates
+        if await self._shared.fetched(self._exchange, candidates, self._patience()):
+            return
         failure = None if failures is None else failures.last
         if failure is None or failure.kind in _WORTH_WAITING:
             self._exchange.timeline.mark(LOAD)
             if self._loop.time() < self._patience():
                 candidates.forgive_restarting()
             await self._shared.pool.warm(candidates.untried(), self._patience(), self._deadline())
-        if self._chosen() or self._chosen(last_resort=True):
+        if candidates.unloaded() or self._chosen() or self._chosen(last_resort=True):
             return
         if failures is not None and failure is not None:
             raise failures.error(failure)
-        if candidates.waited_out is not None:
-            raise candidates.waited_out
-        raise GatewayError(Own.NO_BACKEND, candidates.nobody(self._exchange.plan.model), retry_after=5)
+        raise candidates.error(self._exchange.plan.model)
 
     def _deadline(self) -> float:
         """Return the loop time at which the request must have ended."""
@@ -349,6 +349,8 @@ class Journey:
                     self._failures.blame.answered(now)
             return False
         timeline.mark(ROUTE)
+        if failure.kind is Kind.MISSING and self._candidates.lost(lease.target):
+            return True
         error = self._failed().follows(lease, attempt, failure, self._patience)
         if error is not None:
             raise error

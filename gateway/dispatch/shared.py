@@ -16,6 +16,7 @@ from backends.base import Headers, Operation
 from gateway.admission.gate import Gate, Place
 from gateway.admission.tickets import Claim
 from gateway.admission.waiting import Patience, Waiting, enter_now
+from gateway.dispatch.candidates import Candidates
 from gateway.dispatch.quarantine import Quarantine
 from gateway.dispatch.retry import Budget
 from gateway.dispatch.shadow import Shadows
@@ -25,7 +26,7 @@ from gateway.priority import CLASSES
 from gateway.request import Exchange
 from gateway.telemetry.accounting import Accounting
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.timeline import QUEUE
+from gateway.telemetry.timeline import LOAD, QUEUE
 from gateway.wire.clocks import SECOND
 
 _GENERATE: Final = frozenset(
@@ -54,6 +55,20 @@ class Shared:
         self.rng: Random = Random()
         """Spreads the times at which those come again who were refused."""
         self.shadows: Shadows = Shadows(metrics)
+
+    async def fetched(self, exchange: Exchange, candidates: Candidates, until: float) -> bool:
+        """Wait until an adapter is loaded, at most until `until` (loop time). Return False if none has to be.
+
+        A backend that cannot load it is no candidate any more. Raises GatewayError where it takes too long.
+        """
+        unloaded = candidates.unloaded()
+        if not unloaded:
+            return False
+        exchange.timeline.mark(LOAD)
+        failed = await self.pool.adapters.fetch(unloaded, until)
+        if failed is not None:
+            candidates.refuse(failed[0], failed[1])
+        return True
 
     async def queue(self, exchange: Exchange, gates: Sequence[Gate], until: float) -> Place:
         """Wait for a slot of one of the gates until `until` (loop time), and take it; return its place.

@@ -181,6 +181,7 @@ class Fleet:
         finally:
             if self._expiring is not None:
                 self._expiring.cancel()
+            self.pool.adapters.close()
             for member in (*self._members.values(), *self._leaving):
                 member.close()
 

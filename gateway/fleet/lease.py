@@ -5,6 +5,7 @@ Rules:
 - A backend that is known to be down, or whose breaker is open, is left out while another is up. As a last resort it is
   tried all the same: a probe can be wrong, and an error from the engine says more than one from the gateway. One that
   sleeps is not: it would keep the request without a word. Nor is one that an operator has drained.
+- A backend that has not loaded the adapter that a target needs is left out, even as a last resort.
 - A backend whose slots are all taken is left out: the request waits for a slot of any of them, and holds no lease.
 - Closing a lease says nothing about the backend. What an answer or a failure says about it is told by `heard`,
   `succeeded` and `failed`, where the last may come later than `close`.
@@ -20,6 +21,7 @@ from gateway.admission.gate import Gate
 from gateway.asked import Asked
 from gateway.balance.loaded import Balancer, Loaded
 from gateway.errors import ROWS
+from gateway.fleet.adapters import Adapter
 from gateway.fleet.backend import Backend
 from gateway.fleet.breaker import Breaker
 from gateway.telemetry.cells import TargetMetrics
@@ -34,7 +36,7 @@ LONGEST_COOLDOWN = 60.0
 class Target(Loaded):
     """Where a model is served: one backend, and its name for the model."""
 
-    __slots__ = ("backend", "clocks", "metrics", "model", "parameters")
+    __slots__ = ("adapter", "backend", "clocks", "metrics", "model", "parameters")
 
     def __init__(
         self, backend: Backend, model: str, metrics: TargetMetrics, clocks: Clocks, share: int = 1
@@ -49,6 +51,8 @@ class Target(Loaded):
         """How long each phase of a request may take here."""
         self.parameters: Parameters | None = None
         """What the model settles of its requests; None where it leaves them as they are."""
+        self.adapter: Adapter | None = None
+        """The LoRA adapter that the backend must have loaded; None where the model is no adapter."""
 
     @property
     def weight(self) -> float:
@@ -106,6 +110,8 @@ class Lease:
         if not backend.in_flight:
             backend.busy_period += 1
         backend.in_flight += 1
+        if target.adapter is not None:
+            target.adapter.enter(now)
         target.metrics.in_flight.value += 1
 
     def listen(self, balancer: Balancer) -> None:
@@ -141,6 +147,8 @@ class Lease:
             self._gate.leave()
         backend = self.target.backend
         backend.in_flight -= 1
+        if self.target.adapter is not None:
+            self.target.adapter.leave()
         self.target.metrics.in_flight.value -= 1
         if self._heard:
             backend.answering -= 1
@@ -184,6 +192,8 @@ class Lease:
 def _may_be_used(target: Target, now: float, tried: Sequence[Target], last_resort: bool) -> bool:
     backend = target.backend
     if tried and target in tried:
+        return False
+    if target.adapter is not None and not target.adapter.loaded:
         return False
     if backend.usable and backend.breaker.allows(now):
         return True

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from backends.base import Health
 from gateway.errors import GatewayError, Own
+from gateway.fleet.adapters import Adapters
 from gateway.fleet.backend import Backend
 from gateway.fleet.lease import Target
 from gateway.fleet.residence import Want
@@ -26,6 +27,8 @@ class Pool:
         self.backends: dict[str, Backend] = {}
         """By name, in the order of the config; replaced as a whole when the config changes."""
         self._changed = asyncio.Event()
+        self.adapters: Adapters = Adapters(self.announce, self.change)
+        """The LoRA adapters that backends have, and load when requests need them."""
 
     def untold(self) -> bool:
         """Tell whether models may be missing that a backend has yet to tell.

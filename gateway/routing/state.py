@@ -21,6 +21,7 @@ from gateway.config.balance import Balance
 from gateway.config.inherit import timeouts
 from gateway.config.model import Model
 from gateway.config.schema import Config
+from gateway.fleet.adapters import Adapter
 from gateway.fleet.gauges import show_slots
 from gateway.fleet.lease import Target
 from gateway.fleet.pool import Pool
@@ -131,6 +132,12 @@ class State:
         live = self.pool.backends[backend]
         cells = self.metrics.target(model, backend, live.engine.name)
         return Target(live, upstream_name, cells, Clocks(timeouts(config, model, backend)), weight)
+
+    def adapter(self, config: Config, model: str, name: str, target: Target) -> Adapter:
+        """Return the adapter that a target needs, which `model` declares under this name."""
+        own = config.models[model]
+        shelf = self.pool.adapters.shelf(model, target.backend, own.lora_slots)
+        return shelf.adapter(name, own.loras[name])
 
     def keep(self, models: Collection[str]) -> None:
         """Forget every model that is not among `models`, but for gates that are still in use."""

@@ -151,6 +151,10 @@ class SGLang(OpenAICompatible):
         {Action.LOAD_LORA, Action.UNLOAD_LORA, Action.SLEEP, Action.WAKE}
     )
 
+    @classmethod
+    def adapter_name(cls, model: str, adapter: str) -> str:
+        return f"{model}:{adapter}"
+
     def call(self, request: Request, model: str) -> Call:
         return super().call(asked.edited(request, model), model)
 
