@@ -25,6 +25,7 @@ from gateway.routing.rules import Rule
 
 _FULL = "all of its slots are taken"
 _DOWN = "it is not up"
+_UNLOADED = "it has not loaded the adapter"
 _FOR_CLIENTS = ("model", "turn", "backend", "usable", "against", "chance")
 """What clients are told of a candidate: nothing that the headers of answers and errors could not tell them."""
 
@@ -183,6 +184,8 @@ class _Candidates:
             self._choose(weighed)
         elif decides and _FULL in against.values():
             self._decide("it would wait for a slot of a backend first")
+        elif decides and _UNLOADED in against.values():
+            self._decide("it would wait for the adapter to be loaded first")
         for target in group.targets:
             told = {"model": group.model, "turn": turn} | _facts_of(target, now)
             if target.name in against:
@@ -245,6 +248,8 @@ def _against(target: Target, moment: Moment) -> str:
         return f"{_DOWN}: {backend.reason}"
     if not backend.breaker.allows(moment.now):
         return "its breaker is open, or it asked to be left alone"
+    if target.adapter is not None and not target.adapter.loaded:
+        return _UNLOADED
     if backend.gate is not None and not backend.gate.has_room:
         return _FULL
     return ""

@@ -60,6 +60,12 @@ async def asked(served: Served, model: str) -> Answer:
     return await served.post("/v1/chat/completions", body)
 
 
+async def explained(served: Served, model: str) -> dict[str, Any]:
+    body = {"model": model, "messages": [{"role": "user", "content": "x"}]}
+    told: dict[str, Any] = (await served.post("/v1/route:explain", body)).json()
+    return told
+
+
 def did(engine: FakeEngine) -> list[str]:
     """Return what was asked of an engine, in order: adapters loaded and unloaded, and the models of chats."""
     found: list[str] = []
@@ -74,12 +80,16 @@ def did(engine: FakeEngine) -> list[str]:
 
 async def test_loaded_once_when_asked_for_and_the_last_used_makes_room(tmp_path: Path) -> None:
     async with FakeEngine(models=["up"], rules=[*LOADS, SAID]) as one, serving(tmp_path, text(one)) as served:
+        told = await explained(served, "ada")
+        assert told["backend_why"] == "it would wait for the adapter to be loaded first"
+        assert told["candidates"][0]["against"] == "it has not loaded the adapter"
         answers = await asyncio.gather(*(asked(served, "ada") for _ in range(4)))
         assert [answer.status for answer in answers] == [200] * 4
         assert did(one) == ["+ada", "ada", "ada", "ada", "ada"]
         assert served.metric("gateway_hop_seconds_count", hop="load", model="ada") == 4
         load = next(each for each in one.requests if each.path == LOAD)
         assert load.json() == {"lora_name": "ada", "lora_path": "/loras/ada"}
+        assert (await explained(served, "ada"))["backend"] == "one"
         assert (await asked(served, "bob")).status == 200
         assert (await asked(served, "kid")).status == 200
         assert did(one)[5:] == ["-ada", "+bob", "bob", "-bob", "+ada", "ada"]
