@@ -200,6 +200,9 @@ class Keeper:
             life.state,
             kept.needs.amounts(),
             kept.needs.places(),
+            kept.needs.asleep(),
+            life.from_sleep,
+            life.to_sleep,
             busy=use is not None and use.requests > 0,
             waiting=self._waiting(name),
             wanted_since=since,
@@ -215,15 +218,16 @@ class Keeper:
             kept.needs.gpus = action.gpus
             kept.supervisor.start(action.gpus)
         elif isinstance(action, Wake):
-            kept.supervisor.start()
+            kept.supervisor.wake()
         elif isinstance(action, Refuse):
             log.error("backend '%s' cannot run: %s", action.name, action.why)
             kept.supervisor.fail(action.why)
         elif isinstance(action, Stop | Sleep):
             why = f"it makes room for '{action.for_}'" if action.for_ else _WORDS[action.reason]
-            log.info("backend '%s' stops: %s", action.name, why)
+            asleep = isinstance(action, Sleep)
+            log.info("backend '%s' %s: %s", action.name, "falls asleep" if asleep else "stops", why)
             self._metrics.lives.stops.cell(action.name, action.reason).value += 1
-            kept.supervisor.stop(why)
+            (kept.supervisor.sleep if asleep else kept.supervisor.stop)(why)
 
     def _waiting(self, name: str) -> int:
         return sum(self._wants.get(name, {}).values())

@@ -15,6 +15,7 @@ class Life:
     __slots__ = (
         "began_at",
         "failures",
+        "from_sleep",
         "halted",
         "held",
         "load_seconds",
@@ -22,6 +23,7 @@ class Life:
         "ready_at",
         "served",
         "state",
+        "to_sleep",
         "used_at",
     )
 
@@ -40,6 +42,10 @@ class Life:
         """Whether it has been ready since its last start."""
         self.held: str = ""
         """Why it takes no requests although it answers; empty if it does."""
+        self.from_sleep: bool = False
+        """Whether it slept before it began to wake up, or to stop."""
+        self.to_sleep: bool = False
+        """Whether it falls asleep once its requests have ended."""
         self.failures: int = 0
         """How often those who waited have been told that it does not come."""
         self.halted: bool = False
@@ -57,6 +63,8 @@ class Life:
             self.ready_at = self.used_at = now
             self.load_seconds = now - self.began_at
             self.served, self.ordered = True, False
+        if state not in LOADING and state is not EngineState.DRAINING:
+            self.from_sleep = self.to_sleep = False
         self.state = state
 
     def fail(self) -> None:

@@ -19,7 +19,7 @@ from backends.base import LaunchOptions
 from backends.facts.residing import Residing
 from backends.sizing.files import facts
 from backends.sizing.model import ModelError
-from backends.sizing.need import Need, Space
+from backends.sizing.need import Need, Space, Where
 from gateway.config.server import Engines
 from gateway.machine.machine import Machine
 from gateway.residency.memory import ENGINES, RAM, Amounts, in_words
@@ -29,6 +29,8 @@ log = logging.getLogger("gateway.fleet")
 
 LIE = 1.1
 """How much more than its config says an engine takes until that is worth a word."""
+LEFT = 2 << 30
+"""Bytes of a GPU that an engine which sleeps is taken to keep: the driver's context, and graphs."""
 NVIDIA = "nvidia"
 """The GPUs that `launch.gpus` numbers."""
 
@@ -73,6 +75,25 @@ class Needs:
     def places(self) -> tuple[Place, ...]:
         """Return the GPUs it may start on, with its need there; none where that is not the gateway's to choose."""
         return self._places if self.chooses else ()
+
+    def asleep(self) -> Amounts | None:
+        """Return what it keeps while it sleeps; None where it cannot sleep, or nobody knows what it needs.
+
+        vLLM and SGLang copy the weights into RAM and keep little on the GPU (vLLM's documents, `sleep` level 1). Where
+        the files do not say how much the weights are, all that it takes of its GPUs is reckoned for them.
+        """
+        awake = self.amounts()
+        if awake is None or not getattr(self._launch, "sleep_mode", False):
+            return None
+        gpus = {device: amount for device, amount in awake.items() if device != RAM}
+        weights = sum(gpus.values())
+        if self._reckoned is not None:
+            on_gpus = [term for term in self._reckoned.terms if term.where is Where.GPU]
+            weights = sum(term.size for term in on_gpus if term.name == "weights") or weights
+        return {
+            RAM: awake.get(RAM, 0) + weights,
+            **{device: min(LEFT, amount) for device, amount in gpus.items()},
+        }
 
     async def reckon(self, machine: Machine | None) -> None:
         """Find out what its files and options say, unless that has been done."""

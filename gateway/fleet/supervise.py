@@ -19,7 +19,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
-from backends.base import Health, Launch
+from backends.base import Action, Failure, Health, Launch
 from backends.facts.residing import Residing
 from gateway.config.backend import BackendConfig
 from gateway.fleet.backend import Backend
@@ -31,10 +31,14 @@ from gateway.fleet.residence import Residence
 from gateway.fleet.warming import warm_up
 from gateway.residency.state import AT_REST, LOADING, EngineState
 from gateway.telemetry.metrics import Metrics
+from gateway.wire.ask import ask
+
+DOZE = 120.0
+"""Seconds that falling asleep or waking up may take: tens of gigabytes are copied."""
 
 log = logging.getLogger("gateway.fleet")
 
-WARMS_UP = "it warms up"
+WARMS_UP, WAKES_UP, SLEEPS = "it warms up", "it wakes up", "it sleeps until it is asked for"
 ENDED = "its process has ended"
 
 
@@ -54,7 +58,8 @@ def take_over(backend: Backend, location: Location) -> None:
         backend.locate(location.url, location.key)
     backend.woken.set()
     if residence.on_demand and location.state in AT_REST:
-        backend.note(Health.STOPPED, location.reason)
+        asleep = location.state is EngineState.SLEEPING
+        backend.note(Health.ASLEEP if asleep else Health.STOPPED, location.reason)
         if location.state is EngineState.FAILED:
             backend.trouble(location.reason)
     elif location.url is None:
@@ -98,6 +103,8 @@ class Supervisor:
         """The GPUs that were chosen for it."""
         self._leaving: str | None = None
         """Why the engine that runs is to stop; None if it is not."""
+        self._dozes: Action | None = None
+        """What the engine is to be told to do: sleep, or wake."""
         self.life = Life()
         self._lives = metrics.lives
         self._restarts = metrics.backends.restarts.cell(backend.name, backend.engine.name)
@@ -123,7 +130,8 @@ class Supervisor:
         """Start the engine, and start it again whenever it dies, if it always runs; return when it has stopped."""
         async with asyncio.TaskGroup() as group:
             beside = [
-                group.create_task(work()) for work in (self._hurry, self._renew, self._leave, self._follow)
+                group.create_task(work())
+                for work in (self._hurry, self._renew, self._leave, self._follow, self._doze)
             ]
             await self.process.run(once=self._on_demand)
             for task in beside:
@@ -151,8 +159,23 @@ class Supervisor:
         """Stop the engine because of `reason`, once its requests have finished; at once while it starts."""
         if self._leaving is not None or not self._runs.is_set():
             return
-        self._leaving = reason
+        self._leaving, self._dozes = reason, None
+        self.life.from_sleep = self.life.from_sleep or self.life.state is EngineState.SLEEPING
+        self.life.to_sleep = False
         self._become(EngineState.DRAINING, reason)
+
+    def sleep(self, reason: str) -> None:
+        """Have an engine that is ready sleep because of `reason`, once its requests have finished."""
+        if self._leaving is None and self.life.state is EngineState.READY:
+            self._dozes, self.life.to_sleep = Action.SLEEP, True
+            self._become(EngineState.DRAINING, reason)
+
+    def wake(self) -> None:
+        """Wake an engine that sleeps."""
+        if self._leaving is None and self.life.state is EngineState.SLEEPING:
+            self._dozes, self.life.from_sleep = Action.WAKE, True
+            self.life.begin(asyncio.get_running_loop().time())
+            self._become(EngineState.STARTING, WAKES_UP)
 
     def fail(self, why: str) -> None:
         """Tell those who wait for the engine that it does not come, and why."""
@@ -229,6 +252,10 @@ class Supervisor:
         held = ""
         if state is EngineState.DRAINING:
             held = reason
+        elif state is EngineState.SLEEPING:
+            held = SLEEPS
+        elif state in LOADING and life.from_sleep:
+            held = WAKES_UP
         elif state in LOADING and self._warm:
             held = WARMS_UP
         life.held = held
@@ -274,12 +301,37 @@ class Supervisor:
             await self._drained()
         self.process.end()
 
+    async def _doze(self) -> None:
+        """Have the engine sleep once its requests have ended, and wake it, whenever that was decided."""
+        while True:
+            if self._dozes is Action.SLEEP:
+                await self._drained()
+                if await self._does(Action.SLEEP):
+                    self._become(EngineState.SLEEPING, SLEEPS)
+                elif self._leaving is None:
+                    self.stop("it does not fall asleep")
+            elif self._dozes is Action.WAKE:
+                if await self._does(Action.WAKE):
+                    self.life.held = ""
+                    self._tell(WAKES_UP)
+                elif self._leaving is None:
+                    self.process.kill("it does not wake up")
+            await self._pool.change()
+
+    async def _does(self, action: Action) -> bool:
+        """Tell the engine to do something. Return whether it has, and whether that is still wanted then."""
+        upstream, call = self._backend.upstream, self._backend.engine.action(action, {})
+        answer = None if upstream is None else await ask(upstream, call, DOZE)
+        done = answer is not None and not isinstance(answer, Failure) and answer[0] == 200
+        wanted, self._dozes = self._dozes is action, None
+        return done and wanted
+
     async def _follow(self) -> None:
         """Take the engine through its start: it answers, warms up, and is ready."""
         backend = self._backend
         while True:
             if self.life.state in LOADING and self._leaving is None:
-                if self.life.held and self._residence.answers and backend.upstream is not None:
+                if self.life.held == WARMS_UP and self._residence.answers and backend.upstream is not None:
                     self._become(EngineState.WARMING, WARMS_UP)
                     await warm_up(backend, self._warm)
                     if self.life.state is EngineState.WARMING:
