@@ -86,20 +86,12 @@ async def _body(request: Request) -> bytes:
     return body
 
 
-class _Way(Nowhere):
-    """The channel of the answer to a line."""
-
-    __slots__ = ("retry_after",)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, kept: Kept) -> None:
-        super().__init__(loop, kept)
-        self.retry_after: float | None = None
-
-    def reply(self, status: int, headers: Headers, body: bytes) -> None:
-        for name, value in headers:
-            if name == b"retry-after" and value.isdigit():
-                self.retry_after = float(value)
-        super().reply(status, headers, body)
+def _retry_after(headers: Headers) -> float | None:
+    """Return the seconds after which an answer says that it is worth asking again."""
+    for name, value in headers:
+        if name == b"retry-after" and value.isdigit():
+            return float(value)
+    return None
 
 
 class Errands:
@@ -113,7 +105,7 @@ class Errands:
         """Have a request be answered. See `gateway.batches.sending.Send`."""
         endpoint = self._endpoints[operation]
         kept = Kept(_ANSWER)
-        way = _Way(asyncio.get_running_loop(), kept)
+        way = Nowhere(asyncio.get_running_loop(), kept)
         exchange = endpoint.open(way, _HEADERS, perf_counter_ns())
         try:
             endpoint.take_for(exchange, self._caller(owner))
@@ -123,7 +115,7 @@ class Errands:
             endpoint.accept(exchange, body)
         await exchange.ended()
         hopeful = exchange.code == _UNKNOWN and self._misses_one()
-        return Answer(kept.status, exchange.name, way.retry_after, kept.body, hopeful)
+        return Answer(kept.status, exchange.name, _retry_after(kept.headers), kept.body, hopeful)
 
     def _caller(self, owner: str) -> Caller:
         """Return the holder of the key of this name. Raises GatewayError where there is none any more."""

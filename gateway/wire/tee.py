@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from mypy_extensions import mypyc_attr
-
 from backends.base import Headers
 from gateway.request import Exchange, WayBack
 
@@ -20,7 +18,7 @@ from gateway.request import Exchange, WayBack
 class Kept:
     """The status and the body of an answer."""
 
-    __slots__ = ("_left", "_parts", "status")
+    __slots__ = ("_left", "_parts", "headers", "status")
 
     def __init__(self, most: int) -> None:
         """Keep at most so many bytes of the body."""
@@ -28,6 +26,8 @@ class Kept:
         self._parts: list[bytes] = []
         self.status: int = 0
         """The status; 0 where there was no answer."""
+        self.headers: Headers = ()
+        """The headers of an answer that came in one piece, and that nobody else waits for."""
 
     def add(self, data: bytes) -> None:
         """Keep a part of the body."""
@@ -162,7 +162,6 @@ class Recording(Tee):
             self._done(body)
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class Nowhere(WayBack):
     """The channel of an answer that nobody waits for."""
 
@@ -188,7 +187,7 @@ class Nowhere(WayBack):
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
         self.started = True
-        self._kept.status = status
+        self._kept.status, self._kept.headers = status, headers
         self._kept.add(body)
 
     def release(self) -> None:
