@@ -18,7 +18,7 @@ SHARED := -n $(JOBS) --max-worker-restart 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install lint compile pure run check test tools coverage test-engines test-clients schema lock dist clean format bench bench-peers soak chaos strays simulate image
+.PHONY: help install lint compile pure run check test tools coverage test-engines test-clients schema lock dist clean format bench bench-peers soak residency chaos strays simulate image
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,10 @@ MINUTES ?= 30
 
 soak: .venv/.runtime ## mixed traffic and faults for MINUTES (30): does anything leak (ARGS="--write" keeps the result)
 	@$(BIN)/python -m bench.soak --minutes $(MINUTES) $(ARGS)
+
+residency: MINUTES = 10
+residency: .venv/.runtime ## five engines where two fit, and kill -9, for MINUTES (10): does a request fail, is memory exceeded
+	@$(BIN)/python -m bench.residency --minutes $(MINUTES) $(ARGS)
 
 STREAMS ?= 20000
 

@@ -46,6 +46,14 @@ def usage(pid: int) -> Usage:
     return Usage(ticks / _TICK, rss, len(tree))
 
 
+def resident(pid: int) -> int:
+    """Return the resident bytes of one process, 0 for one that has ended."""
+    try:
+        return int((_PROC / str(pid) / "statm").read_text().split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0
+
+
 def descriptors(pid: int) -> int:
     """Count the open file descriptors of `pid` and its descendants."""
     count = 0

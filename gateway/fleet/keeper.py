@@ -246,11 +246,14 @@ class Keeper:
                 lives.budget.cell(device).value = amount
 
     def _measure(self) -> None:
-        """Take note of what each engine takes now, as far as the machine tells."""
-        uses = {} if self.machine is None else self.machine.uses()
-        for name, use in uses.items():
+        """Take note of what each engine took at the machine's last look, unless it was still loading then."""
+        if self.machine is None:
+            return
+        for name, use in self.machine.uses().items():
             kept = self._kept.get(name)
-            if kept is not None and kept.supervisor.life.state is EngineState.READY:
+            if kept is None or kept.supervisor.life.state is not EngineState.READY:
+                continue
+            if kept.supervisor.life.ready_at <= self.machine.looked_at:
                 taken = {gpu: held for gpu, held in use.gpus.items() if held is not None}
                 kept.needs.take({RAM: use.memory, **taken}, kept.supervisor.life.began_at)
 

@@ -3,6 +3,8 @@
 Rules:
 - An engine's need is what its config says; else what it took when it last ran; else what its files and options say. One
   that takes more than that while it runs is believed, not the config.
+- An engine takes more the longer it runs. So what it took in its last life counts until the one after that has ended,
+  and what its files say until its first has.
 - What is not measured has no limit. What other programs hold is nobody's to give away.
 - Files are read in a thread, once for each change of an engine's options.
 """
@@ -42,21 +44,24 @@ class Needs:
         """Reckon nothing yet. `before` is what was known of the backend of this name."""
         self.name = name
         self.measured: dict[str, int] = {} if before is None else before.measured
-        """The most it took since its last start, or in the life before."""
+        """The most it took since its last start."""
+        self._last: dict[str, int] | None = None if before is None else before._last
+        """The most it took in the life before; None: there was none."""
         self.gpus: tuple[int, ...] | None = None if before is None else before.gpus
         """The GPUs on which it runs, where the gateway has chosen them."""
         self._launch = launch
         self._told = _told(launch)
         self._reckoned: Need | None = None
         self._is_reckoned = False
-        self._places: tuple[Place, ...] = ()
+        self._sets: tuple[tuple[int, ...], ...] = ()
+        """The GPUs it may start on, where the gateway chooses."""
         self._measured_since = 0.0
         self._judged = False
         if before is not None and before._launch == launch:
-            self._reckoned, self._is_reckoned, self._places = (
+            self._reckoned, self._is_reckoned, self._sets = (
                 before._reckoned,
                 before._is_reckoned,
-                before._places,
+                before._sets,
             )
 
     @property
@@ -66,15 +71,22 @@ class Needs:
 
     def amounts(self) -> Amounts | None:
         """Return what it takes while it runs; None where nobody knows."""
-        if self._told is not None:
-            return _most(self._on_gpus(self._told), self.measured)
-        if self.measured:
-            return self.measured
-        return None if self._reckoned is None else self._on_gpus(_of(self._reckoned))
+        said, taken = self._said(), self._taken()
+        if said is None:
+            return taken or None
+        return _most(self._on_gpus(said), taken)
 
     def places(self) -> tuple[Place, ...]:
         """Return the GPUs it may start on, with its need there; none where that is not the gateway's to choose."""
-        return self._places if self.chooses else ()
+        if not self.chooses:
+            return ()
+        said, taken = self._said() or {}, self._taken()
+        ram = max(said.get(RAM, 0), taken.get(RAM, 0))
+        each = max(said.get("gpu", 0), _of_each_gpu(taken))
+        return tuple(
+            Place(numbers, {RAM: ram, **{f"{NVIDIA}{number}": each for number in numbers}})
+            for numbers in self._sets
+        )
 
     def asleep(self) -> Amounts | None:
         """Return what it keeps while it sleeps; None where it cannot sleep, or nobody knows what it needs.
@@ -110,11 +122,13 @@ class Needs:
             except ModelError as error:
                 log.debug("backend '%s': its need cannot be reckoned: %s", self.name, error)
         if self.chooses:
-            self._places = self._possible(gpus)
+            self._sets = self._possible(gpus)
 
     def take(self, use: Mapping[str, int], began_at: float) -> None:
         """Take note of what it takes now, by device, since it was started at `began_at`."""
         if began_at != self._measured_since:
+            if self.measured:
+                self._last = self.measured
             self._measured_since, self.measured = began_at, {}
         self.measured = _most(self.measured, use)
         if self._judged or self._told is None:
@@ -125,6 +139,21 @@ class Needs:
                 self._judged = True
                 message = "backend '%s' takes %s of %s, not %s as `launch.memory` says"
                 log.warning(message, self.name, in_words(taken), device, in_words(told))
+
+    def _said(self) -> dict[str, int] | None:
+        """Return what its config or its files say that it takes: of RAM, and of each GPU."""
+        if self._told is not None:
+            return self._told
+        return None if self._last is not None or self._reckoned is None else _of(self._reckoned)
+
+    def _taken(self) -> dict[str, int]:
+        """Return the most it took in this life and in the one before, which may have been on other GPUs."""
+        taken = _most(self._last or {}, self.measured)
+        if not self.chooses or self.gpus is None:
+            return taken
+        each = _of_each_gpu(taken)
+        ram = {RAM: taken[RAM]} if RAM in taken else {}
+        return ram | ({f"{NVIDIA}{number}": each for number in self.gpus} if each else {})
 
     def _seen(self, gpus: Sequence[tuple[int, int]]) -> tuple[int, ...]:
         """Return the memory of each GPU that it may use."""
@@ -142,16 +171,12 @@ class Needs:
             chosen = tuple(range(_count(self._launch, self._reckoned)))
         return found | {f"{NVIDIA}{number}": each for number in chosen}
 
-    def _possible(self, gpus: Sequence[tuple[int, int]]) -> tuple[Place, ...]:
-        """Return the sets of GPUs on which it fits: as few as it needs, of equal memory."""
-        amounts = self._told or (_of(self._reckoned) if self._reckoned is not None else {})
-        each, ram = amounts.get("gpu", 0), amounts.get(RAM, 0)
-        count = _count(self._launch, self._reckoned)
+    def _possible(self, gpus: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], ...]:
+        """Return the sets of GPUs on which it may run: as many as it needs, of equal memory."""
         return tuple(
-            Place(numbers, {RAM: ram, **{f"{NVIDIA}{number}": each for number in numbers}})
-            for chosen in itertools.combinations(gpus, count)
+            tuple(number for number, _ in chosen)
+            for chosen in itertools.combinations(gpus, _count(self._launch, self._reckoned))
             if len({total for _, total in chosen}) == 1
-            for numbers in [tuple(number for number, _ in chosen)]
         )
 
 
@@ -183,6 +208,11 @@ def _told(launch: Any) -> dict[str, int] | None:
 def _of(need: Need) -> dict[str, int]:
     """Return a reckoned need from the start on, of RAM and of each GPU. What grows later is measured then."""
     return {RAM: need.ram, "gpu": need.each_gpu} if need.gpus else {RAM: need.ram}
+
+
+def _of_each_gpu(amounts: Amounts) -> int:
+    """Return the most that is taken of any GPU."""
+    return max((amount for device, amount in amounts.items() if device != RAM), default=0)
 
 
 def _count(launch: Any, need: Need | None) -> int:

@@ -78,6 +78,8 @@ class Machine:
         self._uses: dict[str, Use] = {}
         self.looked = asyncio.Event()
         """Set once everything has been read, or given up, for the first time."""
+        self.looked_at: float = float("-inf")
+        """The event loop's time at which the last look began."""
 
     def gpus(self) -> tuple[Gpu, ...]:
         """Return the GPUs."""
@@ -105,6 +107,7 @@ class Machine:
 
     async def look(self) -> None:
         """Read everything once, and show it."""
+        began = asyncio.get_running_loop().time()
         roots = {name: pid for name, pid in self._launched().items() if pid is not None}
         gpus, host, table = await asyncio.gather(
             asyncio.gather(*(read.read(PATIENCE) for read in self._gpu_reads)),
@@ -114,6 +117,7 @@ class Machine:
         self._gpus = tuple(gpu for found in gpus for gpu in found or ())
         self._host = host or Host()
         self._uses = self._used(roots, table or {})
+        self.looked_at = began
         self.looked.set()
         self._show()
 

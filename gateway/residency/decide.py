@@ -18,8 +18,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from gateway.residency.memory import ENGINES, Amounts, change, less, more, shortages
-from gateway.residency.resident import Action, Decision, Reason, Refuse, Resident, Sleep, Start, Stop, Wake
+from gateway.residency.memory import ENGINES, RAM, Amounts, change, less, more, shortages
+from gateway.residency.resident import (
+    Action,
+    Decision,
+    Place,
+    Reason,
+    Refuse,
+    Resident,
+    Sleep,
+    Start,
+    Stop,
+    Wake,
+)
 from gateway.residency.state import AT_REST, LOADING, RUNNING, EngineState
 
 PATIENCE: Final = 5.0
@@ -148,14 +159,16 @@ class _Round:
         """Return the engine as it would be at each place where it can run at all, that with the most room first."""
         if not resident.places or resident.state is EngineState.SLEEPING:
             return [resident]
-        places = sorted(
-            resident.places, key=lambda place: -min(self._free.get(device, 0) for device in place.need)
-        )
+        places = sorted(resident.places, key=self._emptiness, reverse=True)
         return [
             each
             for place in places
             if self._impossible(each := replace(resident, need=place.need, places=(place,))) is None
         ]
+
+    def _emptiness(self, place: Place) -> int:
+        """Return how much is free of the fullest of some GPUs."""
+        return min((self._free.get(device, 0) for device in place.need if device != RAM), default=0)
 
     def _rivals_of(self, resident: Resident) -> list[Resident]:
         """Return who has to go before an engine starts, whatever memory there is."""

@@ -15,6 +15,9 @@ import http.server, json, os, pathlib, sys, time
 here = pathlib.Path({folder!r})
 with open(here / "starts", "a") as file:
     file.write("x")
+if gpus := os.environ.get("CUDA_VISIBLE_DEVICES"):
+    (here / "gpus.new").write_text(f"{{os.getpid()}} {{gpus}}")
+    (here / "gpus.new").rename(here / "gpus")
 taken = bytearray({mib} << 20)
 for page in range(0, len(taken), 4096):
     taken[page] = 1
@@ -84,6 +87,15 @@ class Toy:
         file = self.folder / "asked"
         lines = file.read_text().splitlines() if file.exists() else []
         return [line.partition(" ")[2] for line in lines if line.startswith("/v1/chat")]
+
+    @property
+    def gpus(self) -> tuple[int, tuple[int, ...]] | None:
+        """The process of its last start, and the GPUs it was given; None before the first start with GPUs."""
+        file = self.folder / "gpus"
+        if not file.exists():
+            return None
+        pid, _, numbers = file.read_text().partition(" ")
+        return int(pid), tuple(map(int, numbers.split(",")))
 
     def set(self, what: str, text: str = "") -> None:
         """Have it do something: `hold` its start, be `broken`, let what is slow `go`."""

@@ -79,8 +79,35 @@ async def test_what_was_measured_is_believed_before_the_files(tmp_path: Path) ->
     made.take({RAM: 3 * GIB}, began_at=1.0)
     assert made.amounts() == {RAM: 5 * GIB}
     made.take({RAM: 2 * GIB}, began_at=2.0)
+    assert made.amounts() == {RAM: 5 * GIB}
+    made.take({RAM: 2 * GIB}, began_at=3.0)
     assert made.amounts() == {RAM: 2 * GIB}
     assert Needs("a", made._launch, made).amounts() == {RAM: 2 * GIB}
+
+
+async def test_a_first_life_that_has_taken_little_yet_is_not_believed_before_the_files(
+    tmp_path: Path,
+) -> None:
+    made = await needs(tmp_path, f"{{model: {MODEL}, context: 512}}")
+    from_files = made.amounts()
+    made.take({RAM: 1 << 20}, began_at=1.0)
+    assert made.amounts() == from_files
+    made.take({RAM: 2 << 20}, began_at=2.0)
+    assert made.amounts() == {RAM: 2 << 20}
+
+
+async def test_what_was_measured_on_other_gpus_counts_on_those_of_now(tmp_path: Path) -> None:
+    """An engine that lies about its memory has run on the first GPU, and is started on the second one."""
+    text = "{model: org/name, gpus: auto, memory: {gpu: 5GiB}}"
+    made = await needs(tmp_path, text, await machine(gpu(0), gpu(1)), "vllm")
+    made.gpus = (0,)
+    made.take({RAM: GIB, "nvidia0": 9 * GIB}, began_at=1.0)
+    made.gpus = (1,)
+    assert made.amounts() == {RAM: GIB, "nvidia1": 9 * GIB}
+    assert [place.need for place in made.places()] == [
+        {RAM: GIB, "nvidia0": 9 * GIB},
+        {RAM: GIB, "nvidia1": 9 * GIB},
+    ]
 
 
 async def test_a_config_that_lies_is_told_once_and_not_believed(

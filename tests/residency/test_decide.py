@@ -253,6 +253,12 @@ def test_the_emptiest_gpus_are_taken() -> None:
     running = [on(0, "a", 10), on(1, "b", 2), on(2, "c", 5)]
     assert decide([*running, anywhere("d", 12)], GPUS, 100.0).actions == (Start("d", (1,)),)
     assert decide([*running, anywhere("d", 12, count=2)], GPUS, 100.0).actions == (Start("d", (1, 2)),)
+    # Also where there is less RAM than memory of any GPU.
+    anywhere_in_ram = replace(
+        anywhere("d", 12), places=tuple(Place((n,), {RAM: GIB, f"nvidia{n}": 12 * GIB}) for n in range(3))
+    )
+    found = decide([*running, anywhere_in_ram], {**GPUS, RAM: 8 * GIB}, 100.0)
+    assert found.actions == (Start("d", (1,)),)
 
 
 def test_two_engines_never_count_the_same_free_memory() -> None:

@@ -1,0 +1,162 @@
+"""Engines on demand on GPUs that a test makes up: two of 24 GiB, read as a driver would tell them; real processes.
+
+Rules:
+- An engine takes its memory from the start of its process to the end, on the GPUs that it was given.
+- What the GPUs hold is looked at all the time, from outside, and is never more than there is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from gateway.machine.gpu import Gpu, GpuUser
+from gateway.residency.decide import PATIENCE
+from tests.faults.clients import until
+from tests.fleet.playing import Toy
+from tests.fleet.test_on_demand import ask, pid_of
+from tests.processes import alive
+from tests.serving import Served, serving
+
+GIB = 1 << 30
+TOTAL = 24 * GIB
+NUMBERS = (0, 1)
+SIZES = {"a": 5, "b": 8, "c": 10, "d": 12, "e": 16, "f": 20}
+SECONDS = 20.0
+"""How long clients ask at random."""
+CLIENTS = 12
+
+
+class StandIn:
+    """Two GPUs, and the engines that use them."""
+
+    def __init__(self) -> None:
+        self.toys: dict[Toy, int] = {}
+        """What each engine really takes of each of its GPUs, in GiB."""
+
+    def users(self, number: int) -> tuple[GpuUser, ...]:
+        """Return who uses one of them."""
+        found = [(toy.gpus, gib) for toy, gib in self.toys.items()]
+        return tuple(
+            GpuUser(told[0], gib * GIB)
+            for told, gib in found
+            if told is not None and number in told[1] and alive(told[0])
+        )
+
+    def used(self, number: int) -> int:
+        return sum(user.memory or 0 for user in self.users(number))
+
+    def read(self) -> tuple[Gpu, ...]:
+        """Return them as a driver tells them."""
+        return tuple(
+            Gpu(f"nvidia{number}", "a GPU", None, sum(user.memory or 0 for user in users), TOTAL, users=users)
+            for number in NUMBERS
+            for users in [self.users(number)]
+        )
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """Have the gateway see these GPUs, and look at them often."""
+    made = StandIn()
+    monkeypatch.setattr("gateway.machine.machine.gpu_sources", lambda: (("the stand-in", made),))
+    monkeypatch.setattr("gateway.machine.machine.INTERVAL", 0.1)
+    return made
+
+
+def config(folder: Path, gpus: StandIn, sizes: dict[str, int], **real: int) -> str:
+    """Return the config of engines that say that they need so many GiB; `real` is what they take where that differs."""
+    lines = ['server: {listen: "127.0.0.1:0"}\nbackends:\n']
+    for name, gib in sizes.items():
+        toy = Toy(folder, name)
+        gpus.toys[toy] = real.get(name, gib)
+        lines.append(toy.section(f"start: on_demand, gpus: auto, memory: {{gpu: {gib}GiB}}, max_wait: 60s"))
+    return "".join(lines)
+
+
+@contextlib.asynccontextmanager
+async def watched(gpus: StandIn) -> AsyncIterator[list[tuple[int, ...]]]:
+    """Look at the GPUs all the time until the block ends. Yield what they held, in GiB."""
+    seen: list[tuple[int, ...]] = []
+
+    async def watch() -> None:
+        while True:
+            seen.append(tuple(gpus.used(number) // GIB for number in NUMBERS))
+            await asyncio.sleep(0.02)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield seen
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
+async def client(served: Served, names: Sequence[str], rng: Random, ends: Counter[int], late: float) -> None:
+    """Ask for one model after the other until `late`."""
+    loop = asyncio.get_running_loop()
+    while loop.time() < late:
+        answer = await ask(served, rng.choice(names))
+        assert answer.status == 200, answer
+        ends[answer.status] += 1
+        await asyncio.sleep(rng.uniform(0, 0.2))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+async def test_random_requests_for_more_than_the_gpus_hold_all_succeed_and_never_overfill_one(
+    tmp_path: Path, gpus: StandIn
+) -> None:
+    text = config(tmp_path, gpus, SIZES)
+    async with serving(tmp_path, text) as served, watched(gpus) as seen:
+        loop = asyncio.get_running_loop()
+        ends: Counter[int] = Counter()
+        began = loop.time()
+        clients = [
+            client(served, [*SIZES], Random(number), ends, began + SECONDS) for number in range(CLIENTS)
+        ]
+        await asyncio.gather(*clients)
+        passed = loop.time() - began
+        assert ends[200] > CLIENTS
+        assert max(max(each) for each in seen) <= TOTAL // GIB
+        # Both are in use, and more than one engine of those that go together runs on one.
+        assert all(max(each[number] for each in seen) >= 20 for number in NUMBERS)
+        assert max(map(sum, seen)) > 28
+        stops = served.metric("gateway_engine_stops_total", reason="room")
+        # Each stays for a second at least, and at most four of the six fit at a time (5 + 16, and 8 + 12).
+        assert 0 < stops <= 4 * passed
+        assert all(toy.starts for toy in gpus.toys)
+
+
+@pytest.mark.timeout(60)
+async def test_an_engine_that_takes_more_of_a_gpu_than_it_says_is_believed(
+    tmp_path: Path, gpus: StandIn
+) -> None:
+    """Three say that they need 5 GiB. One takes 20: the others go to the other GPU, wherever that one runs."""
+    text = config(tmp_path, gpus, {"liar": 5, "b": 10, "c": 10}, liar=20)
+    async with serving(tmp_path, text) as served:
+        liar = pid_of(await ask(served, "liar"))
+        need = partial(served.metric, "gateway_engine_memory_need_bytes", backend="liar")
+        await until(lambda: need() >= 20 * GIB, "it is measured")
+        async with watched(gpus) as seen:
+            pid_of(await ask(served, "b"))
+            pid_of(await ask(served, "c"))
+            assert alive(liar)
+        assert max(max(each) for each in seen) <= TOTAL // GIB
+        assert seen[-1] == (20, 20)
+
+
+@pytest.mark.timeout(60)
+async def test_what_fits_on_no_gpu_is_refused_at_once(tmp_path: Path, gpus: StandIn) -> None:
+    async with serving(tmp_path, config(tmp_path, gpus, {"a": 30})) as served:
+        async with asyncio.timeout(PATIENCE):
+            answer = await ask(served, "a")
+        assert (answer.status, answer.error["code"]) == (503, "model_not_started")
+        assert "it needs 30.0 GiB of memory of nvidia0" in answer.error["message"]
