@@ -101,6 +101,8 @@ class Supervisor:
         """Set while the engine is to run."""
         self._gpus: tuple[int, ...] | None = None
         """The GPUs that were chosen for it."""
+        self._once = False
+        """Whether the run is over when the engine that runs ends by itself."""
         self._leaving: str | None = None
         """Why the engine that runs is to stop; None if it is not."""
         self._dozes: Action | None = None
@@ -123,8 +125,6 @@ class Supervisor:
         while not self._retired:
             await self._runs.wait()
             await self._run()
-            self._runs.clear()
-            self._leaving = None
 
     async def _run(self) -> None:
         """Start the engine, and start it again whenever it dies, if it always runs; return when it has stopped."""
@@ -133,7 +133,8 @@ class Supervisor:
                 group.create_task(work())
                 for work in (self._hurry, self._renew, self._leave, self._follow, self._doze)
             ]
-            await self.process.run(once=self._on_demand)
+            self._once = self._on_demand
+            await self.process.run(once=self._once)
             for task in beside:
                 task.cancel()
 
@@ -149,7 +150,7 @@ class Supervisor:
 
     def start(self, gpus: tuple[int, ...] | None = None) -> None:
         """Start the engine, which does not run, on these GPUs; None: those that its config names."""
-        self._gpus = gpus
+        self._gpus, self._dozes = gpus, None
         self.life.begin(asyncio.get_running_loop().time())
         self._leaving = None
         self._become(EngineState.STARTING, "starting")
@@ -220,6 +221,11 @@ class Supervisor:
         if state is ProcessState.STARTING:
             return
         process = self.process
+        leaving = self._leaving
+        if state is ProcessState.STOPPED or (state is ProcessState.FAILED and self._once):
+            # Before anybody is told: whoever is may start it anew at once.
+            self._runs.clear()
+            self._leaving = None
         if self._retired:
             # Nobody needs to know but those who still use its connections.
             process.end()
@@ -231,9 +237,9 @@ class Supervisor:
                 # One that always runs has died, and comes again.
                 self.life.begin(asyncio.get_running_loop().time())
             self._become(EngineState.STARTING, "starting")
-        elif self._leaving is not None:
-            if state is ProcessState.STOPPED:
-                self._become(EngineState.STOPPED, self._leaving)
+        elif leaving is not None:
+            if self._leaving is None:
+                self._become(EngineState.STOPPED, leaving)
         elif state is ProcessState.ENDED and self._on_demand:
             # What it printed last is still being read: those who wait are told why it failed.
             self._tell(ENDED)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 MODEL = Path(__file__).parents[2] / "models" / "demo.gguf"
 SERVER = """#!{python}
-import http.server, json, os, pathlib, sys, time
+import http.server, json, os, pathlib, signal, sys, time
 here = pathlib.Path({folder!r})
 with open(here / "starts", "a") as file:
     file.write("x")
@@ -25,6 +25,11 @@ while (here / "hold").exists():
     time.sleep(0.01)
 if (here / "broken").exists():
     sys.exit("error: " + (here / "broken").read_text())
+def end(*_):
+    while (here / "deaf").exists():
+        time.sleep(0.01)
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
@@ -98,7 +103,7 @@ class Toy:
         return int(pid), tuple(map(int, numbers.split(",")))
 
     def set(self, what: str, text: str = "") -> None:
-        """Have it do something: `hold` its start, be `broken`, let what is slow `go`."""
+        """Have it do something: `hold` its start, be `broken`, let what is slow `go`, be `deaf` to SIGTERM."""
         (self.folder / what).write_text(text)
 
     def clear(self, what: str) -> None:

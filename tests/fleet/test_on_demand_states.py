@@ -1,0 +1,198 @@
+"""States in which engines on demand of other programs got lost: each is one that this gateway is put into."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from gateway.residency.state import EngineState
+from tests.faults.clients import until
+from tests.fleet.playing import Toy
+from tests.fleet.test_on_demand import MEMORY, ask, becomes, head, leave, pid_of, state, two
+from tests.processes import alive
+from tests.serving import Answer, Served, serving
+
+
+async def wanted(served: Served, name: str, count: int = 1) -> None:
+    """Wait until so many requests wait for an engine."""
+    await until(
+        lambda: served.metric("gateway_engine_requests_waiting", backend=name) == count,
+        f"{count} wait for {name}",
+    )
+
+
+async def order(served: Served, name: str, what: str) -> Answer:
+    return await served.post(f"/gateway/backends/{name}/{what}", {})
+
+
+def pid(served: Served, name: str) -> int:
+    member = served.gateway.fleet._members[name].supervisor
+    assert member is not None
+    assert member.process.pid is not None
+    return member.process.pid
+
+
+async def test_one_who_left_while_it_waited_for_room_starts_nothing_later(tmp_path: Path) -> None:
+    one, other, text = two(tmp_path)
+    async with serving(tmp_path, text) as served:
+        slow = ask(served, "a", "slow")
+        await until(lambda: one.asked == ["slow"], "a is asked")
+        writer = await leave(served, "b")
+        await wanted(served, "b")
+        writer.close()
+        await wanted(served, "b", 0)
+        one.set("go")
+        pid_of(await slow)
+        await asyncio.sleep(1.5)
+        assert (other.starts, state(served, "a")) == (0, EngineState.READY)
+
+
+async def test_one_of_two_who_wait_leaves_and_the_start_goes_on_for_the_other(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, "a")
+    toy.set("hold")
+    async with serving(tmp_path, head() + toy.section()) as served:
+        writer = await leave(served, "a")
+        stays = ask(served, "a")
+        await wanted(served, "a", 2)
+        writer.close()
+        await wanted(served, "a", 1)
+        toy.clear("hold")
+        pid_of(await stays)
+        assert toy.starts == 1
+
+
+async def test_six_requests_for_three_engines_of_which_one_fits_cost_a_start_each(tmp_path: Path) -> None:
+    toys = [Toy(tmp_path, name) for name in "abc"]
+    text = head("engines: {memory: {ram: 1536MiB}}")
+    text += "".join(toy.section(f"start: on_demand, {MEMORY}") for toy in toys)
+    async with serving(tmp_path, text) as served:
+        for answer in await asyncio.gather(*(ask(served, name) for name in "abcabc")):
+            pid_of(answer)
+        assert [toy.starts for toy in toys] == [1, 1, 1]
+
+
+async def test_a_request_that_meets_an_idle_stop_waits_for_its_end_and_starts_it_anew(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, "a")
+    toy.set("deaf")
+    async with serving(tmp_path, head() + toy.section("start: on_demand, idle: 300ms")) as served:
+        first = pid_of(await ask(served, "a"))
+        await becomes(served, "a", EngineState.DRAINING)
+        late = ask(served, "a")
+        await wanted(served, "a")
+        assert (alive(first), toy.starts, len(toy.asked)) == (True, 1, 1)
+        toy.clear("deaf")
+        assert pid_of(await late) != first
+        assert (alive(first), toy.starts) == (False, 2)
+
+
+async def test_the_idle_time_begins_anew_with_the_end_of_each_request(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, "a")
+    async with serving(tmp_path, head() + toy.section("start: on_demand, idle: 2s")) as served:
+        slow = ask(served, "a", "slow")
+        await until(lambda: toy.asked == ["slow"], "it is asked")
+        await asyncio.sleep(2.5)
+        toy.set("go")
+        first = pid_of(await slow)
+        for _ in range(4):
+            await asyncio.sleep(0.8)
+            assert pid_of(await ask(served, "a")) == first
+        await asyncio.sleep(0.8)
+        assert alive(first)
+        # A connection that is open and asks nothing does not keep it.
+        _, writer = await served.connect()
+        await becomes(served, "a", EngineState.STOPPED)
+        writer.close()
+
+
+async def test_start_and_stop_may_be_said_twice(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, "a")
+    toy.set("hold")
+    async with serving(tmp_path, head() + toy.section()) as served:
+        assert [(await order(served, "a", "start")).status for _ in range(2)] == [200, 200]
+        await until(lambda: toy.starts == 1, "it starts")
+        assert (await order(served, "a", "start")).status == 200
+        toy.clear("hold")
+        await becomes(served, "a", EngineState.READY)
+        assert (await order(served, "a", "start")).status == 200
+        await asyncio.sleep(0.3)
+        assert toy.starts == 1
+        assert [(await order(served, "a", "stop")).status for _ in range(2)] == [200, 200]
+        await becomes(served, "a", EngineState.STOPPED)
+        assert (await order(served, "a", "stop")).status == 200
+        assert (toy.starts, state(served, "a")) == (1, EngineState.STOPPED)
+        assert served.metric("gateway_engine_loads_total", backend="a") == 1
+
+
+async def test_start_and_stop_from_many_sides_at_once_leave_one_engine_or_none(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, "a")
+    async with serving(tmp_path, head() + toy.section()) as served:
+        for _ in range(4):
+            sides = [order(served, "a", what) for what in ("start", "stop") * 4]
+            asked = [ask(served, "a") for _ in range(4)]
+            assert {answer.status for answer in await asyncio.gather(*sides)} == {200}
+            for answer in await asyncio.gather(*asked):
+                assert answer.status == 200 or "an operator has stopped it" in answer.error["message"]
+        first = pid_of(await ask(served, "a"))
+        assert (pid(served, "a"), state(served, "a")) == (first, EngineState.READY)
+        await order(served, "a", "stop")
+        await becomes(served, "a", EngineState.STOPPED)
+        assert not alive(first)
+
+
+@pytest.mark.parametrize("others", ["", ", max_wait: 20s"])
+async def test_one_that_never_becomes_ready_is_ended_and_those_who_wait_are_told(
+    tmp_path: Path, others: str
+) -> None:
+    toy = Toy(tmp_path, "a")
+    toy.set("hold")
+    async with serving(
+        tmp_path, head() + toy.section(f"start: on_demand, start_timeout: 1s{others}")
+    ) as served:
+        asked = [ask(served, "a") for _ in range(3)]
+        await until(lambda: toy.starts == 1, "it starts")
+        await wanted(served, "a", 3)
+        process = pid(served, "a")
+        for answer in await asyncio.gather(*asked):
+            assert answer.status == 503
+            if others:
+                assert answer.error["code"] == "model_not_started"
+                assert "it was not ready in time (start_timeout)" in answer.error["message"]
+            else:
+                assert answer.error["code"] in ("model_loading", "model_not_started")
+        await until(lambda: not alive(process), "its process has ended")
+        await until(lambda: state(served, "a") in (EngineState.FAILED, EngineState.STOPPED), "it is at rest")
+        assert served.metric("gateway_engine_requests_waiting", backend="a") == 0
+        assert toy.starts == 1
+        toy.clear("hold")
+        pid_of(await ask(served, "a"))
+
+
+async def test_what_needs_an_engine_that_does_not_run_is_told_so_at_once(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, "a")
+    async with serving(tmp_path, head() + toy.section()) as served:
+        async with asyncio.timeout(2):
+            answer = await served.get("/backends/a/metrics")
+        assert answer.status in (409, 503)
+        assert toy.starts == 0
+
+
+async def test_a_gateway_that_stops_serves_those_under_way_and_fails_who_still_waits_at_the_end(
+    tmp_path: Path,
+) -> None:
+    one, other = Toy(tmp_path, "a"), Toy(tmp_path, "b")
+    other.set("hold")
+    text = head("drain: 2s") + one.section() + other.section()
+    async with serving(tmp_path, text) as served:
+        slow, waits = ask(served, "a", "slow"), ask(served, "b")
+        await until(lambda: one.asked == ["slow"], "a is asked")
+        await wanted(served, "b")
+        process = pid(served, "b")
+        served.server.stop()
+        one.set("go")
+        pid_of(await slow)
+        answer = await asyncio.wait_for(waits, 10)
+        assert answer.status == 503
+        assert "shutting down" in answer.error["message"]
+    assert not alive(process)
