@@ -84,6 +84,8 @@ def test_no_order_has_the_name_of_an_engine_s_action(gateway_paths: set[str]) ->
         "/gateway/backends/{name}/logs",
         "/gateway/backends/{name}/drain",
         "/gateway/backends/{name}/undrain",
+        "/gateway/backends/{name}/start",
+        "/gateway/backends/{name}/stop",
         "/gateway/backends/{name}/weight",
         "/gateway/backends/{name}/breaker/reset",
         "/gateway/backends/{name}/{action}",
