@@ -17,6 +17,9 @@ from gateway.config.yaml_source import Source, Where
 
 def check(config: Config, source: Source, names: Names) -> Iterator[Problem]:
     """Yield a problem for every broken rule."""
+    if config.server.engines.adopt is not None and config.server.data is None:
+        message = "needs 'server.data', the folder in which the next gateway finds them"
+        yield source.problem(("server", "engines", "adopt"), message)
     launched = {
         name: backend.launch
         for name, backend in config.backends.items()

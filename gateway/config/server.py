@@ -115,6 +115,12 @@ class Engines(Section):
         "How much memory they may take. What other programs hold is not theirs either. An engine with "
         "`start: on_demand` starts only where there is room; others make room for it.",
     )
+    adopt: Duration | None = setting(
+        None,
+        "How long engines go on after the gateway has ended, for whatever reason: one that starts meanwhile takes over "
+        "those whose `launch` is the same. Needs `data`. Left out, they end with it. For engines that start after a "
+        "change.",
+    )
     at_once: int | None = setting(None, "The most that run at a time. Left out, any number.", ge=1, le=1000)
     together: tuple[tuple[Name, ...], ...] = setting(
         (),

@@ -22,6 +22,7 @@ from typing import Any
 
 from backends.base import Engine, Status
 from gateway.config.schema import Config
+from gateway.fleet.adoption import WARDENS, Adopting
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.breaker import Settings
 from gateway.fleet.discovery import Discovery
@@ -43,6 +44,12 @@ log = logging.getLogger("gateway.fleet")
 
 def _nobody(location: Location) -> None:
     """Tell nobody where an engine went."""
+
+
+def _adopting(config: Config) -> Adopting | None:
+    """Return where engines are left for the next gateway, if they are."""
+    data, seconds = config.server.data, config.server.engines.adopt
+    return None if data is None or seconds is None else Adopting(Path(data.folder) / WARDENS, seconds)
 
 
 async def _busy_here(backend: Backend) -> BusyPeriods:
@@ -140,6 +147,7 @@ class Fleet:
             member.backend.listed.targeted = name in targeted
             if member.supervisor is not None:
                 member.supervisor.process.data = data
+                member.supervisor.process.adopting = _adopting(config)
         self._members = {name: self._members[name] for name in config.backends}
         self.pool.backends = {name: member.backend for name, member in self._members.items()}
         if self.keeper is not None:
@@ -178,6 +186,11 @@ class Fleet:
                     await asyncio.get_running_loop().create_future()
                 finally:
                     self._group = None
+                    for member in self._members.values():
+                        if member.supervisor is not None:
+                            member.supervisor.process.outlived = (
+                                member.supervisor.process.adopting is not None
+                            )
         finally:
             if self._expiring is not None:
                 self._expiring.cancel()

@@ -2,7 +2,8 @@
 
 Rules:
 - Each engine is the child of a warden process (`gateway.fleet.warden`), which holds one end of a socket pair. When the
-  gateway closes the other end, or is killed, the warden ends the engine and all it forked.
+  gateway closes the other end, or is killed, the warden ends the engine and all it forked, unless it is to keep it for
+  the next gateway (`gateway.fleet.adoption`).
 - Every start gets a fresh port on loopback, unless the engine has a fixed one, which must be free then. Restarts come
   with growing delays, so that a broken engine costs little.
 - An engine that can be given a key by environment gets a new one with each start, so that nobody else on this machine
@@ -15,33 +16,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
-import enum
 import logging
 import os
 import secrets
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+import msgspec
+
 from backends.base import Launch, LaunchError
-from backends.facts.logs import says_something
+from gateway.fleet import adoption
+from gateway.fleet.adoption import Remote, Succession
 from gateway.fleet.output import Output
 from gateway.fleet.ring import Ring
 from gateway.fleet.spawning import (
     HOST,
     Folder,
-    child_environment,
     exit_words,
     free_port,
-    is_taken,
+    given_key,
     located,
     make_folder,
-    warden_command,
+    port_of,
+    spawn,
+    with_key,
 )
+from gateway.fleet.start import AdapterBug, Started, Warden, guess
+from gateway.fleet.start import ProcessState as ProcessState  # noqa: PLC0414 (others import it from here)
 
 log = logging.getLogger("gateway.fleet")
 
@@ -51,48 +58,16 @@ STEADY = 60.0
 """Seconds an engine must have run for its next end to count as the first."""
 HOPE = 3
 """Ends in a row after which an engine is still expected back soon."""
-LAST_WORDS_LIMIT = 300
-"""Characters of its last line that are shown as the reason of its end, where nothing else tells one."""
 LAST_WORDS = 1.0
 """Seconds for reading what an engine printed before it ended."""
 WARDEN_MARGIN = 5.0
 """Seconds beyond the engine's grace until a warden that does not end is ended."""
 
 
-class ProcessState(enum.StrEnum):
-    """Where a launched engine is in its life."""
-
-    STARTING = "starting"
-    """Its command line is being made and started."""
-    RUNNING = "running"
-    """The process runs, ready or not."""
-    ENDED = "ended"
-    """The process has ended by itself; what it has left behind is being cleared away."""
-    FAILED = "failed"
-    """It could not be started or has ended; it will be started again after a while."""
-    STOPPED = "stopped"
-    """Nothing runs, and nothing will."""
-
-
 def restart_delay(failures: int, rng: Random) -> float:
     """Return the seconds to wait after this many ends in a row: up to a quarter less than the schedule, by chance."""
     scheduled: float = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(failures - 1, 16))
     return scheduled * rng.uniform(0.75, 1.0)
-
-
-def _given_key(launch: Launch) -> str | None:
-    """Return the key that the operator has put into the engine's environment, if there is one."""
-    return None if launch.key_env is None else launch.env.get(launch.key_env) or None
-
-
-def _port_of(launch: Launch, free: int) -> int:
-    """Return the port that the engine will listen on: its own, or the free one that it was given."""
-    if launch.port is None:
-        return free
-    if is_taken(launch.port):
-        # Requests would go to a stranger.
-        raise LaunchError(f"another program listens on its port {launch.port}")
-    return launch.port
 
 
 class End(NamedTuple):
@@ -152,6 +127,13 @@ class Process:
         self._failures = 0
         """Ends in a row, each of them soon after the start."""
         self._control: socket.socket | None = None
+        self._warden: Warden | None = None
+        self.adopting: adoption.Adopting | None = None
+        """Where the engine is left for the next gateway; None: it ends with this one."""
+        self.own_key: Callable[[], str | None] = lambda: None
+        """Tells the key that the config has for the engine; None: it has none."""
+        self.outlived = False
+        """Whether the gateway is about to end, and the engine stays where it can."""
         self._killed: str | None = None
         self._renewing = False
         self._woken = asyncio.Event()
@@ -241,88 +223,132 @@ class Process:
         await self._finished.wait()
 
     async def _attempt(self) -> End:
-        """Start the engine and wait for its end."""
+        """Start the engine, or take over the one that was left, and wait for its end."""
         self._ran = False
         self._become(ProcessState.STARTING)
-        free = free_port()
         try:
-            launch = self._with_key(located(self._command(HOST, free)))
-            port = _port_of(launch, free)
-            folder = make_folder(self._name, self.data)
+            started = await self._adopt() or await self._start()
         except (LaunchError, OSError, ValueError) as error:
             return self._cannot_start(str(error))
+        except AdapterBug as error:
+            return self._bug(str(error), error.__cause__ or error)
         except Exception as error:  # noqa: BLE001 (an adapter may come from elsewhere)
-            return self._bug("its command line could not be made", error)
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        self._control, self._killed = ours, None
-        self._output.begin(self.key or _given_key(launch))
+            return self._bug("its command line could not be used", error)
+        self._control, self._warden, self._killed = started.control, started.warden, None
+        stays = False
         try:
-            with theirs:
-                try:
-                    warden = await self._spawn(launch, folder, theirs)
-                except (OSError, ValueError) as error:
-                    return self._cannot_start(str(error))
-                except Exception as error:  # noqa: BLE001 (as above)
-                    return self._bug("its command line could not be used", error)
-            reading = asyncio.create_task(self._output.drain(warden.stdout))
+            reading = asyncio.create_task(self._output.drain(started.warden.stdout))
             try:
-                status = await self._watch(warden, launch, port, ours)
+                status = await self._watch(started)
+            except asyncio.CancelledError:
+                ends = self._stopping or self._renewing or self._killed is not None
+                stays = self.outlived and isinstance(started.warden, Remote) and not ends
+                raise
             finally:
-                # This ends what still runs, also when this task was cancelled.
-                self._let_go()
-                await self._end(warden, launch.stop_timeout, reading)
+                if stays:
+                    reading.cancel()
+                else:
+                    # This ends what still runs, also when this task was cancelled.
+                    self._let_go()
+                    await self._end(started.warden, started.launch.stop_timeout, reading)
             return self._ended(status)
         finally:
-            self._control = self.pid = self.port = self.key = self.start_deadline = None
+            self._control = self._warden = None
+            self.pid = self.port = self.key = self.start_deadline = None
+            started.control.close()
+            if isinstance(started.warden, Remote):
+                started.warden.leave()
+            if not stays:
+                await asyncio.to_thread(self._clear, started.folder)
+
+    def _clear(self, folder: Folder) -> None:
+        """Remove what is left of an engine that has ended."""
+        folder.remove()
+        if self.adopting is not None:
+            adoption.forget(self.adopting, self._name)
+
+    async def _start(self) -> Started:
+        """Start the engine."""
+        free = free_port()
+        try:
+            launch, self.key = with_key(located(self._command(HOST, free)), self._new_key)
+        except (LaunchError, OSError, ValueError):
+            raise
+        except Exception as error:
+            raise AdapterBug("its command line could not be made") from error
+        port = port_of(launch, free)
+        folder = make_folder(self._name, self.data)
+        self._output.begin(self.key or given_key(launch))
+        if self.adopting is not None and not folder.temporary:
+            token = secrets.token_hex()
+            remote = await adoption.spawn(self.adopting, self._name, launch, folder, token)
+            left = adoption.Left(token, port, 0, adoption.digest(launch), time.time(), self.key)
+            return Started(launch, port, folder, remote, remote.control, left)
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            with theirs:
+                warden = await spawn(launch, folder, theirs)
+        except BaseException:
             ours.close()
-            await asyncio.to_thread(folder.remove)
+            folder.remove()
+            raise
+        return Started(launch, port, folder, warden, ours)
 
-    def _with_key(self, launch: Launch) -> Launch:
-        """Return the launch with a key in its environment, unless the operator has put one there."""
-        if launch.key_env is None or launch.key_env in launch.env:
-            return launch
-        self.key = self._new_key()
-        return dataclasses.replace(launch, env={**launch.env, launch.key_env: self.key})
+    async def settle(self) -> bool:
+        """Tell whether an engine was left that can be taken over; end one that was started with other settings."""
+        return self.adopting is not None and await self._succession(self.adopting).settle()
 
-    async def _spawn(
-        self, launch: Launch, folder: Folder, control: socket.socket
-    ) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *warden_command(launch, folder),
-            stdin=control.fileno(),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=child_environment(os.environ, launch.env),
-            # Ctrl-C and Ctrl-Z in the terminal are for the gateway alone.
-            start_new_session=True,
+    async def _adopt(self) -> Started | None:
+        """Take over the engine that was left, if there is one that was started as it would be now."""
+        if self.adopting is None or (found := await self._succession(self.adopting).adopt()) is None:
+            return None
+        self.key = found.left.key
+        self._output.begin(self.key or given_key(found.launch))
+        return Started(
+            found.launch,
+            found.left.port,
+            make_folder(self._name, self.data),
+            found.remote,
+            found.remote.control,
+            found.left,
         )
 
-    async def _watch(
-        self, warden: asyncio.subprocess.Process, launch: Launch, port: int, control: socket.socket
-    ) -> int:
-        loop = asyncio.get_running_loop()
-        pid, _, more = (await loop.sock_recv(control, 32)).partition(b"\n")
+    def _succession(self, adopting: adoption.Adopting) -> Succession:
+        return Succession(adopting, self._name, lambda port: located(self._command(HOST, port)), self.own_key)
+
+    async def _watch(self, started: Started) -> int:
+        loop, warden = asyncio.get_running_loop(), started.warden
+        hear = warden.hear if isinstance(warden, Remote) else partial(loop.sock_recv, started.control, 32)
+        pid, _, more = (await hear()).partition(b"\n")
         if pid:
             began = loop.time()
-            self.pid, self.port = int(pid), port
-            self.start_deadline = began + launch.start_timeout
+            self.pid, self.port = int(pid), started.port
+            self.start_deadline = began + started.launch.start_timeout
+            self._tell_the_next(started)
             self.restarts += self._started
             self._started = self._ran = True
             log.info("backend '%s' started: %s, process %d", self._name, self.url, self.pid)
             self._output.ring.add("start", f"the engine was started: process {self.pid}, {self.url}")
             self._become(ProcessState.RUNNING)
             if not more:
-                await loop.sock_recv(control, 32)
+                await hear()
             if loop.time() - began >= STEADY:
                 self._failures = 0
             self.start_deadline = None
             self._become(ProcessState.ENDED)
         return await warden.wait()
 
-    async def _end(
-        self, warden: asyncio.subprocess.Process, grace: float, reading: asyncio.Task[None]
-    ) -> None:
+    def _tell_the_next(self, started: Started) -> None:
+        """Write down what the next gateway must know of the engine that runs."""
+        if started.left is None or self.adopting is None or self.pid is None:
+            return
+        try:
+            adoption.write(self.adopting, self._name, msgspec.structs.replace(started.left, pid=self.pid))
+        except OSError as error:
+            log.error("backend '%s' cannot be taken over by another gateway: %s", self._name, error)
+
+    async def _end(self, warden: Warden, grace: float, reading: asyncio.Task[None]) -> None:
         """Wait until nothing is left of an engine that has ended or was told to end."""
         try:
             async with asyncio.timeout(grace + WARDEN_MARGIN):
@@ -341,6 +367,8 @@ class Process:
     def _let_go(self) -> None:
         """Close our half of the socket pair, which tells the warden to end the engine."""
         if self._control is not None:
+            if isinstance(self._warden, Remote):
+                self._warden.end()
             with contextlib.suppress(OSError):
                 self._control.shutdown(socket.SHUT_WR)
 
@@ -354,7 +382,7 @@ class Process:
         self.last_error = reason
         return End(f"cannot start: {reason}", logging.DEBUG if known else logging.ERROR)
 
-    def _bug(self, what: str, error: Exception) -> End:
+    def _bug(self, what: str, error: BaseException) -> End:
         """Return the end of a start that an exception of the adapter has prevented."""
         reason = f"{what}, which is a bug of its adapter ({type(error).__name__}: {error})"
         if reason != self.last_error:
@@ -367,14 +395,6 @@ class Process:
         by_force = status in (128 + signal.SIGKILL, -signal.SIGKILL)
         # A killed process had no time to say why; the end of its log is about something else.
         known = None if by_force else self._output.crash_reason()
-        reason = self._killed or known or self._guess(status)
+        reason = self._killed or known or guess(status, self._output.tail)
         self.last_error = f"{reason} ({exit_words(status)})"
         return End(f"stopped: {self.last_error}")
-
-    def _guess(self, status: int) -> str:
-        if status in (128 + signal.SIGKILL, -signal.SIGKILL):
-            return "something killed it, as the system does when memory runs out"
-        said = next((line for line in reversed(self._output.tail) if says_something(line)), None)
-        if said is not None:
-            return f"its last words were: {said[:LAST_WORDS_LIMIT]}"
-        return "it gave no reason"

@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -16,11 +17,11 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from backends.base import Launch
+from backends.base import Launch, LaunchError
 
 HOST = "127.0.0.1"
 WARDEN = Path(__file__).with_name("warden.py")
@@ -69,6 +70,29 @@ def is_taken(port: int) -> bool:
         except OSError:
             return True
     return False
+
+
+def port_of(launch: Launch, free: int) -> int:
+    """Return the port that the engine will listen on: its own, or the free one that it was given."""
+    if launch.port is None:
+        return free
+    if is_taken(launch.port):
+        # Requests would go to a stranger.
+        raise LaunchError(f"another program listens on its port {launch.port}")
+    return launch.port
+
+
+def given_key(launch: Launch) -> str | None:
+    """Return the key that the operator has put into the engine's environment, if there is one."""
+    return None if launch.key_env is None else launch.env.get(launch.key_env) or None
+
+
+def with_key(launch: Launch, new_key: Callable[[], str]) -> tuple[Launch, str | None]:
+    """Return the launch with a key in its environment, and the key, unless the operator has put one there."""
+    if launch.key_env is None or launch.key_env in launch.env:
+        return launch, None
+    key = new_key()
+    return replace(launch, env={**launch.env, launch.key_env: key}), key
 
 
 def exit_words(status: int) -> str:
@@ -130,11 +154,24 @@ def make_folder(name: str, data: Path | None) -> Folder:
     return Folder(path, temporary=False)
 
 
-def warden_command(launch: Launch, folder: Folder) -> list[str]:
-    """Return the command line of the warden of an engine."""
+def warden_command(launch: Launch, folder: Folder, more: Sequence[str] = ()) -> list[str]:
+    """Return the command line of the warden of an engine, with more options."""
     options = ["--grace", str(launch.stop_timeout), "--folder", str(folder.path)]
     if folder.temporary:
         options.append("--remove")
     if launch.stop:
         options += ["--stop", str(len(launch.stop))]
-    return [sys.executable, "-I", "-S", str(WARDEN), *options, "--", *launch.stop, *launch.argv]
+    return [sys.executable, "-I", "-S", str(WARDEN), *options, *more, "--", *launch.stop, *launch.argv]
+
+
+async def spawn(launch: Launch, folder: Folder, control: socket.socket) -> asyncio.subprocess.Process:
+    """Start an engine under a warden that ends it as soon as the other end of `control` is closed."""
+    return await asyncio.create_subprocess_exec(
+        *warden_command(launch, folder),
+        stdin=control.fileno(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=child_environment(os.environ, launch.env),
+        # Ctrl-C and Ctrl-Z in the terminal are for the gateway alone.
+        start_new_session=True,
+    )

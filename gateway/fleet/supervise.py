@@ -119,9 +119,18 @@ class Supervisor:
             self._log_level,
             self._new_key,
         )
+        self.process.own_key = self._own_key
+
+    def _own_key(self) -> str | None:
+        key = self._settings.api_key
+        return None if key is None else key.get_secret_value()
 
     async def run(self) -> None:
-        """Have the engine run whenever it is to, until cancelled; then stop it."""
+        """Have the engine run whenever it is to, until cancelled; then stop it, or leave it to the next gateway."""
+        if await self.process.settle() and not self._runs.is_set():
+            # It runs already, and has its memory, whether anybody waits for it or not.
+            self.life.ordered = True
+            self.start()
         while not self._retired:
             await self._runs.wait()
             await self._run()
@@ -208,8 +217,7 @@ class Supervisor:
 
     def _new_key(self) -> str:
         """Make the key of a start. Where the config has one, the engine is told that: others may use it who know it."""
-        key = self._settings.api_key
-        return secrets.token_urlsafe() if key is None else key.get_secret_value()
+        return self._own_key() or secrets.token_urlsafe()
 
     def _crash_reason(self, lines: Sequence[str]) -> str | None:
         return self._backend.engine.crash_reason(lines)

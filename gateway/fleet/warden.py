@@ -1,7 +1,8 @@
 """A program between the gateway and one engine: it ends the engine when the gateway ends, for whatever reason.
 
-Started as `python -I -S warden.py --grace SECONDS [--folder PATH] [--remove] [--stop COUNT] -- [stop...] argv...`, with
-the gateway's end of a pipe or socket as stdin. Of the words after `--`, the first COUNT are the stop command.
+Started as `python -I -S warden.py --grace SECONDS [--folder PATH] [--remove] [--stop COUNT] [--adopt SECONDS
+--door PATH] -- [stop...] argv...`, with the gateway's end of a pipe or socket as stdin. Of the words after `--`, the
+first COUNT are the stop command.
 
 Rules:
 - End of file on stdin and SIGTERM mean: SIGTERM to all the engine started, SIGKILL to what is left after the grace.
@@ -14,6 +15,10 @@ Rules:
   for signal n).
 - Where stdin is a socket, the engine's process id is written to it as one line, and `gone` as another one as soon as
   that process has ended, before what it forked is cleared away.
+- With `--adopt` it is a child of nobody's, and passes on what the engine prints. The end of stdin alone means then that
+  the gateway has gone: it keeps the engine for so many seconds, and listens at the socket `--door`. Who knows the
+  token, which came in an environment variable, and sends a pipe for the output, is the gateway from then on. It is told
+  the warden's process id, the engine's, and at last `exit N`; it has the engine ended by `end`.
 - Only the standard library, nothing of the gateway: it starts in milliseconds and holds little memory.
 """
 
@@ -23,6 +28,7 @@ import ctypes
 import os
 import select
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -49,11 +55,14 @@ class Orders:
     remove: bool
     stop: list[str]
     argv: list[str]
+    adopt: float = 0.0
+    door: str = ""
 
 
 def orders_of(arguments: list[str]) -> Orders | None:
     """Return what the command line says; None where it is wrong."""
     grace, folder, remove, count = -1.0, "", False, 0
+    adopt, door = 0.0, ""
     words = iter(arguments)
     try:
         for word in words:
@@ -65,6 +74,10 @@ def orders_of(arguments: list[str]) -> Orders | None:
                 folder = next(words)
             elif word == "--stop":
                 count = int(next(words))
+            elif word == "--adopt":
+                adopt = float(next(words))
+            elif word == "--door":
+                door = next(words)
             elif word == "--remove":
                 remove = True
             else:
@@ -74,7 +87,7 @@ def orders_of(arguments: list[str]) -> Orders | None:
     rest = list(words)
     if grace < 0 or len(rest) <= count:
         return None
-    return Orders(grace, folder, remove, rest[:count], rest[count:])
+    return Orders(grace, folder, remove, rest[:count], rest[count:], adopt, door)
 
 
 @dataclass(frozen=True)
@@ -123,13 +136,14 @@ class Engine:
     with a session of their own. Elsewhere it only knows the process group.
     """
 
-    def __init__(self, argv: list[str], folder: str = "") -> None:
-        """Start the engine in a folder. Raises OSError where there is nothing to run."""
+    def __init__(self, argv: list[str], folder: str = "", output: int = -1) -> None:
+        """Start the engine in a folder, printing to a file. Raises OSError where there is nothing to run."""
         self.status: int | None = None
         self.stopping: int | None = None
         """The process id of the stop command while it runs."""
         self.stop_failed = False
         self._folder = folder
+        self._output = output
         self._libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
         if self._libc is not None:
             self._libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -169,6 +183,8 @@ class Engine:
                 if os.getppid() != warden:
                     return  # it was, before the kernel knew
             nothing = os.open(os.devnull, os.O_RDWR)
+            for number in (1, 2) if self._output >= 0 else ():
+                os.dup2(self._output, number)
             for number in (0, 1, 2) if quiet else (0,):
                 os.dup2(nothing, number)
             if self._folder:
@@ -233,8 +249,9 @@ def _quietly(act: Callable[[], None]) -> None:
 class Bell:
     """The end of a wait: a signal has come, or the gateway has closed stdin."""
 
-    def __init__(self) -> None:
-        """Take over the process's signals."""
+    def __init__(self, ties: Ties | None = None) -> None:
+        """Take over the process's signals. `ties` are those to a gateway that may be followed by another."""
+        self._ties = ties
         self._read, write = os.pipe()
         for end in (self._read, write):
             os.set_blocking(end, False)
@@ -250,12 +267,127 @@ class Bell:
 
     def wait(self, seconds: float | None) -> None:
         """Wait for a signal or the end of stdin, at most so many seconds; None: without a limit."""
+        ties = self._ties
+        if ties is not None:
+            self.told_to_stop |= ties.wait(self._read, seconds)
+            return
         ends = [self._read] if self.told_to_stop else [self._read, 0]
         ready, _, _ = select.select(ends, [], [], seconds)
         if self._read in ready:
             os.read(self._read, 4096)
         if 0 in ready and not _heard():
             self.told_to_stop = True
+
+
+class Ties:
+    """What ties an engine to one gateway after another: the one of now, or the time until there must be one."""
+
+    def __init__(self, orders: Orders, token: str) -> None:
+        """Begin with the gateway at stdin and stdout."""
+        self._orders = orders
+        self._token = token
+        self.engine: Engine | None = None
+        self._door: socket.socket | None = None
+        """Open while there is no gateway."""
+        self._until = 0.0
+        self._ended = False
+        self._output, self.engines = os.pipe()
+        """What the engine prints, and the end it prints to."""
+        self._pending = b""
+        os.set_blocking(self._output, False)
+        os.set_blocking(1, False)
+
+    def wait(self, bell: int, seconds: float | None) -> bool:
+        """Wait as `Bell.wait` does, and pass on output meanwhile. Return whether the engine is to end."""
+        if self._door is not None:
+            left = max(0.0, self._until - time.monotonic())
+            seconds = left if seconds is None else min(left, seconds)
+        ends = [bell] if self._pending else [bell, self._output]
+        if self._door is not None:
+            ends.append(self._door.fileno())
+        elif not self._ended:
+            ends.append(0)
+        ready, writable, _ = select.select(ends, [1] if self._pending else [], [], seconds)
+        if bell in ready:
+            os.read(bell, 4096)
+        if self._output in ready or writable:
+            self.pass_on()
+        if self._door is not None:
+            if self._door.fileno() in ready:
+                self._open()
+            if self._door is None or time.monotonic() < self._until:
+                return False
+            self._close()
+            self._ended = True
+            return True
+        if 0 in ready and not self._ended:
+            self._ended = True
+            if _heard():
+                return True
+            self._wait_for_another()
+        return False
+
+    def pass_on(self) -> bool:
+        """Pass on what the engine has printed. Return whether there may be more."""
+        try:
+            self._pending = self._pending or os.read(self._output, 65536)
+        except OSError:
+            return False
+        try:
+            self._pending = self._pending[os.write(1, self._pending) :]
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._pending = b""  # nobody reads any more
+        return True
+
+    def _wait_for_another(self) -> None:
+        """Listen for the next gateway."""
+        self._ended = False
+        self._until = time.monotonic() + self._orders.adopt
+        os.chdir(os.path.dirname(self._orders.door))
+        name = os.path.basename(self._orders.door)
+        _anyway(os.unlink, name)
+        before = os.umask(0o077)
+        self._door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._door.bind(name)
+            self._door.listen(4)
+        except OSError:
+            self._until = 0.0  # nobody can find it
+        os.umask(before)
+
+    def _close(self) -> None:
+        """Listen no more."""
+        assert self._door is not None
+        self._door.close()
+        self._door = None
+        _anyway(os.unlink, os.path.basename(self._orders.door))
+
+    def _open(self) -> None:
+        """Let somebody in who knows the token, and has brought a pipe for the output."""
+        assert self._door is not None and self.engine is not None
+        try:
+            guest, _ = self._door.accept()
+        except OSError:
+            return
+        with guest:
+            guest.settimeout(1.0)
+            try:
+                said, pipes, _, _ = socket.recv_fds(guest, 256, 1)
+            except OSError:
+                return
+            if said == f"{self._token}\n".encode() and pipes:
+                guest.setblocking(True)
+                os.dup2(guest.fileno(), 0)
+                os.dup2(pipes[0], 1)
+                os.dup2(pipes[0], 2)
+                os.set_blocking(1, False)
+                self._close()
+                tell(str(os.getpid()))
+                tell(str(self.engine.pid))
+            for pipe in pipes:
+                os.close(pipe)
 
 
 def _heard() -> bytes:
@@ -339,12 +471,31 @@ def main(arguments: list[str]) -> int:
             "usage: warden.py --grace SECONDS [--folder PATH] [--remove] [--stop COUNT] -- [stop...] argv...\n"
         )
         return USAGE
-    bell = Bell()
+    ties = None
+    if orders.adopt:
+        if os.fork():
+            return 0  # whoever has started this process is not its parent any more
+        ties = Ties(orders, os.environ.pop("GATEWAY_WARDEN_TOKEN", ""))
+        tell(str(os.getpid()))
+    status = run(orders, ties)
+    if ties is not None:
+        while ties.pass_on():
+            pass
+        tell(f"exit {status}")
+    return status
+
+
+def run(orders: Orders, ties: Ties | None) -> int:
+    """Run the engine to its end. Returns its exit status."""
+    bell = Bell(ties)
     try:
-        engine = Engine(orders.argv, orders.folder)
+        engine = Engine(orders.argv, orders.folder, -1 if ties is None else ties.engines)
     except OSError as error:
         sys.stderr.write(f"cannot run {orders.argv[0]}: {error.strerror}\n")
+        sys.stderr.flush()
         return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_RUN
+    if ties is not None:
+        ties.engine = engine
     tell(str(engine.pid))
     status = watch(engine, bell, orders)
     if orders.remove:
