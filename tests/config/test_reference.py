@@ -111,6 +111,7 @@ def test_the_full_example_has_every_key() -> None:
     none |= {"server.engines.at_once", "server.engines.together"}
     none |= {"server.tracing", *(f"server.tracing.{name}" for name in Tracing.model_fields)}
     none |= {"server.data", *(f"server.data.{name}" for name in Data.model_fields)}
+    none.add("server.engines.adopt")  # it needs `server.data`
     assert missing == {"keys.NAME.value", "backends.NAME.options"} | none
 
 
