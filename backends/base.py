@@ -272,6 +272,7 @@ class Engine(ABC):
     request_ids: ClassVar[bool] = True
     """Whether the engine accepts any `x-request-id`. Some refuse ids that are not in their own format."""
     actions: ClassVar[frozenset[Action]] = frozenset()
+    version_path: ClassVar[str] = ""  # where it tells its version, as the member `version`
     model_files: ClassVar[tuple[str, ...]] = ()  # the paths of Ollama's API for files of models that it has
     stream_types: ClassVar[tuple[bytes, ...]] = (b"text/event-stream",)
     """Prefixes of the content types that mark an answer as a stream for the decoder."""

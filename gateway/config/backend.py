@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import ValidationInfo, WithJsonSchema, field_validator
@@ -11,8 +12,11 @@ from pydantic_core import PydanticCustomError
 from backends import registry
 from backends.base import EngineOptions, LaunchOptions, Operation, Options
 from backends.facts.residing import starts_alike
+from backends.facts.versions import parsed
+from backends.surfaces.limits import Limit
 from gateway.config.address import Url
 from gateway.config.defaults import TimeoutOverrides
+from gateway.config.native import Native, NativeOrUse
 from gateway.config.section import Frozen, Section, setting, validate
 from gateway.config.texts import HeaderName, HeaderValue, Line, ModelGlob, Secret
 
@@ -49,10 +53,10 @@ class BackendConfig(Section):
     exclude: tuple[ModelGlob, ...] = setting(
         (), "Models that it lists and that are not offered. They win over `include`."
     )
-    native: Frozen[Translatable, bool] = setting(
+    native: Frozen[Translatable, NativeOrUse] = setting(
         {},
-        "APIs that are translated for this backend although its engine speaks them itself, such as "
-        "`messages: false`: for versions that speak them badly.",
+        "How far the engine is asked in APIs that it speaks itself: `messages: false` has all its requests translated, "
+        "`messages: {tools: false}` those with tools; for versions that speak it badly.",
     )
     metrics_url: Url | None = setting(
         None,
@@ -71,9 +75,21 @@ class BackendConfig(Section):
     )
 
     @property
-    def translated(self) -> frozenset[Operation]:
-        """Return the operations that the engine is not asked for as they are."""
-        return frozenset(Operation(name) for name, native in self.native.items() if not native)
+    def limits(self) -> dict[Operation, Limit]:
+        """Return how far the engine is asked for operations as they are."""
+        return {
+            Operation(name): Limit(one.use, one.tools, None if one.since is None else parsed(one.since))
+            for name, one in self.native.items()
+        }
+
+    @field_validator("native")
+    @classmethod
+    def _tells_its_version(cls, value: Mapping[str, Native], info: ValidationInfo) -> Mapping[str, Native]:
+        name = info.data.get("engine")
+        depends = any(one.since is not None for one in value.values())
+        if name is not None and depends and not registry.engine(name).version_path:
+            raise ValueError(f"engine '{name}' does not tell its version: leave 'since' out")
+        return value
 
     @field_validator("engine")
     @classmethod

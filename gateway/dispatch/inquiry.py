@@ -32,7 +32,7 @@ async def reason(request: Request, target: Target, left: float) -> Failure | Non
     if brief is None or upstream is None or left <= 0:
         return None
     try:
-        translation = translated(brief, engine, target.backend.native, time_ns)
+        translation = translated(brief, engine, target.backend.native.of(brief), time_ns)
         call = (
             engine.call(brief, target.model)
             if translation is None

@@ -23,7 +23,8 @@ from types import MappingProxyType
 from typing import Final
 
 from backends.base import Engine, Health, ModelCard, Operation
-from backends.surfaces.codecs import possible
+from backends.facts.versions import Version
+from backends.surfaces.limits import Limit, Native
 from gateway.admission.gate import UNLIMITED, Gate
 from gateway.fleet.breaker import Breaker, State
 from gateway.fleet.evidence import Evidence
@@ -55,6 +56,9 @@ looks find lasted from the first to the second."""
 _READY: Final = Health.READY
 _generations: Final = itertools.count(1)
 """No two engines of this process, nor two lives of one, have the same."""
+
+
+NO_VERSION: Final[Version | None] = None  # of an engine that has not told it
 
 
 class Backend:
@@ -96,6 +100,7 @@ class Backend:
         "slow_start_weight",
         "suspected_death",
         "upstream",
+        "version",
         "woken",
     )
 
@@ -114,7 +119,7 @@ class Backend:
         `models` are the names it serves where the config says so; None: the engine is asked. `headers` go with every
         request to it. `wall_clock` tells the time of an error.
         """
-        self.name, self.label, self._unreachable = name, name.encode(), False
+        self.name, self.label, self._unreachable, self.version = name, name.encode(), False, NO_VERSION
         self.gate: Gate | None = None
         """Where requests wait that the engine cannot take at once; None where it has a queue of its own."""
         self.residence: Residence | None = None
@@ -210,7 +215,7 @@ class Backend:
     def change_engine(self, engine: Engine) -> None:
         """Speak to the engine by this adapter from the next request on; the gate gets the adapter's number of slots."""
         self.engine = engine
-        self.translate(frozenset())
+        self.limit({})
         if engine.parallel is not None and self.gate is not None:
             self._resize_gate(engine.parallel)
         elif engine.parallel is not None:
@@ -219,10 +224,17 @@ class Backend:
             self.gate.resize(UNLIMITED, ENGINE_QUEUE)
             self.gate = None
 
-    def translate(self, denied: frozenset[Operation]) -> None:
-        """Have the operations in `denied` translated although the engine has them itself."""
-        self.native: frozenset[Operation] = self.engine.operations - denied
-        self.operations: frozenset[Operation] = possible(self.native)
+    def limit(self, limits: Mapping[Operation, Limit]) -> None:
+        """Ask the engine for the operations that it has itself only as far as `limits` say."""
+        self.native: Native = Native(self.engine.operations, limits, self.version)
+        self.operations: frozenset[Operation] = self.native.possible
+
+    def know_version(self, version: Version | None) -> None:
+        """Take the engine to be of this version; None: it is not known any more."""
+        if version != self.version:
+            self.version = version
+            self.native = self.native.changed(self.engine.operations, version)
+            self.operations = self.native.possible
 
     def obey(self) -> None:
         """Act on its orders, which have changed."""

@@ -18,7 +18,8 @@ import logging
 from collections.abc import Callable
 from random import Random
 
-from backends.base import Failure, Health, Kind
+from backends.base import Call, Failure, Health, Kind
+from backends.facts.versions import parsed, told
 from gateway.fleet.backend import Backend
 from gateway.fleet.listing import Listing
 from gateway.fleet.pool import Pool
@@ -133,7 +134,18 @@ class Watch:
             return
         if health is Health.READY and not await self._ask_models(upstream):
             return
+        await self._ask_version(upstream, health)
         self._note(health, reason)
+
+    async def _ask_version(self, upstream: Upstream, health: Health) -> None:
+        """Learn the version of an engine that is ready, where the config has something depend on it."""
+        backend = self._backend
+        if health is not Health.READY or not backend.native.wants_version:
+            backend.know_version(None)
+        elif backend.version is None:
+            answer = await ask(upstream, Call(backend.engine.version_path, method="GET"), TIMEOUT)
+            if upstream is backend.upstream and not isinstance(answer, Failure) and answer[0] == 200:
+                backend.know_version(parsed(told(answer[1])))
 
     def _has_spoken(self) -> bool:
         """Tell whether content has come from the backend lately, which a busy engine still sends."""

@@ -96,7 +96,7 @@ class Member:
             _models(settings),
             headers_of(settings),
         )
-        self.backend.translate(settings.translated)
+        self.backend.limit(settings.limits)
         self.backend.longest = _longest(settings)
         self.backend.slots.launched = _slots(settings)
         self.watch = Watch(self.backend, shared.pool, shared.on_models, shared.rng)
@@ -164,7 +164,7 @@ class Member:
         before, self.settings = self.settings, settings
         backend, self.patience = self.backend, patience
         backend.change_engine(engine)
-        backend.translate(settings.translated)
+        backend.limit(settings.limits)
         backend.slots.launched = _slots(settings)
         backend.longest = _longest(settings)
         self._reside(settings)

@@ -28,7 +28,7 @@ async def warm_up(backend: Backend, prompts: Sequence[str]) -> None:
     if upstream is None or model is None:
         log.warning("backend '%s': nobody knows its model yet, so it is not warmed up", backend.name)
         return
-    operation = Operation.CHAT if Operation.CHAT in backend.native else Operation.COMPLETIONS
+    operation = Operation.CHAT if Operation.CHAT in backend.native.operations else Operation.COMPLETIONS
     for prompt in prompts:
         asked = (
             {"messages": [{"role": "user", "content": prompt}]}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from backends.base import Engine, Operation
+from backends.base import Engine
 from backends.dialect.parameters import Parameters
+from backends.surfaces.limits import Native
 from gateway.telemetry.cells import TargetMetrics
 from gateway.wire.clocks import Clocks
 from gateway.wire.quota import Quota
@@ -18,7 +19,7 @@ class TargetBackend(Protocol):
     @property
     def engine(self) -> Engine: ...
     @property
-    def native(self) -> frozenset[Operation]: ...
+    def native(self) -> Native: ...
     @property
     def upstream(self) -> Upstream | None: ...
     @property

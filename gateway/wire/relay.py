@@ -198,7 +198,11 @@ class Attempt(Sink):
         if not self._data:
             try:
                 self.request, translation = settled(
-                    exchange.request, self._engine, self._backend.native, self._parameters, time_ns
+                    exchange.request,
+                    self._engine,
+                    self._backend.native.of(exchange.request),
+                    self._parameters,
+                    time_ns,
                 )
                 self._translation = translation
                 if translation is None:

@@ -135,6 +135,61 @@ async def test_when_a_message_is_translated(
         assert {one.path for one in engine.requests if one.method == "POST"} == {path}
 
 
+TOOL = {"name": "get", "input_schema": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    ("more", "path"),
+    [
+        ({}, "/v1/messages"),
+        ({"tools": []}, "/v1/messages"),
+        ({"tools": None}, "/v1/messages"),
+        ({"tools": [TOOL]}, "/v1/chat/completions"),
+    ],
+)
+async def test_only_requests_with_tools_are_translated(
+    more: dict[str, Any], path: str, tmp_path: Path
+) -> None:
+    async with FakeEngine() as engine, served(tmp_path, engine, "{messages: {tools: false}}") as found:
+        await found.post("/v1/messages", ASKED | more)
+        assert {one.path for one in engine.requests if one.method == "POST"} == {path}
+
+
+@pytest.mark.parametrize(
+    ("version", "path"),
+    [
+        ("0.10.9", "/v1/chat/completions"),
+        ("0.11.0rc1", "/v1/messages"),
+        ("0.11", "/v1/messages"),
+        ("1.2.3+cu128", "/v1/messages"),
+        ("none", "/v1/chat/completions"),
+        (None, "/v1/chat/completions"),
+    ],
+)
+async def test_an_engine_is_asked_as_it_is_from_a_version_on(
+    version: str | None, path: str, tmp_path: Path
+) -> None:
+    told = answering("/version", {"version": version}) if version else answering("/version", {}, status=404)
+    async with FakeEngine(rules=[told]) as engine:
+        text = f"""
+backends:
+  a: {{engine: vllm, url: "{engine.url}", native: {{messages: {{since: "0.11.0"}}}}}}
+models:
+  m: {{targets: {{a: fake}}}}
+"""
+        async with serving(tmp_path, text) as found:
+            await found.post("/v1/messages", ASKED)
+            assert {one.path for one in engine.requests if one.method == "POST"} == {path}
+
+
+async def test_nobody_asks_for_a_version_that_does_not_matter(tmp_path: Path) -> None:
+    async with FakeEngine() as engine:
+        text = f'backends: {{a: {{engine: vllm, url: "{engine.url}"}}}}\nmodels: {{m: {{targets: {{a: fake}}}}}}\n'
+        async with serving(tmp_path, text) as found:
+            await found.post("/v1/messages", ASKED)
+            assert "/version" not in {one.path for one in engine.requests}
+
+
 async def test_a_whole_answer_of_an_engine_that_only_streams(tmp_path: Path) -> None:
     """What is gathered from a stream is translated as a whole."""
     text = (

@@ -109,6 +109,7 @@ def test_the_full_example_has_every_key() -> None:
     none |= {"server.tls", "server.tls.cert", "server.tls.key", "server.metrics.listen"}
     none |= {"models.NAME.template", "models.NAME.loras", "models.NAME.lora_slots"}
     none |= {"server.engines.at_once", "server.engines.together"}
+    none |= {"backends.NAME.native.NAME.since"}  # this engine tells no version
     none |= {"server.tracing", *(f"server.tracing.{name}" for name in Tracing.model_fields)}
     none |= {"server.data", *(f"server.data.{name}" for name in Data.model_fields)}
     none.add("server.engines.adopt")  # it needs `server.data`
@@ -131,7 +132,14 @@ def test_an_engines_example_has_every_option(name: str) -> None:
 def keys_of(value: object, path: str) -> Iterator[str]:
     """Return the keys of a file as `way.key`, with the names of entries as NAME."""
     if isinstance(value, dict):
-        named = path in {"backends", "models", "keys", "profiles", "models.NAME.targets"}
+        named = path in {
+            "backends",
+            "models",
+            "keys",
+            "profiles",
+            "models.NAME.targets",
+            "backends.NAME.native",
+        }
         for key, inner in value.items():
             step = f"{path}.{'NAME' if named else key}".lstrip(".")
             yield step

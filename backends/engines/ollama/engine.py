@@ -224,6 +224,7 @@ class Ollama(OpenAICompatible):
     options_type: ClassVar[type[EngineOptions] | None] = OllamaOptions
     operations: ClassVar[frozenset[Operation]] = frozenset({*PATHS, *OVER_V1})
     actions: ClassVar[frozenset[Action]] = ACTIONS
+    version_path: ClassVar[str] = "/api/version"
     model_files: ClassVar[tuple[str, ...]] = MODEL_FILES
     stream_types: ClassVar[tuple[bytes, ...]] = (b"application/x-ndjson", b"text/event-stream")
 

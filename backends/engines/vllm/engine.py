@@ -104,6 +104,7 @@ class VLLM(OpenAICompatible):
         Operation.IMAGE_EDITS,
         Operation.IMAGE_VARIATIONS,
     }
+    version_path: ClassVar[str] = "/version"
     actions: ClassVar[frozenset[Action]] = frozenset(
         {Action.LOAD_LORA, Action.UNLOAD_LORA, Action.SLEEP, Action.WAKE}
     )
