@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -74,7 +75,13 @@ def head(request: Request, clock: Clock) -> Members:
 def when(nanoseconds: int) -> str:
     """Return a time since the epoch as Ollama writes it."""
     seconds, rest = divmod(nanoseconds, _SECOND)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
+    return f"{_second(seconds)}.{rest:09d}Z"
+
+
+@lru_cache(4)
+def _second(seconds: int) -> str:
+    """Return a second since the epoch; all lines of one second, of all streams, share it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def call(known: str | None, index: int, name: str, arguments: str) -> Members:
