@@ -197,12 +197,9 @@ class Attempt(Sink):
         exchange = self._exchange
         if not self._data:
             try:
+                native = self._backend.native.of(exchange.request)
                 self.request, translation = settled(
-                    exchange.request,
-                    self._engine,
-                    self._backend.native.of(exchange.request),
-                    self._parameters,
-                    time_ns,
+                    exchange.request, self._engine, native, self._parameters, time_ns
                 )
                 self._translation = translation
                 if translation is None:
