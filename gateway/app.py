@@ -56,11 +56,13 @@ from gateway.errors import GatewayError
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.orders import Order
 from gateway.fleet.peers import Alone, Peers
+from gateway.fleet.remembering import Remembering
 from gateway.fleet.ring import Page, Position
 from gateway.fleet.view import BackendView
 from gateway.machine.machine import Machine
 from gateway.routing import snapshot
 from gateway.routing.state import State
+from gateway.store.opening import engine_memory
 from gateway.telemetry.access import AccessLogs
 from gateway.telemetry.accounting import Accounting
 from gateway.telemetry.lag import Lag
@@ -109,6 +111,8 @@ class Gateway:
         """What the machine tells, where this process is the one to ask it."""
         if self.fleet.keeper is not None:
             self.fleet.keeper.machine = self.machine
+            if store is not None:
+                self.fleet.keeper.remembering = Remembering(engine_memory(store))
         self._state = State(self.pool, self.metrics, rng)
         self._state.processes = self._peers.serving
         self._budget = Budget()

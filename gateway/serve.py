@@ -263,8 +263,6 @@ def serve(loaded: Loaded, disk: Disk, file: Path, workers: int = 1) -> int:
         terminal.flush()
         return 0
     listener.close()
-    if store is not None:
-        store.close_now()  # each worker has its own; the tables are made
     is_open = config.server.auth == "none" or not config.keys
     master = Master(
         (file, loaded, disk),
@@ -272,8 +270,11 @@ def serve(loaded: Loaded, disk: Disk, file: Path, workers: int = 1) -> int:
         workers,
         on_listening=lambda: terminal.put(f"gateway {VERSION} listens on {shown} with {workers} workers"),
         on_ready=lambda models: terminal.put(greeting(url, models, is_open, metrics)),
+        store=store,  # for itself; each worker opens its own
     )
     _run(_survive(master.run(), master.hup))
+    if store is not None:
+        store.close_now()
     terminal.flush()
     return 0
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.api.overview import merged as merged_answers
 from gateway.config.disk import Disk
@@ -34,17 +34,22 @@ from gateway.fleet.fleet import Fleet
 from gateway.fleet.keeper import Use, Uses
 from gateway.fleet.location import Location
 from gateway.fleet.orders import Order
+from gateway.fleet.remembering import Remembering
 from gateway.fleet.ring import Position
 from gateway.fleet.signals import Report
 from gateway.fleet.view import merged
 from gateway.link import Link, Message
 from gateway.machine.machine import Machine
 from gateway.reload import Reloader
+from gateway.store.opening import engine_memory
 from gateway.telemetry.families import Dump
 from gateway.telemetry.merging import in_parts, lasting, merge, of_master
 from gateway.telemetry.metrics import Metrics
 from gateway.together import Leader
 from gateway.worker import VIEWS, views_of
+
+if TYPE_CHECKING:
+    from gateway.store.store import Store
 
 log = logging.getLogger("gateway.workers")
 
@@ -62,12 +67,14 @@ class Master:
         count: int,
         on_listening: Callable[[], None],
         on_ready: Callable[[list[str]], None],
+        store: Store | None = None,
     ) -> None:
         """Start nothing yet.
 
         `read` is the path of the config, the config, and the disk it was read from. `port` is where workers listen.
         `on_listening` is called once when the first worker accepts connections, `on_ready` once with the names of the
-        models when a worker has a backend that can take requests.
+        models when a worker has a backend that can take requests. `store` is the one that the config names, to which
+        this process writes what the engines take; None where there is none.
         """
         self._count = count
         self._on_listening: Callable[[], None] | None = on_listening
@@ -95,6 +102,8 @@ class Master:
         assert self._fleet.keeper is not None
         self._keeper = self._fleet.keeper
         self._keeper.machine = self._machine
+        if store is not None:
+            self._keeper.remembering = Remembering(engine_memory(store))
         path, loaded, disk = read
         self._fleet.apply(loaded.config)
         self._leader = Leader(path, loaded, disk, port, self._fleet)

@@ -118,3 +118,17 @@ async def test_a_worker_that_dies_waits_no_longer(tmp_path: Path) -> None:
             os.kill(worker, signal.SIGKILL)
         await asyncio.gather(asked, return_exceptions=True)
         await becomes(gateway, "a", "stopped")
+
+
+async def test_the_master_keeps_what_an_engine_took_where_there_is_a_store(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, "a", mib=200)
+    folder = tmp_path / "data"
+    text = f'server: {{listen: "127.0.0.1:0", data: {folder}}}\nbackends:\n{toy.section()}'
+    async with two(tmp_path, text) as gateway:
+        assert (await ask(gateway, "a")).status == 200
+        await asyncio.sleep(3)
+    async with two(tmp_path, text) as gateway:
+        page = (await gateway.ask("GET", "/metrics")).body.decode()
+        needs = re.findall(r'gateway_engine_memory_need_bytes{backend="a",device="ram"} (\S+)', page)
+        assert [float(amount) > 200 << 20 for amount in needs] == [True]
+        assert toy.starts == 1

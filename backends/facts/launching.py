@@ -107,10 +107,10 @@ class GgufLaunch(ProcessLaunch):
         description="The model, a GGUF file. A relative path starts at the working directory. Or one of a hub that was "
         "fetched: `hf:ORG/NAME:Q4_K_M`, `ms:ORG/NAME:Q4_K_M`."
     )
-    pull: bool = Field(
-        False,
+    pull: bool | None = Field(
+        None,
         description="Whether a model named with its hub (`hf:...`, `ms:...`) that is not on this machine is fetched at "
-        "the start, which `start_timeout` must allow for.",
+        "the start, which `start_timeout` must allow for. Left out, what `defaults.pull` says.",
     )
     name: str | None = Field(
         None,
@@ -148,10 +148,10 @@ class ServerLaunch(ProcessLaunch):
         description="The model: a folder, or the name of a repository on the Hugging Face hub, which the engine "
         "fetches itself. Or one of a hub that was fetched: `hf:ORG/NAME`, `ms:ORG/NAME`."
     )
-    pull: bool = Field(
-        False,
+    pull: bool | None = Field(
+        None,
         description="Whether a model named with its hub (`hf:...`, `ms:...`) that is not on this machine is fetched at "
-        "the start, which `start_timeout` must allow for.",
+        "the start, which `start_timeout` must allow for. Left out, what `defaults.pull` says.",
     )
     name: str | None = Field(
         None,
@@ -297,7 +297,7 @@ class GpuServerLaunch(ServerLaunch):
                 raise LaunchError(f"there is no {place(path)}: correct the path")
 
 
-def _located(model: str, env: Mapping[str, str], pull: bool) -> str:
+def _located(model: str, env: Mapping[str, str], pull: bool | None) -> str:
     """Return where a model is that may be named with its hub. Raise LaunchError where it is not here."""
     if not has_prefix(model):
         return model

@@ -6,6 +6,8 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -83,11 +85,19 @@ def longest_wait(launch: Residing) -> float:
     return float(getattr(launch, "start_timeout", 300.0))
 
 
-_FIELDS = frozenset(Residing.model_fields)
+_FIELDS = {*Residing.model_fields, "pull"}
+"""Options that say nothing of the process. `pull` says where its model comes from, which is here once it runs."""
 
 
 def starts_alike(one: LaunchOptions | None, other: LaunchOptions | None) -> bool:
     """Tell whether two sections start the same process: they differ in nothing but when it runs."""
     if type(one) is not type(other) or one is None or other is None:
         return one == other
-    return one.model_dump(exclude=set(_FIELDS)) == other.model_dump(exclude=set(_FIELDS))
+    return one.model_dump(exclude=_FIELDS) == other.model_dump(exclude=_FIELDS)
+
+
+def fingerprint(launch: LaunchOptions) -> str:
+    """Return a short hash of what the process is started with: the same for sections that start the same process."""
+    said = launch.model_dump(mode="json", exclude=_FIELDS)
+    text = json.dumps([type(launch).__name__, said], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

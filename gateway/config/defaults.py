@@ -92,3 +92,8 @@ class Defaults(Section):
         "never",
         "How long without a request until a launched engine with `start: on_demand` stops; `never`: only to make room.",
     )
+    pull: bool = setting(
+        False,
+        "Whether the model of a launched engine that is named with its hub (`hf:...`, `ms:...`) and is not on this "
+        "machine is fetched at the start.",
+    )

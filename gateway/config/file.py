@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 from gateway.config import certificate, check, explain, open_secrets
 from gateway.config.disk import Disk, Files
 from gateway.config.include import gather
+from gateway.config.inherit import with_pull
 from gateway.config.persona import expanded
 from gateway.config.problems import ConfigError, Problem, quote
 from gateway.config.schema import Config
@@ -81,7 +82,7 @@ def _checked(source: Source, files: Files) -> Config:
         found += certificate.load(config.server.tls, source, files)
     if found:
         raise ConfigError(found)
-    return expanded(config)
+    return with_pull(expanded(config))
 
 
 def _validate(source: Source, data: dict[str, Any]) -> Config:

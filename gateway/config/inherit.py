@@ -43,6 +43,20 @@ def retry(config: Config, model: str | None) -> Retry:
     return own or config.defaults.retry
 
 
+def with_pull(config: Config) -> Config:
+    """Return a config in which each launch that leaves `pull` out has it from the defaults."""
+    changed = {
+        name: backend.model_copy(
+            update={"launch": backend.launch.model_copy(update={"pull": config.defaults.pull})}
+        )
+        for name, backend in config.backends.items()
+        if backend.launch is not None and getattr(backend.launch, "pull", False) is None
+    }
+    if not changed:
+        return config
+    return config.model_copy(update={"backends": MappingProxyType({**config.backends, **changed})})
+
+
 def owners(config: Config) -> dict[str, str]:
     """Return the model that each name belongs to: its own name, and its aliases, but for those that are patterns."""
     return {name: model for model, own in config.models.items() for name in (model, *own.names)}

@@ -21,6 +21,7 @@ from backends.facts.residing import Residing
 from gateway.config.schema import Config
 from gateway.config.server import Engines
 from gateway.fleet.needs import Needs, budget
+from gateway.fleet.remembering import Remembering
 from gateway.fleet.supervise import Supervisor
 from gateway.machine.machine import Machine
 from gateway.residency.decide import decide, rivals
@@ -71,6 +72,8 @@ class Keeper:
         """
         self.machine: Machine | None = None
         """What tells of the memory there is; None: nobody does, and memory has no limit."""
+        self.remembering: Remembering | None = None
+        """What knows what engines took in earlier runs of the gateway; None: nobody does."""
         self._metrics = metrics
         self._used = used
         self._announced = announced
@@ -103,6 +106,8 @@ class Keeper:
         assert launch is not None
         before = self._kept.get(name)
         needs = Needs(name, launch, None if before is None else before.needs)
+        if self.remembering is not None:
+            self.remembering.tell(needs)
         return _Kept(supervisor, _terms(launch, self._default_idle, exclusive), needs)
 
     def want(self, source: Any, name: str, waiting: int) -> None:
@@ -142,6 +147,18 @@ class Keeper:
 
     async def run(self) -> None:
         """Decide and act, until cancelled."""
+        if self.remembering is None:
+            await self._decide()
+        else:
+            await self.remembering.recall()
+            for kept in self._kept.values():
+                self.remembering.tell(kept.needs)
+            try:
+                await self._decide()
+            finally:
+                await self.remembering.end([kept.needs for kept in self._kept.values()])
+
+    async def _decide(self) -> None:
         while True:
             self._woken.clear()
             again = await self._look()
@@ -256,6 +273,11 @@ class Keeper:
             if kept.supervisor.life.ready_at <= self.machine.looked_at:
                 taken = {gpu: held for gpu, held in use.gpus.items() if held is not None}
                 kept.needs.take({RAM: use.memory, **taken}, kept.supervisor.life.began_at)
+        if self.remembering is not None:
+            runs: dict[bool, list[Needs]] = {True: [], False: []}
+            for kept in self._kept.values():
+                runs[kept.supervisor.life.state is EngineState.READY].append(kept.needs)
+            self.remembering.note(runs[True], runs[False], asyncio.get_running_loop().time())
 
 
 class _Kept:

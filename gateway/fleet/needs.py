@@ -5,6 +5,9 @@ Rules:
   that takes more than that while it runs is believed, not the config.
 - An engine takes more the longer it runs. So what it took in its last life counts until the one after that has ended,
   and what its files say until its first has.
+- What was measured counts as long as the process is started with the same options.
+- An engine that loads models by itself (Ollama) takes next to nothing at its start. Its need is the most that it ever
+  took.
 - What is not measured has no limit. What other programs hold is nobody's to give away.
 - Files are read in a thread, once for each change of an engine's options.
 """
@@ -12,13 +15,14 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backends.base import LaunchOptions
-from backends.facts.residing import Residing
+from backends.facts.residing import Residing, fingerprint, starts_alike
 from backends.sizing.files import facts
 from backends.sizing.model import ModelError
 from backends.sizing.need import Need, Space, Where
@@ -26,6 +30,7 @@ from gateway.config.server import Engines
 from gateway.machine.machine import Machine
 from gateway.residency.memory import ENGINES, RAM, Amounts, in_words
 from gateway.residency.resident import Place
+from gateway.store.taken import Taken
 
 log = logging.getLogger("gateway.fleet")
 
@@ -43,9 +48,9 @@ class Needs:
     def __init__(self, name: str, launch: LaunchOptions, before: Needs | None = None) -> None:
         """Reckon nothing yet. `before` is what was known of the backend of this name."""
         self.name = name
-        self.measured: dict[str, int] = {} if before is None else before.measured
+        self.measured: dict[str, int] = {}
         """The most it took since its last start."""
-        self._last: dict[str, int] | None = None if before is None else before._last
+        self._last: dict[str, int] | None = None
         """The most it took in the life before; None: there was none."""
         self.gpus: tuple[int, ...] | None = None if before is None else before.gpus
         """The GPUs on which it runs, where the gateway has chosen them."""
@@ -57,12 +62,20 @@ class Needs:
         """The GPUs it may start on, where the gateway chooses."""
         self._measured_since = 0.0
         self._judged = False
+        if before is not None and starts_alike(before._launch, launch):
+            self.measured, self._measured_since = before.measured, before._measured_since
+            self._last = before._last
         if before is not None and before._launch == launch:
             self._reckoned, self._is_reckoned, self._sets = (
                 before._reckoned,
                 before._is_reckoned,
                 before._sets,
             )
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of what its process is started with."""
+        return fingerprint(self._launch)
 
     @property
     def chooses(self) -> bool:
@@ -124,11 +137,22 @@ class Needs:
         if self.chooses:
             self._sets = self._possible(gpus)
 
+    def recall(self, amounts: Mapping[str, int]) -> None:
+        """Take note of what it took in an earlier run of the gateway, unless it has run since."""
+        if self._last is None and not self.measured:
+            self._last = dict(amounts)
+
+    def taken(self, running: bool) -> Taken:
+        """Return what was measured, as it is kept for the next run of the gateway; `running`: its life goes on."""
+        if running or not self._launch.served_names():
+            return Taken(self.fingerprint, _most(self._last or {}, self.measured))
+        return Taken(self.fingerprint, dict(self.measured))
+
     def take(self, use: Mapping[str, int], began_at: float) -> None:
         """Take note of what it takes now, by device, since it was started at `began_at`."""
         if began_at != self._measured_since:
             if self.measured:
-                self._last = self.measured
+                self._last = self.taken(running=False).amounts
             self._measured_since, self.measured = began_at, {}
         self.measured = _most(self.measured, use)
         if self._judged or self._told is None:

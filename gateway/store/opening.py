@@ -17,6 +17,7 @@ from gateway.config.data import NEEDED_BY, Data
 from gateway.config.schema import Config
 
 if TYPE_CHECKING:
+    from gateway.store.engine_memory import EngineMemory
     from gateway.store.store import Store
 
 log = logging.getLogger("gateway.store")
@@ -36,6 +37,12 @@ def opened(config: Config) -> Store | None:
 def queries() -> ModuleType:
     """Return `gateway.store.responses`. Call it only where a store is open."""
     return importlib.import_module("gateway.store.responses")
+
+
+def engine_memory(store: Store) -> EngineMemory:
+    """Return what launched engines were measured to take, as an open store has it."""
+    found: EngineMemory = importlib.import_module("gateway.store.engine_memory").EngineMemory(store)
+    return found
 
 
 def tell(store: Store | None) -> None:

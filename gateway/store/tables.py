@@ -53,6 +53,15 @@ files: Final = Table(
     Index(None, "expires"),
 )
 
+engine_memory: Final = Table(
+    "engine_memory",
+    METADATA,
+    Column("backend", String(128), primary_key=True),
+    Column("device", String(64), primary_key=True, comment="`ram`, or a GPU"),
+    Column("bytes", BigInteger, nullable=False),
+    Column("launch", String(64), nullable=False, comment="a hash of what its process is started with"),
+)
+
 batches: Final = Table(
     "batches",
     METADATA,

@@ -9,6 +9,8 @@ import pytest
 from backends.base import LaunchError
 from backends.engines.llamacpp.launch import LlamaCppLaunch
 from backends.engines.vllm.launch import VLLMLaunch
+from backends.facts.residing import starts_alike
+from tests.config.files import config
 from tests.hub.conftest import Shell
 
 NAME = "hf:org/demo-GGUF:Q4_K_M"
@@ -45,3 +47,20 @@ def test_it_is_fetched_at_the_start_where_the_config_allows_it(shell: Shell) -> 
     assert str(shell.home) in done.stdout
     assert "demo-Q4_K_M.gguf'" in done.stdout
     assert "{model}" not in done.stdout
+
+
+def test_the_defaults_say_it_for_all_that_leave_it_out(tmp_path: Path) -> None:
+    launch = f"launch: {{model: '{NAME}', env: {{HF_HOME: '{tmp_path}'}}"
+    text = f"""
+defaults: {{pull: true}}
+backends:
+  a: {{engine: llamacpp, {launch}, runtime: llama-server}}}}
+  b: {{engine: llamacpp, {launch}, runtime: llama-server, pull: false}}}}
+  c: {{engine: ollama, launch: {{}}}}
+"""
+    found = config(tmp_path, text).backends
+    assert [getattr(found[name].launch, "pull", None) for name in "abc"] == [True, False, None]
+    one, other = found["a"].launch, found["b"].launch
+    assert starts_alike(one, other)
+    with pytest.raises(LaunchError, match="is not on this machine"):
+        assert other is not None and other.launch("127.0.0.1", 1)
