@@ -124,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     pull.add_command(_command(commands, "pull", "fetch a model of a hub, or have a backend fetch one"))
     _add_operating(commands)
     models.add_command(
-        _command(commands, "models", "pull, load, delete, ... models at a backend of a running gateway")
+        _command(
+            commands, "models", "list models; pull, load, delete, ... them at a backend; remove them here"
+        )
     )
 
     fake = _command(commands, "fake-engine", "run a pretend engine, for trying a config or a client")

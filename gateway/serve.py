@@ -273,8 +273,6 @@ def serve(loaded: Loaded, disk: Disk, file: Path, workers: int = 1) -> int:
         store=store,  # for itself; each worker opens its own
     )
     _run(_survive(master.run(), master.hup))
-    if store is not None:
-        store.close_now()
     terminal.flush()
     return 0
 

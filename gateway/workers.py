@@ -74,9 +74,10 @@ class Master:
         `read` is the path of the config, the config, and the disk it was read from. `port` is where workers listen.
         `on_listening` is called once when the first worker accepts connections, `on_ready` once with the names of the
         models when a worker has a backend that can take requests. `store` is the one that the config names, to which
-        this process writes what the engines take; None where there is none.
+        this process writes what the engines take, and which `run` closes; None where there is none.
         """
         self._count = count
+        self._store = store
         self._on_listening: Callable[[], None] | None = on_listening
         self._on_ready: Callable[[list[str]], None] | None = on_ready
         self._metrics = Metrics("")
@@ -142,6 +143,8 @@ class Master:
             for task in beside:
                 task.cancel()
             await asyncio.wait(beside)
+            if self._store is not None:
+                await self._store.close()
 
     async def _keep(self, number: int) -> None:
         """Keep one worker running: start another when it ends."""

@@ -117,6 +117,7 @@ LATE_IMPORTS = {
     "gateway/__main__.py": "`check`, `schema` and `key` do not pay for the server's imports",
     "gateway/console/explain.py": "the other commands do not pay for the gateway's imports",
     "gateway/console/fit.py": "a model that is on this machine does not pay for the libraries of hubs",
+    "gateway/console/local_models.py": "actions of engines are asked for without the libraries of hubs",
     "gateway/console/pull.py": "a model of Ollama is fetched without the libraries of hubs",
     "gateway/machine/nvidia.py": "only the process that asks for GPUs pays for the binding, which is large",
     "gateway/console/replay.py": "the other commands do not pay for the gateway's imports",

@@ -1,5 +1,7 @@
 """`gateway models`: have a backend's engine pull, load or delete models, and show its progress.
 
+What is listed without an action, and `rm`, are in `gateway.console.local_models`.
+
 Rules:
 - The exit status is 0 only when the engine said that it is done; an error in the middle of its answer is a failure.
 - Progress goes to stderr, the engine's answer to stdout.
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from backends.base import Action
+from gateway.console import local_models
 from gateway.console.client import Client, Failed, add_arguments, printable
 
 PLACES: dict[str, tuple[str, ...]] = {
@@ -29,17 +32,26 @@ _NAMED = re.compile(r"([a-z_]+)=(.*)", re.DOTALL)
 
 def add_command(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("action", choices=[action.value for action in Action], help="what is to be done")
-    parser.add_argument("backend", help="whose engine does it, as the config names it")
-    parser.add_argument(
-        "arguments",
-        nargs="*",
-        metavar="argument",
-        help="the model's name, for copy the source's and the destination's; others as name=value, "
-        "or name=@file for what is in a file",
-    )
+    local_models.add_config(parser)
+    parser.add_argument("--json", action="store_true", help="for programs: JSON, with sizes in bytes")
     add_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=local_models.show)
+    commands = parser.add_subparsers(metavar="command")
+    for action in Action:
+        job = f"have a backend's engine do `{action}`"
+        one = commands.add_parser(action.value, help=job, description=job[0].upper() + job[1:] + ".")
+        one.add_argument("backend", help="whose engine does it, as the config names it")
+        one.add_argument(
+            "arguments",
+            nargs="*",
+            metavar="argument",
+            help="the model's name, for copy the source's and the destination's; others as name=value, "
+            "or name=@file for what is in a file",
+        )
+        add_arguments(one, nested=True)
+        one.set_defaults(run=run, action=action.value)
+    job = "remove a model of a hub from this machine"
+    local_models.add_remove(commands.add_parser("rm", help=job, description=job[0].upper() + job[1:] + "."))
 
 
 def run(options: argparse.Namespace) -> int:
