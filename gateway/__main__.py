@@ -120,14 +120,8 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
 
-    fit.add_command(_command(commands, "fit", "say how much memory a model needs, and what it fits on"))
-    pull.add_command(_command(commands, "pull", "fetch a model of a hub, or have a backend fetch one"))
+    _add_models(commands)
     _add_operating(commands)
-    models.add_command(
-        _command(
-            commands, "models", "list models; pull, load, delete, ... them at a backend; remove them here"
-        )
-    )
 
     fake = _command(commands, "fake-engine", "run a pretend engine, for trying a config or a client")
     command.add_arguments(fake)
@@ -136,6 +130,17 @@ def _parser() -> argparse.ArgumentParser:
     version = _command(commands, "version", "print the version, and whether the hot modules are compiled")
     version.set_defaults(run=_version)
     return parser
+
+
+def _add_models(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands about models and their files."""
+    fit.add_command(_command(commands, "fit", "say how much memory a model needs, and what it fits on"))
+    pull.add_command(_command(commands, "pull", "fetch a model of a hub, or have a backend fetch one"))
+    models.add_command(
+        _command(
+            commands, "models", "list models; pull, load, delete, ... them at a backend; remove them here"
+        )
+    )
 
 
 def _add_operating(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

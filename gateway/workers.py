@@ -31,7 +31,7 @@ from gateway.config.disk import Disk
 from gateway.config.file import Loaded
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.fleet import Fleet
-from gateway.fleet.keeper import Use, Uses
+from gateway.fleet.keeper import Keeper, Use, Uses
 from gateway.fleet.location import Location
 from gateway.fleet.orders import Order
 from gateway.fleet.remembering import Remembering
@@ -73,8 +73,7 @@ class Master:
 
         `read` is the path of the config, the config, and the disk it was read from. `port` is where workers listen.
         `on_listening` is called once when the first worker accepts connections, `on_ready` once with the names of the
-        models when a worker has a backend that can take requests. `store` is the one that the config names, to which
-        this process writes what the engines take, and which `run` closes; None where there is none.
+        models when a backend can take requests. `store` is for what the engines take; `run` closes it.
         """
         self._count = count
         self._store = store
@@ -100,11 +99,7 @@ class Master:
             used=self._used,
         )
         self._machine = Machine(self._fleet.launched, self._metrics.machine)
-        assert self._fleet.keeper is not None
-        self._keeper = self._fleet.keeper
-        self._keeper.machine = self._machine
-        if store is not None:
-            self._keeper.remembering = Remembering(engine_memory(store))
+        self._keeper = self._keeper_with(store)
         path, loaded, disk = read
         self._fleet.apply(loaded.config)
         self._leader = Leader(path, loaded, disk, port, self._fleet)
@@ -123,6 +118,15 @@ class Master:
             "backends": self._answer_backends,
             "printed": self._answer_printed,
         }
+
+    def _keeper_with(self, store: Store | None) -> Keeper:
+        """Return what decides of the engines, with what it looks at."""
+        keeper = self._fleet.keeper
+        assert keeper is not None
+        keeper.machine = self._machine
+        if store is not None:
+            keeper.remembering = Remembering(engine_memory(store))
+        return keeper
 
     def hup(self) -> None:
         """Read the config anew, because this process or a worker got a SIGHUP."""
