@@ -27,6 +27,7 @@ from backends.base import (
 )
 from backends.engines.lmdeploy.engine import LMDeploy
 from backends.engines.lmdeploy.launch import FLAGS, LMDeployLaunch
+from backends.facts.residing import Residing
 from gateway.config.section import validate
 from tests.backends.recorded import recorded
 
@@ -83,7 +84,7 @@ def test_every_option_reaches_lmdeploy(lmdeploy: str, tmp_path: Path) -> None:
         "start_timeout": "1m",
         "stop_timeout": "5s",
     }
-    assert set(given) | {"command"} == set(LMDeployLaunch.model_fields)
+    assert set(given) | {"command", "pull"} == set(LMDeployLaunch.model_fields) - set(Residing.model_fields)
     launched = launch(**given)
     assert " ".join(launched.argv[3:]) == (
         f"{tmp_path} --model-name small --server-name 127.0.0.1 --server-port 4321 --backend pytorch --tp 2 --dp 1 "

@@ -29,6 +29,7 @@ from backends.base import (
 )
 from backends.engines.sglang.engine import SGLang
 from backends.engines.sglang.launch import FLAGS, SGLangLaunch
+from backends.facts.residing import Residing
 from gateway.config.section import validate
 from tests.backends.recorded import played, recorded, refusal
 from tests.backends.recorded import request as recorded_request
@@ -104,7 +105,7 @@ def test_every_option_reaches_sglang(sglang: str, tmp_path: Path) -> None:
         "start_timeout": "1m",
         "stop_timeout": "5s",
     }
-    assert set(given) | {"command"} == set(SGLangLaunch.model_fields)
+    assert set(given) | {"command", "pull"} == set(SGLangLaunch.model_fields) - set(Residing.model_fields)
     launched = launch(**given)
     assert " ".join(launched.argv[14:]) == (
         "--tp-size 2 --pp-size 3 --dp-size 4 --mem-fraction-static 0.85 --context-length 4096 "

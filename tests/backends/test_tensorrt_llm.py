@@ -25,6 +25,7 @@ from backends.base import (
     Status,
 )
 from backends.engines.tensorrt_llm import FLAGS, SETTINGS, TensorRTLLM, TensorRTLLMLaunch
+from backends.facts.residing import Residing
 from gateway.config.section import validate
 
 ENGINE = TensorRTLLM()
@@ -89,7 +90,9 @@ def test_every_option_reaches_trtllm(trtllm: str, tmp_path: Path) -> None:
         "start_timeout": "1m",
         "stop_timeout": "5s",
     }
-    assert set(given) | {"command"} == set(TensorRTLLMLaunch.model_fields)
+    assert set(given) | {"command", "pull"} == set(TensorRTLLMLaunch.model_fields) - set(
+        Residing.model_fields
+    )
     launched = launch(**given)
     assert " ".join(launched.argv[2:]) == (
         f"{tmp_path} --host 127.0.0.1 --port 4321 --served_model_name small --backend pytorch --tp_size 2 --pp_size 3 "

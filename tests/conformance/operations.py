@@ -171,6 +171,17 @@ def output_text(response: dict[str, Any]) -> str:
     return "".join(texts)
 
 
+@check(
+    RESPONSES + "/input_tokens",
+    {"model": MODEL, "input": QUESTION},
+    operation=Operation.INPUT_TOKENS,
+)
+def input_tokens(answer: Answer) -> None:
+    assert answer.status == 200, answer.body[:500]
+    assert answer.json()["object"] == "response.input_tokens"
+    assert answer.json()["input_tokens"] > 0
+
+
 @check(RESPONSES, RESPONSE, operation=Operation.RESPONSES)
 def responses(answer: Answer) -> None:
     assert answer.status == 200, answer.body[:500]

@@ -51,6 +51,7 @@ SAID_AS = {
     "messages_thinking": "chat_reasoning",
     "messages_thinking_stream": "chat_reasoning_stream",
     "count_tokens": "tokenize",
+    "input_tokens": "tokenize",
     "responses": "chat",
     "responses_stream": "chat_stream",
     "ollama_chat": "chat",
