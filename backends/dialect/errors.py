@@ -131,6 +131,8 @@ _PLAIN = {
     Kind.GARBLED: "the engine's reply is not one the gateway can read",
 }
 
+NOT_SUPPORTED = "not_supported"
+"""The code of another gateway like this one, where no engine behind it can do what was asked."""
 _ABOUT_THE_REQUEST = frozenset({Kind.REJECTED, Kind.CONTEXT, Kind.UNSUPPORTED})
 
 
@@ -140,6 +142,8 @@ def _kind(status: int, facts: _Facts) -> Kind:
         return Kind.CONTEXT
     if facts.code in MISSING_CODES:
         return Kind.MISSING
+    if status == 400 and facts.code == NOT_SUPPORTED:
+        return Kind.UNSUPPORTED
     if status in (400, 413, 422):
         return Kind.CONTEXT if any(mark in facts.message for mark in CONTEXT_MARKS) else Kind.REJECTED
     if status == 404 and _is_no_route(facts):

@@ -220,6 +220,12 @@ def test_a_missing_model_is_known_by_its_code(status: int) -> None:
     assert read(status, body).kind is Kind.MISSING
 
 
+def test_another_gateway_says_that_no_engine_behind_it_can_do_it() -> None:
+    error = {"message": "no", "type": "invalid_request_error", "param": "messages", "code": "not_supported"}
+    assert read(400, {"error": error}).kind is Kind.UNSUPPORTED
+    assert read(400, {"error": error | {"code": "other"}}).kind is Kind.REJECTED
+
+
 @pytest.mark.parametrize("code", [400, "400", 429, 503])
 @pytest.mark.parametrize("field", ["code", "http_status_code"])
 def test_in_a_stream_the_body_has_the_status(code: int | str, field: str) -> None:
