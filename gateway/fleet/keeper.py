@@ -20,12 +20,12 @@ from backends.base import LaunchOptions
 from backends.facts.residing import Residing
 from gateway.config.schema import Config
 from gateway.config.server import Engines
-from gateway.fleet.needs import Needs, budget
+from gateway.fleet.needs import Needs, budget, limits
 from gateway.fleet.remembering import Remembering
 from gateway.fleet.supervise import Supervisor
 from gateway.machine.machine import Machine
 from gateway.residency.decide import decide, rivals
-from gateway.residency.memory import ENGINES, RAM
+from gateway.residency.memory import ENGINES, RAM, shortages
 from gateway.residency.resident import Action, Reason, Refuse, Resident, Sleep, Start, Stop, Terms, Wake
 from gateway.residency.state import LOADING, EngineState
 from gateway.telemetry.metrics import Metrics
@@ -159,9 +159,18 @@ class Keeper:
                 await self.remembering.end([kept.needs for kept in self._kept.values()])
 
     async def _decide(self) -> None:
+        told = False
         while True:
             self._woken.clear()
-            again = await self._look()
+            again = None
+            try:
+                again = await self._look()
+            except Exception:
+                if not told:
+                    log.exception(
+                        "which engines run cannot be decided, which is a bug; it is tried again and again"
+                    )
+                told = True
             pause = None
             if any(kept.terms.on_demand for kept in self._kept.values()):
                 pause = QUICK if self._wants else LOOK
@@ -232,19 +241,32 @@ class Keeper:
     def _do(self, action: Action) -> None:
         kept = self._kept[action.name]
         if isinstance(action, Start):
+            kept.doubted_at = None
             kept.needs.gpus = action.gpus
             kept.supervisor.start(action.gpus)
         elif isinstance(action, Wake):
             kept.supervisor.wake()
         elif isinstance(action, Refuse):
-            log.error("backend '%s' cannot run: %s", action.name, action.why)
-            kept.supervisor.fail(action.why)
+            if action.for_good or self._is_sure(kept):
+                log.error("backend '%s' cannot run: %s", action.name, action.why)
+                kept.supervisor.fail(action.why)
         elif isinstance(action, Stop | Sleep):
             why = f"it makes room for '{action.for_}'" if action.for_ else _WORDS[action.reason]
             asleep = isinstance(action, Sleep)
             log.info("backend '%s' %s: %s", action.name, "falls asleep" if asleep else "stops", why)
             self._metrics.lives.stops.cell(action.name, action.reason).value += 1
             (kept.supervisor.sleep if asleep else kept.supervisor.stop)(why)
+
+    def _is_sure(self, kept: _Kept) -> bool:
+        """Tell whether an engine that does not fit is to be refused: it never fits, or did not at an earlier look, too.
+
+        Memory of an engine that has just ended looks like another program's until the machine is looked at again.
+        """
+        looked = -math.inf if self.machine is None else self.machine.looked_at
+        most = limits(self._engines, self.machine)
+        needs = [place.need for place in kept.needs.places()] or [kept.needs.amounts() or {}]
+        doubted, kept.doubted_at = kept.doubted_at, looked
+        return all(shortages(need, most) for need in needs) or (doubted is not None and doubted < looked)
 
     def _waiting(self, name: str) -> int:
         return sum(self._wants.get(name, {}).values())
@@ -288,6 +310,8 @@ class _Kept:
         self.terms = terms
         self.needs = needs
         self.times = 0
+        self.doubted_at: float | None = None
+        """The machine's last look when the engine did not fit; None where it has fitted since."""
         self.failures = supervisor.life.failures
 
 

@@ -204,20 +204,33 @@ class Needs:
         )
 
 
-def budget(engines: Engines, machine: Machine | None) -> Amounts:
-    """Return what all launched engines may take together now."""
+def limits(engines: Engines, machine: Machine | None) -> dict[str, int]:
+    """Return what all launched engines may take together where no other program takes anything."""
     found = {} if engines.at_once is None else {ENGINES: engines.at_once}
     if machine is None:
         return found
-    host, uses = machine.host(), machine.uses()
-    if host.memory_total is not None and host.memory_available is not None:
-        ours = sum(use.memory for use in uses.values())
-        found[RAM] = min(_limit(engines.memory.ram, host.memory_total), host.memory_available + ours)
+    total = machine.host().memory_total
+    if total is not None:
+        found[RAM] = _limit(engines.memory.ram, total)
     for gpu in machine.gpus():
         if gpu.memory_total is not None:
+            found[gpu.id] = _limit(engines.memory.gpu, gpu.memory_total)
+    return found
+
+
+def budget(engines: Engines, machine: Machine | None) -> Amounts:
+    """Return what all launched engines may take together now."""
+    found = limits(engines, machine)
+    if machine is None:
+        return found
+    available, uses = machine.host().memory_available, machine.uses()
+    if RAM in found and available is not None:
+        found[RAM] = min(found[RAM], available + sum(use.memory for use in uses.values()))
+    for gpu in machine.gpus():
+        if gpu.id in found and gpu.memory_total is not None:
             ours = sum(use.gpus.get(gpu.id) or 0 for use in uses.values())
             there = gpu.memory_total - max(0, (gpu.memory_used or 0) - ours)
-            found[gpu.id] = min(_limit(engines.memory.gpu, gpu.memory_total), there)
+            found[gpu.id] = min(found[gpu.id], there)
     return found
 
 

@@ -139,6 +139,9 @@ class _Round:
         if not resident.terms.on_demand:
             self._start(resident)
             return
+        if (refusal := self._excluded(resident)) is not None:
+            self._actions.append(Refuse(name, refusal, for_good=True))
+            return
         if (refusal := self._impossible(resident)) is not None:
             self._actions.append(Refuse(name, refusal))
             return
@@ -282,18 +285,24 @@ class _Round:
             return change(resident.asleep or {}, _both(resident))
         return _running(resident)
 
-    def _impossible(self, resident: Resident) -> str | None:
-        """Return why an engine can never run beside those that stay whatever happens; None where it can."""
-        staying = [
+    def _staying(self, resident: Resident) -> list[Resident]:
+        """Return the other engines that run and stay whatever happens."""
+        return [
             each
             for each in self._all.values()
             if each.name != resident.name
             and each.state in RUNNING
             and (each.terms.pin or not each.terms.on_demand)
         ]
-        for each in staying:
-            if are_rivals(each, resident):
-                return f"'{each.name}' stays, and the two must not run together"
+
+    def _excluded(self, resident: Resident) -> str | None:
+        """Return why an engine must not run beside those that stay; None where it may."""
+        found = next((each.name for each in self._staying(resident) if are_rivals(each, resident)), None)
+        return None if found is None else f"'{found}' stays, and the two must not run together"
+
+    def _impossible(self, resident: Resident) -> str | None:
+        """Return what an engine lacks beside those that stay; None where it fits."""
+        staying = self._staying(resident)
         room = less(self._budget, map(held, staying))
         needs = [{**place.need, ENGINES: 1} for place in resident.places] or [_running(resident)]
         why: list[str] = []

@@ -135,6 +135,8 @@ class Refuse(NamedTuple):
 
     name: str
     why: str
+    for_good: bool = False
+    """Whether that has nothing to do with how much memory there is just now."""
 
 
 Action = Start | Wake | Stop | Sleep | Refuse

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from gateway.machine.aside import Aside
+from gateway.machine.host import Host
+from gateway.residency.decide import decide
 from gateway.residency.state import EngineState
 from tests.config.files import config as read
 from tests.faults.clients import until
@@ -360,3 +363,44 @@ async def test_a_gateway_that_stops_leaves_no_engine_in_whatever_state(tmp_path:
         await until(lambda: member.process.pid is not None, "b has a process")
         pids.append(member.process.pid or 0)
     assert not any(map(alive, pids))
+
+
+async def test_what_does_not_fit_beside_other_programs_is_refused_after_a_second_look(tmp_path: Path) -> None:
+    """The memory of an engine that has just ended looks like another program's until the next look."""
+    toy = Toy(tmp_path, "a")
+    text = head("engines: {memory: {ram: 100%}}") + toy.section("start: on_demand, memory: {ram: 1GiB}")
+    async with serving(tmp_path, text) as served:
+        machine = served.gateway.machine
+        assert machine is not None
+        await machine.looked.wait()
+        total = machine.host().memory_total
+        assert total is not None
+        machine._host_read = Aside("a full machine", lambda: Host(memory_total=total, memory_available=0))
+        await machine.look()
+        asked = ask(served, "a")
+        await until(lambda: served.metric("gateway_engine_requests_waiting", backend="a") == 1, "it waits")
+        assert not asked.done()
+        await machine.look()
+        answer = await asked
+        assert (answer.status, answer.error["code"]) == (503, "model_not_started")
+        assert "it needs 1.0 GiB of RAM, and there are 0 bytes" in answer.error["message"]
+
+
+async def test_a_bug_in_a_decision_is_logged_once_and_the_next_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    toy = Toy(tmp_path, "a")
+    broken = [True]
+
+    def decides(*arguments: Any) -> Any:
+        if broken[0]:
+            raise RuntimeError("a bug")
+        return decide(*arguments)
+
+    monkeypatch.setattr("gateway.fleet.keeper.decide", decides)
+    async with serving(tmp_path, head() + toy.section()) as served:
+        asked = ask(served, "a")
+        await until(lambda: "cannot be decided" in caplog.text, "it is logged")
+        broken[0] = False
+        pid_of(await asked)
+    assert caplog.text.count("cannot be decided") == 1

@@ -231,7 +231,7 @@ def test_rivals_do_not_run_together() -> None:
     assert actions(ready("a", 0), wanted("b", 0, terms=terms)) == [Stop("a", Reason.ROOM, "b")]
     always = ready("a", 0, Terms())
     assert actions(always, wanted("b", 0, terms=terms)) == [
-        Refuse("b", "'a' stays, and the two must not run together")
+        Refuse("b", "'a' stays, and the two must not run together", for_good=True)
     ]
 
 
