@@ -23,6 +23,7 @@ from backends.facts.versions import parsed, told
 from gateway.fleet.backend import Backend
 from gateway.fleet.listing import Listing
 from gateway.fleet.pool import Pool
+from gateway.fleet.residence import stops
 from gateway.wire.ask import ask
 from gateway.wire.upstream import Upstream
 
@@ -112,7 +113,7 @@ class Watch:
     async def _probe(self, upstream: Upstream) -> None:
         backend = self._backend
         answer = await self._ask_health(upstream)
-        if upstream is not backend.upstream:
+        if upstream is not backend.upstream or stops(backend.residence):
             return
         if isinstance(answer, Failure):
             if answer.kind is Kind.TIMEOUT and backend.health is Health.READY and self._has_spoken():
@@ -233,7 +234,7 @@ class Watch:
         """Ask the engine for its models and note them. Return False where it has gone meanwhile."""
         backend = self._backend
         answer = await ask(upstream, backend.engine.models(), TIMEOUT)
-        if upstream is not backend.upstream:
+        if upstream is not backend.upstream or stops(backend.residence):
             return False
         if self._listing.take(answer, upstream, asyncio.get_running_loop().time()):
             self._on_models()

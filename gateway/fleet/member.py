@@ -25,11 +25,10 @@ from gateway.fleet.breaker import Breaker
 from gateway.fleet.health import Watch
 from gateway.fleet.location import Location, OnLocation
 from gateway.fleet.pool import Pool
-from gateway.fleet.residence import OnWant, Residence
+from gateway.fleet.residence import OnWant, Residence, rests
 from gateway.fleet.signals import Book, OnReport, Poll
 from gateway.fleet.supervise import Supervisor, take_over
 from gateway.fleet.view import BackendView, backend_view
-from gateway.residency.state import AT_REST
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.upstream import Upstream
 
@@ -146,11 +145,6 @@ class Member:
             residence.on_demand = launch.start == "on_demand"
             residence.max_wait = longest_wait(launch)
 
-    def _at_rest(self) -> bool:
-        """Tell whether the engine does not run, and that is as it should be."""
-        residence = self.backend.residence
-        return residence is not None and residence.on_demand and residence.state in AT_REST
-
     def fits(self, settings: BackendConfig) -> bool:
         """Tell whether this member can become what `settings` say, or another has to take its place."""
         return consequence(self.settings, settings) is not Consequence.REPLACED
@@ -172,7 +166,7 @@ class Member:
         if meaning is Consequence.MOVED:
             self._leave_location(settings.url)
         elif meaning is Consequence.RELAUNCHED:
-            if not self._at_rest():
+            if not rests(backend.residence):
                 self._leave_location(None)
                 backend.note(Health.LOADING, "its launch options have changed")
             if self.supervisor is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from gateway.residency.state import EngineState
+from gateway.residency.state import AT_REST, EngineState
 
 OnWant = Callable[[str, int], None]
 """Called with the name of a backend, and how many requests of this process wait for its engine now."""
@@ -63,6 +63,16 @@ class Residence:
     def _count(self, by: int) -> None:
         self.waiting += by
         self._on_want(self._name, self.waiting)
+
+
+def rests(residence: Residence | None) -> bool:
+    """Tell whether an engine does not run, and that is as it should be; None: another one than ours."""
+    return residence is not None and residence.on_demand and residence.state in AT_REST
+
+
+def stops(residence: Residence | None) -> bool:
+    """Tell whether an engine is about to stop: what it says, or does not say any more, means nothing."""
+    return residence is not None and residence.state is EngineState.DRAINING
 
 
 class Want:

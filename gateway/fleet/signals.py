@@ -26,6 +26,7 @@ from backends.metrics import Measured
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.load import FRESH, INTERVAL
 from gateway.fleet.pool import Pool
+from gateway.fleet.residence import rests
 from gateway.wire.ask import ask
 from gateway.wire.upstream import Upstream
 
@@ -250,6 +251,8 @@ class Poll:
             backend = self._backend
             asked = backend.upstream is not None and backend.health in _ASKED
             if not asked or not backend.engine.signal_calls():
+                if rests(backend.residence):
+                    self.forget()
                 await self._pool.change()
                 continue
             health = backend.health

@@ -104,6 +104,8 @@ async def test_an_idle_engine_stops_and_the_next_request_starts_it_anew(tmp_path
         first = pid_of(await ask(served, "a"))
         await becomes(served, "a", EngineState.STOPPED)
         assert not alive(first)
+        found = await view(served, "a")
+        assert (found["signals"], found["last_error"]) == ({}, None)
         assert pid_of(await ask(served, "a")) != first
         assert toy.starts == 2
 
