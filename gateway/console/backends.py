@@ -88,7 +88,7 @@ def _row(view: View, now: datetime) -> tuple[str, ...]:
 
 def state(view: View) -> str:
     """Return the state of a backend in words, with its engine's, its breaker and what an operator has ordered."""
-    orders, launched = view["orders"], view["launched"]
+    orders, launched = view["orders"], view.get("launched")
     beside = [_left(orders["drained_left"])] if orders["drained"] else []
     if launched is not None and launched["state"] in ("warming", "draining", "failed"):
         beside.append(launched["state"])
