@@ -231,7 +231,8 @@ def test_the_table_of_a_running_gateway(
     monkeypatch.setenv("MY_KEY", "sk-boss")
     status, out, err = command(capsys, "backends", "--json", "--url", gateway.url, "--key-env", "MY_KEY")
     first, second = json.loads(out)
-    assert (status, err, first["name"], second["launched"]) == (0, "", "gone", {"pid": None, "restarts": 0})
+    launched = {"state": "failed", "pid": None, "restarts": 0}
+    assert (status, err, first["name"], second["launched"]) == (0, "", "gone", launched)
 
 
 @pytest.mark.slow

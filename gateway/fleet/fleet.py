@@ -85,8 +85,9 @@ class Fleet:
         self.keeper: Keeper | None = None
         """Decides which of the launched engines run; None where another process launches them."""
         if launches:
-            self.keeper = Keeper(metrics, used or self._uses, self.pool.change)
+            self.keeper = Keeper(metrics, used or self._uses)
             metrics.before_scrape(self.keeper.show)
+            self.pool.on_change = self.keeper.wake
         self._shared = Shared(
             self.pool,
             metrics,

@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
@@ -64,19 +65,14 @@ class Keeper:
         self,
         metrics: Metrics,
         used: Callable[[], Awaitable[Uses]],
-        announced: Callable[[], Awaitable[None]],
     ) -> None:
-        """Decide nothing before `run`.
-
-        `used` tells how all processes use each backend; `announced` waits until some backend has changed.
-        """
+        """Decide nothing before `run`. `used` tells how all processes use each backend."""
         self.machine: Machine | None = None
         """What tells of the memory there is; None: nobody does, and memory has no limit."""
         self.remembering: Remembering | None = None
         """What knows what engines took in earlier runs of the gateway; None: nobody does."""
         self._metrics = metrics
         self._used = used
-        self._announced = announced
         self._engines: Engines = Engines()
         self._default_idle = math.inf
         self._kept: dict[str, _Kept] = {}
@@ -142,6 +138,8 @@ class Keeper:
             if life.state in LOADING or self._waiting(name):
                 kept.supervisor.fail("an operator has stopped it")
             self._since.pop(name, None)
+            if life.state not in (EngineState.STOPPED, EngineState.FAILED):
+                self._metrics.lives.stops.cell(name, Reason.ORDERED).value += 1
             kept.supervisor.stop(_WORDS[Reason.ORDERED])
         self._woken.set()
 
@@ -178,16 +176,15 @@ class Keeper:
                     pause = min(pause, max(0.0, again - asyncio.get_running_loop().time()))
             await self._changed(pause)
 
+    def wake(self) -> None:
+        """Look soon: something has changed."""
+        self._woken.set()
+
     async def _changed(self, pause: float | None) -> None:
         """Wait until something has changed, at most so many seconds; None: without a limit."""
-        wakers = [asyncio.ensure_future(self._woken.wait()), asyncio.ensure_future(self._announced())]
-        if self.machine is not None and not self.machine.looked.is_set():
-            wakers.append(asyncio.ensure_future(self.machine.looked.wait()))
-        try:
-            await asyncio.wait(wakers, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for waker in wakers:
-                waker.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._woken.wait()
 
     async def _look(self) -> float | None:
         """Decide once, and do what is decided. Return when to look again at the latest."""

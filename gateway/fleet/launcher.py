@@ -235,6 +235,9 @@ class Process:
         except Exception as error:  # noqa: BLE001 (an adapter may come from elsewhere)
             return self._bug("its command line could not be used", error)
         self._control, self._warden, self._killed = started.control, started.warden, None
+        if self._stopping:
+            # That was said while it was being started, when there was nobody to tell.
+            self._let_go()
         stays = False
         try:
             reading = asyncio.create_task(self._output.drain(started.warden.stdout))

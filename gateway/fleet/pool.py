@@ -9,7 +9,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from backends.base import Health
 from gateway.errors import GatewayError, Own
@@ -26,6 +26,8 @@ class Pool:
         """Start empty."""
         self.backends: dict[str, Backend] = {}
         """By name, in the order of the config; replaced as a whole when the config changes."""
+        self.on_change: Callable[[], None] | None = None
+        """Called at each announcement."""
         self._changed = asyncio.Event()
         self.adapters: Adapters = Adapters(self.announce, self.change)
         """The LoRA adapters that backends have, and load when requests need them."""
@@ -44,6 +46,8 @@ class Pool:
         """Wake everybody who waits for a change: some backend has changed its state."""
         self._changed.set()
         self._changed = asyncio.Event()
+        if self.on_change is not None:
+            self.on_change()
 
     async def change(self) -> None:
         """Wait for the next announcement."""

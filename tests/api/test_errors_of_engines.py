@@ -83,5 +83,5 @@ async def test_a_summary_of_a_conversation_is_nothing_that_is_there(tmp_path: Pa
     """Codex asks for it in some of its configurations, and sums up by itself where it is not there."""
     async with serving(tmp_path, CONFIG.format(url="http://127.0.0.1:9")) as found:
         answer = await found.post("/v1/responses/compact", ASKED["/v1/responses"])
-        assert (answer.status, answer.error["code"]) == (404, "unknown_url")
+        assert (answer.status, answer.error["code"]) == (405, "method_not_allowed")
         assert message_of("/v1/responses", answer.json())

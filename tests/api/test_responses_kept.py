@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -321,10 +322,12 @@ async def test_a_store_that_fails_costs_no_answer(tmp_path: Path, caplog: pytest
         store = served.gateway.core.store
         assert store is not None
 
-        def full(connection: sa.Connection) -> None:
-            connection.exec_driver_sql("PRAGMA max_page_count=1")
+        def full(connection: sqlite3.Connection, *_: object) -> None:
+            connection.execute("PRAGMA max_page_count=1")
 
-        await store.write(full)
+        # The limit belongs to a connection, and the store may open more than one.
+        store._engine.dispose()
+        sa.event.listen(store._engine, "connect", full)
         for number in range(3):
             made = await make(sdk, engine, "translated whole", number, input="y" * 20_000)
             assert made.output_text

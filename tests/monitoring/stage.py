@@ -20,6 +20,8 @@ from typing import Any, Final
 from gateway.fake.engine import FakeEngine
 from gateway.machine.aside import Aside
 from gateway.machine.gpu import Gpu, GpuUser
+from gateway.residency.state import EngineState
+from tests.faults.clients import until
 from tests.fleet.test_apply_launched import MODEL, SERVER
 from tests.reload.watched import Watched, watched
 
@@ -153,6 +155,18 @@ class Stage:
     async def other_config(self) -> None:
         """Have it read one that is right, and differs from the one before."""
         await self._watched.write(self._watched.file.read_text() + "  other: {targets: {vllm-b: m}}\n")
+
+    async def stop_engine(self) -> None:
+        """Have the launched engine stop and start again, as an operator would."""
+        keeper, residence = (
+            self.served.gateway.fleet.keeper,
+            self.served.gateway.pool.backends["local"].residence,
+        )
+        assert keeper is not None and residence is not None
+        keeper.order("local", run=False)
+        await until(lambda: residence.state is EngineState.STOPPED, "the launched engine has stopped")
+        keeper.order("local", run=True)
+        await until(lambda: residence.state is EngineState.READY, "it runs again")
 
     def kill_engine(self) -> None:
         """End the launched engine, as a crash would."""

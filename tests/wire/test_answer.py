@@ -57,6 +57,7 @@ def test_a_content_type_has_no_case(kind: bytes, streams: bool) -> None:
 
 def test_a_whole_transcription_or_sound_may_begin_like_a_stream() -> None:
     for operation in Operation:
-        whole = operation not in (Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS, Operation.SPEECH)
+        sound = (Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS, Operation.SPEECH)
+        whole = operation not in (*sound, Operation.IMAGE_EDITS, Operation.IMAGE_VARIATIONS)
         assert may_be_stream(Request(operation, b"", "m")) is whole
         assert may_be_stream(Request(operation, b"", "m", stream=True))
