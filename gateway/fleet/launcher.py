@@ -235,8 +235,7 @@ class Process:
         except Exception as error:  # noqa: BLE001 (an adapter may come from elsewhere)
             return self._bug("its command line could not be used", error)
         self._control, self._warden, self._killed = started.control, started.warden, None
-        if self._stopping:
-            # That was said while it was being started, when there was nobody to tell.
+        if self._stopping:  # which was said while it was being started, when there was nobody to tell
             self._let_go()
         stays = False
         try:
@@ -251,13 +250,11 @@ class Process:
                 if stays:
                     reading.cancel()
                 else:
-                    # This ends what still runs, also when this task was cancelled.
-                    self._let_go()
+                    self._let_go()  # ends what still runs, also when this task was cancelled
                     await self._end(started.warden, started.launch.stop_timeout, reading)
             return self._ended(status)
         finally:
-            self._control = self._warden = None
-            self.pid = self.port = self.key = self.start_deadline = None
+            self._control = self._warden = self.pid = self.port = self.key = self.start_deadline = None
             started.control.close()
             if isinstance(started.warden, Remote):
                 started.warden.leave()
@@ -396,7 +393,7 @@ class Process:
         if self._stopping or self._renewing:
             return End("stopped", logging.DEBUG)
         by_force = status in (128 + signal.SIGKILL, -signal.SIGKILL)
-        # A killed process had no time to say why; the end of its log is about something else.
+        # One that was killed had no time to say why.
         known = None if by_force else self._output.crash_reason()
         reason = self._killed or known or guess(status, self._output.tail)
         self.last_error = f"{reason} ({exit_words(status)})"

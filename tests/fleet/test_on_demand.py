@@ -14,7 +14,6 @@ import pytest
 
 from gateway.machine.aside import Aside
 from gateway.machine.host import Host
-from gateway.residency.decide import decide
 from gateway.residency.state import EngineState
 from tests.config.files import config as read
 from tests.faults.clients import until
@@ -386,23 +385,3 @@ async def test_what_does_not_fit_beside_other_programs_is_refused_after_a_second
         answer = await asked
         assert (answer.status, answer.error["code"]) == (503, "model_not_started")
         assert "it needs 1.0 GiB of RAM, and there are 0 bytes" in answer.error["message"]
-
-
-async def test_a_bug_in_a_decision_is_logged_once_and_the_next_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    toy = Toy(tmp_path, "a")
-    broken = [True]
-
-    def decides(*arguments: Any) -> Any:
-        if broken[0]:
-            raise RuntimeError("a bug")
-        return decide(*arguments)
-
-    monkeypatch.setattr("gateway.fleet.keeper.decide", decides)
-    async with serving(tmp_path, head() + toy.section()) as served:
-        asked = ask(served, "a")
-        await until(lambda: "cannot be decided" in caplog.text, "it is logged")
-        broken[0] = False
-        pid_of(await asked)
-    assert caplog.text.count("cannot be decided") == 1

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gateway.residency.decide import decide
 from gateway.residency.state import EngineState
 from tests.faults.clients import until
 from tests.fleet.playing import Toy
@@ -196,3 +198,23 @@ async def test_a_gateway_that_stops_serves_those_under_way_and_fails_who_still_w
         assert answer.status == 503
         assert "shutting down" in answer.error["message"]
     assert not alive(process)
+
+
+async def test_a_bug_in_a_decision_is_logged_once_and_the_next_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    toy = Toy(tmp_path, "a")
+    broken = [True]
+
+    def decides(*arguments: Any) -> Any:
+        if broken[0]:
+            raise RuntimeError("a bug")
+        return decide(*arguments)
+
+    monkeypatch.setattr("gateway.fleet.keeper.decide", decides)
+    async with serving(tmp_path, head() + toy.section()) as served:
+        asked = ask(served, "a")
+        await until(lambda: "cannot be decided" in caplog.text, "it is logged")
+        broken[0] = False
+        pid_of(await asked)
+    assert caplog.text.count("cannot be decided") == 1
