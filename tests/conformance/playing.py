@@ -91,18 +91,25 @@ async def play(engine: str, check: Check, watch: Watch, folder: Path, metrics_ur
     queue = "200ms" if check.name.startswith("health_") else "20s"
     # A tapped engine belongs to a gateway of its own, which goes on in this loop.
     alone = not isinstance(watch, Tap)
-    text = _config(engine, url, queue, metrics_url)
+    text = _config(engine, url, queue, metrics_url, real=isinstance(watch, Tap))
     async with serving(folder, text, patient=False, alone=alone) as served:
         await _play(engine, check, _stage(served, watch))
 
 
-def _config(engine: str, url: str, queue: str, metrics_url: str = "") -> str:
+def upstream_name(engine: str) -> str:
+    """Return how a real engine calls its model: a folder by its absolute path, as the gateway has launched it."""
+    name = ENGINES[engine].upstream
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
+
+
+def _config(engine: str, url: str, queue: str, metrics_url: str = "", real: bool = False) -> str:
     row = ENGINES[engine]
+    upstream = upstream_name(engine) if real else row.upstream
     more = "".join(
         f", {part}" for part in (row.backend, metrics_url and f'metrics_url: "{metrics_url}"') if part
     )
     return CONFIG.format(
-        engine=row.engine or engine, url=url, more=more, queue=queue, public=MODEL, upstream=row.upstream
+        engine=row.engine or engine, url=url, more=more, queue=queue, public=MODEL, upstream=upstream
     )
 
 

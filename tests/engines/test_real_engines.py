@@ -16,7 +16,7 @@ from tests.conformance import checks, edges, faults, operations, record, shapes
 from tests.conformance.checks import CHAT, user
 from tests.conformance.engines import ENGINES as ROWS
 from tests.conformance.engines import Proof
-from tests.conformance.playing import HOST, RECORDINGS, is_replayed, play
+from tests.conformance.playing import HOST, RECORDINGS, is_replayed, play, upstream_name
 from tests.conformance.stage import CHECKS
 from tests.conformance.unproven import UNPROVEN
 from tests.engines.hosts import ENGINES, Hosts
@@ -78,8 +78,10 @@ async def test_checks(engine: str, name: str, hosts: Hosts, tmp_path_factory: py
 async def test_the_same_model_says_the_same(
     engine: str, hosts: Hosts, from_llamacpp: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    row = ROWS[engine]
+    name = upstream_name(engine)
     async with hosts.tap(engine) as tap:
-        text = f'backends: {{host: {{engine: {engine}, url: "{tap.url}", api_key: known, models: ["{row.upstream}"]}}}}'
+        text = (
+            f'backends: {{host: {{engine: {engine}, url: "{tap.url}", api_key: known, models: ["{name}"]}}}}'
+        )
         async with serving(tmp_path_factory.mktemp("gateway"), text, alone=False) as served:
-            assert await answers(served, row.upstream) == from_llamacpp
+            assert await answers(served, name) == from_llamacpp
