@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
+import pytest
 
 from tests.tools.debian import needed
 
@@ -72,7 +73,9 @@ class Server:
 def running() -> Iterator[Server]:
     """Run a server for as long as the context is open. Skip the test where there is no PostgreSQL."""
     initdb = needed("initdb")
-    needed("postgres")
+    for program in (initdb, needed("postgres")):
+        if subprocess.run([program, "--version"], capture_output=True, check=False).returncode:
+            pytest.skip(f"{program} does not run: the libraries of its package are not installed")
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
     server = Server(folder)
     try:
