@@ -94,12 +94,12 @@ def _sum(terms: Iterable[Term], where: Where, *, later: bool) -> int:
     return sum(term.size for term in terms if term.where is where and term.later is later)
 
 
-def shown(size: float) -> str:
-    """Return bytes for people, such as `13.5 GiB`."""
-    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size:.0f} B"
+def shown(size: float, unit: str = "B") -> str:
+    """Return bytes for people, such as `13.5 GiB`; `unit` is what single ones are called."""
+    for many, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if size >= many:
+            return f"{size / many:.1f} {name}"
+    return f"{size:.0f} {unit}"
 
 
 def padded(tokens: int, to: int = 256) -> int:

@@ -163,8 +163,7 @@ class AdminAction(Direct):
 
     async def _carry_out(self, backend: Backend, call: Call, exchange: Exchange) -> None:
         if backend.upstream is None:
-            message = f"the backend {backend.name!r} does not run: {backend.reason}"
-            raise GatewayError(Own.NO_BACKEND, message)
+            raise not_running(backend)
         while call.then is not None:
             await self._prepare(backend, call)
             call = call.then
@@ -212,6 +211,11 @@ class AdminAction(Direct):
 
 NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 """Has browsers believe the content type."""
+
+
+def not_running(backend: Backend) -> GatewayError:
+    """Return the error for a backend whose engine was to be asked, and does not run."""
+    return GatewayError(Own.NO_BACKEND, f"the backend {backend.name!r} does not run: {backend.reason}")
 
 
 async def _lines(transfer: Transfer) -> AsyncIterator[bytes]:

@@ -16,7 +16,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 
-from backends.base import Headers, Health, Operation
+from backends.base import Health, Operation
+from backends.dialect.waits import retry_after
 from gateway.api import batch_schemas as schemas
 from gateway.api.endpoint import Core, Endpoint
 from gateway.api.files import Keeping, left, listed, shown, within
@@ -86,14 +87,6 @@ async def _body(request: Request) -> bytes:
     return body
 
 
-def _retry_after(headers: Headers) -> float | None:
-    """Return the seconds after which an answer says that it is worth asking again."""
-    for name, value in headers:
-        if name == b"retry-after" and value.isdigit():
-            return float(value)
-    return None
-
-
 class Errands:
     """Requests without a client, served as those of clients are."""
 
@@ -115,7 +108,7 @@ class Errands:
             endpoint.accept(exchange, body)
         await exchange.ended()
         hopeful = exchange.code == _UNKNOWN and self._misses_one()
-        return Answer(kept.status, exchange.name, _retry_after(kept.headers), kept.body, hopeful)
+        return Answer(kept.status, exchange.name, retry_after(kept.headers), kept.body, hopeful)
 
     def _caller(self, owner: str) -> Caller:
         """Return the holder of the key of this name. Raises GatewayError where there is none any more."""

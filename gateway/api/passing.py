@@ -20,7 +20,7 @@ from fastapi.responses import Response
 
 from backends.base import Call, Headers
 from backends.surfaces.openai import UNBUFFERED
-from gateway.api.admin import NO_SNIFFING, Admin
+from gateway.api.admin import NO_SNIFFING, Admin, not_running
 from gateway.api.direct import Direct
 from gateway.api.web import wrong_method
 from gateway.auth import CREDENTIALS
@@ -77,8 +77,7 @@ class _Passed(Direct):
         caller = self._admin.let_in(scope)
         backend = self._admin.backend(self._name)
         if backend.upstream is None:
-            message = f"the backend {self._name!r} does not run: {backend.reason}"
-            raise GatewayError(Own.NO_BACKEND, message)
+            raise not_running(backend)
         method = scope.get("gateway.method") or scope["method"]
         path = _own_path(scope)
         body = await way.body(self._admin.core.snapshot.config.server.limits.body)

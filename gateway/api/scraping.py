@@ -22,6 +22,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 
 from backends.base import Call, Failure, Kind, Phase
+from gateway.api.admin import not_running
 from gateway.api.endpoint import headers_of
 from gateway.api.schemas import ErrorBody
 from gateway.errors import GatewayError, Own
@@ -107,7 +108,7 @@ class EnginePages:
             raise GatewayError(Own.UNKNOWN_URL, message, code="no_metrics_page")
         where = self._fleet.metrics_at(name)
         if where is None:
-            raise GatewayError(Own.NO_BACKEND, f"the backend {name!r} does not run: {backend.reason}")
+            raise not_running(backend)
         asked = self._asked.get(name)
         if asked is None:
             asked = self._asked[name] = asyncio.create_task(_fetched(where, page.path, name))

@@ -74,7 +74,6 @@ class Keeper:
         self._metrics = metrics
         self._used = used
         self._engines: Engines = Engines()
-        self._default_idle = math.inf
         self._kept: dict[str, _Kept] = {}
         self._wants: dict[str, dict[Any, int]] = {}
         """How many requests wait for an engine, by the process they wait in."""
@@ -84,27 +83,30 @@ class Keeper:
 
     def apply(self, config: Config, supervisors: Mapping[str, Supervisor]) -> None:
         """Decide from now on as a config says, about these engines."""
-        self._engines, self._default_idle = config.server.engines, config.defaults.idle
+        self._engines = config.server.engines
         groups = {}
         for name, settings in config.backends.items():
             if isinstance(settings.launch, Residing) and settings.launch.group is not None:
                 groups[name] = settings.launch.group
         exclusive = rivals(config.server.engines.together, groups)
         self._kept = {
-            name: self._keep(name, supervisor, config.backends[name].launch, exclusive.get(name, frozenset()))
+            name: _Kept(
+                supervisor,
+                _terms(config.backends[name].launch, config.defaults.idle, exclusive.get(name, frozenset())),
+                self._needs(name, config.backends[name].launch),
+            )
             for name, supervisor in supervisors.items()
         }
         self._woken.set()
 
-    def _keep(
-        self, name: str, supervisor: Supervisor, launch: LaunchOptions | None, exclusive: frozenset[str]
-    ) -> _Kept:
+    def _needs(self, name: str, launch: LaunchOptions | None) -> Needs:
+        """Return what is known of an engine's memory, now and from before."""
         assert launch is not None
         before = self._kept.get(name)
         needs = Needs(name, launch, None if before is None else before.needs)
         if self.remembering is not None:
             self.remembering.tell(needs)
-        return _Kept(supervisor, _terms(launch, self._default_idle, exclusive), needs)
+        return needs
 
     def want(self, source: Any, name: str, waiting: int) -> None:
         """Take note of how many requests of one process wait for an engine now."""
@@ -136,7 +138,7 @@ class Keeper:
         else:
             life.ordered, life.halted = False, not kept.terms.on_demand
             if life.state in LOADING or self._waiting(name):
-                kept.supervisor.fail("an operator has stopped it")
+                kept.supervisor.fail(_WORDS[Reason.ORDERED])
             self._since.pop(name, None)
             if life.state not in (EngineState.STOPPED, EngineState.FAILED):
                 self._metrics.lives.stops.cell(name, Reason.ORDERED).value += 1

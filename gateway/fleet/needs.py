@@ -28,7 +28,7 @@ from backends.sizing.model import ModelError
 from backends.sizing.need import Need, Space, Where
 from gateway.config.server import Engines
 from gateway.machine.machine import Machine
-from gateway.residency.memory import ENGINES, RAM, Amounts, in_words
+from gateway.residency.memory import ENGINES, RAM, Amounts, in_words, most
 from gateway.residency.resident import Place
 from gateway.store.taken import Taken
 
@@ -87,7 +87,7 @@ class Needs:
         said, taken = self._said(), self._taken()
         if said is None:
             return taken or None
-        return _most(self._on_gpus(said), taken)
+        return most(self._on_gpus(said), taken)
 
     def places(self) -> tuple[Place, ...]:
         """Return the GPUs it may start on, with its need there; none where that is not the gateway's to choose."""
@@ -145,7 +145,7 @@ class Needs:
     def taken(self, running: bool) -> Taken:
         """Return what was measured, as it is kept for the next run of the gateway; `running`: its life goes on."""
         if running or not self._launch.served_names():
-            return Taken(self.fingerprint, _most(self._last or {}, self.measured))
+            return Taken(self.fingerprint, most(self._last or {}, self.measured))
         return Taken(self.fingerprint, dict(self.measured))
 
     def take(self, use: Mapping[str, int], began_at: float) -> None:
@@ -154,7 +154,7 @@ class Needs:
             if self.measured:
                 self._last = self.taken(running=False).amounts
             self._measured_since, self.measured = began_at, {}
-        self.measured = _most(self.measured, use)
+        self.measured = most(self.measured, use)
         if self._judged or self._told is None:
             return
         for device, told in self._on_gpus(self._told).items():
@@ -172,7 +172,7 @@ class Needs:
 
     def _taken(self) -> dict[str, int]:
         """Return the most it took in this life and in the one before, which may have been on other GPUs."""
-        taken = _most(self._last or {}, self.measured)
+        taken = most(self._last or {}, self.measured)
         if not self.chooses or self.gpus is None:
             return taken
         each = _of_each_gpu(taken)
@@ -267,10 +267,6 @@ def _gpus(machine: Machine | None) -> list[tuple[int, int]]:
         for gpu in found
         if gpu.id.startswith(NVIDIA) and gpu.memory_total is not None
     ]
-
-
-def _most(one: Amounts, other: Amounts) -> dict[str, int]:
-    return {device: max(one.get(device, 0), other.get(device, 0)) for device in {**one, **other}}
 
 
 def _limit(setting: float, total: int) -> int:

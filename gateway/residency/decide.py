@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from gateway.residency.memory import ENGINES, RAM, Amounts, change, less, more, shortages
+from gateway.residency.memory import ENGINES, RAM, Amounts, change, less, more, most, shortages
 from gateway.residency.resident import (
     Action,
     Decision,
@@ -75,10 +75,7 @@ def _running(resident: Resident) -> dict[str, int]:
 
 def _both(resident: Resident) -> dict[str, int]:
     """Return what an engine takes on its way between sleep and work: it fills one memory, then empties the other."""
-    most = _running(resident)
-    for device, amount in (resident.asleep or {}).items():
-        most[device] = max(most.get(device, 0), amount)
-    return most
+    return most(_running(resident), resident.asleep or {})
 
 
 def kept(resident: Resident) -> Amounts:
@@ -94,7 +91,6 @@ class _Round:
         self._budget = budget
         self._now = now
         self._actions: list[Action] = []
-        self._waits: dict[str, str] = {}
         self._due: list[float] = []
         self._stopping = {name for name, each in self._all.items() if each.state is EngineState.DRAINING}
         """Engines whose room will be free soon."""
@@ -113,7 +109,7 @@ class _Round:
         line = [each for each in self._all.values() if each.wanted and each.state in AT_REST]
         for resident in sorted(line, key=self._turn):
             self._serve(resident)
-        return Decision(tuple(self._actions), self._waits, min(self._due, default=None))
+        return Decision(tuple(self._actions), min(self._due, default=None))
 
     def _turn(self, resident: Resident) -> tuple[bool, float]:
         """Return the order of those who wait: engines that always run, then by how long somebody has waited."""
@@ -156,7 +152,6 @@ class _Round:
         self._free = less(self._free, [self._more_than_held(chosen)])
         for victim in victims or ():
             self._make_room(victim, chosen)
-        self._waits[name] = "it waits for room" if victims is None else "others make room for it"
 
     def _settled(self, resident: Resident) -> list[Resident]:
         """Return the engine as it would be at each place where it can run at all, that with the most room first."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
+from backends.sizing.need import shown
+
 Amounts = Mapping[str, int]
 """What is needed, held or free of each device. What is not named is not needed."""
 
@@ -63,9 +65,11 @@ def change(before: Amounts, after: Amounts) -> dict[str, int]:
     return {device: after.get(device, 0) - before.get(device, 0) for device in {**before, **after}}
 
 
+def most(one: Amounts, other: Amounts) -> dict[str, int]:
+    """Return the larger amount of each device."""
+    return {device: max(one.get(device, 0), other.get(device, 0)) for device in {**one, **other}}
+
+
 def in_words(amount: int) -> str:
     """Return bytes as people read them."""
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if amount >= size:
-            return f"{amount / size:.1f} {unit}"
-    return f"{amount} bytes"
+    return shown(amount, "bytes")

@@ -7,7 +7,6 @@ Rules:
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -146,7 +145,5 @@ class Decision(NamedTuple):
     """What is to be done now, and when to look again at the latest."""
 
     actions: tuple[Action, ...]
-    waits: Mapping[str, str]
-    """Why each engine that is wanted is not started yet, in words."""
     again: float | None
     """The clock's time at which something is due although nothing happens; None: nothing is."""
