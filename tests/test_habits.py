@@ -132,3 +132,13 @@ def test_dependency_updates_have_something_to_update() -> None:
     # The locks are resolved together from pyproject.toml, which no ecosystem of that service does.
     assert "pip" not in ecosystems and "uv" not in ecosystems
     assert any(step.get("run") == "make lock" for step in steps(read(GITHUB / "workflows" / "locks.yml")))
+
+
+def test_nothing_in_the_repository_is_a_link() -> None:
+    """A link that stands for an ignored folder (`.tools`, `.venv`) breaks every other checkout."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    listed = subprocess.run(["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=True)
+    modes = [line.split(maxsplit=1)[0] for line in listed.stdout.splitlines()]
+    assert modes
+    assert "120000" not in modes
