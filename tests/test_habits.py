@@ -138,7 +138,9 @@ def test_nothing_in_the_repository_is_a_link() -> None:
     """A link that stands for an ignored folder (`.tools`, `.venv`) breaks every other checkout."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout")
-    listed = subprocess.run(["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     modes = [line.split(maxsplit=1)[0] for line in listed.stdout.splitlines()]
     assert modes
     assert "120000" not in modes
