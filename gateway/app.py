@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from backends.base import Headers, Operation
-from backends.surfaces.dialects import surface_by
+from backends.surfaces.dialects import surface_at, surface_by
 from gateway.api import azure, explain, observed, realtime
 from gateway.api.admin import Admin
 from gateway.api.batches import Errands
@@ -340,7 +340,9 @@ class Gateway:
     async def answer(self, scope: Scope, receive: Receive, send: Send, what: Headers | GatewayError) -> None:
         """Answer a request that no endpoint sees: with an error, or with headers and nothing else."""
         way = way_back_of(scope, receive, send)
-        exchange = self.core.uncounted(way, dict(scope["headers"]))
+        headers = dict(scope["headers"])
+        surface = surface_at(scope["path"], headers.get(b"anthropic-version"))
+        exchange = self.core.uncounted(way, headers, surface)
         if isinstance(what, GatewayError):
             exchange.end(what)
         else:

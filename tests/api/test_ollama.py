@@ -87,7 +87,7 @@ async def test_its_client_lists(tmp_path: Path) -> None:
 async def test_its_client_is_told_of_mistakes(tmp_path: Path) -> None:
     async with asking(tmp_path) as (client, engine):
         for ask in (client.chat("nope", HI), client.show("nope"), client.embed("nope", "a")):
-            with pytest.raises(ollama.ResponseError, match="model not found") as caught:
+            with pytest.raises(ollama.ResponseError, match="model 'nope' not found") as caught:
                 await ask
             assert caught.value.status_code == 404
         with pytest.raises(ollama.ResponseError, match="time: invalid duration") as caught:

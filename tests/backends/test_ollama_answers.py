@@ -105,6 +105,7 @@ def test_a_chat_answer() -> None:
             "total_tokens": 18,
             "prompt_tokens_details": {"cached_tokens": 4},
         },
+        "timings": {"predicted_ms": 3e-06},
     }
 
 

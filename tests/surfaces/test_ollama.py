@@ -196,9 +196,16 @@ def test_calls_and_results_find_each_other_by_name() -> None:
 @pytest.mark.parametrize(
     ("operation", "body", "words", "param"),
     [
-        (CHAT, {"options": {"temperature": "hot"}}, 'option "temperature" must be', "options.temperature"),
+        (
+            CHAT,
+            {"options": {"temperature": "hot"}},
+            'option "temperature" must be of type float32',
+            "options.temperature",
+        ),
+        (CHAT, {"options": {"seed": 0.5}}, 'option "seed" must be of type integer', "options.seed"),
+        (CHAT, {"options": {"stop": [1]}}, 'option "stop" must be of type array', "options.stop"),
         (CHAT, {"think": "ultra"}, 'invalid think value: "ultra"', "think"),
-        (CHAT, {"format": "xml"}, 'invalid format: "xml"; expected "json"', "format"),
+        (CHAT, {"format": "xml"}, r'invalid format: "\"xml\""; expected "json"', "format"),
         (CHAT, {"keep_alive": "soon"}, 'time: invalid duration "soon"', "keep_alive"),
         (CHAT, {"messages": "x"}, "'messages'", "messages"),
         (CHAT, {"messages": [{"role": "other"}]}, "expected user", "messages.0.role"),
@@ -399,7 +406,11 @@ def test_no_text_has_no_embedding(nothing: Any) -> None:
 
 def test_errors_have_ollamas_shape() -> None:
     facts = ErrorFacts("there is no model 'x'", "invalid_request_error", "model", "model_not_found")
-    assert OLLAMA_API.error(facts) == b'{"error":"model not found: there is no model \'x\'"}'
+    assert OLLAMA_API.error(facts) == b'{"error":"model \'x\' not found"}'
+    odd = facts._replace(message="""there is no model "it's; x" (did you mean 'y'?)""")
+    assert OLLAMA_API.error(odd) == msgspec.json.encode(
+        {"error": """model "it's; x" not found (did you mean 'y'?)"""}
+    )
     assert (
         OLLAMA_API.error_event(facts._replace(code="upstream_reset"), Broken(None, b""))
         == b'{"error":"there is no model \'x\'"}\n'

@@ -5,6 +5,7 @@ Facts: ollama/ollama v0.33.0-rc2, `api/types.go` and `server/routes.go`.
 Rules:
 - A stream is complete with the line that says `done`. An `error` line, or a stream without a `done` line, is a failure.
 - Each line costs one decode and one encode; the members that all events share are encoded once.
+- How long it took is told as llama.cpp tells it, in `timings`, so that Ollama's clients get the engine's own durations.
 - Usage says what Ollama said: it tells of cached tokens only in newer versions.
 - `thinking` becomes `reasoning_content`. The arguments of a tool call, an object in Ollama, become JSON text.
 - An answer with tool calls has the finish reason `tool_calls`, unless it was cut off for its length.
@@ -12,7 +13,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -59,6 +60,9 @@ class _Line(msgspec.Struct):
     prompt_eval_count: Any = None
     prompt_eval_cached_count: Any = None
     eval_count: Any = None
+    load_duration: Any = None
+    prompt_eval_duration: Any = None
+    eval_duration: Any = None
     error: Any = None
 
 
@@ -72,6 +76,15 @@ _line = msgspec.json.Decoder(_Line)
 _vectors = msgspec.json.Decoder(_Vectors)
 _encode = msgspec.json.Encoder().encode
 _ROLE = b'"role":"assistant"'
+_NOTHING: Mapping[str, Any] = {}
+_MILLISECOND = 1_000_000
+"""In nanoseconds, which Ollama's durations are in."""
+_DURATIONS = {
+    "load_ms": "load_duration",
+    "prompt_ms": "prompt_eval_duration",
+    "predicted_ms": "eval_duration",
+}
+"""llama.cpp's names of durations, and one like them, with Ollama's."""
 
 
 def reply_of(request: Request, body: bytes, failure: ReadFailure) -> Reply | Failure:
@@ -91,7 +104,7 @@ def reply_of(request: Request, body: bytes, failure: ReadFailure) -> Reply | Fai
         # So ends what Ollama breaks off, an answer that repeats a token for instance.
         return reasons.broke_off(line.done_reason)
     usage = _usage(line)
-    whole = _encode(_completion(request, line) | {"usage": _counts(usage, line)})
+    whole = _encode(_completion(request, line) | {"usage": _counts(usage, line)} | _timed(line))
     return Reply(stream_of(request, whole) if request.stream else whole, usage)
 
 
@@ -230,16 +243,25 @@ class LineStream(FramedDecoder):
         said = b'"text":""'
         if self._chat:
             said = b'"delta":{}' if self._head else b'"delta":{' + _ROLE + b"}"
-        out = self._chunk(line, said, b"null", _encode(_reason(line, self._called > 0)))
+        out = self._chunk(line, said, b"null", _encode(_reason(line, self._called > 0)), _timed(line))
         if self._include_usage:
             counts = _encode(_counts(self.usage, line))
             out += sse.encode(self._begin(line) + b'"choices":[],"usage":' + counts + b"}")
         return out + DONE
 
-    def _chunk(self, line: _Line, said: bytes, logprobs: bytes, reason: bytes = b"null") -> bytes:
-        """Return an event whose choice has these members, all in JSON."""
+    def _chunk(
+        self,
+        line: _Line,
+        said: bytes,
+        logprobs: bytes,
+        reason: bytes = b"null",
+        beside: Mapping[str, Any] = _NOTHING,
+    ) -> bytes:
+        """Return an event whose choice has these members, all in JSON; `beside` are more of the event's own."""
         choice = b'"choices":[{"index":0,' + said + b',"logprobs":' + logprobs
-        return b"data: " + self._begin(line) + choice + b',"finish_reason":' + reason + b"}]}\n\n"
+        more = b"," + _encode(beside)[1:-1] if beside else b""
+        end = b',"finish_reason":' + reason + b"}]" + more + b"}\n\n"
+        return b"data: " + self._begin(line) + choice + end
 
     def _begin(self, line: _Line) -> bytes:
         """Return the beginning of every event of this stream."""
@@ -290,6 +312,13 @@ def _openai_call(call: _Call) -> Members:
 def _usage(line: _Line) -> Usage:
     """Return the tokens counted in the last line, which omits counts of zero."""
     return Usage(count(line.prompt_eval_count), count(line.eval_count), told(line.prompt_eval_cached_count))
+
+
+def _timed(line: _Line) -> Members:
+    """Return the durations that the last line tells, in milliseconds; nothing where it tells none."""
+    told = {name: getattr(line, own) for name, own in _DURATIONS.items()}
+    found = {name: value / _MILLISECOND for name, value in told.items() if type(value) is int and value > 0}
+    return {"timings": found} if found else {}
 
 
 def _counts(usage: Usage, line: _Line) -> Members:

@@ -1,9 +1,9 @@
 """OpenAI's answers as Ollama's: a message or a response, why it ended, its counts and durations.
 
 Rules:
-- Durations are the engine's own where it tells them (llama.cpp's `timings`), else what passed here: until the first
-  content for the prompt, from there on for the answer. Of a whole answer only the total is known: it counts as the
-  answer's, because clients divide by it.
+- Durations are the engine's own where it tells them (`timings`, of llama.cpp and of Ollama), else what passed here:
+  until the first content for the prompt, from there on for the answer. Of a whole answer only the total is known: it
+  counts as the answer's, because clients divide by it.
 - The end is the same for whole answers and streams: it is made here.
 """
 
@@ -100,7 +100,8 @@ def probabilities(choice: chat.Choice) -> list[Any]:
 def ending(reason: str | None, usage: Usage, clock: Clock, first: int, timings: Any) -> Members:
     """Return the members of the end.
 
-    `first` is when the first content came, in nanoseconds, 0 where that is not known; `timings` are llama.cpp's.
+    `first` is when the first content came, in nanoseconds, 0 where that is not known; `timings` are the engine's, in
+    milliseconds.
     """
     total = clock.now() - clock.began
     prompt = first - clock.began if first else 0
@@ -109,7 +110,7 @@ def ending(reason: str | None, usage: Usage, clock: Clock, first: int, timings: 
         "done": True,
         "done_reason": "length" if reason == "length" else "stop",
         "total_duration": total,
-        "load_duration": 0,
+        "load_duration": _told(told.get("load_ms"), 0),
         "prompt_eval_count": usage.input,
         "prompt_eval_duration": _told(told.get("prompt_ms"), prompt),
         "eval_count": usage.output,
@@ -120,7 +121,7 @@ def ending(reason: str | None, usage: Usage, clock: Clock, first: int, timings: 
 def _told(milliseconds: Any, measured: int) -> int:
     """Return a duration in nanoseconds, the engine's where it tells one."""
     known = isinstance(milliseconds, int | float) and not isinstance(milliseconds, bool)
-    return int(milliseconds * _MILLISECOND) if known else measured
+    return round(milliseconds * _MILLISECOND) if known else measured
 
 
 def vectors(request: Request, answer: bytes, usage: Usage, clock: Clock) -> bytes:

@@ -14,6 +14,7 @@ import msgspec
 
 from backends.base import Operation, Request
 from backends.surfaces.places import wrong
+from backends.surfaces.surface import InvalidRequest
 
 WORD: Final = "."
 """What is asked instead of nothing."""
@@ -56,7 +57,8 @@ def kept(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise wrong("keep_alive", "expected seconds, or a duration such as 10m")
     if isinstance(value, str) and not _SPAN(value):
-        raise wrong("keep_alive", f'time: invalid duration "{value[:64]}"')
+        message = f"time: invalid duration {msgspec.json.encode(value[:64]).decode()}"
+        raise InvalidRequest(message, param="keep_alive")
     return value
 
 

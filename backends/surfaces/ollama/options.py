@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
+
 from backends.surfaces.chat import by_schema
 from backends.surfaces.ollama import idle
-from backends.surfaces.places import Members, optional, wrong
+from backends.surfaces.places import Members, optional
 from backends.surfaces.surface import InvalidRequest
 
 _NUMBERS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -28,6 +30,8 @@ _NUMBERS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _WHOLE: Final = ("top_k", "seed")
 _EFFORTS: Final[Mapping[str, str]] = {"low": "low", "medium": "medium", "high": "high", "max": "high"}
+_SHOWN: Final = 64
+"""Characters of a client's words that an error shows."""
 WISHES: Final = frozenset(
     (
         *("chat_template_kwargs", "reasoning_effort", "keep_alive"),
@@ -67,7 +71,7 @@ def thinking(body: Members) -> Members:
         return {"chat_template_kwargs": {"enable_thinking": wish}}
     if not isinstance(wish, str) or wish not in _EFFORTS:
         expected = '(must be "high", "medium", "low", "max", true, or false)'
-        raise InvalidRequest(f'invalid think value: "{str(wish)[:64]}" {expected}', param="think")
+        raise InvalidRequest(f"invalid think value: {quoted(str(wish))} {expected}", param="think")
     return {"chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": _EFFORTS[wish]}
 
 
@@ -79,11 +83,16 @@ def form(body: Members) -> Members:
     if wish == "json":
         return {"response_format": {"type": "json_object"}}
     if not isinstance(wish, dict):
-        said = str(wish)[:64]
+        said = quoted(msgspec.json.encode(wish).decode())
         raise InvalidRequest(
-            f'invalid format: "{said}"; expected "json" or a valid JSON Schema object', param="format"
+            f'invalid format: {said}; expected "json" or a valid JSON Schema object', param="format"
         )
     return {"response_format": by_schema(wish)}
+
+
+def quoted(said: str) -> str:
+    """Return what a client sent as Ollama shows it in errors: within quotes, others escaped, cut where it is long."""
+    return msgspec.json.encode(said[:_SHOWN]).decode()
 
 
 def staying(body: Members) -> Members:
@@ -94,18 +103,23 @@ def staying(body: Members) -> Members:
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidRequest(f'option "{name}" must be a number', param=f"options.{name}")
+        raise _mistyped(name, "float32")
     return value
 
 
 def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-        raise InvalidRequest(f'option "{name}" must be a whole number', param=f"options.{name}")
+        raise _mistyped(name, "integer")
     return int(value)
 
 
 def _texts(name: str, value: Any) -> list[str]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise wrong(f"options.{name}", "expected a list of texts")
+        raise _mistyped(name, "array")
     return texts
+
+
+def _mistyped(name: str, kind: str) -> InvalidRequest:
+    """Return the error for an option of another type, in Ollama's words for its types."""
+    return InvalidRequest(f'option "{name}" must be of type {kind}', param=f"options.{name}")

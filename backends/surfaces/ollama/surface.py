@@ -8,7 +8,8 @@ Rules:
 
 from __future__ import annotations
 
-from typing import ClassVar
+import re
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -16,6 +17,11 @@ from backends.base import Headers, Operation, Request
 from backends.surfaces.ollama import idle
 from backends.surfaces.openai import UNBUFFERED, OpenAI
 from backends.surfaces.surface import Broken, ErrorFacts, InvalidRequest
+
+_NO_MODEL: Final = re.compile(
+    r"there is no model ('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")(.*)", re.DOTALL
+).fullmatch
+"""The gateway's words for a model that it does not know, with the name as the client wrote it."""
 
 
 class Ollama(OpenAI):
@@ -31,7 +37,12 @@ class Ollama(OpenAI):
     def read(self, operation: Operation, content_type: bytes, body: bytes) -> Request:
         if not body:
             raise InvalidRequest("missing request body", code="invalid_json")
-        request = super().read(operation, content_type, body)
+        try:
+            request = super().read(operation, content_type, body)
+        except InvalidRequest as error:
+            if error.param == "model" and error.code == "missing_field":
+                error.message = "model is required"
+            raise
         # What asks for nothing is answered as a whole, whatever it says of streams.
         return msgspec.structs.replace(request, stream=False) if idle.done_reason(request) else request
 
@@ -39,8 +50,10 @@ class Ollama(OpenAI):
         return b" "
 
     def error(self, facts: ErrorFacts, request_id: bytes = b"") -> bytes:
-        # Clients look for these words before they offer to pull a model.
-        message = f"model not found: {facts.message}" if facts.code == "model_not_found" else facts.message
+        message = facts.message
+        if facts.code == "model_not_found" and (said := _NO_MODEL(message)):
+            # Clients look for these words before they offer to pull a model.
+            message = f"model {said[1]} not found{said[2]}"
         return msgspec.json.encode({"error": message})
 
     def error_event(self, facts: ErrorFacts, broken: Broken) -> bytes:
