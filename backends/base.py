@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import msgspec
 from pydantic import BaseModel, ConfigDict
@@ -167,17 +167,23 @@ class Health(enum.StrEnum):
     """The gateway has not started it, and does when somebody asks for it. No probe says so."""
 
 
+ABILITIES: Final = ("completion", "tools", "insert", "vision", "embedding", "thinking")
+"""What a model can do, in Ollama's words: answer, call tools, fill in text, see images, embed, and think."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """A model as its engine lists it.
 
-    `context` is the most tokens of prompt and answer together, if known. `odd` says what could not be read of it; a
-    card without a name is only there to say that.
+    `context` is the most tokens of prompt and answer together, if known. `abilities` are all that the model can do,
+    some of `ABILITIES`; None where the engine does not tell. `odd` says what could not be read of it; a card without
+    a name is only there to say that.
     """
 
     id: str
     context: int | None = None
     odd: str = ""
+    abilities: frozenset[str] | None = None
 
 
 class RequestError(Exception):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from backends.base import ModelCard
+from backends.base import ABILITIES, ModelCard
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -62,9 +62,23 @@ class Entry:
             self.odd = self.odd or f"its {name} is no number of tokens"
         return None
 
-    def card(self, name: str, context: int | None = None) -> ModelCard:
+    def abilities(self, name: str) -> frozenset[str] | None:
+        """Return what a list of words says that the model can do; None where there is no list.
+
+        Words that are not known here are left out.
+        """
+        value = self._value(name)
+        if isinstance(value, list):
+            return frozenset(ABILITIES).intersection(word for word in value if isinstance(word, str))
+        if value is not None:
+            self.odd = self.odd or f"its {name} is no list"
+        return None
+
+    def card(
+        self, name: str, context: int | None = None, abilities: frozenset[str] | None = None
+    ) -> ModelCard:
         """Return the card of a model; one without a name is odd."""
-        return ModelCard(name, context, self.odd if name else self.odd or "it has no name")
+        return ModelCard(name, context, self.odd if name else self.odd or "it has no name", abilities)
 
     def _value(self, name: str) -> object:
         """Return a member's value; None where it is missing or cannot be read."""
@@ -94,13 +108,19 @@ def entries(body: bytes, member: str = "data") -> Iterator[Entry]:
     return map(Entry, cards)
 
 
-def named(body: bytes, member: str, name: str) -> tuple[ModelCard, ...]:
+def named(body: bytes, member: str, name: str, abilities: str = "") -> tuple[ModelCard, ...]:
     """Return the models in a list whose cards have the model's name in the member `name`, and no context length.
+
+    `abilities` is the member that lists what a model can do; empty where the engine does not tell.
 
     Raises:
         ValueError: It is not a list of models.
     """
-    return tuple(entry.card(entry.text(name)) for entry in entries(body, member))
+    read = [
+        (entry, entry.text(name), entry.abilities(abilities) if abilities else None)
+        for entry in entries(body, member)
+    ]
+    return tuple(entry.card(own, abilities=able) for entry, own, able in read)
 
 
 def openai(

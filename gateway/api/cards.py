@@ -1,7 +1,8 @@
 """What the model list says of a model, in the forms that clients know.
 
 Rules:
-- A fact that is not known is left out: no client is told of a tool or a picture that the engine may not take.
+- A fact that is not known is left out: no client is told of a tool or a picture that the engine may not take. What the
+  config says of a model wins over what its engines list.
 - `parent` is vLLM's, which has it of LoRA adapters: the model that another one is made from.
 - `context_length` and `architecture` are OpenRouter's, `max_model_len` is vLLM's, `meta.n_ctx` llama.cpp's, the words
   in `capabilities` are Ollama's, `type`, `state` and `max_context_length` LM Studio's.
@@ -34,7 +35,8 @@ def card(entry: Listed, now: float, parent: str = "") -> dict[str, Any]:
         found["context_length"] = found["max_model_len"] = found["max_context_length"] = group.context
         found["meta"] = {"n_ctx": group.context}
     found["state"] = "loaded" if is_loaded(group, now) else "not-loaded"
-    return found if group.traits is None else found | _abilities(group.traits)
+    traits = _known(group)
+    return found if traits is None else found | _abilities(traits, group.abilities)
 
 
 def parent_of(entry: Listed, catalog: Catalog, caller: Caller) -> str:
@@ -59,16 +61,32 @@ def _has_it(target: Target, now: float) -> bool:
     return names is None or target.model in names or f"{target.model}:latest" in names
 
 
-def _abilities(traits: Traits) -> dict[str, Any]:
-    """Return what is known of a model's abilities."""
+def _known(group: Group) -> Traits | None:
+    """Return what a model can do: what the config says of it, else what its engines tell."""
+    told, said = group.abilities, group.traits or Traits()
+    if told is None:
+        return group.traits
+    return Traits(
+        said.context,
+        "tools" in told if said.tools is None else said.tools,
+        "vision" in told if said.vision is None else said.vision,
+        "embedding" in told if said.embeddings is None else said.embeddings,
+        "thinking" in told if said.reasoning is None else said.reasoning,
+    )
+
+
+def _abilities(traits: Traits, told: frozenset[str] | None) -> dict[str, Any]:
+    """Return what is known of a model's abilities; `told` are its engines' words."""
     found: dict[str, Any] = {}
     writes = traits.embeddings is not True or bool(traits.tools or traits.vision or traits.reasoning)
+    writes = writes or (told is not None and "completion" in told)
     words = {
         "completion": writes,
         "tools": traits.tools,
         "vision": traits.vision,
         "embedding": traits.embeddings,
         "thinking": traits.reasoning,
+        "insert": None if told is None else "insert" in told,
     }
     if any(known is not None for word, known in words.items() if word != "completion"):
         found["type"] = "vlm" if traits.vision else "llm" if writes else "embeddings"

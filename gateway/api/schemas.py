@@ -358,8 +358,8 @@ class ModelInfo(_Open):
         "not-loaded", description="Whether some engine has the model in its memory, as far as is known."
     )
     type: Literal["llm", "vlm", "embeddings"] | None = None
-    capabilities: list[Literal["completion", "tools", "vision", "embedding", "thinking"]] | None = Field(
-        None, description="What it can do, as far as the config says; so are all the following."
+    capabilities: list[Literal["completion", "tools", "vision", "embedding", "thinking", "insert"]] | None = (
+        Field(None, description="What it can do, as far as the config says; so are all the following.")
     )
     architecture: ModelArchitecture | None = None
     supported_parameters: list[str] | None = None

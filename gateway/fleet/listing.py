@@ -124,7 +124,7 @@ class Listing:
             if card.odd:
                 self._log_odd(f"in its model list, {card.id or 'a card is left out'}: {card.odd}")
             if NAME.fullmatch(card.id) and UNSAFE.isdisjoint(card.id):
-                found[card.id] = ModelCard(card.id, card.context)
+                found[card.id] = ModelCard(card.id, card.context, abilities=card.abilities)
             elif card.id:
                 self._log_odd(
                     f"its model {card.id[:100]!a} is not offered under this name; the config may give it one"
@@ -134,11 +134,12 @@ class Listing:
         return tuple(found.values())[:MOST_MODELS]
 
     def _with_what_is_known(self, told: Sequence[ModelCard]) -> tuple[ModelCard, ...]:
-        known = {card.id: card.context for card in told}
+        known = {card.id: card for card in told}
         # An engine that was launched with one model has it under all names, whatever it calls it itself.
-        alone = told[0].context if self._backend.launched and len(told) == 1 else None
-        longest = alone or self._backend.longest
-        return tuple(ModelCard(card.id, known.get(card.id) or longest) for card in self._named or ())
+        alone = told[0] if self._backend.launched and len(told) == 1 else ModelCard("")
+        longest = alone.context or self._backend.longest
+        found = [(card.id, known.get(card.id, alone)) for card in self._named or ()]
+        return tuple(ModelCard(name, one.context or longest, abilities=one.abilities) for name, one in found)
 
     def _log_odd(self, words: str) -> None:
         if words not in self._odd and len(self._odd) < MOST_TOLD:

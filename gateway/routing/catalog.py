@@ -40,7 +40,7 @@ class Group:
     `names` are the model's own name and its aliases that are names: a key that allows one of them allows the model.
     """
 
-    __slots__ = ("balancer", "context", "model", "names", "parent", "targets", "traits")
+    __slots__ = ("abilities", "balancer", "context", "model", "names", "parent", "targets", "traits")
 
     def __init__(
         self, model: str, names: tuple[str, ...], targets: tuple[Target, ...], balancer: Balancer | None
@@ -53,6 +53,8 @@ class Group:
         """The most tokens of prompt and answer together, where that is known."""
         self.traits: Traits | None = None
         """What the config says that the model can do; None where it says nothing."""
+        self.abilities: frozenset[str] | None = None
+        """What the engines say that the model can do, in words of `backends.base.ABILITIES`; None: they say nothing."""
         self.parent: str = ""
         """The model that this one is made from, by its own name; empty if there is none."""
 
@@ -316,6 +318,7 @@ class Catalog:
             first = plan.groups[0]
             group = self._ruled[name] = Group(name, (name,), first.targets, first.balancer)
             group.context = first.context
+            group.abilities = first.abilities
         self._listed += tuple([Listed(name, self._ruled[name]) for name in names if name in listed])
         self._similar = Similar(entry.name for entry in self._listed)
 

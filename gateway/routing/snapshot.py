@@ -51,7 +51,7 @@ def build(config: Config, state: State) -> Snapshot:
     by_name = {name: group for group in groups for name in group.names}
     owner = owners(config)
     for group in groups:
-        group.context = _context(group)
+        _know(group)
         own = config.models.get(group.model)
         if own is not None and (own.context or own.capabilities != Capabilities()):
             group.context = own.context or group.context
@@ -88,7 +88,7 @@ def _names(config: Config, plans: Mapping[str, Plan], direct: Direct) -> Names:
 
 def _direct(config: Config, group: Group, state: State) -> Plan:
     """Return the plan of a group that is a single backend with one model."""
-    group.context = _context(group)
+    _know(group)
     return _plan(config, group, {group.model: group}, {}, state)
 
 
@@ -145,12 +145,11 @@ def _gate(config: Config, group: Group, names: Mapping[str, Group], state: State
     return state.gate(name, config.models[name], names[name].targets)
 
 
-def _context(group: Group) -> int | None:
-    """Return the shortest context among the targets that told theirs."""
+def _know(group: Group) -> None:
+    """Note what the engines tell of a model: the shortest context, and what all can do that say something of it."""
     told = [
-        card.context
-        for target in group.targets
-        for card in target.backend.models or ()
-        if card.id == target.model and card.context
+        card for target in group.targets for card in target.backend.models or () if card.id == target.model
     ]
-    return min(told, default=None)
+    group.context = min([card.context for card in told if card.context], default=None)
+    able = [card.abilities for card in told if card.abilities is not None]
+    group.abilities = able[0].intersection(*able[1:]) if able else None

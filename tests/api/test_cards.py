@@ -14,6 +14,7 @@ from backends.base import Health
 from gateway.api.schemas import ModelList
 from gateway.fake.engine import FakeEngine
 from gateway.globs import natural
+from tests.api.asking import answering
 from tests.serving import Served, serving
 
 CONFIG = """
@@ -120,3 +121,58 @@ def test_any_names_have_an_order() -> None:
     backwards = list(reversed(names))
     backwards.sort(key=natural)
     assert sorted(names, key=natural) == backwards
+
+
+TOLD: dict[str, list[dict[str, Any]]] = {
+    "models": [
+        {"name": "seer:latest", "capabilities": ["completion", "vision", "tools", "thinking", "brews"]}
+    ]
+}
+TOLD["models"] += [{"name": "embed:latest", "capabilities": ["embedding"]}, {"name": "fill:1b"}]
+TOLD["models"] += [{"name": "coder:1b", "capabilities": ["completion", "insert"]}]
+ABLE = {
+    "seer:latest": ["completion", "tools", "vision", "thinking"],
+    "seer": ["completion", "tools", "vision", "thinking"],
+    "embed:latest": ["embedding"],
+    "embed": ["embedding"],
+    "fill:1b": ["completion"],
+    "coder:1b": ["completion", "insert"],
+}
+
+
+async def test_an_ollama_tells_what_its_models_can_do(tmp_path: Path) -> None:
+    rules = [answering("/api/version", {"version": "0.33.0"}), answering("/api/tags", TOLD)]
+    async with FakeEngine(rules=rules) as engine:
+        backend = f'backends: {{one: {{engine: ollama, url: "{engine.url}"}}}}\n'
+        async with serving(tmp_path, backend) as served:
+            tags = {
+                entry["name"]: entry["capabilities"]
+                for entry in (await served.get("/api/tags")).json()["models"]
+            }
+            assert tags == ABLE
+            for name, abilities in ABLE.items():
+                shown = (await served.post("/api/show", {"model": name})).json()
+                assert shown["capabilities"] == abilities
+            found = await cards(served)
+            assert (found["seer"]["type"], found["embed"]["type"]) == ("vlm", "embeddings")
+            assert "capabilities" not in found["fill:1b"], "an older Ollama tells nothing"
+            assert {one.path for one in engine.requests} <= {"/api/version", "/api/tags", "/api/ps"}
+        models = "models:\n  m: {targets: {one: seer}, capabilities: {vision: false, tools: true}}\n"
+        async with serving(tmp_path, backend + models) as served:
+            (entry,) = (await served.get("/api/tags")).json()["models"]
+            assert entry["capabilities"] == ["completion", "tools", "thinking"], (
+                "the config's word counts more"
+            )
+
+
+async def test_several_ollamas_have_in_common_what_a_model_can_do(tmp_path: Path) -> None:
+    alive = answering("/api/version", {"version": "0.33.0"})
+    less = {"models": [{"name": "seer:latest", "capabilities": ["completion", "vision"]}]}
+    async with (
+        FakeEngine(rules=[alive, answering("/api/tags", TOLD)]) as one,
+        FakeEngine(rules=[alive, answering("/api/tags", less)]) as two,
+    ):
+        text = f'backends:\n  one: {{engine: ollama, url: "{one.url}"}}\n  two: {{engine: ollama, url: "{two.url}"}}\n'
+        async with serving(tmp_path, text + "models: {m: {targets: {one: seer, two: seer}}}\n") as served:
+            (entry,) = (await served.get("/api/tags")).json()["models"]
+            assert entry["capabilities"] == ["completion", "vision"]

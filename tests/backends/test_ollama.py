@@ -61,6 +61,14 @@ def test_models() -> None:
         ModelCard("llama3:latest"),
         ModelCard("llama3"),
     )
+    able = b'{"models":[{"name":"a:latest","capabilities":["tools","completion","other",1]}]}'
+    abilities = frozenset({"completion", "tools"})
+    assert ENGINE.models_of(able) == (
+        ModelCard("a:latest", abilities=abilities),
+        ModelCard("a", abilities=abilities),
+    )
+    (odd, _) = ENGINE.models_of(b'{"models":[{"name":"a:latest","capabilities":"tools"}]}')
+    assert (odd.abilities, odd.odd) == (None, "its capabilities is no list")
     assert ENGINE.models_of(b'{"models":[]}') == ()
     for body in (b"", b"{}", b'{"models":{}}', b"[" * 100_000):
         with pytest.raises(ValueError, match="not a list of models"):

@@ -276,8 +276,12 @@ class Ollama(OpenAICompatible):
 
     def models_of(self, body: bytes) -> tuple[ModelCard, ...]:
         """Return the models on the server's disk. A model with the tag `latest` is listed under both of its names."""
-        listed = cards.named(body, "models", "name")
-        short = [ModelCard(card.id.removesuffix(LATEST)) for card in listed if card.id.endswith(LATEST)]
+        listed = cards.named(body, "models", "name", "capabilities")
+        short = [
+            ModelCard(card.id.removesuffix(LATEST), abilities=card.abilities)
+            for card in listed
+            if card.id.endswith(LATEST)
+        ]
         return (*listed, *short)
 
     def signal_calls(self) -> tuple[Call, ...]:
