@@ -17,7 +17,7 @@ import msgspec
 
 from backends.base import Operation, Request
 from backends.dialect.openai import FORMS
-from gateway.priority import NUMBERS
+from gateway.priority import BACKGROUND, NUMBERS
 
 if TYPE_CHECKING:
     from gateway.auth import Caller
@@ -149,6 +149,13 @@ class Asked:
         if self.request.operation is Operation.INPUT_TOKENS:
             made["object"] = "response.input_tokens"
         return msgspec.json.encode(made)
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether it is of the class `background`, in which everybody else goes first."""
+        if self.best_priority >= BACKGROUND:
+            return True
+        return b"x-gateway-priority" in self.headers and self.priority >= BACKGROUND
 
     @property
     def priority(self) -> int:

@@ -79,6 +79,11 @@ class FairQueue:
         self._stamp: int = 0
         """Makes the entries of that heap differ."""
 
+    @property
+    def pressing(self) -> int:
+        """How many wait that are not of the class `background`."""
+        return self.size - len(self._all[BACKGROUND])
+
     def change(self, ageing: float) -> None:
         """Let requests rise one class for every `ageing` seconds from now on."""
         if ageing != self._ageing:

@@ -61,6 +61,11 @@ class Gate:
         return self._queue.size
 
     @property
+    def pressing(self) -> int:
+        """Those of them that are not of the class `background`, which gives way to all others."""
+        return self._queue.pressing
+
+    @property
     def idle(self) -> bool:
         """Whether no slot is held and nobody waits for one."""
         return not self._held and not self._queue.size

@@ -92,6 +92,7 @@ class Backend:
         "native",
         "operations",
         "orders",
+        "patient",
         "quota",
         "reason",
         "residence",
@@ -147,16 +148,14 @@ class Backend:
         self.woken = asyncio.Event()
         """Set when a probe should come at once."""
         self._forget_engine()
-        self.in_flight = 0
-        """Leases that are open."""
+        self.in_flight = self.patient = 0
+        """Leases that are open; those of them whose requests are of the class `background`."""
         self.busy_period = 0
         """How often it went from no request to one. While it is busy this is the number of the busy period."""
         self.orders: Orders = Orders()
         """What an operator has ordered for it; `obey` is called after each change."""
-        self.slow_start_weight = 1.0
-        """The share of its weight that it has now: less than 1 while it starts slowly."""
-        self.slow_start = SLOW_START
-        """Seconds until it has its whole weight again after it came back."""
+        self.slow_start_weight, self.slow_start = 1.0, SLOW_START
+        """The share of its weight that it has now; seconds until it is 1 again after the backend came back."""
         self.last_error: Trouble | None = None
         self._back_since: float | None = None
         self._key: str | None = None

@@ -70,6 +70,11 @@ class Target(Loaded):
         """Requests at the backend now, for whichever model."""
         return self.backend.in_flight
 
+    @property
+    def pressing(self) -> int:
+        """Those of them that are not of the class `background`."""
+        return self.backend.in_flight - self.backend.patient
+
     def load(self, now: float) -> float:
         """Return how many requests are at the engine: our own for whichever model, and others' as far as it tells."""
         backend = self.backend
@@ -86,13 +91,17 @@ class Lease:
         "_heard",
         "_listener",
         "_open",
+        "_patient",
         "_trial",
         "affinity",
         "target",
     )
 
-    def __init__(self, target: Target, now: float, gate: Gate | None = None) -> None:
-        """Count a request at the target's backend. `now` is the loop's time; a slot of `gate` is held for it."""
+    def __init__(self, target: Target, now: float, gate: Gate | None = None, patient: bool = False) -> None:
+        """Count a request at the target's backend. `now` is the loop's time; a slot of `gate` is held for it.
+
+        `patient`: it is one of the class `background`.
+        """
         backend = target.backend
         self.target = target
         # The backend may get another gate meanwhile, as it may get another breaker.
@@ -110,6 +119,9 @@ class Lease:
         if not backend.in_flight:
             backend.busy_period += 1
         backend.in_flight += 1
+        self._patient = patient
+        if patient:
+            backend.patient += 1
         if target.adapter is not None:
             target.adapter.enter(now)
         target.metrics.in_flight.value += 1
@@ -147,6 +159,8 @@ class Lease:
             self._gate.leave()
         backend = self.target.backend
         backend.in_flight -= 1
+        if self._patient:
+            backend.patient -= 1
         if self.target.adapter is not None:
             self.target.adapter.leave()
         self.target.metrics.in_flight.value -= 1
@@ -237,7 +251,7 @@ def pick(
     gate = target.backend.gate
     if gate is not None and gate is not held:
         gate.try_enter()
-    lease = Lease(target, now, gate)
+    lease = Lease(target, now, gate, asked is not None and asked.is_patient)
     if balancer is not None:
         lease.affinity = balancer.note
         if balancer.hears and asked is not None and asked.request.stream:

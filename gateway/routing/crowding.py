@@ -3,6 +3,8 @@
 Rules:
 - One bound that is passed is enough. All signals must have been below `RELIEF` of theirs for a while before it is over.
 - The best backend counts: while one has room there is room.
+- Requests of the class `background`, such as the lines of batches, crowd nobody out here: all others go before them.
+  What an engine measures of itself counts whoever it is of, since it holds everybody up.
 - A signal that is not known passes no bound: missing is never busy, nor idle. No backend that can be used is busy.
 - What a cloud has told of its rate limit is known until that is filled up again, and then not.
 - Time is an argument. Looking costs as much as there are targets, so it is done `PERIOD` seconds apart.
@@ -77,16 +79,16 @@ class Crowding:
             return
         gate = home.gate
         if bounds.wait is not None and gate is not None:
-            wait = 0.0 if gate.has_room else gate.wait(gate.waiting + 1)
+            wait = 0.0 if gate.has_room else gate.wait(gate.pressing + 1)
             if wait != UNKNOWN:
                 yield "the estimated wait", wait / bounds.wait, f"{wait:.3g} s", f"{bounds.wait:g} s"
         if bounds.queue is not None:
-            waiting = (0 if gate is None else gate.waiting) + min(
+            waiting = (0 if gate is None else gate.pressing) + min(
                 [_waiting(target, now) for target in usable]
             )
             yield "the queue", waiting / bounds.queue, f"{waiting:g}", f"{bounds.queue}"
         if bounds.in_flight is not None:
-            least = min([target.in_flight for target in usable])
+            least = min([target.pressing for target in usable])
             yield (
                 "the number of requests in flight",
                 least / bounds.in_flight,
@@ -115,4 +117,4 @@ class Crowding:
 def _waiting(target: Target, now: float) -> float:
     """Return how many requests wait at a backend: for one of its slots here, and in its engine as far as is known."""
     gate = target.backend.gate
-    return (gate.waiting if gate is not None else 0) + (target.backend.load.waiting(now) or 0.0)
+    return (gate.pressing if gate is not None else 0) + (target.backend.load.waiting(now) or 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import json
 from random import Random
@@ -11,7 +12,8 @@ import pytest
 
 from backends.base import Health, Operation, Request
 from backends.engines.openai import OpenAI
-from gateway.admission.gate import Gate
+from gateway.admission.gate import Gate, Turn
+from gateway.admission.tickets import Claim
 from gateway.asked import Asked
 from gateway.auth import Caller
 from gateway.balance.basic import LeastLoaded
@@ -22,7 +24,8 @@ from gateway.config.section import validate
 from gateway.errors import GatewayError
 from gateway.fleet.backend import Backend
 from gateway.fleet.breaker import Breaker
-from gateway.fleet.lease import Target
+from gateway.fleet.lease import Target, pick
+from gateway.priority import BACKGROUND
 from gateway.routing import choices
 from gateway.routing.canaries import Canaries
 from gateway.routing.catalog import Group, Plan
@@ -254,6 +257,52 @@ def test_requests_in_flight_and_in_the_gateways_own_queue_count() -> None:
     by_flight, _ = overflowing(plan("home", at), in_flight=3)
     at.backend.in_flight = 3
     assert made(by_flight) == ("away", "overflow")
+
+
+def background(**header: str) -> Asked:
+    sent = b'{"model":"m"}'
+    headers = {name.replace("_", "-").encode(): value.encode() for name, value in header.items()}
+    return Asked(Request(Operation.CHAT, sent, "m"), headers, Caller("key", None, False, ()))
+
+
+LINE = background(x_gateway_priority="background")
+
+
+def test_requests_in_the_background_crowd_nobody_out() -> None:
+    at = target("a")
+    by_flight, crowding = overflowing(plan("home", at), in_flight=2)
+    lines = [pick([at], None, 100.0, asked=LINE) for _ in range(5)]
+    assert at.in_flight == 5 and made(by_flight) == ("home", "home")
+    assert "the number of requests in flight is 0, the bound 2" in crowding.words(plan("home", at), 101.0)
+    others = [
+        pick([at], None, 101.0, asked=request)
+        for request in (asked(), background(x_gateway_priority="batch"))
+    ]
+    assert made(by_flight, now=102.0) == ("away", "overflow")
+    for lease in [*lines, *others]:
+        assert lease is not None
+        lease.close(103.0)
+    assert (at.in_flight, at.pressing, at.backend.patient) == (0, 0, 0)
+
+
+async def test_lines_that_wait_are_no_queue() -> None:
+    gate = Gate(1, 100)
+    assert gate.try_enter()
+    turns = [
+        Turn(Claim("batch", 1.0, BACKGROUND), asyncio.get_running_loop().create_future()) for _ in range(8)
+    ]
+    for turn in turns:
+        gate.join(turn)
+    home = plan("home", target("a"), gate=gate)
+    choice, crowding = overflowing(home, queue=2)
+    assert (gate.waiting, gate.pressing) == (8, 0) and made(choice) == ("home", "home")
+    people = [Turn(Claim("person", 1.0), asyncio.get_running_loop().create_future()) for _ in range(2)]
+    for turn in people:
+        gate.join(turn)
+    assert "the queue is 2, the bound 2" in crowding.words(home, 101.0)
+    assert made(choice, now=101.0) == ("away", "overflow")
+    for turn in (*turns, *people):
+        turn.withdraw()
 
 
 def test_without_a_backend_that_is_up_requests_go_elsewhere() -> None:
