@@ -97,6 +97,12 @@ def any_name(answer: Answer) -> None:
     assert answer.json()["model"] == "missing" and answer.json()["choices"][0]["message"]["content"]
 
 
+def _no_pictures(why: str) -> dict[str, Instead]:
+    """Return what happens instead on an engine that neither draws nor edits, and why."""
+    names = ("images", "images_stream", "image_edits", "image_edits_stream", "image_variations")
+    return dict.fromkeys(names, Instead(not_supported, why))
+
+
 NO_TELLING = Silent("it does not listen before its model is loaded")
 NEVER_FULL = Instead(ignored, "it lets any number of requests wait")
 NO_SIGNALS = Instead(nothing, "it tells nothing of its load")
@@ -104,6 +110,7 @@ TOY_TOOLS = "nothing makes the demo model write a tool call"
 TOY_RERANKER = "the demo model is no reranker"
 TOY_INFILL = "the demo model has no tokens for the text between two others"
 TOY_EARS = "the demo model does not hear"
+NO_LISTENER = "no model that hears while one speaks was at hand; written from its source"
 NO_DEVICE = "no engine that hears, speaks or draws was at hand; written from OpenAI's API reference"
 
 ENGINES: dict[str, Row] = {
@@ -163,6 +170,8 @@ ENGINES: dict[str, Row] = {
             "rerank": Instead(not_supported, "it has no reranker"),
             "score": Instead(not_supported, "it has no scores for texts"),
             "tokenize": Instead(not_supported, "it keeps its tokens to itself"),
+            "images": Instead(not_supported, "only models for a runner of its own draw, which was not tried"),
+            "image_edits": Instead(not_supported, "its edits take JSON, not OpenAI's form"),
             "health_loading": Silent("it is up at once; a model loads while its first request waits"),
             "health_down": Silent("one that is gone does not listen"),
         },
@@ -186,6 +195,10 @@ ENGINES: dict[str, Row] = {
             "speech_stream": NO_DEVICE,
             "images": NO_DEVICE,
             "images_stream": NO_DEVICE,
+            "image_edits": NO_DEVICE,
+            "image_edits_stream": NO_DEVICE,
+            "image_variations": NO_DEVICE,
+            "realtime": NO_DEVICE,
         },
     ),
     "ray-serve": Row(
@@ -206,6 +219,7 @@ ENGINES: dict[str, Row] = {
     "sglang": Row(
         Proof.SERVERS,
         instead={
+            **_no_pictures("pictures are made by another server of it, for diffusion models"),
             "model_missing": Instead(any_name, "it does not look at the name of the model"),
             "health_down": Silent("it says 503 whenever it is not ready; one that is gone does not listen"),
         },
@@ -214,10 +228,12 @@ ENGINES: dict[str, Row] = {
             "embeddings_list": "SGLang serves a model either for text or for vectors",
             "rerank": "SGLang serves a model either for text or for vectors",
             "score": "SGLang serves a model either for text or for vectors",
+            "realtime": NO_LISTENER,
         },
     ),
     "tensorrt-llm": Row(
         instead={
+            **_no_pictures("pictures are made by another server of it, for visual models"),
             "rerank": Instead(not_supported, "its reranker has no settled form yet"),
             "score": Instead(not_supported, "it has no scores for texts"),
             "model_missing": Instead(any_name, "it does not look at the name of the model"),
@@ -316,6 +332,7 @@ ENGINES: dict[str, Row] = {
     "vllm": Row(
         Proof.ENGINES,
         instead={
+            **_no_pictures("pictures are made by another server: vLLM-Omni"),
             "health_loading": NO_TELLING,
         },
         replayed={
@@ -329,6 +346,7 @@ ENGINES: dict[str, Row] = {
             "rerank": TOY_RERANKER,
             "score": TOY_RERANKER,
             "signals": "it tells of adapters only when one was used, and the demo model has none",
+            "realtime": NO_LISTENER,
         },
     ),
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 from backends.base import Operation
@@ -29,6 +30,8 @@ TRANSCRIPTIONS = "/v1/audio/transcriptions"
 TRANSLATIONS = "/v1/audio/translations"
 SPEECH = "/v1/audio/speech"
 IMAGES = "/v1/images/generations"
+EDITS = "/v1/images/edits"
+VARIATIONS = "/v1/images/variations"
 
 TOOLS = ("get_port", "ping")
 """The tools of the check, and of those recordings that asked for another one."""
@@ -260,9 +263,13 @@ _PART = b'--edge\r\ncontent-disposition: form-data; name="%b"%b\r\n\r\n%b\r\n'
 
 def _form(**members: str) -> bytes:
     """Return a form with a recording, and these members."""
-    parts = [_PART % (name.encode(), b"", value.encode()) for name, value in members.items()]
-    parts.append(_PART % (b"file", b'; filename="a.wav"\r\ncontent-type: audio/wav', SOUND))
-    return b"".join([*parts, b"--edge--"])
+    return _with(b"file", b'; filename="a.wav"\r\ncontent-type: audio/wav', SOUND, members)
+
+
+def _with(name: bytes, kind: bytes, data: bytes, members: Mapping[str, str]) -> bytes:
+    """Return a form with these members and one file."""
+    parts = [_PART % (each.encode(), b"", value.encode()) for each, value in members.items()]
+    return b"".join([*parts, _PART % (name, kind, data), b"--edge--"])
 
 
 @check(TRANSCRIPTIONS, _form(model=MODEL), operation=Operation.TRANSCRIPTIONS)
@@ -313,10 +320,7 @@ TO_DRAW = {"model": MODEL, "prompt": "A gateway.", "size": "1024x1024", "output_
 
 @check(IMAGES, TO_DRAW, operation=Operation.IMAGES)
 def images(answer: Answer) -> None:
-    assert answer.status == 200, answer.body[:500]
-    sdk.fits_images(answer.json())
-    (image,) = answer.json()["data"]
-    assert base64.b64decode(image["b64_json"]).startswith(b"\x89PNG")
+    _drawn(answer)
 
 
 @check(IMAGES, TO_DRAW | STREAM | {"partial_images": 1}, operation=Operation.IMAGES)
@@ -329,3 +333,48 @@ def images_stream(answer: Answer) -> None:
         "image_generation.completed",
     ]
     assert base64.b64decode(events[-1]["b64_json"]).startswith(b"\x89PNG")
+
+
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgaPgPAAIDAYAkYfWXAAAAAElFTkSuQmCC"
+)
+"""A picture of one dot."""
+_PNG = b'; filename="a.png"\r\ncontent-type: image/png'
+
+
+def _drawn(answer: Answer) -> None:
+    assert answer.status == 200, answer.body[:500]
+    sdk.fits_images(answer.json())
+    (image,) = answer.json()["data"]
+    assert base64.b64decode(image["b64_json"]).startswith(b"\x89PNG")
+
+
+@check(
+    EDITS,
+    _with(b"image", _PNG, PICTURE, {"model": MODEL, "prompt": "In blue."}),
+    operation=Operation.IMAGE_EDITS,
+)
+def image_edits(answer: Answer) -> None:
+    _drawn(answer)
+
+
+@check(
+    EDITS,
+    _with(b"image[]", _PNG, PICTURE, {"model": MODEL, "prompt": "In blue.", "stream": "true"}),
+    operation=Operation.IMAGE_EDITS,
+)
+def image_edits_stream(answer: Answer) -> None:
+    events = named(answer)
+    for event in events:
+        sdk.fits_image_edit_event(event)
+    assert [event["type"] for event in events] == ["image_edit.partial_image", "image_edit.completed"]
+    assert base64.b64decode(events[-1]["b64_json"]).startswith(b"\x89PNG")
+
+
+@check(
+    VARIATIONS,
+    _with(b"image", _PNG, PICTURE, {"model": MODEL, "n": "1", "response_format": "b64_json"}),
+    operation=Operation.IMAGE_VARIATIONS,
+)
+def image_variations(answer: Answer) -> None:
+    _drawn(answer)

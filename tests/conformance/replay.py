@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.conformance.talking import Conversation, opening
 from tests.conformance.tap import Counter, is_request
 
 ANY = b"*"
@@ -143,6 +144,11 @@ class Replay(Counter):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def recorded(self) -> Sequence[Recording]:
+        """What it answers with."""
+        return self._recordings
+
     def find(self, asked: Asked) -> Recording | None:
         """Return the recording to answer with: of several of one name in turn, the last one from then on."""
         found = [recording for recording in self._recordings if recording.differs(asked) is None]
@@ -172,6 +178,7 @@ class _Connection(asyncio.Protocol):
         self._replay = replay
         self._buffer = b""
         self._counted = 0
+        self._talk: Conversation | None = None
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -189,6 +196,9 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
+        if self._talk is not None:
+            self._talk.feed(data)
+            return
         self._buffer += data
         asked = _received(self._buffer)
         if asked is None:
@@ -201,6 +211,13 @@ class _Connection(asyncio.Protocol):
             said = json.dumps({"error": {"message": self._replay.unmatched[-1], "type": "replay"}}).encode()
             head = b"HTTP/1.1 599 No Recording\r\ncontent-type: application/json\r\n"
             self._send([head + b"content-length: %d\r\n\r\n%s" % (len(said), said)], self._done)
+        elif recording.status.startswith(b"HTTP/1.1 101 "):
+            assert self._transport is not None
+            key = asked.headers[b"sec-websocket-key"]
+            self._transport.write(b"\r\n".join([recording.status, *opening(key), b"", b""]))
+            self._counted = 1
+            self._replay.count(1)
+            self._talk = Conversation(messages(recording), self._transport, self._replay.unmatched)
         else:
             self._answer(recording, holds=self._replay.hold and asked.is_request)
 
@@ -235,6 +252,12 @@ class _Connection(asyncio.Protocol):
     def _done(self) -> None:
         counted, self._counted = self._counted, 0
         self._replay.count(-counted)
+
+
+def messages(recorded: Recording) -> list[tuple[bool, Any]]:
+    """Return the messages of a recorded WebSocket in their order, each with whether it is the client's."""
+    lines = [line for line in recorded.answer.decode().splitlines() if line.strip()]
+    return [(line.startswith(">"), json.loads(line[1:])) for line in lines]
 
 
 def recordings(folder: Path) -> list[Recording]:

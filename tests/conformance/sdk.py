@@ -16,9 +16,16 @@ from typing import Any
 import msgspec
 from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
 from ollama import ChatResponse, EmbeddingsResponse, EmbedResponse, GenerateResponse
-from openai.types import Completion, CreateEmbeddingResponse, ImageGenStreamEvent, ImagesResponse
+from openai.types import (
+    Completion,
+    CreateEmbeddingResponse,
+    ImageEditStreamEvent,
+    ImageGenStreamEvent,
+    ImagesResponse,
+)
 from openai.types.audio import Transcription, TranscriptionStreamEvent, Translation
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.realtime import RealtimeServerEvent
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
@@ -65,3 +72,5 @@ fits_transcription_event = _fits(TranscriptionStreamEvent)
 fits_translation = _fits(Translation)
 fits_images = _fits(ImagesResponse)
 fits_image_event = _fits(ImageGenStreamEvent)
+fits_image_edit_event = _fits(ImageEditStreamEvent)
+fits_realtime_event = _fits(RealtimeServerEvent)

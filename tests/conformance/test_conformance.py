@@ -11,16 +11,17 @@ from __future__ import annotations
 import pytest
 
 from backends import registry
-from backends.base import Operation
 from backends.dialect.openai import PATHS
 from backends.surfaces.codecs import possible
-from tests.conformance import checks, edges, faults, ollama_api, operations, page
+from tests.conformance import checks, edges, faults, ollama_api, operations, page, realtime
 from tests.conformance.engines import ENGINES, Proof
 from tests.conformance.playing import RECORDINGS, Hosts, Replays, play, said_as
 from tests.conformance.stage import CHECKS
 from tests.conformance.unproven import ASKED, UNPROVEN
 
-assert checks and edges and faults and ollama_api and operations  # importing them fills the table
+assert (
+    checks and edges and faults and ollama_api and operations and realtime
+)  # importing them fills the table
 
 REPLAYED = [
     pytest.param(engine, name, id=f"{engine}-{name}")
@@ -58,23 +59,15 @@ def test_what_is_unproven_has_no_recording() -> None:
 
 
 def test_every_check_is_made_on_every_engine() -> None:
-    assert len(CHECKS) == 88
+    assert len(CHECKS) == 92
     unproven = sum(len(table) for table in UNPROVEN.values())
     assert len(REPLAYED) + len(REAL) + unproven == len(ENGINES) * len(CHECKS)
-
-
-APART = {
-    Operation.REALTIME: "no exchange of one answer: tests/api/test_realtime.py",
-    Operation.IMAGE_EDITS: "a form that passes: tests/api/test_pictures.py",
-    Operation.IMAGE_VARIATIONS: "the same",
-}
-"""Operations that no check here asks for, and where they are tried, with an engine that is no real one."""
 
 
 def test_every_operation_of_every_engine_is_checked() -> None:
     """What docs/api.md says an engine can do is a check that expects it, which `unproven.py` may say nothing shows."""
     for engine in registry.ENGINES:
-        for operation in registry.engine(engine).operations - APART.keys():
+        for operation in registry.engine(engine).operations:
             asked = {name for name, check in CHECKS.items() if check.path == PATHS[operation]}
             assert asked - set(ENGINES[engine].instead), f"{engine}: {operation}"
 
