@@ -298,7 +298,10 @@ class Exchange:
         if self.way.started:
             broken = Broken(getattr(self, "request", None), self.id, self.broken)
             self.way.write(self.surface.error_event(error.facts, broken))
-            self.way.abort()
+            if self.surface.ends(broken):
+                self.way.finish()
+            else:
+                self.way.abort()
         else:
             facts = error.facts
             body, status = self.surface.error(facts, self.id), self.surface.status(facts, error.status)

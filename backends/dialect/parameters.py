@@ -124,7 +124,16 @@ class Steps:
 class Parameters:
     """The rules of one model."""
 
-    __slots__ = ("_clamp", "_default", "_made", "_set", "_strip", "_system", "_template")
+    __slots__ = (
+        "_clamp",
+        "_default",
+        "_made",
+        "_set",
+        "_strip",
+        "_system",
+        "_template",
+        "late_system_as_user",
+    )
 
     def __init__(
         self,
@@ -134,11 +143,14 @@ class Parameters:
         clamp: Mapping[str, tuple[object, object]],
         system: System | None,
         template: str | None = None,
+        late_system_as_user: bool = False,
     ) -> None:
         """Take the rules as the config has them: values by the dotted names of members.
 
-        `template` is a chat template in Jinja, which engines take as `chat_template`.
+        `template` is a chat template in Jinja, which engines take as `chat_template`. `late_system_as_user` is for
+        `backends.surfaces.anthropic.late_system`.
         """
+        self.late_system_as_user: bool = late_system_as_user
         self._set: list[tuple[Path, object]] = [(path_of(name), value) for name, value in set.items()]
         self._default: list[tuple[Path, object]] = [(path_of(name), value) for name, value in default.items()]
         self._strip: list[Path] = [path_of(name) for name in strip]

@@ -3,6 +3,7 @@
 Rules:
 - Where an engine has the operation itself, the client's bytes pass, unless the client or the config wants otherwise, or
   the engine would ignore something that is asked for.
+- System messages among those of Anthropic's API are put where the model wants them first, whoever answers.
 - A chat with the older `functions` is said with tools where the engine knows only these.
 """
 
@@ -16,6 +17,7 @@ import msgspec
 from backends.base import Engine, Operation, Request
 from backends.dialect.parameters import Parameters
 from backends.surfaces import functions
+from backends.surfaces.anthropic import late_system
 from backends.surfaces.anthropic.counting import CountTokens
 from backends.surfaces.anthropic.messages import Messages
 from backends.surfaces.ollama.codecs import OllamaChat, OllamaEmbed, OllamaEmbeddings, OllamaGenerate
@@ -54,6 +56,8 @@ def settled(
     Where the model has a chat template, whatever can be said as a chat is: only chats take one.
     """
     codec = CODECS.get(request.operation)
+    if request.operation in late_system.OPERATIONS:
+        request = late_system.placed(request, parameters is not None and parameters.late_system_as_user)
     if codec is not None and parameters is not None and parameters.has_template:
         request = msgspec.structs.replace(request, translate=True)
     if parameters is None or codec is None or not codec.own_names:

@@ -63,8 +63,9 @@ class OpenAI(Surface):
 class Responses(OpenAI):
     """OpenAI's Responses API, where an error in a stream is an event named `error`.
 
-    It is followed by the response itself, which has failed, as OpenAI tells it: Codex (0.171) knows no other event from
-    which it could tell its user the reason.
+    It is followed by the response itself, which has failed, and with that the stream is complete, as OpenAI ends one.
+    Codex (0.171) takes the reason from that event alone, and tells it only once the body has ended properly: of a
+    connection that closes before, it says nothing but that it closed.
     """
 
     def error_event(self, facts: ErrorFacts, broken: Broken) -> bytes:
@@ -82,6 +83,9 @@ class Responses(OpenAI):
         response = responses.failed(broken.request, broken.identity, facts.message)
         failed = {"type": "response.failed", "sequence_number": number + 1, "response": response}
         return error + b"event: response.failed\ndata: %b\n\n" % msgspec.json.encode(failed)
+
+    def ends(self, broken: Broken) -> bool:
+        return broken.request is not None
 
 
 class Speech(OpenAI):

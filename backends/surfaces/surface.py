@@ -110,3 +110,10 @@ class Surface(ABC):
     @abstractmethod
     def error_event(self, facts: ErrorFacts, broken: Broken) -> bytes:
         """Return the bytes that report an error inside a stream; empty if the dialect cannot report one there."""
+
+    def ends(self, broken: Broken) -> bool:
+        """Tell whether these bytes are an end of the dialect's own, behind which a stream is complete.
+
+        No client can then take the stream for a success, so the connection need not be closed to prevent that.
+        """
+        return False

@@ -11,7 +11,7 @@ from gateway.config.admission import Admission
 from gateway.config.balance import Balance, Policy, named_policy
 from gateway.config.defaults import Retry, TimeoutOverrides
 from gateway.config.hedge import Hedge
-from gateway.config.parameters import Parameters, SystemPrompt
+from gateway.config.parameters import LateSystem, Parameters, SystemPrompt
 from gateway.config.section import Frozen, Section, setting
 from gateway.config.texts import Line, ModelGlob, ModelName, Name
 from gateway.globs import is_wild
@@ -125,6 +125,12 @@ class Model(Section):
     )
     parameters: Parameters = setting({}, "What becomes of the parameters of its requests.")
     system: SystemPrompt | None = setting(None, "A system prompt for its chats.")
+    late_system: LateSystem = setting(
+        "system",
+        "Where system messages go that Anthropic's clients, such as Claude Code, send in the middle of a conversation, "
+        "which most chat templates refuse there: to the system text at the beginning (`system`), or into the user's "
+        "turn (`user`), which leaves the beginning as it was, so that engines reuse what they have computed for it.",
+    )
     template: str | None = setting(
         None,
         "A chat template (Jinja) for its chats, for engines that take one with a request.",

@@ -74,9 +74,20 @@ def _system(value: object) -> object:
 SystemPrompt = Annotated[System, BeforeValidator(_system, json_schema_input_type=str | System)]
 
 
-def settled(parameters: Parameters, system: System | None, template: str | None = None) -> Rules | None:
+LateSystem = Literal["system", "user"]
+"""Where a system message behind the first message goes."""
+
+
+def settled(
+    parameters: Parameters,
+    system: System | None,
+    template: str | None = None,
+    late_system: LateSystem = "system",
+) -> Rules | None:
     """Return the rules for a model's requests; None where there are none."""
     prompt = None if system is None else Prompt(system.text, Mode(system.mode))
-    if prompt is None and template is None and parameters == Parameters():
+    as_user = late_system == "user"
+    if prompt is None and template is None and not as_user and parameters == Parameters():
         return None
-    return Rules(parameters.set, parameters.default, parameters.strip, parameters.clamp, prompt, template)
+    rules = parameters
+    return Rules(rules.set, rules.default, rules.strip, rules.clamp, prompt, template, as_user)

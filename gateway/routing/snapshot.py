@@ -100,7 +100,7 @@ def _configured(config: Config, state: State) -> list[Group]:
             state.target(config, name, backend, target.model, target.weight)
             for backend, target in model.targets.items()
         )
-        parameters = settled(model.parameters, model.system, model.template)
+        parameters = settled(model.parameters, model.system, model.template, model.late_system)
         adapter = adapter_of(config, name)
         for target in targets:
             target.parameters = parameters

@@ -105,8 +105,7 @@ async def test_a_response_that_breaks_off_is_no_success(tmp_path: Path) -> None:
             events.append(said.type)  # noqa: PERF401 -- it must not be lost when the stream breaks
 
     async with answered(tmp_path, rule) as (_, served), sdk(served) as client:
-        with pytest.raises(openai.APIConnectionError):
-            await read(client)
+        await read(client)
     assert events == ["response.created", "response.output_text.delta", "error", "response.failed"]
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 
 from backends.base import Operation, RequestError
-from backends.surfaces.dialects import surface_of
 from tests.surfaces.chatting import said, translation
 
 LEAST: dict[str, Any] = {"model": "m", "max_tokens": 9}
@@ -75,23 +73,6 @@ def test_a_system_message_among_the_others_joins_the_first_text() -> None:
     messages = asked(user("hi"), late, user("there"), system="be brief")["messages"]
     assert messages[0] == {"role": "system", "content": "be brief\n\nand kind"}
     assert [message["role"] for message in messages[1:]] == ["user"]
-
-
-def test_the_surface_moves_it_for_engines_that_speak_the_api_themselves() -> None:
-    late = {"role": "system", "content": "and kind"}
-    body = LEAST | {"system": "be brief", "messages": [user("hi"), late]}
-    surface = surface_of(Operation.MESSAGES)
-    read = surface.read(Operation.MESSAGES, b"application/json", msgspec.json.encode(body))
-    assert msgspec.json.decode(read.body) == LEAST | {
-        "system": [{"type": "text", "text": "be brief"}, {"type": "text", "text": "and kind"}],
-        "messages": [user("hi")],
-    }
-
-
-def test_a_request_without_such_a_message_keeps_its_bytes() -> None:
-    body = msgspec.json.encode(LEAST | {"system": 'the "role": "system" text', "messages": [user("hi")]})
-    read = surface_of(Operation.MESSAGES).read(Operation.MESSAGES, b"application/json", body)
-    assert read.body is body
 
 
 def test_pictures() -> None:
