@@ -26,7 +26,7 @@ from backends.base import (
     Request,
     StreamDecoder,
 )
-from backends.dialect import choices, passed, ranking, reasons, rewrite, vectors
+from backends.dialect import choices, passed, ranking, reasons, responses, rewrite, vectors
 from backends.dialect.errors import garbled, read_failure
 from backends.dialect.shapes import check_text, is_error
 from backends.dialect.stream import EventStream
@@ -102,6 +102,12 @@ class OpenAICompatible(Engine):
     """Whether the engine makes embeddings as short as `dimensions` says; where not, the gateway does it."""
     keeps: ClassVar[frozenset[str]] = frozenset()
     """Members of Cohere's rerank that the engine knows, besides those that all do."""
+
+    may_be_openai: ClassVar[bool] = False
+    """Whether it may be OpenAI's own service, which keeps conversations and prompts; others ignore their names."""
+
+    def ignores(self, request: Request) -> bool:
+        return not self.may_be_openai and responses.names_what_openai_keeps(request)
 
     def call(self, request: Request, model: str) -> Call:
         operation = request.operation

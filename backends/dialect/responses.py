@@ -18,7 +18,8 @@ from typing import Any
 
 import msgspec
 
-from backends.base import Request
+from backends.base import Operation, Request
+from backends.dialect import rewrite
 from backends.dialect.chunks import fresh_id
 from backends.framing import sse
 
@@ -56,9 +57,19 @@ _DETAILS = {
 }
 """Counts within `usage` that no client can read a response without."""
 
+_OF_SERVICE = (b'"conversation"', b'"prompt"')
 _PREVIOUS = "previous_response_id"
 
 _members = msgspec.json.Decoder(Members)
+
+
+def names_what_openai_keeps(request: Request) -> bool:
+    """Tell whether a request names a conversation or a prompt that OpenAI's service keeps; other servers do not."""
+    body = request.body
+    if request.operation is not Operation.RESPONSES or not any(mark in body for mark in _OF_SERVICE):
+        return False
+    members = rewrite.members(body)
+    return any(members.get(mark[1:-1].decode(), b"null") != b"null" for mark in _OF_SERVICE)
 
 
 def asked_of(request: Request) -> Members:

@@ -130,6 +130,7 @@ class OpenAI(OpenAICompatible):
     launch_options: ClassVar[type[LaunchOptions] | None] = OpenAILaunch
     options_type: ClassVar[type[EngineOptions] | None] = OpenAIOptions
     has_functions: ClassVar[bool] = True
+    may_be_openai: ClassVar[bool] = True
     keeps: ClassVar[frozenset[str]] = frozenset(COHERES)
 
     def __init__(self, options: OpenAIOptions | None = None) -> None:

@@ -86,7 +86,7 @@ class KeptResponses:
         """Save a response soon. Raises nothing, and does not wait."""
         size = len(response) + len(turn.input)
         name = said.id_of(response)
-        if not name or len(name) > 128:
+        if not name or len(name) > said.LONGEST:
             return
         if size > LARGEST or self._waiting + size > ROOM:
             self._lost("it is too large" if size > LARGEST else "too many wait to be saved")
@@ -103,7 +103,8 @@ class KeptResponses:
 
         def work(connection: Connection) -> None:
             found = self._queries.Kept(name, turn.previous, said.input_items(turn.input), response)
-            self._queries.save(connection, turn.owner, found, turn.before, int(time.time()))
+            items = list(said.items_of(response))
+            self._queries.save(connection, turn.owner, found, turn.before, int(time.time()), items)
 
         try:
             await self._store.write(work)
@@ -153,16 +154,43 @@ class KeptResponses:
             message = f"the conversation up to response '{name[:128]}' is larger than {most} bytes"
             raise GatewayError(Own.TOO_LARGE, message, param="previous_response_id") from None
 
+    async def items(self, owner: str, names: list[str], most: int) -> dict[str, msgspec.Raw]:
+        """Return items of earlier answers by their ids, out of `most` bytes of responses.
+
+        Raises GatewayError where one of them is not there or they are too much, and StoreError.
+        """
+
+        def work(connection: Connection) -> dict[str, msgspec.Raw]:
+            found = self._queries.holders(connection, owner, names, most)
+            known = {bytes(response): said.items_of(response) for response in set(found.values())}
+            return {name: known[response][name] for name, response in found.items()}
+
+        try:
+            return await self._read(owner, "", work)
+        except self._queries.Missing as error:
+            message = (
+                f"Item with id '{error.name[:128]}' not found in the responses of this key that are kept."
+            )
+            raise GatewayError(
+                Own.INVALID, message, param="input", code="item_not_found", status=404
+            ) from None
+        except self._queries.TooLong:
+            message = f"the responses whose items are referred to are larger than {most} bytes"
+            raise GatewayError(Own.TOO_LARGE, message, param="input") from None
+
     async def delete(self, owner: str, name: str) -> None:
         """Delete a response. Raises GatewayError (404) where this owner has none of this id, and StoreError."""
         await self.find(owner, name)
         await self._store.write(lambda connection: self._queries.delete(connection, owner, name))
 
     async def _read(self, owner: str, name: str, work: Callable[[Connection], T]) -> T:
-        """Read, once what is being saved under this name has been. Raises what `work` raises."""
-        saving = self._saving.get((owner, name))
-        if saving is not None:
-            await asyncio.wait([saving])
+        """Read, once what is being saved under this name has been, or under any if it is empty.
+
+        Raises what `work` raises.
+        """
+        saving = [task for (who, what), task in self._saving.items() if who == owner and name in ("", what)]
+        if saving:
+            await asyncio.wait(saving)
         for pause in LOOKS if self._processes() > 1 else ():
             try:
                 return await self._store.read(work)

@@ -57,8 +57,8 @@ class ResponsesEndpoint(Endpoint):
             exchange.end(error)
             return
         turn = Turn(exchange.caller.name, bytes(wish.input)) if self._keeps and wish.is_kept else None
-        if wish.previous:
-            Continuing(exchange, self._kept, (wish.previous, turn), self._continue, self._core).begin(b"")
+        if wish.previous or wish.refers:
+            Continuing(exchange, self._kept, (wish, turn), self._continue, self._core).begin(b"")
         else:
             self._go(exchange, turn)
 
@@ -74,40 +74,53 @@ class ResponsesEndpoint(Endpoint):
 
 
 class Continuing(Steps):
-    """The wait of one request for the conversation that it continues."""
+    """The wait of one request for what was said earlier: what it continues, and items that it refers to."""
 
     def __init__(
         self,
         exchange: Exchange,
         kept: KeptResponses,
-        of: tuple[str, Turn | None],
+        of: tuple[said.Wish, Turn | None],
         route: Callable[[Exchange, Turn | None], None],
         core: Core,
     ) -> None:
-        """Find the response that `of` names, then `route` the request; `of` also says what is kept of it."""
+        """Find what `of` names, then `route` the request; `of` also says what is kept of it."""
         super().__init__(exchange)
         self._kept = kept
-        self._previous, self._turn = of
+        self._wish, self._turn = of
         self._route = route
         self._most = core.snapshot.config.server.limits.body
 
     async def _run(self, body: bytes) -> None:
-        exchange, previous, turn = self._exchange, self._previous, self._turn
+        exchange = self._exchange
         exchange.timeline.mark(LOAD)
         try:
-            found = await self._kept.chain(exchange.caller.name, previous, self._most)
-            turns = [(each.input, each.response) for each in found]
-            before = await asyncio.to_thread(said.conversation, turns)
-            exchange.request = said.continued(exchange.request, previous, before)
+            await self._complete(exchange)
         except Exception as error:  # noqa: BLE001 (any error ends this request only)
             exchange.end(error)
             return
-        if turn is not None:
-            ids = tuple(each.id for each in found)
-            turn = msgspec.structs.replace(turn, previous=previous, before=ids)
         exchange.timeline.mark(ROUTE)
         exchange.work = None
-        self._route(exchange, turn)
+        self._route(exchange, self._turn)
+
+    async def _complete(self, exchange: Exchange) -> None:
+        """Put what was said earlier into the request. Raises GatewayError and StoreError."""
+        owner, previous = exchange.caller.name, self._wish.previous
+        found = await self._kept.chain(owner, previous, self._most) if previous else []
+        turns = [(each.input, each.response) for each in found]
+        before = await asyncio.to_thread(said.conversation, turns)
+        if names := said.references(bytes(self._wish.input)):
+            items = await self._kept.items(owner, names, self._most)
+            exchange.request = said.resolved(exchange.request, items, before)
+            self._note(input=bytes(said.wish(exchange.request.body).input))
+        if previous:
+            exchange.request = said.continued(exchange.request, previous, before)
+            self._note(previous=previous, before=tuple(each.id for each in found))
+
+    def _note(self, **changes: Any) -> None:
+        """Change what is kept of the request."""
+        if self._turn is not None:
+            self._turn = msgspec.structs.replace(self._turn, **changes)
 
 
 def add_responses(app: FastAPI, core: Core) -> None:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
+from gateway.store.tables import response_items as items_table
 from gateway.store.tables import responses as table
 
 MOST: Final = 2000
@@ -44,11 +45,24 @@ class TooLong(Exception):
     """A conversation has more in it than may be read at once."""
 
 
-def save(connection: sa.Connection, owner: str, kept: Kept, before: Sequence[str], now: int) -> None:
-    """Keep a response, and count those `before` it as used now. One with the same id is replaced."""
-    connection.execute(sa.delete(table).where(table.c.owner == owner, table.c.id == kept.id))
+def save(
+    connection: sa.Connection,
+    owner: str,
+    kept: Kept,
+    before: Sequence[str],
+    now: int,
+    items: Sequence[str] = (),
+) -> None:
+    """Keep a response, and count those `before` it as used now. One with the same id is replaced.
+
+    `items` are the ids of what it has answered.
+    """
+    delete(connection, owner, kept.id)
     values = {**kept._asdict(), "previous": kept.previous or None, "owner": owner, "used": now}
     connection.execute(sa.insert(table).values(**values))
+    rows = [{"owner": owner, "id": item, "response": kept.id} for item in dict.fromkeys(items)]
+    if rows:
+        connection.execute(sa.insert(items_table), rows)
     for ids in _batches(before):
         old = sa.update(table).where(table.c.owner == owner, table.c.id.in_(ids))
         connection.execute(old.values(used=now))
@@ -61,6 +75,29 @@ def find(connection: sa.Connection, owner: str, name: str) -> Kept:
     if row is None:
         raise Missing(name)
     return Kept(row.id, row.previous or "", row.input, row.response)
+
+
+def holders(connection: sa.Connection, owner: str, items: Sequence[str], most: int) -> dict[str, bytes]:
+    """Return, by the ids of items, responses that have answered them.
+
+    Raises Missing, which names the first item that none has, and TooLong where they have more than `most` bytes
+    together.
+    """
+    found: dict[str, str] = {}
+    for ids in _batches(items):
+        where = (items_table.c.owner == owner, items_table.c.id.in_(ids))
+        for row in connection.execute(sa.select(items_table.c.id, items_table.c.response).where(*where)):
+            found[row.id] = row.response
+    kept: dict[str, bytes] = {}
+    for item in items:
+        if item not in found:
+            raise Missing(item)
+        name = found[item]
+        if name not in kept:
+            kept[name] = find(connection, owner, name).response
+            if sum(map(len, kept.values())) > most:
+                raise TooLong
+    return {item: kept[found[item]] for item in items}
 
 
 def chain(connection: sa.Connection, owner: str, name: str, most: int) -> list[Kept]:
@@ -82,6 +119,8 @@ def chain(connection: sa.Connection, owner: str, name: str, most: int) -> list[K
 
 def delete(connection: sa.Connection, owner: str, name: str) -> bool:
     """Delete a response. Return whether there was one."""
+    of = (items_table.c.owner == owner, items_table.c.response == name)
+    connection.execute(sa.delete(items_table).where(*of))
     return bool(
         connection.execute(sa.delete(table).where(table.c.owner == owner, table.c.id == name)).rowcount
     )
@@ -94,7 +133,9 @@ def expire(connection: sa.Connection, before: int) -> int:
     for row in rows:
         # Named by its whole key: both databases then find it at once.
         key = sa.and_(table.c.owner == row.owner, table.c.id == row.id, table.c.used < before)
-        connection.execute(sa.delete(table).where(key))
+        if connection.execute(sa.delete(table).where(key)).rowcount:
+            of = (items_table.c.owner == row.owner, items_table.c.response == row.id)
+            connection.execute(sa.delete(items_table).where(*of))
     return len(rows)
 
 

@@ -34,6 +34,15 @@ responses: Final = Table(
     Index(None, "used"),
 )
 
+response_items: Final = Table(
+    "response_items",
+    METADATA,
+    Column("owner", String(64), primary_key=True),
+    Column("id", String(128), primary_key=True),
+    Column("response", String(128), primary_key=True, comment="the response that has it in its answer"),
+    Index(None, "owner", "response"),
+)
+
 NUMBER: Final = BigInteger().with_variant(Integer, "sqlite")
 """The type of a number that the database gives: SQLite gives one only to its own kind of integer."""
 

@@ -162,7 +162,7 @@ class LlamaCpp(OpenAICompatible):
         return page(name, model)
 
     def ignores(self, request: Request) -> bool:
-        return ignored(request)
+        return ignored(request) or super().ignores(request)
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
         translate = _TRANSLATIONS.get(request.operation)

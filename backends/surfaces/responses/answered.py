@@ -18,7 +18,7 @@ import msgspec
 from backends.base import Request, Usage
 from backends.dialect import partial, responses
 from backends.surfaces import chat
-from backends.surfaces.responses import tools
+from backends.surfaces.responses import included, tools
 
 Members = dict[str, Any]
 
@@ -50,6 +50,8 @@ class Frame:
         self.id = fresh("resp")
         self.created = int(time.time())
         self._tools, _ = tools.offered(said)
+        self.included = included.wanted(said)
+        """What is told beside the answer."""
 
     def response(self, status: str, output: list[Any], **more: Any) -> Members:
         """Return the response in a state, with these items."""
@@ -72,6 +74,10 @@ class Frame:
                 "incomplete", output, incomplete_details={"reason": why}, usage=counts(usage)
             )
         return self.response("completed", output, completed_at=int(time.time()), usage=counts(usage))
+
+    def kept(self, thought: str) -> Members:
+        """Return what an item of thoughts has besides, where its client wants to send it back."""
+        return {"encrypted_content": included.encoded(thought)} if self.included.thoughts else {}
 
     def call(self, call_id: str, name: str, arguments: str) -> Members:
         """Return the item of a call that is over, and a new id for it; `name` is that of the chat."""
@@ -106,16 +112,17 @@ def response(request: Request, answer: bytes, usage: Usage) -> bytes:
     said, frame = choice.message, Frame(request)
     output: list[Members] = []
     if said.thought:
-        output.append(thinking(fresh("rs"), said.thought))
-    if parts := _parts(said):
+        output.append(thinking(fresh("rs"), said.thought) | frame.kept(said.thought))
+    logprobs = included.logprobs_of(choice.logprobs) if frame.included.logprobs else []
+    if parts := _parts(said, logprobs):
         output.append(message(fresh("msg"), parts))
     for name, call in chat.named(said.tool_calls):
         output.append(frame.call(call.id or fresh("call"), name, chat.arguments_of(call)))
     return msgspec.json.encode(frame.ended(output, choice.finish_reason, usage))
 
 
-def _parts(said: chat.Said) -> list[Members]:
-    parts = [text_part(text)] if (text := chat.text_of(said.content)) else []
+def _parts(said: chat.Said, logprobs: list[Members]) -> list[Members]:
+    parts = [text_part(text, logprobs)] if (text := chat.text_of(said.content)) else []
     refusal = chat.text_of(said.refusal)
     return [*parts, {"type": "refusal", "refusal": refusal}] if refusal else parts
 
@@ -131,9 +138,9 @@ def message(name: str, parts: list[Members]) -> Members:
     return {"id": name, "type": "message", "role": "assistant", "status": "completed", "content": parts}
 
 
-def text_part(text: Any) -> Members:
+def text_part(text: Any, logprobs: list[Members]) -> Members:
     """Return the part of a message that is text."""
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
 def free_text(arguments: str) -> str:

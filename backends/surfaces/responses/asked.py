@@ -18,7 +18,7 @@ import msgspec
 from backends.base import Operation, Request
 from backends.surfaces.chat import content_of, thoughts
 from backends.surfaces.places import Members, each, items, member, optional, text, wrong
-from backends.surfaces.responses import content, tools
+from backends.surfaces.responses import content, included, tools
 from backends.surfaces.surface import InvalidRequest
 from backends.surfaces.translation import Said, said
 
@@ -40,13 +40,13 @@ _READ = frozenset(
         "text",
         "reasoning",
     }
-    | {"max_output_tokens", "top_logprobs", *_PASSED}
+    | {"max_output_tokens", "top_logprobs", "include", *_PASSED}
 )
 _WITHOUT_EFFECT = frozenset(
-    {"include", "metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier"}
+    {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier"}
     | {"store", "client_metadata"}
 )
-"""Members that name or book a request, or ask for more to be told."""
+"""Members that name or book a request."""
 _KEPT: Mapping[str, str] = {
     "previous_response_id": "send the whole conversation as 'input'",
     "conversation": "send the whole conversation as 'input'",
@@ -80,10 +80,11 @@ def chat(request: Request) -> Said:
         made["max_tokens"] = most
     made |= tools.chosen(body, dropped)
     made |= _reasoning(body)
+    made |= included.asked(body, dropped)
     made |= _form(body, dropped)
     if "tools" not in made:
         made.pop("parallel_tool_calls", None)
-    usual = {"truncation": "disabled", "background": False, "top_logprobs": 0}
+    usual = {"truncation": "disabled", "background": False}
     dropped += [
         name
         for name, value in body.items()
@@ -134,7 +135,10 @@ def _conversation(found: list[tuple[str, Members]], system: list[str]) -> list[M
         elif kind == "reasoning":
             _thought(item, place, made)
         elif kind == "item_reference":
-            raise wrong(place, "this model's engines keep no items: send the item itself")
+            raise wrong(
+                place,
+                "this model's engines keep no items: send the item itself, or have the gateway keep them",
+            )
     return made
 
 
@@ -202,15 +206,16 @@ def _result(item: Members, place: str, made: list[Members]) -> None:
 
 def _thought(item: Members, place: str, made: list[Members]) -> None:
     """Add what the model thought, in its own words if it told them, else as it summed them up."""
-    for name in ("content", "summary"):
-        parts = each(items(item, name, place), f"{place}.{name}")
-        said = "".join([text(part, "text", at) for at, part in parts])
-        if said:
-            if made and made[-1]["role"] == "assistant" and made[-1].get("tool_calls"):
-                made.append({"role": "assistant", "content": None})
-            answer = _answering(made)
-            answer |= thoughts(answer.get("reasoning", "") + said)
-            return
+    told = [
+        "".join([text(part, "text", at) for at, part in each(items(item, name, place), f"{place}.{name}")])
+        for name in ("content", "summary")
+    ]
+    thought = told[0] or included.decoded(item.get("encrypted_content")) or told[1]
+    if thought:
+        if made and made[-1]["role"] == "assistant" and made[-1].get("tool_calls"):
+            made.append({"role": "assistant", "content": None})
+        answer = _answering(made)
+        answer |= thoughts(answer.get("reasoning", "") + thought)
 
 
 def _reasoning(body: Members) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Facts: OpenAI's reference of the Responses API and the types of its Python SDK 3.52. A response is kept unless the
 request says `store: false`. `previous_response_id` stands for everything that was said up to that response, but for its
-`instructions`. The input items of a response are all that the model was given, with an id each.
+`instructions`. The input items of a response are all that the model was given, with an id each. An item of the type
+`item_reference` stands for one of an earlier answer, which Vercel's AI SDK sends instead of the item itself.
 
 Rules:
 - Pure: bytes in, bytes out. Where things are kept is the gateway's matter.
@@ -23,6 +24,9 @@ from backends.framing import sse
 
 ENDS: Final = (b'"response.completed"', b'"response.incomplete"')
 """What stands in the last event of a stream and in no other: quotes within text are escaped."""
+LONGEST: Final = 128
+"""Characters of the longest id that is kept."""
+_MARK: Final = b'"item_reference"'
 _KINDS: Final = frozenset(("response.completed", "response.incomplete"))
 _STARTS: Final[Mapping[str, str]] = {
     "message": "msg",
@@ -49,6 +53,11 @@ class Wish(msgspec.Struct):
         return self.store is not False
 
     @property
+    def refers(self) -> bool:
+        """Whether the input may refer to items of earlier answers."""
+        return _MARK in bytes(self.input)
+
+    @property
     def previous(self) -> str:
         """The response that is continued; empty if none is."""
         return self.previous_response_id if isinstance(self.previous_response_id, str) else ""
@@ -63,9 +72,15 @@ class _Named(msgspec.Struct):
     id: str = ""
 
 
+class _Reference(msgspec.Struct):
+    id: str = ""
+    type: Any = None
+
+
 wish: Final = msgspec.json.Decoder(Wish).decode
 _event: Final = msgspec.json.Decoder(_Event)
 _named: Final = msgspec.json.Decoder(_Named)
+_reference: Final = msgspec.json.Decoder(_Reference)
 _items: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _any: Final = msgspec.json.Decoder()
 _output: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -117,6 +132,47 @@ def _item(item: Any) -> Any:
 def output_of(response: bytes) -> list[msgspec.Raw]:
     """Return the items that a response holds. Raises msgspec's errors."""
     return _items.decode(_output.decode(response).get("output", b"[]"))
+
+
+def items_of(response: bytes) -> dict[str, msgspec.Raw]:
+    """Return the items that a response holds, by their ids. Raises msgspec's errors."""
+    found = {id_of(bytes(item)): item for item in output_of(response)}
+    return {name: item for name, item in found.items() if 0 < len(name) <= LONGEST}
+
+
+def references(said: bytes) -> list[str]:
+    """Return the ids of the earlier items that an input refers to, each once."""
+    if _MARK not in said or said.lstrip()[:1] != b"[":
+        return []
+    names = [_referred(bytes(item)) for item in _items.decode(said)]
+    return list(dict.fromkeys([name for name in names if name]))
+
+
+def _referred(item: bytes) -> str:
+    """Return the id that an item refers to; empty if it is no reference."""
+    if _MARK not in item:
+        return ""
+    try:
+        found = _reference.decode(item)
+    except msgspec.ValidationError:
+        return ""
+    return found.id if found.type == "item_reference" else ""
+
+
+def resolved(request: Request, found: Mapping[str, msgspec.Raw], before: Sequence[msgspec.Raw]) -> Request:
+    """Return a request whose references are the items themselves, without those that were said `before` anyway."""
+    members = Members(request.body)
+    said = _items.decode(members.get("input") or b"[]")
+    earlier = {id_of(bytes(item)) for item in before}
+    made: list[msgspec.Raw] = []
+    for item in said:
+        name = _referred(bytes(item))
+        if not name:
+            made.append(item)
+        elif name not in earlier:
+            made.append(found[name])
+    members.put("input", msgspec.json.encode(made))
+    return msgspec.structs.replace(request, body=members.body())
 
 
 def conversation(turns: Sequence[tuple[bytes, bytes]]) -> list[msgspec.Raw]:

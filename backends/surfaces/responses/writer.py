@@ -18,7 +18,7 @@ import msgspec
 from backends.base import Request, Usage
 from backends.surfaces import chat
 from backends.surfaces.calls import Calls, Step
-from backends.surfaces.responses import answered, tools
+from backends.surfaces.responses import answered, included, tools
 from backends.surfaces.translation import Writer
 
 Members = dict[str, Any]
@@ -42,6 +42,8 @@ class ResponseWriter(Writer):
         """The id of the open item."""
         self._said: list[bytes] = []
         """What was said in the open part, inside of JSON."""
+        self._logprobs: list[Members] = []
+        """The log probabilities of that, where the client wants them."""
         self._before, self._after = b"", b""
         """How an event begins that continues the open part: up to its number, and from there to the text."""
         self._output: list[Members] = []
@@ -62,11 +64,13 @@ class ResponseWriter(Writer):
                 (_REFUSAL, chat.text_of(delta.refusal)),
             ]
             spoken = [(kind, text) for kind, text in texts if text]
-            out += [self._say(kind, text) for kind, text in spoken]
+            logprobs = included.logprobs_of(choice.logprobs) if self._frame.included.logprobs else []
+            out += [self._say(kind, text, logprobs) for kind, text in spoken]
             calls = delta.tool_calls or ()
             out += [self._tell(self._calls.take(call)) for call in calls]
             self._reason = choice.finish_reason or self._reason
-            self.continues = len(spoken) == 1 and not calls and choice.finish_reason is None
+            is_text = len(spoken) == 1 and not calls and not logprobs
+            self.continues = is_text and choice.finish_reason is None
         return b"".join(out)
 
     def text(self, text: bytes) -> bytes:
@@ -89,17 +93,23 @@ class ResponseWriter(Writer):
         kinds = ("response.created", "response.in_progress")
         return b"".join([self._event(kind, {"response": response}) for kind in kinds])
 
-    def _say(self, kind: str, text: str) -> bytes:
-        """Return the events for more text, thoughts or refusal."""
+    def _say(self, kind: str, text: str, logprobs: list[Members]) -> bytes:
+        """Return the events for more text, thoughts or refusal; log probabilities are those of text."""
         before = b""
         if self._open != kind:
             # What waits for the end of a call is of no use behind this: the model has gone on.
             before = self._tell(self._calls.steps(over=True)) + self._close() + self._begin(kind)
-        return before + self.text(msgspec.json.encode(text)[1:-1])
+        said = msgspec.json.encode(text)[1:-1]
+        if not logprobs or kind != _TEXT:
+            return before + self.text(said)
+        self._said.append(said)
+        self._logprobs += logprobs
+        delta = {**self._place(), "logprobs": logprobs, "delta": text}
+        return before + self._event("response.output_text.delta", delta)
 
     def _begin(self, kind: str) -> bytes:
         self._open = kind
-        self._said = []
+        self._said, self._logprobs = [], []
         thinks = kind == _THINKING
         self._item = answered.fresh("rs" if thinks else "msg")
         item = answered.thinking(self._item, "") if thinks else answered.message(self._item, [])
@@ -123,7 +133,7 @@ class ResponseWriter(Writer):
         """Return the open part with this text, inside of JSON."""
         text = msgspec.Raw(b'"' + said + b'"')
         if self._open == _TEXT:
-            return answered.text_part(text)
+            return answered.text_part(text, self._logprobs)
         return {"type": self._open, _MEMBERS[self._open]: text}
 
     def _close(self) -> bytes:
@@ -134,9 +144,10 @@ class ResponseWriter(Writer):
         part = self._part(b"".join(self._said))
         done: Members = {**self._place(), _MEMBERS[kind]: part[_MEMBERS[kind]]}
         if kind == _TEXT:
-            done["logprobs"] = []
+            done["logprobs"] = self._logprobs
         if kind == _THINKING:
-            item = answered.thinking(self._item, part["text"])
+            thought = msgspec.json.decode(part["text"], type=str)
+            item = answered.thinking(self._item, thought) | self._frame.kept(thought)
         else:
             item = answered.message(self._item, [part])
         out = [
