@@ -229,14 +229,11 @@ class Exchange:
         self.first_token_at: int = 0
         self.refused: bool = False
         """Whether its client was told an error of which no engine is the reason."""
-        self.left_at: int = 0
-        """The hop it was in when it ended."""
+        self.left_at: int = 0  # the hop it was in when it ended
         self.usage: Usage | None = None
         self.broken: StreamDecoder | None = None  # what has read the stream that broke off
-        self.queue_position: int = 0
-        """Where it stood when it began to wait for a slot; 0 if it did not wait."""
-        self.standing: Standing | None = None
-        """Where it stands while it waits for a slot."""
+        self.queue_position: int = 0  # where it stood when it began to wait for a slot; 0 if it did not wait
+        self.standing: Standing | None = None  # where it stands while it waits for a slot
         self.over: bool = False
         self.task: asyncio.Task[None] | None = None
         self.work: Work | None = None
