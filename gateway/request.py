@@ -17,9 +17,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from backends.base import Headers, Kind, Operation, Request, StreamDecoder, Usage
+from backends.base import Headers, Kind, Operation, Request, Usage
 from backends.surfaces.openai import JSON_HEADERS
-from backends.surfaces.surface import Broken, InvalidRequest, Surface
+from backends.surfaces.surface import Begun, Broken, InvalidRequest, Surface
+from backends.surfaces.translation import Writer
 from gateway.asked import ESTIMATED, Asked
 from gateway.errors import CLIENT_GONE, ClientLeft, GatewayError, Own
 from gateway.roles import Beating, Source, Standing, Trying, Work
@@ -193,6 +194,7 @@ class Exchange:
         "waiting",
         "way",
         "work",
+        "writer",
     )
 
     def __init__(self, way: WayBack, began: int, register: Register, sink: FinishedSink) -> None:
@@ -206,8 +208,7 @@ class Exchange:
         self.coding: bytes = b""
         self.cors: Headers = ()
         self.trace: bytes = b""
-        self.traced: Trace | None = None
-        """Its trace; None where the gateway makes none."""
+        self.traced: Trace | None = None  # its trace; None where the gateway makes none
         self.plan: Plan
         self.groups: tuple[Group, ...] | None = None
         """Those groups of the plan that can serve this very request; None: all that can do its operation."""
@@ -219,19 +220,18 @@ class Exchange:
         self.operation: Operation
         self.may_estimate: bool = False  # whether an estimate is an answer to what no engine can count
         self.deadline: int = 0
-        self.attempt: Trying | None = None
-        """The attempt that was sent last."""
+        self.attempt: Trying | None = None  # the one that was sent last
         self.attempts: int = 0
         self.model = self.backend = self.engine = self.route = self.key = self.served = NONE
         self.outcome: str = "ok"
         self.status: int = 0
         self.code: str = ""
         self.first_token_at: int = 0
-        self.refused: bool = False
-        """Whether its client was told an error of which no engine is the reason."""
+        self.refused: bool = False  # whether its client was told an error of which no engine is the reason
         self.left_at: int = 0  # the hop it was in when it ended
         self.usage: Usage | None = None
-        self.broken: StreamDecoder | None = None  # what has read the stream that broke off
+        self.broken: Begun | None = None  # what has read, or written, the stream that broke off
+        self.writer: Writer | None = None  # what has begun its client's stream before any engine answered
         self.queue_position: int = 0  # where it stood when it began to wait for a slot; 0 if it did not wait
         self.standing: Standing | None = None  # where it stands while it waits for a slot
         self.over: bool = False
@@ -365,7 +365,7 @@ class Exchange:
 
     def _let_go(self) -> None:
         """Leave the register, and let the client's connection and whoever waits for the end go on."""
-        self.work = self.task = self.attempt = self.broken = None
+        self.work = self.task = self.attempt = self.broken = self.writer = None
         self.register.remove(self)
         way = self.way
         way.source = way.exchange = None

@@ -10,11 +10,11 @@ Rules:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 from mypy_extensions import mypyc_attr
 
-from backends.base import Headers, Operation, Request, StreamDecoder
+from backends.base import Headers, Operation, Request
 
 
 class ErrorFacts(NamedTuple):
@@ -30,13 +30,22 @@ class ErrorFacts(NamedTuple):
     code: str
 
 
+class Begun(Protocol):
+    """What has read or written a stream up to where it broke off."""
+
+    events: int
+    """The number of the next event, where the dialect numbers them."""
+    identity: str
+    """The id of the answer, where the dialect names it again when a stream breaks."""
+
+
 class Broken(NamedTuple):
     """A stream that broke off: what an event that tells so may name."""
 
     request: Request | None
     """None where it is not known what was asked for."""
     request_id: bytes
-    read: StreamDecoder | None = None
+    read: Begun | None = None
     """What has read the stream; None where nothing of it was passed on."""
 
     @property

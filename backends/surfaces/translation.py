@@ -98,6 +98,8 @@ class Writer(ABC):
         """The id of the answer, where the dialect names it again when a stream breaks."""
         self.continues: bool = False
         """Whether the last event was text and nothing else, which `text` may continue."""
+        self.foreword: bool = False
+        """Whether what is written now is the gateway's word on its engine's start, and not yet the model's."""
 
     @abstractmethod
     def event(self, payload: bytes) -> bytes:
@@ -109,6 +111,11 @@ class Writer(ABC):
     @abstractmethod
     def text(self, text: bytes) -> bytes:
         """Return what the client gets for more of the last event's text: the inside of a JSON string."""
+
+    def end_foreword(self) -> bytes:
+        """Return the end of the gateway's own words, so that the model's thoughts stand apart from them."""
+        self.foreword = False
+        return b""
 
     @abstractmethod
     def end(self, usage: Usage) -> bytes:
@@ -123,6 +130,8 @@ class Codec(ABC):
     """What the client asks for."""
     said_as: ClassVar[Operation]
     """What the engine is asked for instead."""
+    lines_alone: ClassVar[bool] = False
+    """Whether each event of a stream stands alone, so that others than its writer may have written those before."""
     own_names: ClassVar[bool] = False
     """Whether parameters have other names or places in the client's dialect, so that what a model settles of them holds
     for what is said instead."""
@@ -160,10 +169,11 @@ class Codec(ABC):
 class Translation:
     """One request that is said in another API.
 
-    `said` is the request for the engine, `dropped` names what it does not say.
+    `said` is the request for the engine, `dropped` names what it does not say. `writer` has written the beginning of
+    the client's stream already; None where nothing of it was written.
     """
 
-    __slots__ = ("_codec", "_request", "dropped", "said")
+    __slots__ = ("_codec", "_request", "dropped", "said", "writer")
 
     def __init__(self, codec: Codec, request: Request, now: Callable[[], int]) -> None:
         """Translate `request`. Raise RequestError where it is wrong or cannot be translated.
@@ -172,6 +182,7 @@ class Translation:
         """
         self._codec: Codec = codec.at(Clock(now))
         self._request: Request = request
+        self.writer: Writer | None = None
         try:
             said = codec.asked(request)
         except InvalidRequest as error:
@@ -197,13 +208,16 @@ class Translation:
 
     def decoder(self, decoder: StreamDecoder) -> StreamDecoder:
         """Return a decoder that says in the client's dialect what `decoder` reads of the engine."""
-        return Translator(decoder, self._codec.writer(self._request))
+        return Translator(decoder, self._writer())
+
+    def _writer(self) -> Writer:
+        return self._codec.writer(self._request) if self.writer is None else self.writer
 
     def reply(self, found: Reply) -> Reply | Failure:
         """Return an answer that has arrived completely in the client's dialect."""
         try:
             if self._request.stream:
-                body = _streamed(self._codec.writer(self._request), found)
+                body = _streamed(self._writer(), found)
             else:
                 body = self._codec.answer(self._request, found.body, found.usage or Usage())
         except (ValueError, LookupError, TypeError) as error:

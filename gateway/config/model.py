@@ -154,6 +154,11 @@ class Model(Section):
         "proxies that give up on silence. Failures are then told in the stream. Left out, headers come with the first "
         "token.",
     )
+    show_loading: bool = setting(
+        False,
+        "Whether a chat that is streamed and waits for its engine's start is told so as thoughts of the model, every "
+        "few seconds, for people who look at a chat. Failures are then told in the stream.",
+    )
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -263,7 +263,7 @@ class Journey:
             self._exchange.timeline.mark(LOAD)
             if self._loop.time() < self._patience():
                 candidates.forgive_restarting()
-            await self._shared.pool.warm(candidates.untried(), self._patience(), self._deadline())
+            await self._shared.warm(self._exchange, candidates.untried(), self._patience(), self._deadline())
         if candidates.unloaded() or self._chosen() or self._chosen(last_resort=True):
             return
         if failures is not None and failure is not None:

@@ -16,11 +16,13 @@ from backends.base import Headers, Operation
 from gateway.admission.gate import Gate, Place
 from gateway.admission.tickets import Claim
 from gateway.admission.waiting import Patience, Waiting, enter_now
+from gateway.dispatch import loading
 from gateway.dispatch.candidates import Candidates
 from gateway.dispatch.quarantine import Quarantine
 from gateway.dispatch.retry import Budget
 from gateway.dispatch.shadow import Shadows
 from gateway.errors import GatewayError
+from gateway.fleet.lease import Target
 from gateway.fleet.pool import Pool
 from gateway.priority import CLASSES
 from gateway.request import Exchange
@@ -69,6 +71,21 @@ class Shared:
         if failed is not None:
             candidates.refuse(failed[0], failed[1])
         return True
+
+    async def warm(self, exchange: Exchange, targets: list[Target], until: float, last: float) -> None:
+        """Wait while the backends of these targets are loading, as `Pool.warm` does, and tell the client if it may be.
+
+        Raises GatewayError as that does.
+        """
+        shown = loading.shown(exchange, targets) if exchange.plan.show_loading else None
+        if shown is None:
+            await self.pool.warm(targets, until, last)
+            return
+        try:
+            await self.pool.warm(targets, until, last, shown.waits_for)
+            shown.ready()
+        finally:
+            shown.over()
 
     async def queue(self, exchange: Exchange, gates: Sequence[Gate], until: float) -> Place:
         """Wait for a slot of one of the gates until `until` (loop time), and take it; return its place.

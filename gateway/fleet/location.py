@@ -33,6 +33,8 @@ class Location:
     """How often those who waited for it were told that it does not come; `reason` says why, the last time."""
     halted: bool = False
     """Whether an operator has stopped it, and nobody but an operator starts it."""
+    load_seconds: float = 0.0
+    """How long its last start took; 0 where it has not been ready yet."""
 
 
 OnLocation = Callable[[Location], None]

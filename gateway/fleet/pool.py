@@ -18,6 +18,9 @@ from gateway.fleet.backend import Backend
 from gateway.fleet.lease import Target
 from gateway.fleet.residence import Want
 
+OnWait = Callable[[Backend], None]
+"""Called with the backend whose start is waited for."""
+
 
 class Pool:
     """All backends of the current config."""
@@ -53,11 +56,14 @@ class Pool:
         """Wait for the next announcement."""
         await self._changed.wait()
 
-    async def warm(self, targets: Sequence[Target], deadline: float, last: float) -> None:
+    async def warm(
+        self, targets: Sequence[Target], deadline: float, last: float, seen: OnWait | None = None
+    ) -> None:
         """Wait while every backend that could serve is still loading, until `deadline` (loop time).
 
         Where none is, and an engine can be started, wait for that one as long as it says, until `last` at most.
         Backends that are down, not loading, are not waited for: the caller will find out what is wrong with them.
+        `seen` is told which backend is waited for, each time anything has changed.
 
         Raises:
             GatewayError: It took too long, or no engine could be started.
@@ -74,6 +80,8 @@ class Pool:
                     elif not wish.others_come():
                         wish.complain()
                         return
+                    if seen is not None and (awaited := wish.awaited()) is not None:
+                        seen(awaited)
                     await self.change()
         except TimeoutError:
             raise GatewayError(
@@ -106,6 +114,12 @@ class _Wish:
             self._backend = min(left, key=lambda backend: not backend.coming)
             assert self._backend.residence is not None
             self.want = self._backend.residence.want()
+
+    def awaited(self) -> Backend | None:
+        """Return the backend that is waited for: the one that is wanted, else the first that is coming up."""
+        if self.want is not None:
+            return self._backend
+        return next((each for each in self._backends if each.coming and each not in self._failed), None)
 
     def others_come(self) -> bool:
         """Tell whether a backend is coming up that has not failed this request."""

@@ -26,6 +26,7 @@ class Residence:
         "failures",
         "halted",
         "held",
+        "load_seconds",
         "max_wait",
         "on_demand",
         "state",
@@ -42,6 +43,8 @@ class Residence:
         self.max_wait: float = 0.0
         """Seconds that a request may wait for its start."""
         self.state: EngineState = EngineState.STOPPED
+        self.load_seconds: float = 0.0
+        """How long its last start took; 0 where it has not been ready yet."""
         self.halted: bool = False
         """Whether an operator has stopped it, and nobody but an operator starts it."""
         self.held: str = ""

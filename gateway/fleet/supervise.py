@@ -51,6 +51,7 @@ def take_over(backend: Backend, location: Location) -> None:
     assert residence is not None
     was_held, residence.held = residence.held, location.held
     residence.state, residence.halted = location.state, location.halted
+    residence.load_seconds = location.load_seconds
     if location.failures != residence.failures:
         residence.failures, residence.why = location.failures, location.reason
     where = None if backend.upstream is None else backend.upstream.url
@@ -297,6 +298,7 @@ class Supervisor:
             life.held,
             life.failures,
             life.halted,
+            life.load_seconds,
         )
         take_over(backend, location)
         self._on_location(location)

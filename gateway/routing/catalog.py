@@ -98,6 +98,7 @@ class Plan:
         "hedging",
         "model",
         "queue",
+        "show_loading",
         "sizes",
         "total",
     )
@@ -120,6 +121,8 @@ class Plan:
         self.total: float = total
         self.gate: Gate | None = gate
         self.heartbeat: float | None = heartbeat
+        self.show_loading: bool = False
+        """Whether chats that are streamed tell of their engine's start."""
         self.hedging: Hedging | None = hedging
         self.sizes: Sizes = sizes or Sizes()
         self.candidates: dict[Operation, tuple[Group, ...]] = _candidates(groups)
@@ -128,16 +131,10 @@ class Plan:
     def followed_by(self, others: Sequence[Plan]) -> Plan:
         """Return a plan with the limits of this one, and the groups of all in their order, each model once."""
         groups = {group.model: group for plan in (self, *others) for group in plan.groups}
-        return Plan(
-            tuple(groups.values()),
-            self.attempts,
-            self.queue,
-            self.total,
-            self.gate,
-            self.heartbeat,
-            self.sizes,
-            self.hedging,
-        )
+        limits = self.attempts, self.queue, self.total
+        joined = Plan(tuple(groups.values()), *limits, self.gate, self.heartbeat, self.sizes, self.hedging)
+        joined.show_loading = self.show_loading
+        return joined
 
 
 def _candidates(groups: tuple[Group, ...]) -> dict[Operation, tuple[Group, ...]]:

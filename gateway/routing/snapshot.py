@@ -136,7 +136,9 @@ def _plan(config: Config, group: Group, names: dict[str, Group], owner: dict[str
     gate = None if own is None else _gate(config, group, names, state)
     heartbeat = None if own is None else own.heartbeat
     hedging = None if own is None else state.hedging(group.model, own)
-    return Plan(tuple(order), attempts, limits.queue, limits.total, gate, heartbeat, sizes, hedging)
+    plan = Plan(tuple(order), attempts, limits.queue, limits.total, gate, heartbeat, sizes, hedging)
+    plan.show_loading = own is not None and own.show_loading
+    return plan
 
 
 def _gate(config: Config, group: Group, names: Mapping[str, Group], state: State) -> Gate | None:

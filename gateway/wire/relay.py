@@ -205,6 +205,7 @@ class Attempt(Sink):
                 if translation is None:
                     call = self._engine.call(self.request, self._model)
                 else:
+                    translation.writer = exchange.writer
                     call = translation.call(self._engine, self._model)
             except RequestError as error:
                 self._fail(error.failure)

@@ -37,15 +37,32 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer({{"data": [{{"id": {name!r}}}], "status": "ok"}})
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with open(here / "bodies", "a") as file:
+            file.write(json.dumps(asked) + "\\n")
         said = asked["messages"][0]["content"]
         self.note(said)
         if said == "die":
             os._exit(1)
         while said == "slow" and not (here / "go").exists():
             time.sleep(0.01)
+        if asked.get("stream") and said != "whole":
+            return self.stream(str(os.getpid()))
         message = {{"role": "assistant", "content": str(os.getpid())}}
         choice = {{"index": 0, "message": message, "finish_reason": "stop"}}
         self.answer({{"id": "x", "object": "chat.completion", "created": 1, "model": {name!r}, "choices": [choice]}})
+    def stream(self, said):
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("connection", "close")
+        self.end_headers()
+        head = {{"id": "chatcmpl-x", "object": "chat.completion.chunk", "created": 1, "model": {name!r}}}
+        deltas = [{{"role": "assistant", "content": None}}, {{"reasoning_content": "hm"}}, {{"content": said}}]
+        choices = [[{{"index": 0, "delta": delta, "finish_reason": None}}] for delta in deltas]
+        choices += [[{{"index": 0, "delta": {{}}, "finish_reason": "stop"}}]]
+        events = [head | {{"choices": choice}} for choice in choices]
+        events += [head | {{"choices": [], "usage": {{"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}}}]
+        for event in [*map(json.dumps, events), "[DONE]"]:
+            self.wfile.write(f"data: {{event}}\\n\\n".encode())
     def note(self, *more):
         with open(here / "asked", "a") as file:
             file.write(" ".join([self.path, *more]) + "\\n")
@@ -92,6 +109,12 @@ class Toy:
         file = self.folder / "asked"
         lines = file.read_text().splitlines() if file.exists() else []
         return [line.partition(" ")[2] for line in lines if line.startswith("/v1/chat")]
+
+    @property
+    def bodies(self) -> list[str]:
+        """What it was asked for, each time."""
+        file = self.folder / "bodies"
+        return file.read_text().splitlines() if file.exists() else []
 
     @property
     def gpus(self) -> tuple[int, tuple[int, ...]] | None:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from backends.base import Operation, Request
+from backends.surfaces import foreword
 from backends.surfaces.anthropic import content
 from backends.surfaces.chat import by_schema, content_of, thoughts, written
 from backends.surfaces.places import Members, each, items, member, optional, text, wrong
@@ -154,7 +155,8 @@ def _assistant(message: Members, place: str, made: list[Members]) -> None:
         if kind == "text":
             said.append(text(block, "text", at))
         elif kind == "thinking":
-            thinks.append(text(block, "thinking", at))
+            if block.get("signature") != foreword.SIGNATURE:
+                thinks.append(text(block, "thinking", at))
         elif kind == "tool_use":
             calls.append(_call(block, at))
         elif kind not in content.FOREIGN:

@@ -16,7 +16,7 @@ import msgspec
 
 from backends.base import Request, Usage
 from backends.dialect.usage import usage_of
-from backends.surfaces import chat
+from backends.surfaces import chat, foreword
 from backends.surfaces.anthropic import answered
 from backends.surfaces.calls import Calls, Step
 from backends.surfaces.translation import Writer
@@ -61,6 +61,10 @@ class MessageWriter(Writer):
     def text(self, text: bytes) -> bytes:
         return self._head + text + b'"}}\n\n'
 
+    def end_foreword(self) -> bytes:
+        self.foreword = False
+        return self._close()
+
     def end(self, usage: Usage) -> bytes:
         out = [] if self._started else [self._start(chat.Completion())]
         out.append(self._tell(self._calls.steps(over=True)))
@@ -91,7 +95,8 @@ class MessageWriter(Writer):
         before = b""
         if self._open != kind:
             # What waits for the end of a call is of no use behind this: the model has gone on.
-            empty = {"type": kind, member: ""} | ({"signature": ""} if kind == _THINKING else {})
+            signature = foreword.SIGNATURE if self.foreword else ""
+            empty = {"type": kind, member: ""} | ({"signature": signature} if kind == _THINKING else {})
             before = self._tell(self._calls.steps(over=True)) + self._begin(kind, empty)
             self._head = (
                 b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'

@@ -97,24 +97,26 @@ def probabilities(choice: chat.Choice) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
-def ending(reason: str | None, usage: Usage, clock: Clock, first: int, timings: Any) -> Members:
+def ending(
+    reason: str | None, usage: Usage, clock: Clock, first: int, timings: Any, load: int = 0
+) -> Members:
     """Return the members of the end.
 
     `first` is when the first content came, in nanoseconds, 0 where that is not known; `timings` are the engine's, in
-    milliseconds.
+    milliseconds; `load` is how many nanoseconds at the beginning its start took.
     """
     total = clock.now() - clock.began
-    prompt = first - clock.began if first else 0
+    prompt = first - clock.began - load if first else 0
     told = timings if isinstance(timings, dict) else {}
     return {
         "done": True,
         "done_reason": "length" if reason == "length" else "stop",
         "total_duration": total,
-        "load_duration": _told(told.get("load_ms"), 0),
+        "load_duration": load + _told(told.get("load_ms"), 0),
         "prompt_eval_count": usage.input,
         "prompt_eval_duration": _told(told.get("prompt_ms"), prompt),
         "eval_count": usage.output,
-        "eval_duration": _told(told.get("predicted_ms"), total - prompt),
+        "eval_duration": _told(told.get("predicted_ms"), total - load - prompt),
     }
 
 

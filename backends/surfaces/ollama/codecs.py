@@ -13,6 +13,7 @@ from backends.surfaces.translation import Clock, Codec, Said, Writer
 class _Timed(Codec):
     """A codec whose answers tell durations."""
 
+    lines_alone: ClassVar[bool] = True
     own_names: ClassVar[bool] = True
     wishes: ClassVar[frozenset[str]] = options.WISHES
 

@@ -40,6 +40,8 @@ class LineWriter(Writer):
         """How the last line went on behind its time."""
         self._first = 0
         """When the first content came."""
+        self._loaded_in = 0
+        """How long its engine's start took, in nanoseconds, where that was told."""
         self._calls = Calls()
         self._told = 0
         """How many calls were told."""
@@ -55,7 +57,7 @@ class LineWriter(Writer):
             return b""
         delta = choice.delta or chat.Said()
         thought, text, calls = delta.thought, delta.text or chat.text_of(choice.text), delta.tool_calls or ()
-        if not self._first and (thought or text or calls):
+        if not self._first and not self.foreword and (thought or text or calls):
             self._first = self._clock.now()
         self._reason = choice.finish_reason or self._reason
         out = [] if not (thought or text) else self._finished(self._calls.steps(over=True))
@@ -74,9 +76,13 @@ class LineWriter(Writer):
         now = answered.when(self._clock.now()).encode()
         return b'%b%b",%b%b%b' % (self._before, now, self._kind, text, self._after)
 
+    def end_foreword(self) -> bytes:
+        self._loaded_in = self._clock.now() - self._clock.began
+        return super().end_foreword()
+
     def end(self, usage: Usage) -> bytes:
         out = self._finished(self._calls.steps(over=True))
-        ended = answered.ending(self._reason, usage, self._clock, self._first, self._timings)
+        ended = answered.ending(self._reason, usage, self._clock, self._first, self._timings, self._loaded_in)
         out.append(self._line(self._piece("", "") | ended))
         return b"".join(out)
 

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from backends.base import Operation, Request
+from backends.surfaces import foreword
 from backends.surfaces.chat import content_of, thoughts
 from backends.surfaces.places import Members, each, items, member, optional, text, wrong
 from backends.surfaces.responses import content, included, tools
@@ -132,7 +133,7 @@ def _conversation(found: list[tuple[str, Members]], system: list[str]) -> list[M
             _search(item, place, kind, made)
         elif kind in ("function_call_output", "custom_tool_call_output"):
             _result(item, place, made)
-        elif kind == "reasoning":
+        elif kind == "reasoning" and not foreword.is_item(item):
             _thought(item, place, made)
         elif kind == "item_reference":
             raise wrong(

@@ -21,6 +21,7 @@ import msgspec
 from backends.base import Request
 from backends.dialect.members import Members
 from backends.framing import sse
+from backends.surfaces import foreword
 
 ENDS: Final = (b'"response.completed"', b'"response.incomplete"')
 """What stands in the last event of a stream and in no other: quotes within text are escaped."""
@@ -87,13 +88,13 @@ _output: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def response_in(data: bytes) -> bytes:
-    """Return the response in the events that end a stream; empty if there is none."""
+    """Return the response in the events that end a stream, without the gateway's own words; empty if there is none."""
     for block in data.split(b"\n\n"):
         payload = sse.payload(block)
         if payload and any(mark in payload for mark in ENDS):
             found = _event.decode(payload)
             if found.type in _KINDS:
-                return bytes(found.response)
+                return foreword.without(bytes(found.response))
     return b""
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from backends.base import Request, Usage
-from backends.surfaces import chat
+from backends.surfaces import chat, foreword
 from backends.surfaces.calls import Calls, Step
 from backends.surfaces.responses import answered, included, tools
 from backends.surfaces.translation import Writer
@@ -79,6 +79,10 @@ class ResponseWriter(Writer):
         self.events = number + 1
         return b'%b%d%b%b"}\n\n' % (self._before, number, self._after, text)
 
+    def end_foreword(self) -> bytes:
+        self.foreword = False
+        return self._close()
+
     def end(self, usage: Usage) -> bytes:
         out = [] if self._started else [self._start()]
         out.append(self._tell(self._calls.steps(over=True)))
@@ -111,7 +115,7 @@ class ResponseWriter(Writer):
         self._open = kind
         self._said, self._logprobs = [], []
         thinks = kind == _THINKING
-        self._item = answered.fresh("rs" if thinks else "msg")
+        self._item = answered.fresh(foreword.ITEM if self.foreword else "rs" if thinks else "msg")
         item = answered.thinking(self._item, "") if thinks else answered.message(self._item, [])
         item |= {"status": "in_progress", "content": []}
         added = self._event("response.output_item.added", {"output_index": len(self._output), "item": item})
