@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -69,8 +69,9 @@ class Residing(LaunchOptions):
     )
     max_wait: Duration | None = Field(
         None,
-        description="How long a request may wait until an `on_demand` engine is ready. Left out, as long as "
-        "`start_timeout`. The request's own `total` ends it in any case.",
+        description="How long a request may wait until an `on_demand` engine is ready. Left out, until its start must "
+        "have succeeded or failed: `start_timeout` and `stop_timeout` from its begin, and five seconds. The request's "
+        "own `total` ends it in any case.",
     )
     finish_load: bool = Field(
         False,
@@ -78,11 +79,15 @@ class Residing(LaunchOptions):
     )
 
 
-def longest_wait(launch: Residing) -> float:
-    """Return how many seconds a request may wait until the engine is ready."""
-    if launch.max_wait is not None:
-        return launch.max_wait
-    return float(getattr(launch, "start_timeout", 300.0))
+MARGIN: Final = 5.0
+"""Seconds that a request waits longer than a start may take, so that it is told why the start has failed."""
+
+
+def longest_start(launch: Residing) -> float:
+    """Return how many seconds after its begin a start has succeeded, or failed and everybody was told so."""
+    return (
+        float(getattr(launch, "start_timeout", 300.0)) + float(getattr(launch, "stop_timeout", 10.0)) + MARGIN
+    )
 
 
 _FIELDS = {*Residing.model_fields, "pull"}

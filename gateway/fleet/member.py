@@ -18,7 +18,7 @@ from random import Random
 
 from backends import registry
 from backends.base import Engine, Health, Signal, Status
-from backends.facts.residing import Residing, longest_wait
+from backends.facts.residing import Residing, longest_start
 from gateway.config.backend import BackendConfig, Consequence, consequence
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.breaker import Breaker
@@ -143,7 +143,8 @@ class Member:
         residence, launch = self.backend.residence, settings.launch
         if residence is not None and isinstance(launch, Residing):
             residence.on_demand = launch.start == "on_demand"
-            residence.max_wait = longest_wait(launch)
+            residence.max_wait = launch.max_wait
+            residence.longest_start = longest_start(launch)
 
     def fits(self, settings: BackendConfig) -> bool:
         """Tell whether this member can become what `settings` say, or another has to take its place."""

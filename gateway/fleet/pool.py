@@ -76,7 +76,7 @@ class Pool:
                 while not any(backend.usable for backend in backends):
                     wish.renew()
                     if wish.want is not None:
-                        limit.reschedule(min(last, began + wish.want.residence.max_wait))
+                        limit.reschedule(min(last, wish.want.residence.patience(began)))
                     elif not wish.others_come():
                         wish.complain()
                         return

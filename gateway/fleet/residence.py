@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from gateway.residency.state import AT_REST, EngineState
+from gateway.residency.state import AT_REST, LOADING, EngineState
 
 OnWant = Callable[[str, int], None]
 """Called with the name of a backend, and how many requests of this process wait for its engine now."""
@@ -27,8 +27,10 @@ class Residence:
         "halted",
         "held",
         "load_seconds",
+        "longest_start",
         "max_wait",
         "on_demand",
+        "started_at",
         "state",
         "waiting",
         "why",
@@ -40,8 +42,12 @@ class Residence:
         self._on_want: Final = on_want
         self.on_demand: bool = False
         """Whether it starts when a request needs it."""
-        self.max_wait: float = 0.0
-        """Seconds that a request may wait for its start."""
+        self.max_wait: float | None = None
+        """Seconds that a request may wait for its start; None: until that has succeeded or failed."""
+        self.longest_start: float = 0.0
+        """Seconds after which a start has done one or the other."""
+        self.started_at: float = 0.0
+        """When its last start began, in the event loop's time of this process."""
         self.state: EngineState = EngineState.STOPPED
         self.load_seconds: float = 0.0
         """How long its last start took; 0 where it has not been ready yet."""
@@ -57,6 +63,18 @@ class Residence:
         """Why, the last time."""
         self.waiting: int = 0
         """Requests of this process that wait for it."""
+
+    def become(self, state: EngineState, now: float) -> None:
+        """Be in a state, at `now`."""
+        if state in LOADING and self.state not in LOADING:
+            self.started_at = now
+        self.state = state
+
+    def patience(self, came: float) -> float:
+        """Return the time until which a request may wait that began to at `came`."""
+        if self.max_wait is not None:
+            return came + self.max_wait
+        return max(came, self.started_at) + self.longest_start
 
     def want(self) -> Want:
         """Say that one more request waits."""

@@ -50,7 +50,8 @@ def take_over(backend: Backend, location: Location) -> None:
     residence = backend.residence
     assert residence is not None
     was_held, residence.held = residence.held, location.held
-    residence.state, residence.halted = location.state, location.halted
+    residence.become(location.state, asyncio.get_running_loop().time())
+    residence.halted = location.halted
     residence.load_seconds = location.load_seconds
     if location.failures != residence.failures:
         residence.failures, residence.why = location.failures, location.reason

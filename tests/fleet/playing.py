@@ -34,6 +34,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
         self.note()
+        while (here / "mute").exists():
+            time.sleep(0.01)
         self.answer({{"data": [{{"id": {name!r}}}], "status": "ok"}})
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -126,7 +128,7 @@ class Toy:
         return int(pid), tuple(map(int, numbers.split(",")))
 
     def set(self, what: str, text: str = "") -> None:
-        """Have it do something: `hold` its start, be `broken`, let what is slow `go`, be `deaf` to SIGTERM."""
+        """Have it `hold` its start, be `broken`, let what is slow `go`, be `deaf` to SIGTERM, or `mute`."""
         (self.folder / what).write_text(text)
 
     def clear(self, what: str) -> None:

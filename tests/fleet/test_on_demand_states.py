@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.fleet.residence import Residence
 from gateway.residency.decide import decide
 from gateway.residency.state import EngineState
 from tests.faults.clients import until
@@ -143,32 +144,48 @@ async def test_start_and_stop_from_many_sides_at_once_leave_one_engine_or_none(t
         assert not alive(first)
 
 
-@pytest.mark.parametrize("others", ["", ", max_wait: 20s"])
-async def test_one_that_never_becomes_ready_is_ended_and_those_who_wait_are_told(
-    tmp_path: Path, others: str
-) -> None:
+async def test_one_that_never_becomes_ready_is_ended_and_those_who_wait_are_told(tmp_path: Path) -> None:
     toy = Toy(tmp_path, "a")
     toy.set("hold")
-    async with serving(
-        tmp_path, head() + toy.section(f"start: on_demand, start_timeout: 1s{others}")
-    ) as served:
+    async with serving(tmp_path, head() + toy.section("start: on_demand, start_timeout: 1s")) as served:
         asked = [ask(served, "a") for _ in range(3)]
         await until(lambda: toy.starts == 1, "it starts")
         await wanted(served, "a", 3)
         process = pid(served, "a")
         for answer in await asyncio.gather(*asked):
             assert answer.status == 503
-            if others:
-                assert answer.error["code"] == "model_not_started"
-                assert "it was not ready in time (start_timeout)" in answer.error["message"]
-            else:
-                assert answer.error["code"] in ("model_loading", "model_not_started")
+            assert answer.error["code"] == "model_not_started"
+            assert "it was not ready in time (start_timeout)" in answer.error["message"]
         await until(lambda: not alive(process), "its process has ended")
         await until(lambda: state(served, "a") in (EngineState.FAILED, EngineState.STOPPED), "it is at rest")
         assert served.metric("gateway_engine_requests_waiting", backend="a") == 0
         assert toy.starts == 1
         toy.clear("hold")
         pid_of(await ask(served, "a"))
+
+
+async def test_one_that_is_deaf_as_well_is_waited_for_until_it_has_ended(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, "a")
+    toy.set("mute")
+    toy.set("deaf")
+    times = "start_timeout: 1s, stop_timeout: 2s"
+    async with serving(tmp_path, head() + toy.section(f"start: on_demand, {times}")) as served:
+        answer = await ask(served, "a")
+        assert (answer.status, answer.error["code"]) == (503, "model_not_started")
+        assert "it was not ready in time (start_timeout)" in answer.error["message"]
+
+
+def test_a_wait_for_room_takes_nothing_of_the_time_for_the_start() -> None:
+    wants: list[int] = []
+    residence = Residence("a", lambda name, waiting: wants.append(waiting))
+    residence.longest_start = 30.0
+    assert residence.patience(100.0) == 130.0
+    residence.become(EngineState.STARTING, 120.0)
+    assert residence.patience(100.0) == 150.0
+    residence.become(EngineState.WARMING, 140.0)
+    assert residence.patience(100.0) == 150.0
+    residence.max_wait = 5.0
+    assert residence.patience(100.0) == 105.0
 
 
 async def test_what_needs_an_engine_that_does_not_run_is_told_so_at_once(tmp_path: Path) -> None:
