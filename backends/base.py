@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol, Self
 
 import msgspec
 from pydantic import BaseModel, ConfigDict
@@ -250,6 +250,10 @@ class LaunchOptions(Options):
         """Return how many requests the engine will compute at once; None where the options do not say."""
         return None
 
+    def with_adapters(self, paths: Sequence[str]) -> Self:
+        """Return the options to start it with these LoRA adapters too, applied to no request that does not ask."""
+        return self
+
     def engine_options(self) -> EngineOptions | None:
         """Return the engine options that follow from launching it so, which replace the backend's own; else None."""
         return None
@@ -275,6 +279,9 @@ class Engine(ABC):
     """Whether its chats take the older `functions` and `function_call`; where not, they are said with tools."""
     takes_template: ClassVar[bool] = False
     """Whether its chats take a chat template for one request, in Jinja (`chat_template`)."""
+    adapter_operations: ClassVar[frozenset[Operation]] = frozenset()
+    """The operations whose requests choose among the LoRA adapters that it has from its start on; empty for an engine
+    that has none, or loads them while it runs."""
     request_ids: ClassVar[bool] = True
     """Whether the engine accepts any `x-request-id`. Some refuse ids that are not in their own format."""
     actions: ClassVar[frozenset[Action]] = frozenset()
@@ -366,6 +373,18 @@ class Engine(ABC):
     def action(self, action: Action, arguments: Mapping[str, Any]) -> Call:
         """Return the request for one of `actions`. Raise ValueError, for the operator, where arguments are wrong."""
         raise NotImplementedError(f"{self.name} has no action {action}")
+
+    def adapters(self) -> Call:
+        """Return the request that lists the adapters, of an engine with `adapter_operations`."""
+        raise NotImplementedError(f"{self.name} has no adapters from its start on")
+
+    def choice(self, listed: bytes | None, path: str, launched: bool) -> Mapping[str, bytes]:
+        """Return the members, in JSON, by which requests choose the adapter at `path`, as `listed` has it.
+
+        Without a list they choose none. `launched`: `LaunchOptions.with_adapters` has started it. Raise LookupError
+        where it is not listed, ValueError where that is no list.
+        """
+        raise NotImplementedError(f"{self.name} has no adapters from its start on")
 
     @classmethod
     def adapter_name(cls, model: str, adapter: str) -> str:

@@ -20,6 +20,7 @@ from backends.base import Failure, Kind, Operation, Request, RequestError
 from backends.dialect.members import Members
 from backends.dialect.openai import FORMS
 from backends.dialect.prompting import System
+from backends.dialect.selection import Selection
 from backends.framing import multipart
 
 LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict")
@@ -125,13 +126,7 @@ class Parameters:
     """The rules of one model."""
 
     __slots__ = (
-        "_clamp",
-        "_default",
-        "_made",
-        "_set",
-        "_strip",
-        "_system",
-        "_template",
+        *("_clamp", "_default", "_made", "_selection", "_set", "_strip", "_system", "_template"),
         "late_system_as_user",
     )
 
@@ -144,11 +139,13 @@ class Parameters:
         system: System | None,
         template: str | None = None,
         late_system_as_user: bool = False,
+        selection: Selection | None = None,
     ) -> None:
         """Take the rules as the config has them: values by the dotted names of members.
 
         `template` is a chat template in Jinja, which engines take as `chat_template`. `late_system_as_user` is for
-        `backends.surfaces.anthropic.late_system`.
+        `backends.surfaces.anthropic.late_system`. `selection` is which LoRA adapters the answer is made with, where
+        requests choose them.
         """
         self.late_system_as_user: bool = late_system_as_user
         self._set: list[tuple[Path, object]] = [(path_of(name), value) for name, value in set.items()]
@@ -159,20 +156,26 @@ class Parameters:
         ]
         self._system: System | None = system
         self._template: bytes = b"" if template is None else msgspec.json.encode(template)
+        self._selection: Selection | None = selection
         self._made: dict[Operation, Steps] = {}
 
-    @property
-    def has_template(self) -> bool:
-        """Whether chats are to have a chat template, so that other requests must be said as chats to have it."""
-        return bool(self._template)
+    def asks_for(self, operation: Operation, said_as: Operation) -> bool:
+        """Tell whether an operation is to be said as another one, which alone has what the model settles."""
+        if self._template:
+            return True
+        return self._selection is not None and self._selection.asks_for_chat(operation, said_as)
 
-    def templated(self, request: Request) -> Request:
-        """Return a chat with the model's chat template; any other request as it is."""
-        if not self._template or request.operation not in _TEMPLATED:
-            return request
-        members = Members(request.body)
-        members.put(_TEMPLATE, self._template)
-        return msgspec.structs.replace(request, body=members.body())
+    def completed(self, said: Request, asked: Request) -> Request:
+        """Return what is said instead of a client's request, with what only that API has."""
+        if not self._template and self._selection is None:
+            return said
+        members = Members(said.body)
+        if self._template and said.operation in _TEMPLATED:
+            members.put(_TEMPLATE, self._template)
+        if self._selection is not None:
+            self._selection.keep(members, asked)
+            self._selection.apply(members, said.operation)
+        return msgspec.structs.replace(said, body=members.body()) if members.changed else said
 
     def applied(self, request: Request) -> Request:
         """Return the request as the rules have it. Raises RequestError where a form cannot take a value."""
@@ -192,6 +195,8 @@ class Parameters:
             self._system.apply(members, request.operation)
         if self._template and request.operation in _TEMPLATED:
             members.put(_TEMPLATE, self._template)
+        if self._selection is not None:
+            self._selection.apply(members, request.operation)
         return _edited(request, members) if members.changed else request
 
     def _steps(self, operation: Operation) -> Steps:

@@ -53,18 +53,19 @@ def settled(
 ) -> tuple[Request, Translation | None]:
     """Return a client's request with what its model settles of it, and how it is translated, as `translated` does.
 
-    Where the model has a chat template, whatever can be said as a chat is: only chats take one.
+    Where the model has a chat template, whatever can be said as a chat is: only chats take one. Likewise where requests
+    choose among LoRA adapters, and this operation cannot.
     """
     codec = CODECS.get(request.operation)
     if request.operation in late_system.OPERATIONS:
         request = late_system.placed(request, parameters is not None and parameters.late_system_as_user)
-    if codec is not None and parameters is not None and parameters.has_template:
+    if codec is not None and parameters is not None and parameters.asks_for(request.operation, codec.said_as):
         request = msgspec.structs.replace(request, translate=True)
     if parameters is None or codec is None or not codec.own_names:
         request = request if parameters is None else parameters.applied(request)
         translation = translated(request, engine, native, now)
-        if translation is not None and parameters is not None and parameters.has_template:
-            translation.said = parameters.templated(translation.said)
+        if translation is not None and parameters is not None:
+            translation.said = parameters.completed(translation.said, request)
         return request, translation
     translation = translated(request, engine, native, now)
     if translation is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from backends import registry
-from backends.base import Action
+from backends.base import Action, Engine
 from gateway.config.explain import Names
 from gateway.config.problems import Problem, quote
 from gateway.config.schema import Config
@@ -84,7 +84,7 @@ def _template(whole: Config, source: Source, name: str) -> Iterator[Problem]:
 
 
 def _loras(whole: Config, source: Source, name: str) -> Iterator[Problem]:
-    """Yield each backend of a model with adapters whose engine loads none while it runs."""
+    """Yield each backend of a model with adapters whose engine cannot have them as the config has it."""
     where: Where = ("models", name)
     model = whole.models[name]
     if model.lora_slots is not None and not model.loras and not source.find((*where, "loras")):
@@ -93,16 +93,27 @@ def _loras(whole: Config, source: Source, name: str) -> Iterator[Problem]:
         if backend not in whole.backends:
             continue
         settings = whole.backends[backend]
-        if Action.LOAD_LORA not in registry.engine(settings.engine).actions:
-            able = [each for each in registry.names() if Action.LOAD_LORA in registry.engine(each).actions]
+        engine, launch = registry.engine(settings.engine), settings.launch
+        if not _has_adapters(engine):
+            able = [each for each in registry.names() if _has_adapters(registry.engine(each))]
             message = (
-                f"the engine of backend {quote(backend)}, {settings.engine}, loads no adapters while it runs; "
-                f"these do: {', '.join(able)}"
+                f"the engine of backend {quote(backend)}, {settings.engine}, has no adapters that requests can "
+                f"choose; these do: {', '.join(able)}"
             )
             yield source.problem((*where, "loras"), message, at_key=True)
-        elif settings.launch is not None and not getattr(settings.launch, "lora_loading", True):
+        elif launch is not None and not getattr(launch, "lora_loading", True):
             message = f"backend {quote(backend)} must be launched with `lora_loading: true`"
             yield source.problem((*where, "loras"), message, at_key=True)
+        elif engine.adapter_operations and getattr(launch, "prompt_cache", None):
+            message = (
+                f"backend {quote(backend)}: 'prompt_cache' mixes up the prompts of adapters: leave it out"
+            )
+            yield source.problem((*where, "loras"), message, at_key=True)
+
+
+def _has_adapters(engine: type[Engine]) -> bool:
+    """Tell whether requests can choose adapters: it loads them while it runs, or has them from its start on."""
+    return Action.LOAD_LORA in engine.actions or bool(engine.adapter_operations)
 
 
 def _able() -> list[str]:

@@ -10,6 +10,7 @@ from backends.dialect.parameters import RESERVED, path_of
 from backends.dialect.parameters import Parameters as Rules
 from backends.dialect.prompting import Mode
 from backends.dialect.prompting import System as Prompt
+from backends.dialect.selection import Selection
 from backends.facts.units import expected
 from gateway.config.section import Frozen, Section, setting
 from gateway.config.texts import Member
@@ -83,11 +84,13 @@ def settled(
     system: System | None,
     template: str | None = None,
     late_system: LateSystem = "system",
+    selection: Selection | None = None,
 ) -> Rules | None:
     """Return the rules for a model's requests; None where there are none."""
     prompt = None if system is None else Prompt(system.text, Mode(system.mode))
     as_user = late_system == "user"
-    if prompt is None and template is None and not as_user and parameters == Parameters():
+    said = prompt is not None or template is not None or as_user or selection is not None
+    if not said and parameters == Parameters():
         return None
     rules = parameters
-    return Rules(rules.set, rules.default, rules.strip, rules.clamp, prompt, template, as_user)
+    return Rules(rules.set, rules.default, rules.strip, rules.clamp, prompt, template, as_user, selection)

@@ -49,9 +49,23 @@ def expanded(config: Config) -> Config:
             made[each] = model if base is None or base not in made else _made(model, base, made[base])
             if base is not None and base in made and each in made[base].loras:
                 made[each] = _adapted(config, each, made[each])
-    return config.model_copy(
-        update={"models": MappingProxyType({name: made[name] for name in config.models})}
+    return _launched(
+        config.model_copy(update={"models": MappingProxyType({name: made[name] for name in config.models})})
     )
+
+
+def _launched(config: Config) -> Config:
+    """Return a config whose engines are launched with the adapters that they have from their start on."""
+    wanted: dict[str, list[str]] = {}
+    for model in config.models.values():
+        for backend in model.targets if model.loras else ():
+            wanted.setdefault(backend, []).extend(model.loras.values())
+    backends = dict(config.backends)
+    for name, paths in wanted.items():
+        settings = backends.get(name)
+        if settings is not None and settings.launch is not None:
+            backends[name] = settings.model_copy(update={"launch": settings.launch.with_adapters(paths)})
+    return config.model_copy(update={"backends": MappingProxyType(backends)})
 
 
 def _with_adapters(config: Config) -> Config:
@@ -93,6 +107,17 @@ def adapter_of(config: Config, model: str) -> tuple[str, str] | None:
             return None
         name = parent
     return None
+
+
+def declares_adapters(config: Config, model: str) -> bool:
+    """Tell whether a model, or one further down whose targets it has, declares adapters. `config` is `expanded`."""
+    name = model
+    while not config.models[name].loras:
+        parent = config.models[name].parent
+        if parent is None or config.models[name].targets is not config.models[parent].targets:
+            return False
+        name = parent
+    return True
 
 
 def gate_of(config: Config, model: str) -> str:

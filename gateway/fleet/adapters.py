@@ -5,6 +5,8 @@ Rules:
   by what engines answer: an adapter that is there already is loaded; one that is not there after all is loaded anew.
 - What is loaded where is decided in `gateway.residency.adapters`. Here it is carried out, one task for each load.
 - An engine that may have lost its memory has no adapters.
+- An engine that has its adapters from its start on is asked for them once it is up, and again where it may have started
+  anew. Nothing is loaded there and nothing makes room: requests choose.
 - A load that fails fails everybody who waits for it, with the engine's reason.
 """
 
@@ -12,10 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from backends.base import Action, Failure, Kind
+from backends.dialect.selection import Selection
 from gateway.errors import GatewayError, Own
 from gateway.fleet.backend import Backend
 from gateway.residency.adapters import Engine, Held, decide
@@ -25,6 +28,8 @@ log = logging.getLogger("gateway.fleet")
 
 LOAD: Final = 600.0
 """Seconds that an engine may take to load an adapter, or to unload one: some do that when its requests are over."""
+LISTING: Final = 10.0
+"""Seconds that an engine may take to list the adapters that it has."""
 _THERE: Final = "already"
 """The word of an engine that has the adapter: to vLLM it has already been loaded, to SGLang it already exists."""
 
@@ -40,6 +45,7 @@ class Adapter:
         "name",
         "path",
         "requests",
+        "selection",
         "shelf",
         "stale",
         "used",
@@ -50,6 +56,9 @@ class Adapter:
         self.shelf: Final = shelf
         self.name: Final = name
         self.path = path
+        operations = shelf.engine.adapter_operations
+        self.selection: Final = Selection(operations, {}, name) if operations else None
+        """How requests choose it, where its engine has it from its start on; None where it is loaded."""
         self.generation: int = -1
         """The generation of the backend's engine that has loaded it."""
         self.stale: bool = False
@@ -81,6 +90,11 @@ class Adapter:
         if self.leaving and not self.requests:
             self.shelf.changed()
 
+    def fail(self, why: GatewayError) -> None:
+        """Take note that it could not be loaded, or is not there."""
+        self.why = why
+        self.failures += 1
+
     def lost(self) -> None:
         """Take note that the engine does not have it."""
         self.generation = -1
@@ -111,18 +125,46 @@ class Shelf:
 
     def __init__(self, backend: Backend, changed: Callable[[], None]) -> None:
         self.backend: Final = backend
+        self.engine: Final = backend.engine
+        """What was known of its engine when the shelf was made, which settles how requests choose."""
         self.changed: Final = changed
         self.slots: int | None = None
         """How many the engine has at once; None for any number."""
         self.adapters: dict[str, Adapter] = {}
+        self.looking: bool = False
+        """Whether the engine is being asked which adapters it has."""
+        self.asked: int = -1
+        """The generation of the engine that was asked last."""
+
+    @property
+    def lists(self) -> bool:
+        """Whether the engine has its adapters from its start on."""
+        return bool(self.engine.adapter_operations)
+
+    def keep(self, names: Collection[str]) -> None:
+        """Forget every adapter that is not among `names`, where the engine has them from its start on."""
+        for name in self.adapters.keys() - set(names) if self.lists else ():
+            del self.adapters[name]
+
+    def found(self, listed: bytes, generation: int) -> None:
+        """Take what the engine has, as it lists it."""
+        for adapter in self.adapters.values():
+            assert adapter.selection is not None
+            try:
+                adapter.selection.members = self.engine.choice(listed, adapter.path, self.backend.launched)
+                adapter.generation = generation
+            except (LookupError, ValueError, RecursionError) as error:
+                reason = str(error.args[0]) if isinstance(error, LookupError) else "its list cannot be read"
+                adapter.fail(_lacking(adapter, reason))
 
     def adapter(self, name: str, path: str) -> Adapter:
         """Return the adapter of this name. Another path than before means another adapter."""
         found = self.adapters.get(name)
         if found is None:
             found = self.adapters[name] = Adapter(self, name, path)
+            self.asked = -1
         elif found.path != path:
-            found.path, found.stale = path, True
+            found.path, found.stale, self.asked = path, True, -1
             found.lost()
         return found
 
@@ -140,10 +182,55 @@ class Adapters:
     def shelf(self, model: str, backend: Backend, slots: int | None) -> Shelf:
         """Return where the adapters of a model are at a backend, with this many slots."""
         found = self._shelves.get((model, backend.name))
-        if found is None or found.backend is not backend:
+        engine = backend.engine
+        other = found is not None and found.engine is not engine and bool(engine.adapter_operations)
+        if found is None or found.backend is not backend or other:
             found = self._shelves[model, backend.name] = Shelf(backend, self._changed)
         found.slots = slots
         return found
+
+    def keep(self, models: Collection[str]) -> None:
+        """Ask no engine for the adapters of models that are not among `models`."""
+        for key in [key for key, shelf in self._shelves.items() if shelf.lists and key[0] not in models]:
+            del self._shelves[key]
+
+    def look(self) -> None:
+        """Ask the engines which adapters they have that are up, and have not been asked since they came up."""
+        for shelf in self._shelves.values():
+            if shelf.lists and shelf.backend.usable and shelf.asked != shelf.backend.generation:
+                self._look(shelf)
+
+    def _look(self, shelf: Shelf) -> None:
+        """Begin to ask an engine which adapters it has, unless that is under way."""
+        if not shelf.looking:
+            shelf.looking = True
+            self._begin(self._ask(shelf))
+
+    async def _ask(self, shelf: Shelf) -> None:
+        backend = shelf.backend
+        generation = shelf.asked = backend.generation
+        try:
+            refusal: Failure | None = Failure(Kind.CONNECT, "the engine does not run")
+            if backend.upstream is not None:
+                answer = await ask(backend.upstream, backend.engine.adapters(), LISTING)
+                refusal = answer if isinstance(answer, Failure) else None
+                if not isinstance(answer, Failure):
+                    status, body = answer
+                    if status == 200:
+                        shelf.found(body, generation)
+                    else:
+                        refusal = backend.engine.failure(status, (), body)
+            if refusal is not None:
+                for adapter in shelf.adapters.values():
+                    adapter.fail(_lacking(adapter, refusal.detail or refusal.message))
+        finally:
+            shelf.looking = False
+            self._changed()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def fetch(self, targets: Sequence[T], until: float) -> tuple[T, GatewayError] | None:
         """Wait until one of the targets has its adapter, at most until `until` (loop time), and have it loaded.
@@ -171,7 +258,16 @@ class Adapters:
             ) from None
 
     def _decide(self, targets: Sequence[Adapted]) -> None:
-        """Begin to load the adapter of the targets at one of them, if that is possible now."""
+        """Begin to load the adapter of the targets at one of them, if that is possible now.
+
+        Where engines have it from their start on, they are asked whether they do.
+        """
+        for target in targets:
+            if _of(target).shelf.lists:
+                self._look(_of(target).shelf)
+        targets = [target for target in targets if not _of(target).shelf.lists]
+        if not targets:
+            return
         engines = [_engine(target) for target in targets]
         deed = decide(_of(targets[0]).name, engines)
         if deed is None:
@@ -181,9 +277,7 @@ class Adapters:
         adapter.loading = True
         if victim is not None:
             victim.leaving = True
-        task = asyncio.get_running_loop().create_task(self._load(adapter, victim))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._begin(self._load(adapter, victim))
 
     async def _load(self, adapter: Adapter, victim: Adapter | None) -> None:
         """Load an adapter once another one is gone."""
@@ -210,8 +304,7 @@ class Adapters:
                 "" if victim is None else f", '{victim.name}' is unloaded",
             )
         except GatewayError as error:
-            adapter.why = error
-            adapter.failures += 1
+            adapter.fail(error)
         finally:
             adapter.loading = False
             if victim is not None:
@@ -248,6 +341,14 @@ def _engine(target: Adapted) -> Engine:
     shelf = _of(target).shelf
     held = tuple([each for adapter in shelf.adapters.values() if (each := adapter.held()) is not None])
     return Engine(target.name, held, shelf.slots, target.backend.in_flight)
+
+
+def _lacking(adapter: Adapter, reason: str) -> GatewayError:
+    """Return why an adapter cannot be used that an engine should have had from its start on."""
+    name = adapter.shelf.backend.name
+    log.warning("backend '%s': its engine lacks the adapter '%s': %s", name, adapter.name, reason)
+    message = f"the engine of backend {name!r} lacks the adapter {adapter.name!r}: {reason}"
+    return GatewayError(Own.NO_BACKEND, message, code="adapter_not_loaded", retry_after=5)
 
 
 def _refused(what: str, backend: Backend, failure: Failure) -> GatewayError:

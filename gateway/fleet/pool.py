@@ -49,6 +49,7 @@ class Pool:
         """Wake everybody who waits for a change: some backend has changed its state."""
         self._changed.set()
         self._changed = asyncio.Event()
+        self.adapters.look()
         if self.on_change is not None:
             self.on_change()
 

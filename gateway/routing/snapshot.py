@@ -17,7 +17,7 @@ from gateway.config.balance import Balance
 from gateway.config.inherit import in_profile, owners, retry, succession, timeouts
 from gateway.config.model import Capabilities, Model
 from gateway.config.parameters import settled
-from gateway.config.persona import adapter_of, gate_of
+from gateway.config.persona import adapter_of, declares_adapters, gate_of
 from gateway.config.schema import Config
 from gateway.globs import natural
 from gateway.routing import rules
@@ -100,12 +100,14 @@ def _configured(config: Config, state: State) -> list[Group]:
             state.target(config, name, backend, target.model, target.weight)
             for backend, target in model.targets.items()
         )
-        parameters = settled(model.parameters, model.system, model.template, model.late_system)
-        adapter = adapter_of(config, name)
+        said = model.parameters, model.system, model.template, model.late_system
+        common = settled(*said)
+        adapter, chooses = adapter_of(config, name), declares_adapters(config, name)
         for target in targets:
-            target.parameters = parameters
             if adapter is not None:
                 target.adapter = state.adapter(config, adapter[1], adapter[0], target)
+            selection = state.selection(target, chooses)
+            target.parameters = common if selection is None else settled(*said, selection)
         balancer = state.balancer(name, model.balance, targets)
         group = Group(name, (name, *model.names), targets, balancer)
         group.parent = model.parent or ""

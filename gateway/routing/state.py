@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from random import Random
 
+from backends.dialect.selection import Selection
 from gateway.admission.gate import UNLIMITED, Gate
 from gateway.balance import policies
 from gateway.balance.hedging import Hedging
@@ -137,10 +138,24 @@ class State:
         """Return the adapter that a target needs, which `model` declares under this name."""
         own = config.models[model]
         shelf = self.pool.adapters.shelf(model, target.backend, own.lora_slots)
+        shelf.keep(own.loras)
         return shelf.adapter(name, own.loras[name])
+
+    def selection(self, target: Target, chooses: bool) -> Selection | None:
+        """Return which adapters the requests choose at a target; None where its engine has none that they choose.
+
+        `chooses`: the model has adapters, or is one.
+        """
+        if target.adapter is not None:
+            return target.adapter.selection
+        engine = target.backend.engine
+        if not (chooses and engine.adapter_operations):
+            return None
+        return Selection(engine.adapter_operations, engine.choice(None, "", target.backend.launched))
 
     def keep(self, models: Collection[str]) -> None:
         """Forget every model that is not among `models`, but for gates that are still in use."""
+        self.pool.adapters.keep(models)
         for model in self._balancers.keys() - set(models):
             del self._balancers[model]
         for model in self._follows.keys() - set(models):

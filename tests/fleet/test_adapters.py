@@ -225,8 +225,9 @@ def test_mistakes_in_the_config(tmp_path: Path) -> None:
   n: {targets: {c: x}, loras: {bob: p, ada: r}}
   o: {targets: {a: x}, lora_slots: 2}
 """
+    able = "llamacpp, sglang, vllm"
     assert lines(tmp_path, BACKENDS + models) == [
-        "7:30: the engine of backend 'b', ollama, loads no adapters while it runs; these do: sglang, vllm",
+        f"7:30: the engine of backend 'b', ollama, has no adapters that requests can choose; these do: {able}",
         "7:46: 'n' is already a name of model 'n'",
         "8:24: backend 'c' must be launched with `lora_loading: true`",
         "8:40: 'ada' is already a name of model 'ada'",

@@ -17,8 +17,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Sequence
-from pathlib import PurePath
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -47,7 +46,7 @@ from backends.base import (
 from backends.dialect import rewrite
 from backends.dialect.errors import garbled
 from backends.dialect.openai import OpenAICompatible
-from backends.engines.llamacpp import answers, forced
+from backends.engines.llamacpp import adapters, answers, forced
 from backends.engines.llamacpp.asked import LACKS, edited, ignored, page
 from backends.engines.llamacpp.launch import LlamaCppLaunch
 from backends.facts import cards, metrics
@@ -92,17 +91,11 @@ class _Slot(msgspec.Struct):
     """The tokens in the cache, those of the answer so far included."""
 
 
-class _Adapter(msgspec.Struct):
-    path: str
-    scale: float
-
-
 _body = msgspec.json.Decoder(_Body)
 _to_tokenize = msgspec.json.Decoder(_ToTokenize)
 _tokens = msgspec.json.Decoder(_Tokens)
 _text = msgspec.json.Decoder(_Text)
 _slots = msgspec.json.Decoder(list[_Slot])
-_adapters = msgspec.json.Decoder(list[_Adapter])
 
 
 def _error(body: bytes) -> _Error:
@@ -142,6 +135,7 @@ class LlamaCpp(OpenAICompatible):
     shortens: ClassVar[bool] = False
     launch_options: ClassVar[type[LaunchOptions] | None] = LlamaCppLaunch
     operations: ClassVar[frozenset[Operation]] = NATIVE - LACKS
+    adapter_operations: ClassVar[frozenset[Operation]] = adapters.OPERATIONS
 
     def call(self, request: Request, model: str) -> Call:
         """Return the request, for a stream where possible; the relay assembles it if the client wants a whole answer.
@@ -217,19 +211,26 @@ class LlamaCpp(OpenAICompatible):
         return cards.openai(body, ("meta", "n_ctx"))
 
     def signal_calls(self) -> tuple[Call, ...]:
-        return tuple(Call(path, method="GET") for path in ("/metrics", "/slots", "/lora-adapters"))
+        return tuple(Call(path, method="GET") for path in ("/metrics", "/slots", adapters.PATH))
 
     def signals_of(self, answers: Sequence[bytes | None]) -> Signals:
-        page, slots, adapters = answers
+        page, slots, listed = answers
         return {
             **from_metrics(page, _METRICS),
             Signal.PREFIX_HITS: _prefix_hits(page),
             **_slot_signals(slots),
-            Signal.LORAS: _loras(adapters),
+            Signal.LORAS: adapters.signal(listed),
         }
 
     def metrics(self) -> MetricsPage | None:
         return PAGE
+
+    def adapters(self) -> Call:
+        return Call(adapters.PATH, method="GET")
+
+    def choice(self, listed: bytes | None, path: str, launched: bool) -> Mapping[str, bytes]:
+        found = None if listed is None else adapters.number(listed, path)
+        return adapters.chosen(found, keeps_prompts=not launched)
 
     def crash_reason(self, log: Sequence[str]) -> str | None:
         lines = [_PREFIX.sub("", line) for line in log]
@@ -333,16 +334,6 @@ def _slot_signals(answer: bytes | None) -> Signals:
         if room
         else _missing("/slots tells no n_ctx"),
     }
-
-
-def _loras(answer: bytes | None) -> Reading:
-    """Return the adapters in use, by their file names; one at strength 0 is loaded but not in use."""
-    try:
-        adapters = _adapters.decode(answer or b"")
-    except (ValueError, RecursionError):
-        return _missing("no answer at /lora-adapters" if answer is None else "cannot read its /lora-adapters")
-    names = tuple(PurePath(adapter.path).stem for adapter in adapters if adapter.scale)
-    return reading(Signal.LORAS, len(names), "/lora-adapters", names)
 
 
 _KINDS = {

@@ -15,6 +15,7 @@ import importlib.util
 import mmap
 import shutil
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,7 @@ DRIVERS = (b"libcuda.so", b"libvulkan.so", b"libamdhip64.so", b"libze_loader.so"
 """The libraries that a build for GPUs is linked with."""
 PROMPT_CACHE = 8 * GIB
 """llama.cpp's own limit of the prompts that it keeps."""
+MIXED = "'prompt_cache' must be false, or left out, where requests choose LoRA adapters: it mixes up their prompts"
 VERBOSITY = {"error": 1, "warning": 2, "info": 3, "debug": 5}
 """llama.cpp's numbers for log levels (its `--verbosity`)."""
 
@@ -69,7 +71,15 @@ class LlamaCppLaunch(GgufLaunch):
         description="The chat template, if it is not the one in the model file: the path of a Jinja file, a Jinja "
         "template, or `chatml`.",
     )
-    lora: tuple[Path, ...] = Field((), description="LoRA adapters, GGUF files, applied at full strength.")
+    lora: tuple[Path, ...] = Field(
+        (),
+        description="LoRA adapters, GGUF files, applied at full strength; not to requests for models with `loras`.",
+    )
+    lora_on_request: tuple[Path, ...] = Field(
+        (),
+        description="LoRA adapters, GGUF files, applied to requests alone that ask for them. Those of the `loras` of "
+        "models that are served here are added by themselves. With any, `prompt_cache` is off.",
+    )
     embeddings: bool = Field(False, description="Whether the model serves embeddings in addition to chat.")
     rerank: bool = Field(
         False,
@@ -82,7 +92,8 @@ class LlamaCppLaunch(GgufLaunch):
     prompt_cache: Size | Literal[False] | None = Field(
         None,
         description="Memory (RAM) for prompts of earlier requests, which are not computed again when they come back to "
-        "another slot; `false` for none. It fills while the engine runs. Left out, llama.cpp's own limit: 8 GiB.",
+        "another slot; `false` for none. It fills while the engine runs. Left out, llama.cpp's own limit: 8 GiB. With "
+        "LoRA adapters that requests choose there is none: llama.cpp would mix up their prompts.",
     )
     extra_args: tuple[str, ...] = Field(
         (),
@@ -99,13 +110,28 @@ class LlamaCppLaunch(GgufLaunch):
     def _does_one_thing(self) -> LlamaCppLaunch:
         if self.rerank and (self.embeddings or self.pooling is not None):
             raise ValueError("'rerank' goes with neither 'embeddings' nor 'pooling': it pools by rank")
+        if self.lora_on_request and self.prompt_cache:
+            raise ValueError(MIXED)
         return self
+
+    @property
+    def kept(self) -> int | None:
+        """Bytes of prompts that are kept for all slots; None for llama.cpp's own limit."""
+        if self.lora_on_request or self.prompt_cache is False:
+            return 0
+        return self.prompt_cache
+
+    def with_adapters(self, paths: Sequence[str]) -> LlamaCppLaunch:
+        more = tuple(dict.fromkeys(map(Path, paths)))
+        known = (*self.lora, *self.lora_on_request)
+        added = (*self.lora_on_request, *(path for path in more if path not in known))
+        return self.model_copy(update={"lora_on_request": added}) if paths else self
 
     def slots(self) -> int | None:
         return self.parallel
 
     def need(self, facts: ModelFacts, space: Space) -> Need | None:
-        kept = PROMPT_CACHE if self.prompt_cache is None else int(self.prompt_cache)
+        kept = PROMPT_CACHE if self.kept is None else self.kept
         plan = LlamaPlan(
             tokens=self.context,
             slots=self.parallel,
@@ -114,7 +140,7 @@ class LlamaCppLaunch(GgufLaunch):
             values=self._extra("cache-type-v", "-ctv"),
             gpu_layers=self.gpu_layers,
             kept=kept,
-            adapters=sum(map(stored, self.lora)),
+            adapters=sum(map(stored, (*self.lora, *self.lora_on_request))),
         )
         blind = self.gpus == () or (self.runtime == BUILT_IN and not _built_for_gpus())
         return llama(facts, plan, Space(ram=space.ram) if blind else space)
@@ -131,7 +157,7 @@ class LlamaCppLaunch(GgufLaunch):
     def launch(self, host: str, port: int) -> Launch:
         model = self.located()
         head = b"" if str(model) == PULLED else _model_head(model)
-        for adapter in self.lora:
+        for adapter in (*self.lora, *self.lora_on_request):
             _model_head(adapter, "LoRA adapter")
         pooling: str | None = self.pooling
         if self.rerank:
@@ -166,13 +192,13 @@ class LlamaCppLaunch(GgufLaunch):
             argv += ["--threads", str(self.threads)]
         if self.gpu_layers is not None:
             argv += ["--gpu-layers", str(self.gpu_layers)]
-        if self.prompt_cache is not None:
-            argv += ["--prompt-cache", str(self.prompt_cache // MIB)]
+        if self.kept is not None:
+            argv += ["--prompt-cache", str(self.kept // MIB)]
         if self.chat_template is not None:
             file = _template_file(self.chat_template)
             argv += [f"--chat-template-file={file}"] if file else [f"--chat-template={self.chat_template}"]
-        for adapter in self.lora:
-            argv += [f"--lora={adapter}"]
+        argv += [f"--lora={adapter.absolute()}" for adapter in self.lora]
+        argv += [f"--lora-on-request={adapter.absolute()}" for adapter in self.lora_on_request]
         if self.embeddings or self.rerank:
             argv += ["--embeddings", "--ubatch", str(self._embedding_batch)]
         if pooling is not None:
@@ -204,13 +230,15 @@ class LlamaCppLaunch(GgufLaunch):
             argv += ["-t", str(self.threads)]
         if self.gpu_layers is not None:
             argv += ["-ngl", str(self.gpu_layers)]
-        if self.prompt_cache is not None:
-            argv += ["--cache-ram", str(self.prompt_cache // MIB)]
+        if self.kept is not None:
+            argv += ["--cache-ram", str(self.kept // MIB)]
         if self.chat_template is not None:
             file = _template_file(self.chat_template)
             argv += ["--chat-template-file", str(file)] if file else ["--chat-template", self.chat_template]
         for adapter in self.lora:
-            argv += ["--lora", str(adapter)]
+            argv += ["--lora", str(adapter.absolute())]
+        for adapter in self.lora_on_request:
+            argv += ["--lora-scaled", f"{_separable(adapter.absolute())}:0"]
         if self.embeddings or self.rerank:
             batch = str(self._embedding_batch)
             argv += ["--rerank" if self.rerank else "--embeddings", "-b", batch, "-ub", batch]
@@ -256,6 +284,15 @@ def _model_head(path: Path, what: str = "model") -> bytes:
         raise LaunchError(f"the {what} file {where} is only a Git LFS pointer: run `git lfs pull`")
     found = f"begins with {head[:8]!r}" if head else "is empty"
     raise LaunchError(f"the {what} file {where} is not in GGUF format, it {found}: download it again")
+
+
+def _separable(adapter: Path) -> Path:
+    """Return the path of an adapter. Raise LaunchError where a `llama-server` would read several values from it."""
+    if {",", ":", '"'} & set(str(adapter)):
+        raise LaunchError(
+            f'a llama-server cannot be given the LoRA adapter {place(adapter)}: its path has , : or "'
+        )
+    return adapter
 
 
 def _template_file(template: str) -> Path | None:

@@ -66,7 +66,10 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--gpu-layers", type=int)
     parser.add_argument("--chat-template")
     parser.add_argument("--chat-template-file")
-    parser.add_argument("--lora", action="append", default=[])
+    parser.add_argument("--lora", action="append", default=[], help="applied to every request")
+    parser.add_argument(
+        "--lora-on-request", action="append", default=[], help="applied where it is asked for"
+    )
     parser.add_argument("--embeddings", action="store_true")
     parser.add_argument("--pooling", choices=["mean", "cls", "last", "rank"])
     parser.add_argument("--prompt-cache", type=int, help="MiB for prompts of earlier requests")
@@ -104,8 +107,11 @@ def parameters(options: argparse.Namespace) -> Any:
         params.chat_template = Path(options.chat_template_file).read_text(encoding="utf-8")
     elif options.chat_template is not None:
         params.chat_template = options.chat_template
-    if options.lora:
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in options.lora]
+    strengths = [(path, 1.0) for path in options.lora] + [(path, 0.0) for path in options.lora_on_request]
+    if strengths:
+        params.lora_adapters = [
+            xllamacpp.CommonAdapterLoraInfo(path, strength) for path, strength in strengths
+        ]
     for name, value in pairs(options.parameters):
         assign(params, name, value)
     return params
