@@ -3,12 +3,15 @@
     python -m bench.batches [--lines N] [--concurrency N]
 
 It prints the lines per second, the CPU of the gateway for each line, and its memory: before the upload, after it, while
-the batch runs and at its end. Both processes share the machine with this one; nothing else should run on it.
+the batch runs and at its end. Before that the same requests go to the same engine directly, as many at once, by a small
+client of this program; the share of that rate which the batch has is printed too. Three processes share the machine
+then, and two while the batch runs; nothing else should run on it.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import http.client
 import json
@@ -103,6 +106,41 @@ def _written(file: Path, lines: int) -> None:
             out.write(json.dumps(line) + "\n")
 
 
+async def _straight(port: int, file: Path, concurrency: int) -> float:
+    """Send the requests of a file to the engine itself. Return how many it answered in a second."""
+    requests = iter(_requests(file))
+    count = 0
+
+    async def sends() -> None:
+        nonlocal count
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for request in requests:
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            found = _LENGTH(head)
+            if not head.startswith(b"HTTP/1.1 200 ") or found is None:
+                raise SystemExit(f"the engine answered {head!r}")
+            await reader.readexactly(int(found[1]))
+            count += 1
+        writer.close()
+
+    began = time.monotonic()
+    await asyncio.gather(*(sends() for _ in range(concurrency)))
+    return count / (time.monotonic() - began)
+
+
+_LENGTH: Final = re.compile(rb"(?i)content-length: (\d+)").search
+
+
+def _requests(file: Path) -> Iterator[bytes]:
+    """Yield the requests of a file as the engine gets them."""
+    with file.open("rb") as lines:
+        for line in lines:
+            body = json.dumps(json.loads(line)["body"]).encode()
+            head = "POST /v1/chat/completions HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\n"
+            yield f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
 def measured(folder: Path, lines: int, concurrency: int) -> dict[str, Any]:
     """Have a batch of so many lines be worked on. Return what that took."""
     file = folder / "in.jsonl"
@@ -116,6 +154,7 @@ backends: {{e: {{engine: openai, url: "http://127.0.0.1:{engine.port}", models: 
 models: {{m: {{targets: {{e: up}}}}}}
 """
     )
+    straight = asyncio.run(_straight(engine.port, file, concurrency))
     gateway = Process("serve", str(config))
     try:
         port, start = gateway.port, gateway.memory
@@ -141,7 +180,9 @@ models: {{m: {{targets: {{e: up}}}}}}
             "status": batch["status"],
             "counts": batch["request_counts"],
             "upload MB/s": round(uploaded["bytes"] / 1e6 / upload, 1),
+            "requests/s of the engine alone": round(straight),
             "lines/s": round(lines / seconds),
+            "share of the engine's rate": f"{lines / seconds / straight:.0%}",
             "CPU µs per line": round((gateway.cpu - cpu) / lines * 1e6),
             "MiB at the start": round(start, 1),
             "MiB after the upload": round(after, 1),
@@ -162,7 +203,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for name, value in measured(Path(folder), options.lines, options.concurrency).items():
-            print(f"{name:24} {value}")
+            print(f"{name:32} {value}")
 
 
 if __name__ == "__main__":

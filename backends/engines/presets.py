@@ -1,6 +1,8 @@
 """Servers that speak OpenAI's API at other paths, as data: a row of `PRESETS` is an engine of its own name.
 
-Facts are those of the servers' documentation, read in November 2026; none of them was run.
+Facts were read in November 2026: Docker Model Runner's source (`pkg/inference/scheduling/http_handler.go`), Lemonade's
+source and specification (`docs/api/openai.md`), LM Studio's documentation (REST API v0, and the paths of OpenAI's and
+Anthropic's APIs). None of the servers was run.
 
 Rules:
 - A row says where paths differ, what the server can do, and under which names its model list tells a context length.
@@ -26,6 +28,7 @@ class Preset:
     """One server."""
 
     title: str
+    """Where its facts are from."""
     operations: frozenset[Operation]
     below: str = ""
     """What stands before `/v1/` in its paths."""
@@ -39,20 +42,29 @@ class Preset:
 
 PRESETS: Mapping[str, Preset] = {
     "docker-model-runner": Preset(
-        "Docker Model Runner's", _WRITES | {Operation.EMBEDDINGS}, below="/engines"
+        "Docker Model Runner's source",
+        _WRITES
+        | {
+            *(Operation.EMBEDDINGS, Operation.RERANK, Operation.SCORE, Operation.IMAGES),
+            *(Operation.MESSAGES, Operation.COUNT_TOKENS),
+        },
+        below="/engines",
+        paths={Operation.RERANK: "/engines/rerank", Operation.SCORE: "/engines/score"},
     ),
     "lemonade": Preset(
-        "Lemonade's",
+        "Lemonade's source and documentation",
         _WRITES
         | {
             *(Operation.EMBEDDINGS, Operation.RERANK, Operation.RESPONSES, Operation.TRANSCRIPTIONS),
-            *(Operation.SPEECH, Operation.IMAGES),
+            *(Operation.SPEECH, Operation.IMAGES, Operation.IMAGE_EDITS, Operation.IMAGE_VARIATIONS),
+            Operation.MESSAGES,
         },
         below="/api",
         paths={Operation.RERANK: "/api/v1/reranking"},
+        contexts=("context_length", "max_context_window"),
     ),
     "lmstudio": Preset(
-        "LM Studio's",
+        "LM Studio's documentation",
         _WRITES | {Operation.EMBEDDINGS, Operation.RESPONSES, Operation.MESSAGES},
         models="/api/v0/models",
         contexts=("loaded_context_length", "max_context_length"),
@@ -85,11 +97,11 @@ def made(name: str) -> type[PresetServer]:
     paths = {operation: preset.below + PATHS[operation] for operation in preset.operations}
     members = {
         "name": name,
-        "checked": f"{preset.title} documentation (not run)",
+        "checked": f"{preset.title} (not run)",
         "operations": preset.operations,
         "paths": {**paths, **(preset.paths or {})},
         "preset": preset,
-        "__doc__": f"{preset.title} server.",
+        "__doc__": f"The server of the preset `{name}`.",
         "__module__": __name__,
     }
     return type(f"Preset_{name}", (PresetServer,), members)

@@ -67,6 +67,22 @@ class RequestCounts(_Open):
     failed: int
 
 
+class CachedTokens(_Open):
+    cached_tokens: int
+
+
+class ReasoningTokens(_Open):
+    reasoning_tokens: int
+
+
+class BatchUsage(_Open):
+    input_tokens: int
+    input_tokens_details: CachedTokens
+    output_tokens: int
+    output_tokens_details: ReasoningTokens
+    total_tokens: int
+
+
 class Batch(_Open):
     id: str
     object: Literal["batch"] = "batch"
@@ -91,6 +107,7 @@ class Batch(_Open):
     cancelled_at: int | None
     request_counts: RequestCounts
     metadata: dict[str, Any] | None
+    usage: BatchUsage | None = None
 
 
 class BatchList(_Open):

@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from backends.base import Operation
+from backends.base import Operation, Usage
+from backends.dialect.usage import usage_of
 
 ENDPOINTS: Final = {
     "/v1/chat/completions": Operation.CHAT,
@@ -135,6 +136,35 @@ def _json(body: bytes) -> Any:
         return body.decode(errors="replace")
     # Inside of JSON's text there are no line ends: these are between its parts.
     return msgspec.Raw(body.replace(b"\n", b" ").replace(b"\r", b" "))
+
+
+class _Told(msgspec.Struct):
+    usage: Any = None
+
+
+class _Response(msgspec.Struct):
+    body: _Told | str | None = None
+
+
+class _Answered(msgspec.Struct):
+    """What tells of an output line what it took."""
+
+    response: _Response | None = None
+
+
+_answered: Final = msgspec.json.Decoder(_Answered)
+
+
+def usage(data: bytes) -> Usage | None:
+    """Return the tokens that the answer in an output line tells; None where it tells none."""
+    if b'"usage"' not in data:
+        return None
+    try:
+        response = _answered.decode(data).response
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    body = None if response is None else response.body
+    return usage_of(body.usage, any_api=True) if isinstance(body, _Told) else None
 
 
 def number_of(data: bytes) -> int:

@@ -56,7 +56,7 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
-    """A batch, and who works on it. `metadata` and `errors` are JSON; times are None before they come."""
+    """A batch, and who works on it. `metadata`, `errors` and `usage` are JSON; times are None before they come."""
 
     id: str
     owner: str
@@ -85,6 +85,8 @@ class BatchRecord:
     failed: int = 0
     lease_owner: str | None = None
     lease_until: int = 0
+    usage: bytes | None = None
+    """The tokens of the answers so far, as JSON; None before the first look at them."""
 
     @property
     def name(self) -> str:
@@ -122,6 +124,7 @@ class BatchRecord:
             "cancelled_at": self.cancelled,
             "request_counts": {"total": self.total, "completed": self.completed, "failed": self.failed},
             "metadata": None if self.metadata is None else msgspec.Raw(self.metadata),
+            **({} if self.usage is None else {"usage": msgspec.Raw(self.usage)}),
         }
 
 

@@ -8,6 +8,7 @@ How a `kill -9` neither loses nor doubles a line:
 - Whoever takes a batch up reads both files: it notes the numbers of whole lines, cuts off what is torn at the end
   (after a power cut perhaps more), and sends only the others. A request whose answer was not written yet is sent again;
   its first answer is nowhere.
+- What the answers took is summed up from the same lines, so that it is told neither twice nor too little.
 - Only the holder of the batch's lock file writes. The lock ends with the process that has it.
 
 Nothing here is asynchronous. What touches the disk runs in threads, one call after the other; `add` and `take` are
@@ -20,9 +21,9 @@ import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from gateway.batches.lines import number_of
+from gateway.batches.lines import number_of, usage
 
 _FILE_MODE: Final = 0o600
 
@@ -48,6 +49,33 @@ class Lock:
             os.close(self._file)
 
 
+class Spent:
+    """The tokens of many answers, as their engines counted them."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.input = self.output = self.cached = self.reasoning = 0
+
+    def add(self, line: bytes) -> None:
+        """Add those of an output line."""
+        found = usage(line)
+        if found is not None:
+            self.input += found.input
+            self.output += found.output
+            self.cached += found.cached or 0
+            self.reasoning += found.reasoning or 0
+
+    def shown(self) -> dict[str, Any]:
+        """Return them as OpenAI's batches tell them."""
+        return {
+            "input_tokens": self.input,
+            "input_tokens_details": {"cached_tokens": self.cached},
+            "output_tokens": self.output,
+            "output_tokens_details": {"reasoning_tokens": self.reasoning},
+            "total_tokens": self.input + self.output,
+        }
+
+
 class _Appended:
     """One file that grows by whole lines."""
 
@@ -56,6 +84,7 @@ class _Appended:
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
         self.count = size = 0
+        self.spent = Spent()
         with path.open("rb") as lines:
             for line in lines:
                 number = number_of(line)
@@ -63,6 +92,7 @@ class _Appended:
                     break
                 seen[number] = 1
                 self.count += 1
+                self.spent.add(line)
                 size += len(line)
         os.ftruncate(self._file, size)
         os.lseek(self._file, size, os.SEEK_SET)
@@ -73,6 +103,8 @@ class _Appended:
         while view:
             view = view[os.write(self._file, view) :]
         self.count += len(lines)
+        for line in lines:
+            self.spent.add(line)
 
     def sync(self) -> None:
         os.fdatasync(self._file)
@@ -97,6 +129,11 @@ class Results:
     def completed(self) -> int:
         """How many lines the output file has."""
         return self._good.count
+
+    @property
+    def spent(self) -> Spent:
+        """The tokens of all answers in the output file."""
+        return self._good.spent
 
     @property
     def failed(self) -> int:

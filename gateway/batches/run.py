@@ -279,16 +279,14 @@ class Run:
     async def _told(self) -> bool:
         """Write how far the batch is, and renew the lease. Return whether it is still this process's."""
         await whole(self._results.sync)
-        completed, failed = self._results.completed, self._results.failed
         until = self._parts.now() + LEASE
         return await self._changed(
             partial(
                 shelf.change,
                 id=self._record.id,
                 me=self._parts.me,
-                completed=completed,
-                failed=failed,
                 lease_until=until,
+                **_so_far(self._results),
             )
         )
 
@@ -323,7 +321,7 @@ class Run:
         parts, results = self._parts, self._results
         if self._record.status != "finalizing":
             await whole(results.sync)
-            values: dict[str, Any] = {"completed": results.completed, "failed": results.failed}
+            values = _so_far(results)
             if self._record.status != "cancelling":
                 values |= {"status": "finalizing", "finalizing": parts.now()}
             if not await self._changed(partial(shelf.change, id=self._record.id, me=parts.me, **values)):
@@ -360,6 +358,12 @@ class Run:
 
 _ENDED: Final = {"completed": "completed_at", "cancelled": "cancelled", "expired": "expired"}
 """The time of each status that a batch may end with."""
+
+
+def _so_far(results: Results) -> dict[str, Any]:
+    """Return how far a batch is, as the store keeps it."""
+    usage = msgspec.json.encode(results.spent.shown())
+    return {"completed": results.completed, "failed": results.failed, "usage": usage}
 
 
 async def whole(function: Callable[..., T], *arguments: Any) -> T:

@@ -101,6 +101,7 @@ batches: Final = Table(
     Column("failed", BigInteger, nullable=False),
     Column("lease_owner", String(128), nullable=True, comment="the process that works on it"),
     Column("lease_until", BigInteger, nullable=False, comment="when another one may take it"),
+    Column("usage", LargeBinary, nullable=True, comment="tokens of the answers, as OpenAI's JSON"),
     Index(None, "id", unique=True),
     Index(None, "owner", "number"),
     Index(None, "status", "number"),

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from backends.base import ModelCard, Operation, Reply, Request
+from backends.base import Kind, ModelCard, Operation, Reply, Request
 from backends.engines.presets import PRESETS
 from backends.registry import create
 
@@ -30,9 +30,23 @@ def test_where_they_are_asked(name: str, chat: str, models: str) -> None:
     assert (engine.models().path, engine.health().path) == (models, models)
 
 
-def test_an_operation_may_have_another_path() -> None:
-    call = create("lemonade").call(Request(Operation.RERANK, RERANK, "m"), "own")
-    assert call.path == "/api/v1/reranking"
+@pytest.mark.parametrize(
+    ("name", "path"), [("lemonade", "/api/v1/reranking"), ("docker-model-runner", "/engines/rerank")]
+)
+def test_an_operation_may_have_another_path(name: str, path: str) -> None:
+    assert create(name).call(Request(Operation.RERANK, RERANK, "m"), "own").path == path
+
+
+def test_docker_model_runner_answers_messages_and_says_errors_as_plain_text() -> None:
+    engine = create("docker-model-runner")
+    call = engine.call(Request(Operation.MESSAGES, HELLO, "m"), "own")
+    assert call.path == "/engines/v1/messages"
+    missing = engine.failure(404, (), b"model not found\n")
+    assert missing.kind is Kind.MISSING
+    bad = engine.failure(400, (), b"model is required\n")
+    assert (bad.kind, bad.message) == (Kind.REJECTED, "model is required")
+    failed = engine.failure(500, (), b"unable to load runner: no such file\n")
+    assert failed.kind is Kind.FAILED
 
 
 def test_an_answer_is_read_as_openais() -> None:
@@ -51,6 +65,34 @@ def test_lm_studio_tells_context_lengths() -> None:
     ]
     found = create("lmstudio").models_of(msgspec.json.encode({"object": "list", "data": listed}))
     assert found == (ModelCard("loaded", 4096), ModelCard("idle", 2048), ModelCard("bare"))
+
+
+def test_lm_studio_lists_what_is_not_loaded_too() -> None:
+    about = {"object": "model", "publisher": "someone", "quantization": "4bit", "state": "not-loaded"}
+    listed = [
+        about
+        | {"id": "qwen2-vl-7b-instruct", "type": "vlm", "arch": "qwen2_vl", "max_context_length": 32768},
+        about | {"id": "text-embedding-nomic", "type": "embeddings", "max_context_length": 2048},
+    ]
+    found = create("lmstudio").models_of(msgspec.json.encode({"object": "list", "data": listed}))
+    assert found == (ModelCard("qwen2-vl-7b-instruct", 32768), ModelCard("text-embedding-nomic", 2048))
+
+
+def test_lemonade_tells_context_lengths() -> None:
+    about = {
+        "object": "model",
+        "created": 1,
+        "owned_by": "lemonade",
+        "recipe": "llamacpp",
+        "downloaded": True,
+    }
+    listed: list[dict[str, Any]] = [
+        about | {"id": "Qwen3-GGUF", "max_context_window": 40960, "context_length": 8192, "labels": ["chat"]},
+        about | {"id": "Gemma-GGUF", "max_context_window": 131072, "labels": ["chat", "vision"]},
+        about | {"id": "SD-Turbo", "labels": ["image"], "image_defaults": {"steps": 4}},
+    ]
+    found = create("lemonade").models_of(msgspec.json.encode({"object": "list", "data": listed}))
+    assert found == (ModelCard("Qwen3-GGUF", 8192), ModelCard("Gemma-GGUF", 131072), ModelCard("SD-Turbo"))
 
 
 @pytest.mark.parametrize("name", PRESETS)

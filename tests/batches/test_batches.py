@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai.types import Batch
 
 from gateway.auth import Caller
 from gateway.batches import shelf
@@ -53,6 +54,17 @@ async def test_a_batch_is_answered_line_by_line(tmp_path: Path) -> None:
         bad = await content(served, found["error_file_id"])
         assert bad["bad"]["response"]["status_code"] == 400
         assert bad["bad"]["response"]["body"]["error"]["type"] == "invalid_request_error"
+        told = [row["response"]["body"]["usage"] for row in good.values()]
+        spent, given = (sum(one[name] for one in told) for name in ("prompt_tokens", "completion_tokens"))
+        assert found["usage"] == {
+            "input_tokens": spent,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": given,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": spent + given,
+        }
+        Batch.model_validate(found, strict=True)
+        assert spent >= 299 and given >= 299 and "usage" not in made
         output = (await served.get(f"/v1/files/{found['output_file_id']}")).json()
         assert (output["purpose"], output["filename"]) == ("batch_output", f"{made['id']}_output.jsonl")
         assert served.metric("gateway_batch_requests_total", outcome="completed") == 299

@@ -92,6 +92,8 @@ async def test_each_line_is_answered_once_however_often_the_gateway_is_killed(tm
             assert await process.wait() == 0
         rows = [json.loads(each) for each in text.splitlines()]
         assert Counter(row["custom_id"] for row in rows) == Counter(f"n{number}" for number in range(LINES))
+        spent = [row["response"]["body"]["usage"]["total_tokens"] for row in rows]
+        assert found.usage is not None and found.usage.total_tokens == sum(spent) > 0
         for row in rows:
             assert row["response"]["body"]["choices"][0]["message"]["content"] == row["custom_id"]
         sent = sum(each.path.endswith("/completions") for each in engine.journal.exchanges)

@@ -102,3 +102,50 @@ def test_an_output_line_tells_which_line_it_answers_unless_it_is_torn(
         assert lines.number_of(written) == number
         torn = written[: cut % len(written)]
         assert lines.number_of(torn) == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "spent"),
+    [
+        ({"usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}}, (3, 4, None, None)),
+        (
+            {
+                "usage": {
+                    "prompt_tokens": 3,
+                    "completion_tokens": 4,
+                    "prompt_tokens_details": {"cached_tokens": 2},
+                    "completion_tokens_details": {"reasoning_tokens": 1},
+                }
+            },
+            (3, 4, 2, 1),
+        ),
+        (
+            {
+                "usage": {
+                    "input_tokens": 5,
+                    "output_tokens": 6,
+                    "input_tokens_details": {"cached_tokens": 4},
+                    "output_tokens_details": {"reasoning_tokens": 3},
+                }
+            },
+            (5, 6, 4, 3),
+        ),
+        ({"usage": {"prompt_tokens": 9, "total_tokens": 9}}, (9, 0, None, None)),
+        ({"usage": None}, None),
+        ({"usage": "much"}, None),
+        ({"choices": ['"usage"']}, None),
+        ({}, None),
+    ],
+)
+def test_what_an_answer_took(
+    body: dict[str, Any], spent: tuple[int, int, int | None, int | None] | None
+) -> None:
+    line = lines.answered("n", 1, "a", 200, "req-1", json.dumps(body).encode())
+    found = lines.usage(line)
+    assert (None if found is None else (found.input, found.output, found.cached, found.reasoning)) == spent
+
+
+def test_lines_without_an_answer_took_nothing() -> None:
+    assert lines.usage(lines.unanswered("n", 1, 'the "usage"', "batch_expired", "late")) is None
+    assert lines.usage(lines.answered("n", 1, "a", 200, "req-1", b'no "usage" in JSON')) is None
+    assert lines.usage(b'{"usage": torn') is None
