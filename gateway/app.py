@@ -103,9 +103,7 @@ class Gateway:
         self._peers = Alone() if peers is None else peers
         self.in_force = InForce()
         self.metrics = Metrics(VERSION)
-        self.fleet = Fleet(
-            self.metrics, rng, self._rebuild, self._peers.launches, on_want=self._peers.on_want
-        )
+        self.fleet = Fleet(self.metrics, rng, self._rebuild, self._peers.launches, wishes=self._peers.wishes)
         self.pool = self.fleet.pool
         self.machine = Machine(self.fleet.launched, self.metrics.machine) if self._peers.launches else None
         """What the machine tells, where this process is the one to ask it."""

@@ -36,6 +36,19 @@ VIEWS = TypeAdapter(list[BackendView])
 _REPORT = TypeAdapter(Report)
 
 
+class _Wishes:
+    """What requests of a worker want of engines, told to the master; see `gateway.fleet.residence.Wishes`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def want(self, name: str, waiting: int) -> None:
+        self._link.tell("want", name=name, waiting=waiting)
+
+    def keep(self, name: str, seconds: float, at_once: bool) -> None:
+        self._link.tell("keep", name=name, seconds=seconds, at_once=at_once)
+
+
 class Worker:
     """A worker's side: the worker's `Peers`, and what the master asks of it and tells it."""
 
@@ -58,9 +71,10 @@ class Worker:
         await self._link.listen(lambda message: self._on_message(message, fleet, metrics))
         stop()
 
-    def on_want(self, name: str, waiting: int) -> None:
-        """Tell the master how many requests of this worker wait for an engine."""
-        self._link.tell("want", name=name, waiting=waiting)
+    @property
+    def wishes(self) -> _Wishes:
+        """Tells the master what requests of this worker want of engines."""
+        return _Wishes(self._link)
 
     def follower(self, process: Process) -> Follower:
         """Return what makes this process fit another config whenever the master says so."""

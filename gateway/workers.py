@@ -219,6 +219,8 @@ class Master:
                 other.tell("changed", name=message["name"])
         elif message["kind"] == "want":
             self._keeper.want(link, message["name"], message["waiting"])
+        elif message["kind"] == "keep":
+            self._keeper.keep(message["name"], message["seconds"], message["at_once"])
         elif message["kind"] == "hup":
             self.hup()
         elif answering := self._answers.get(message["kind"]):

@@ -140,3 +140,21 @@ async def test_the_master_keeps_what_an_engine_took_where_there_is_a_store(tmp_p
     async with two(tmp_path, text) as gateway:
         await known(gateway)
         assert toy.starts == 1
+
+
+async def test_what_a_client_of_either_worker_says_of_how_long_an_engine_stays_is_heard(
+    tmp_path: Path,
+) -> None:
+    toy = Toy(tmp_path, "a")
+    text = 'server: {listen: "127.0.0.1:0"}\nbackends:\n' + toy.section("start: on_demand, idle: 1h")
+    async with two(tmp_path, text) as gateway:
+        for _ in range(4):
+            asked = {"model": "a", "prompt": "hi", "stream": False, "keep_alive": "1s"}
+            assert (await gateway.ask("POST", "/api/generate", asked)).status == 200
+        await becomes(gateway, "a", "stopped")
+        starts = toy.starts
+        assert (await gateway.ask("POST", "/api/generate", {"model": "a", "keep_alive": -1})).status == 200
+        assert (await launched(gateway, "a"))["state"] == "ready"
+        assert (await gateway.ask("POST", "/api/generate", {"model": "a", "keep_alive": 0})).status == 200
+        await becomes(gateway, "a", "stopped")
+        assert toy.starts == starts + 1

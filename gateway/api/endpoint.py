@@ -25,6 +25,7 @@ from backends.surfaces.codecs import CODECS
 from backends.surfaces.dialects import surface_of
 from backends.surfaces.openai import OPENAI
 from backends.surfaces.surface import Surface
+from gateway.api import staying
 from gateway.api.reading import LARGE, Asking, Decoding, Reading
 from gateway.asked import Asked
 from gateway.auth import CREDENTIALS, Caller
@@ -54,6 +55,10 @@ _LONGEST_FORWARDED: Final = 1024
 _ID_CHARACTERS: Final = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_.:/+=")
 
 
+_OLLAMAS: Final = frozenset(
+    (Operation.OLLAMA_CHAT, Operation.OLLAMA_GENERATE, Operation.OLLAMA_EMBED, Operation.OLLAMA_EMBEDDINGS)
+)
+"""The operations whose requests may say how long their model stays loaded."""
 _COUNTED: Final = (Operation.COUNT_TOKENS, Operation.INPUT_TOKENS)
 """Operations for which an estimate is an answer."""
 
@@ -248,7 +253,18 @@ class Endpoint:
         except Exception as error:  # noqa: BLE001 (as above)
             exchange.end(error)
         else:
-            self._core.dispatcher.run(exchange)
+            self._run(exchange)
+
+    def _run(self, exchange: Exchange) -> None:
+        """Dispatch a request, unless all that it asks for is that its model is unloaded."""
+        if self._operation in _OLLAMAS:
+            try:
+                if staying.heeded(exchange):
+                    return
+            except Exception as error:  # noqa: BLE001 (any error ends this request only)
+                exchange.end(error)
+                return
+        self._core.dispatcher.run(exchange)
 
     def _stand_in(self, exchange: Exchange) -> None:
         """Route a request again; where nobody knows its model even now, for the one that the config has for that."""
@@ -268,7 +284,7 @@ class Endpoint:
         except Exception as error:  # noqa: BLE001 (as above)
             exchange.end(error)
             return
-        self._core.dispatcher.run(exchange)
+        self._run(exchange)
 
     def _read(self, exchange: Exchange, body: bytes) -> None:
         operation = self._operation

@@ -27,12 +27,12 @@ from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.breaker import Settings
 from gateway.fleet.discovery import Discovery
 from gateway.fleet.gauges import show
-from gateway.fleet.keeper import Keeper, Use, Uses
+from gateway.fleet.keeper import Here, Keeper, Use, Uses
 from gateway.fleet.location import Location, OnLocation
 from gateway.fleet.member import Member, Shared, engine_of
 from gateway.fleet.orders import Kind, Order, Standing
 from gateway.fleet.pool import Pool
-from gateway.fleet.residence import OnWant
+from gateway.fleet.residence import Wishes
 from gateway.fleet.ring import Page, Position
 from gateway.fleet.signals import OnReport, Poll, Report
 from gateway.fleet.view import BackendState, BackendView
@@ -69,7 +69,7 @@ class Fleet:
         busy: Callable[[Backend], Awaitable[BusyPeriods]] = _busy_here,
         clock: Callable[[], float] = time.monotonic,
         on_report: OnReport | None = None,
-        on_want: OnWant | None = None,
+        wishes: Wishes | None = None,
         used: Callable[[], Awaitable[Uses]] | None = None,
     ) -> None:
         """Start without backends.
@@ -77,8 +77,8 @@ class Fleet:
         `on_models` is called when a backend has told other models than before; `on_location` whenever a launched
         engine has come or gone. `rng` breaks ties and spreads probes. `busy` tells the busy periods at a backend of
         the processes that serve, if that is not this one. `clock` tells the age of signals. `on_report` is called with
-        what each engine has told of its load. `on_want` is called with how many requests of this process wait for an
-        engine that another process launches. `used` tells how all processes use each backend, if others do.
+        what each engine has told of its load. `wishes` is told what requests of this process want of engines that
+        another process launches. `used` tells how all processes use each backend, if others do.
         """
         self.pool = Pool()
         self._metrics = metrics
@@ -98,7 +98,7 @@ class Fleet:
             on_report,
             busy,
             launches,
-            on_want or self._want,
+            wishes or Here(self.keeper),
         )
         self._members: dict[str, Member] = {}
         self._leaving: set[Member] = set()
@@ -259,10 +259,6 @@ class Fleet:
 
     async def _uses(self) -> Uses:
         return self.uses()
-
-    def _want(self, name: str, waiting: int) -> None:
-        if self.keeper is not None:
-            self.keeper.want(self, name, waiting)
 
     def poll(self, name: str) -> Poll:
         """Return what asks a backend for its signals. Only where this process does."""

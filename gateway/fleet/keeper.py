@@ -28,7 +28,7 @@ from gateway.machine.machine import Machine
 from gateway.residency.decide import decide, rivals
 from gateway.residency.memory import ENGINES, RAM, shortages
 from gateway.residency.resident import Action, Reason, Refuse, Resident, Sleep, Start, Stop, Terms, Wake
-from gateway.residency.state import LOADING, EngineState
+from gateway.residency.state import AT_REST, LOADING, UNLOADABLE, EngineState
 from gateway.telemetry.metrics import Metrics
 
 log = logging.getLogger("gateway.fleet")
@@ -42,6 +42,7 @@ _WORDS: Mapping[Reason, str] = {
     Reason.IDLE: "nobody has used it for long",
     Reason.ROOM: "it makes room for another engine",
     Reason.UNWANTED: "nobody waits for it any more",
+    Reason.UNLOADED: "a client has unloaded it",
     Reason.ORDERED: "an operator has stopped it",
 }
 
@@ -89,14 +90,21 @@ class Keeper:
             if isinstance(settings.launch, Residing) and settings.launch.group is not None:
                 groups[name] = settings.launch.group
         exclusive = rivals(config.server.engines.together, groups)
-        self._kept = {
-            name: _Kept(
-                supervisor,
-                _terms(config.backends[name].launch, config.defaults.idle, exclusive.get(name, frozenset())),
-                self._needs(name, config.backends[name].launch),
-            )
-            for name, supervisor in supervisors.items()
-        }
+        before, self._kept = (
+            self._kept,
+            {
+                name: _Kept(
+                    supervisor,
+                    _terms(
+                        config.backends[name].launch, config.defaults.idle, exclusive.get(name, frozenset())
+                    ),
+                    self._needs(name, config.backends[name].launch),
+                )
+                for name, supervisor in supervisors.items()
+            },
+        )
+        for name in before.keys() & self._kept.keys():
+            self._kept[name].keep, self._kept[name].unload = before[name].keep, before[name].unload
         self._woken.set()
 
     def _needs(self, name: str, launch: LaunchOptions | None) -> Needs:
@@ -121,6 +129,16 @@ class Keeper:
         if kept := self._kept.get(name):
             kept.supervisor.life.used_at = asyncio.get_running_loop().time()
         self._woken.set()
+
+    def keep(self, name: str, seconds: float, at_once: bool) -> None:
+        """Have an engine that runs on demand stay so long without a request, until another request says otherwise.
+
+        It counts until the engine has stopped. `at_once`: it stops once the requests under way have ended.
+        """
+        if kept := self._kept.get(name):
+            kept.keep = seconds
+            kept.unload = at_once and kept.supervisor.life.state in UNLOADABLE
+            self._woken.set()
 
     def forget(self, source: Any) -> None:
         """Take note that a process is gone, with all its requests."""
@@ -211,6 +229,10 @@ class Keeper:
         life = kept.supervisor.life
         if use is not None and (use.requests or use.times != kept.times):
             kept.times, life.used_at = use.times, now
+        if life.state in AT_REST and life.state is not EngineState.SLEEPING:
+            kept.keep = None
+        if life.state not in UNLOADABLE:
+            kept.unload = False
         since = self._since.get(name)
         if life.failures != kept.failures:
             # Those who waited then have been told. Whoever comes later tries anew.
@@ -234,6 +256,8 @@ class Keeper:
             used_at=life.used_at,
             ready_at=life.ready_at,
             load_seconds=life.load_seconds,
+            keep=kept.keep,
+            unload=kept.unload,
             halted=life.halted,
         )
 
@@ -301,6 +325,22 @@ class Keeper:
             self.remembering.note(runs[True], runs[False], asyncio.get_running_loop().time())
 
 
+class Here:
+    """What the requests of the process that launches want of its engines; see `gateway.fleet.residence.Wishes`."""
+
+    def __init__(self, keeper: Keeper | None) -> None:
+        """Tell a keeper; None: nobody decides."""
+        self._keeper = keeper
+
+    def want(self, name: str, waiting: int) -> None:
+        if self._keeper is not None:
+            self._keeper.want(self, name, waiting)
+
+    def keep(self, name: str, seconds: float, at_once: bool) -> None:
+        if self._keeper is not None:
+            self._keeper.keep(name, seconds, at_once)
+
+
 class _Kept:
     """One engine, and what is remembered of it."""
 
@@ -308,6 +348,9 @@ class _Kept:
         self.supervisor = supervisor
         self.terms = terms
         self.needs = needs
+        self.keep: float | None = None
+        """How long a request has said that it is to stay; see `Resident.keep`."""
+        self.unload = False
         self.times = 0
         self.doubted_at: float | None = None
         """The machine's last look when the engine did not fit; None where it has fitted since."""

@@ -25,7 +25,7 @@ from gateway.fleet.breaker import Breaker
 from gateway.fleet.health import Watch
 from gateway.fleet.location import Location, OnLocation
 from gateway.fleet.pool import Pool
-from gateway.fleet.residence import OnWant, Residence, rests
+from gateway.fleet.residence import Residence, Wishes, rests
 from gateway.fleet.signals import Book, OnReport, Poll
 from gateway.fleet.supervise import Supervisor, take_over
 from gateway.fleet.view import BackendView, backend_view
@@ -60,8 +60,8 @@ class Shared:
     """Tells the busy periods there are now at a backend, in all processes that serve."""
     launches: bool
     """Whether this process launches engines and asks for their signals."""
-    on_want: OnWant
-    """Called with how many requests wait for a launched engine."""
+    wishes: Wishes
+    """Is told what requests want of launched engines."""
 
 
 class Member:
@@ -121,7 +121,7 @@ class Member:
     def _launch(self, settings: BackendConfig) -> None:
         """Have an engine that the gateway launches, here or in another process."""
         backend, shared = self.backend, self._shared
-        backend.residence = Residence(backend.name, shared.on_want)
+        backend.residence = Residence(backend.name, shared.wishes)
         self._reside(settings)
         if backend.residence.on_demand:
             backend.note(Health.STOPPED, "nobody has asked for it yet")

@@ -16,7 +16,7 @@ from gateway.config.outcome import Outcome
 from gateway.errors import GatewayError
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.orders import Order
-from gateway.fleet.residence import OnWant
+from gateway.fleet.residence import Wishes
 from gateway.fleet.ring import Page, Position
 from gateway.fleet.view import BackendView
 from gateway.telemetry.metrics import Metrics
@@ -33,8 +33,8 @@ class Peers(Protocol):
         """Whether this process launches engines, and asks for their signals; else another one does."""
 
     @property
-    def on_want(self) -> OnWant | None:
-        """Tells the process that launches how many requests of this one wait for an engine; None: it is this one."""
+    def wishes(self) -> Wishes | None:
+        """Tells the process that launches what requests of this one want of engines; None: it is this one."""
 
     @property
     def serving(self) -> int:
@@ -75,7 +75,7 @@ class Alone:
     """The only process."""
 
     launches = True
-    on_want = None
+    wishes = None
     serving = 1
 
     def __init__(self) -> None:

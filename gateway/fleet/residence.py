@@ -7,13 +7,22 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from gateway.residency.state import AT_REST, LOADING, EngineState
 
-OnWant = Callable[[str, int], None]
-"""Called with the name of a backend, and how many requests of this process wait for its engine now."""
+
+class Wishes(Protocol):
+    """What the requests of this process want of launched engines, as it is told to the process that launches."""
+
+    def want(self, name: str, waiting: int) -> None:
+        """Tell how many of them wait for the engine of a backend now."""
+
+    def keep(self, name: str, seconds: float, at_once: bool) -> None:
+        """Tell how many seconds without a request an engine is to stay, maybe infinite, because one has said so.
+
+        `at_once`: it is to stop as soon as the requests under way have ended.
+        """
 
 
 class Residence:
@@ -21,7 +30,7 @@ class Residence:
 
     __slots__ = (
         "_name",
-        "_on_want",
+        "_wishes",
         "answers",
         "failures",
         "halted",
@@ -36,10 +45,10 @@ class Residence:
         "why",
     )
 
-    def __init__(self, name: str, on_want: OnWant) -> None:
+    def __init__(self, name: str, wishes: Wishes) -> None:
         """Start with an engine that always runs. `name` is that of its backend."""
         self._name: Final = name
-        self._on_want: Final = on_want
+        self._wishes: Final = wishes
         self.on_demand: bool = False
         """Whether it starts when a request needs it."""
         self.max_wait: float | None = None
@@ -81,9 +90,13 @@ class Residence:
         self._count(1)
         return Want(self)
 
+    def keep(self, seconds: float, at_once: bool = False) -> None:
+        """Have the engine stay so long without a request, as `Wishes.keep` says."""
+        self._wishes.keep(self._name, seconds, at_once)
+
     def _count(self, by: int) -> None:
         self.waiting += by
-        self._on_want(self._name, self.waiting)
+        self._wishes.want(self._name, self.waiting)
 
 
 def rests(residence: Residence | None) -> bool:

@@ -8,7 +8,8 @@ Rules:
   head start of so many seconds, not more.
 - No thrash: an engine stays at least as long as its start took (`stay`), so that at most half of the time is spent on
   loading. One that requests still wait for stays until they have been let in.
-- Engines that always run (`on_demand` is false) and pinned ones are never stopped for another's sake.
+- Engines that always run (`on_demand` is false) and pinned ones are never stopped for another's sake, nor because a
+  client says so.
 - What can never fit, beside those that stay, is refused at once, with the arithmetic.
 """
 
@@ -31,7 +32,7 @@ from gateway.residency.resident import (
     Stop,
     Wake,
 )
-from gateway.residency.state import AT_REST, LOADING, RUNNING, EngineState
+from gateway.residency.state import AT_REST, LOADING, RUNNING, UNLOADABLE, EngineState
 
 PATIENCE: Final = 5.0
 """Seconds that somebody waits for an engine before one with requests is drained for it."""
@@ -118,12 +119,17 @@ class _Round:
 
     def _end_what_nobody_needs(self, resident: Resident) -> None:
         terms = resident.terms
-        if not terms.on_demand or not resident.idle():
+        if not terms.on_demand:
+            return
+        if resident.unload and not terms.pin and not resident.waiting and resident.state in UNLOADABLE:
+            self._stop(resident, Reason.UNLOADED)
+            return
+        if not resident.idle():
             return
         if resident.state in LOADING and not terms.finish_load:
             self._stop(resident, Reason.UNWANTED)
-        elif resident.state is EngineState.READY and not terms.pin and terms.idle is not None:
-            due = resident.used_at + terms.idle
+        elif resident.state is EngineState.READY and not terms.pin and resident.stays is not None:
+            due = resident.used_at + resident.stays
             if self._now >= due:
                 self._stop(resident, Reason.IDLE)
             else:

@@ -7,6 +7,7 @@ Rules:
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -70,6 +71,11 @@ class Resident:
     """When it last became ready."""
     load_seconds: float = 0.0
     """How long its last start took."""
+    keep: float | None = None
+    """Seconds without a request after which it stops, as the last request that named any said, instead of what the
+    config says; infinite: it never stops for that. None: no request has said anything since its start."""
+    unload: bool = False
+    """Whether a client has said that it is to stop as soon as the requests under way have ended."""
     halted: bool = False
     """Whether an operator has stopped it, and nobody may start it but an operator."""
 
@@ -79,6 +85,13 @@ class Resident:
         if self.halted:
             return False
         return self.wanted_since is not None if self.terms.on_demand else self.state is not EngineState.FAILED
+
+    @property
+    def stays(self) -> float | None:
+        """Seconds without a request after which it stops; None: it never stops for that."""
+        if self.keep is None:
+            return self.terms.idle
+        return None if self.keep == math.inf else self.keep
 
     def idle(self) -> bool:
         """Tell whether nobody uses it and nobody waits for it."""
@@ -94,6 +107,8 @@ class Reason(enum.StrEnum):
     """Another engine needs its memory, or must not run beside it."""
     UNWANTED = "unwanted"
     """Those who waited for its start have all left."""
+    UNLOADED = "unloaded"
+    """A client has said so."""
     ORDERED = "ordered"
     """An operator has said so."""
 

@@ -27,5 +27,7 @@ class EngineState(enum.StrEnum):
 LOADING: Final = frozenset((EngineState.STARTING, EngineState.WARMING))
 RUNNING: Final = LOADING | {EngineState.READY, EngineState.DRAINING}
 """States in which an engine has, or is about to take, all the memory it needs."""
+UNLOADABLE: Final = frozenset((EngineState.READY, EngineState.SLEEPING))
+"""States in which an engine has memory that it can give back when a client says so."""
 AT_REST: Final = frozenset((EngineState.STOPPED, EngineState.FAILED, EngineState.SLEEPING))
 """States from which an engine starts when it is asked for."""

@@ -45,7 +45,8 @@ class LifeMetrics:
         self.stops = add.counter(
             "gateway_engine_stops",
             "How often the engine was stopped or put to sleep, by reason: `idle`, to make `room` for another, "
-            "`unwanted` since nobody waited for its start any more, or `ordered` by an operator.",
+            "`unwanted` since nobody waited for its start any more, `unloaded` by a client, or `ordered` by an "
+            "operator.",
             ("backend", "reason"),
         )
         self.need = add.gauge(

@@ -13,6 +13,7 @@ from backends.engines.openai import OpenAI
 from gateway.fake.engine import FakeEngine
 from gateway.fleet.backend import Backend
 from gateway.fleet.breaker import State
+from gateway.fleet.keeper import Here
 from gateway.fleet.residence import Residence
 from tests.faults.clients import CHAT, chat, config, rest, until
 from tests.serving import Answer, Served, serving
@@ -200,7 +201,7 @@ async def test_a_full_queue_is_told_by_its_status_though_there_is_a_heartbeat(tm
 async def test_a_launched_engine_that_does_not_listen_is_waited_for(tmp_path: Path) -> None:
     async with FakeEngine(models=["up"]) as engine, serving(tmp_path, config(engine.url)) as served:
         one = backend(served)
-        one.residence = Residence("a", lambda name, waiting: None)
+        one.residence = Residence("a", Here(None))
         await engine.down()
         waiting = asyncio.create_task(served.post(CHAT, chat()))
         await until(lambda: one.health is Health.LOADING, "it is taken to be starting")

@@ -41,7 +41,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         with open(here / "bodies", "a") as file:
             file.write(json.dumps(asked) + "\\n")
-        said = asked["messages"][0]["content"]
+        if self.path.endswith("/embeddings"):
+            vectors = [{{"object": "embedding", "index": 0, "embedding": [1.0]}}]
+            used = {{"prompt_tokens": 1, "total_tokens": 1}}
+            return self.answer({{"object": "list", "data": vectors, "model": {name!r}, "usage": used}})
+        said = asked["messages"][-1]["content"]
         self.note(said)
         if said == "die":
             os._exit(1)

@@ -13,6 +13,7 @@ from gateway.console.backends import table
 from gateway.fake.engine import FakeEngine
 from gateway.fleet.backend import Backend
 from gateway.fleet.health import DOWN_AFTER
+from gateway.fleet.keeper import Here
 from gateway.fleet.residence import Residence
 from tests.faults.support import question
 from tests.serving import Served, serving
@@ -239,7 +240,7 @@ async def test_names_that_an_engine_does_not_know_are_as_long_as_its_model(
         text = f'backends: {{a: {{engine: vllm, url: "{engine.url}", models: [n, o]}}}}'
         async with serving(tmp_path, text) as served:
             backend(served).longest = longest
-            backend(served).residence = Residence("a", lambda name, waiting: None) if launched else None
+            backend(served).residence = Residence("a", Here(None)) if launched else None
             answers(engine, {"body": {"data": told}})
             await served.gateway.fleet.refresh("a")
             assert [card.context for card in backend(served).models or ()] == known

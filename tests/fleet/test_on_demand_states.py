@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.fleet.keeper import Here
 from gateway.fleet.residence import Residence
 from gateway.residency.decide import decide
 from gateway.residency.state import EngineState
@@ -176,8 +177,7 @@ async def test_one_that_is_deaf_as_well_is_waited_for_until_it_has_ended(tmp_pat
 
 
 def test_a_wait_for_room_takes_nothing_of_the_time_for_the_start() -> None:
-    wants: list[int] = []
-    residence = Residence("a", lambda name, waiting: wants.append(waiting))
+    residence = Residence("a", Here(None))
     residence.longest_start = 30.0
     assert residence.patience(100.0) == 130.0
     residence.become(EngineState.STARTING, 120.0)

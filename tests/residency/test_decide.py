@@ -1,6 +1,7 @@
 """Decisions about which engines run: each rule in a small world, and all of them in large random ones."""
 
 from dataclasses import replace
+from math import inf
 from random import Random
 
 import pytest
@@ -127,6 +128,43 @@ def test_pinned_and_permanent_engines_stay() -> None:
 def test_what_never_fits_is_refused_with_the_arithmetic() -> None:
     found = actions(wanted("a", 3), gib=2)
     assert found == [Refuse("a", "it needs 3.0 GiB of RAM, and there are 2.0 GiB")]
+
+
+def test_what_a_request_says_takes_the_place_of_the_idle_time() -> None:
+    idle = replace(ON_DEMAND, idle=60.0)
+    for keep, stops in ((None, False), (0.0, True), (5.0, True), (11.0, False), (inf, False)):
+        found = actions(ready("a", terms=idle, keep=keep, used_at=90.0))
+        assert found == ([Stop("a", Reason.IDLE)] if stops else []), keep
+    assert actions(ready("a", terms=idle, used_at=90.0), now=150.0) == [Stop("a", Reason.IDLE)]
+    assert actions(ready("a", terms=idle, keep=inf, used_at=90.0), now=1e6) == []
+    assert decide([ready("a", keep=11.0, used_at=90.0)], {RAM: GIB}, 100.0).again == 101.0
+
+
+def test_one_that_is_kept_for_ever_makes_room_all_the_same_unless_it_is_pinned() -> None:
+    kept = ready("a", 2, keep=inf)
+    assert actions(kept, wanted("b"), now=200.0) == [Stop("a", Reason.ROOM, "b")]
+    pinned = replace(kept, terms=replace(ON_DEMAND, pin=True))
+    assert [type(action) for action in actions(pinned, wanted("b"), now=200.0)] == [Refuse]
+
+
+def test_no_request_overrides_a_pin_or_an_engine_that_always_runs() -> None:
+    for terms in (replace(ON_DEMAND, pin=True), Terms()):
+        assert actions(ready("a", terms=terms, keep=0.0, unload=True)) == []
+
+
+def test_one_that_is_to_stop_at_no_time_stays_for_those_who_use_it_or_wait() -> None:
+    assert actions(ready("a", keep=0.0, busy=True)) == []
+    assert actions(ready("a", keep=0.0, waiting=1)) == []
+    assert actions(ready("a", keep=0.0)) == [Stop("a", Reason.IDLE)]
+
+
+def test_one_that_is_unloaded_drains_and_nobody_who_waits_for_it_is_turned_away() -> None:
+    assert actions(ready("a", unload=True, busy=True)) == [Stop("a", Reason.UNLOADED)]
+    assert actions(ready("a", unload=True, waiting=1)) == []
+    sleeping = replace(ready("a", unload=True), state=EngineState.SLEEPING, asleep={RAM: GIB})
+    assert actions(sleeping) == [Stop("a", Reason.UNLOADED)]
+    for state in (EngineState.STARTING, EngineState.DRAINING):
+        assert Stop("a", Reason.UNLOADED) not in actions(replace(ready("a", unload=True), state=state))
 
 
 def test_the_first_in_line_keeps_what_is_freed_for_it() -> None:
@@ -311,6 +349,10 @@ def test_a_hundred_thousand_random_events_break_no_rule(seed: int) -> None:
     if rng.random() < 0.3:
         budget[ENGINES] = rng.randint(1, 3)
     big = World(engines, budget, rng)
+    if rng.random() < 0.5:
+        big.keeps = (None, None, 0.0, 3.0, inf)
+        for when in range(0, 30_000, 7):
+            big.at(float(when), "_unload", rng.choice(names))
     longest = _traffic(big, rng, 60_000)
     big.run(most=100_000)
     assert big.events == 100_000

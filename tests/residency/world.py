@@ -15,7 +15,7 @@ from random import Random
 from gateway.residency.decide import PATIENCE, decide, held, stay
 from gateway.residency.memory import Amounts
 from gateway.residency.resident import Reason, Refuse, Resident, Sleep, Start, Stop, Wake
-from gateway.residency.state import LOADING, RUNNING, EngineState
+from gateway.residency.state import LOADING, RUNNING, UNLOADABLE, EngineState
 
 
 @dataclass
@@ -60,6 +60,9 @@ class World:
         self.gave_up = 0
         self.failed = 0
         self.refused: list[str] = []
+        self.keeps: Sequence[float | None] = ()
+        """What requests may say of how long their engine stays, at their end."""
+        self.unloaded = 0
         self.evictions = 0
         self.unwanted = 0
         self._due: list[tuple[float, int, str, tuple[object, ...]]] = []
@@ -101,6 +104,11 @@ class World:
         if waiter.gives_up < 1e9:
             self.at(waiter.gives_up, "_left", waiter)
 
+    def _unload(self, name: str) -> None:
+        life = self.engines[name]
+        if life.resident.state in UNLOADABLE:
+            self._set(life, keep=0.0, unload=True)
+
     def _left(self, waiter: Waiter) -> None:
         life = self.engines[waiter.model]
         if waiter in life.waiting:
@@ -118,6 +126,9 @@ class World:
     def _over(self, life: Life) -> None:
         life.running -= 1
         life.resident = replace(life.resident, used_at=self.now)
+        if self.keeps:
+            life.resident = replace(life.resident, keep=self.rng.choice(self.keeps))
+            self._changed = True
         self._changed = self._changed or not life.running
         if life.resident.state is EngineState.DRAINING and not life.running:
             self._gone_soon(life)
@@ -201,6 +212,10 @@ class World:
     def _set(self, life: Life, **changes: object) -> None:
         self._changed = True
         life.resident = replace(life.resident, **changes)  # type: ignore[arg-type]
+        if life.resident.state in (EngineState.STOPPED, EngineState.FAILED):
+            life.resident = replace(life.resident, keep=None)
+        if life.resident.state not in UNLOADABLE:
+            life.resident = replace(life.resident, unload=False)
 
     # what must hold
 
@@ -214,8 +229,13 @@ class World:
             self.unwanted += 1
         if action.reason is Reason.IDLE:
             assert not seen.busy
-            assert terms.idle is not None
-            assert self.now - seen.used_at >= terms.idle - 1e-6
+            assert seen.stays is not None
+            assert self.now - seen.used_at >= seen.stays - 1e-6
+        if action.reason is Reason.UNLOADED:
+            self.unloaded += 1
+            assert seen.unload
+            assert not terms.pin
+            assert not seen.waiting
         if action.reason is Reason.ROOM:
             self.evictions += 1
             assert not terms.pin

@@ -10,12 +10,13 @@ Rules:
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from backends.base import Request, Usage
+from backends.base import Operation, Request, Usage
 from backends.dialect import partial
 from backends.surfaces import chat
 from backends.surfaces.ollama import idle
@@ -45,11 +46,7 @@ def whole(request: Request, answer: bytes, usage: Usage, clock: Clock, chats: bo
     if choice is None:
         raise ValueError("the answer has no choice")
     if asked_for := idle.done_reason(request):
-        said_nothing: Members = (
-            {"message": {"role": "assistant", "content": ""}} if chats else {"response": ""}
-        )
-        ended = {"done": True, "done_reason": asked_for}
-        return msgspec.json.encode(head(request, clock) | said_nothing | ended)
+        return _nothing(request, clock, asked_for)
     message = choice.message or chat.Said()
     text = message.text or chat.text_of(choice.text)
     thinking = {"thinking": message.thought} if message.thought else {}
@@ -65,6 +62,22 @@ def whole(request: Request, answer: bytes, usage: Usage, clock: Clock, chats: bo
     made |= {"logprobs": found} if (found := probabilities(choice)) else {}
     ended = ending(choice.finish_reason, usage, clock, 0, said.timings)
     return msgspec.json.encode(head(request, clock) | made | ended)
+
+
+def unloaded(request: Request, now: Callable[[], int]) -> bytes:
+    """Return the answer to a request that unloads its model; `now` returns the time in nanoseconds."""
+    if request.operation is Operation.OLLAMA_EMBED:
+        return msgspec.json.encode({"model": request.model, "embeddings": []})
+    if request.operation is Operation.OLLAMA_EMBEDDINGS:
+        return msgspec.json.encode({"embedding": []})
+    return _nothing(request, Clock(now), "unload")
+
+
+def _nothing(request: Request, clock: Clock, asked_for: str) -> bytes:
+    """Return the answer to a request that says nothing, and `asked_for` its model to be loaded or unloaded."""
+    chats = request.operation is Operation.OLLAMA_CHAT
+    said: Members = {"message": {"role": "assistant", "content": ""}} if chats else {"response": ""}
+    return msgspec.json.encode(head(request, clock) | said | {"done": True, "done_reason": asked_for})
 
 
 def head(request: Request, clock: Clock) -> Members:

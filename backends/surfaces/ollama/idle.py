@@ -6,6 +6,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -29,6 +30,11 @@ _ABOUT: Final[Mapping[Operation, str]] = {
     Operation.OLLAMA_EMBEDDINGS: "prompt",
 }
 """The member that a request is about."""
+_MEMBER: Final = b'"keep_alive"'
+_PARTS: Final = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|ms|s|m|h)").findall
+_UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_AGES: Final = 1e9
+"""Seconds, about thirty years, from which on a duration counts as for ever."""
 _SPAN: Final = re.compile(r"[-+]?(0|([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|ms|s|m|h))+").fullmatch
 _ZERO: Final = re.compile(r"[-+]?(0|0*\.?0*(ns|us|µs|ms|s|m|h))+").fullmatch
 
@@ -60,6 +66,24 @@ def kept(value: Any) -> Any:
         message = f"time: invalid duration {msgspec.json.encode(value[:64]).decode()}"
         raise InvalidRequest(message, param="keep_alive")
     return value
+
+
+def staying(request: Request) -> float | None:
+    """Return for how many seconds a request wants its model kept, infinite for ever; None where it does not say.
+
+    Raise InvalidRequest where what it says is no duration.
+    """
+    value = _decode(request.body).keep_alive if _MEMBER in request.body else None
+    if value is None:
+        return None
+    found = kept(value)
+    seconds = _seconds(found) if isinstance(found, str) else found
+    return math.inf if seconds < 0 or seconds > _AGES else float(seconds)
+
+
+def _seconds(duration: str) -> float:
+    sign = -1.0 if duration.startswith("-") else 1.0
+    return sign * sum(float(number) * _UNITS[unit] for number, unit in _PARTS(duration))
 
 
 def _is_zero(value: Any) -> bool:
