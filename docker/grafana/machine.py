@@ -19,7 +19,7 @@ def machine() -> dashboard.Dashboard:
         "gateway-machine",
         "The gateway's own processes and config, the GPUs and the host, and which engines use them.",
         [instance()],
-        [_now(), _gpus(), _host(), _engines(), _program()],
+        [_now(), _gpus(), _host(), _engines(), _adapters(), _program()],
     )
 
 
@@ -228,6 +228,41 @@ def _engines() -> Row:
                 "Requests that wait until an engine has started.",
                 units.Short,
                 (ALL.total("gateway_engine_requests_waiting", "backend"), "{{backend}}"),
+                wide=8,
+            ),
+        ],
+    )
+
+
+def _adapters() -> Row:
+    spent = ALL.total("gateway_adapter_load_duration_seconds_sum", "backend")
+    loads = ALL.total("gateway_adapter_load_duration_seconds_count", "backend")
+    return (
+        "LoRA adapters",
+        [
+            lines(
+                "Adapters that are loaded",
+                "How many of the adapters that the config declares each engine has.",
+                units.Short,
+                (ALL.total("gateway_adapter_loaded", "backend"), "{{backend}}"),
+                wide=8,
+            ),
+            lines(
+                "Loads and unloads",
+                "Adapters that were to be loaded, by result, and those that were unloaded, by reason.",
+                units.Short,
+                (ALL.total("gateway_adapter_loads_total", "backend, result"), "{{backend}}: load {{result}}"),
+                (
+                    ALL.total("gateway_adapter_unloads_total", "backend, reason"),
+                    "{{backend}}: unload {{reason}}",
+                ),
+                wide=8,
+            ),
+            lines(
+                "How long loads take",
+                "How long the engine took to load an adapter, on average.",
+                units.Seconds,
+                (f"{spent} / {loads}", "{{backend}}"),
                 wide=8,
             ),
         ],

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar
 
 from backends.base import Action, Failure, Kind
@@ -22,6 +23,7 @@ from backends.dialect.selection import Selection
 from gateway.errors import GatewayError, Own
 from gateway.fleet.backend import Backend
 from gateway.residency.adapters import Engine, Held, decide
+from gateway.telemetry.of_adapters import AdapterMetrics
 from gateway.wire.ask import ask
 
 log = logging.getLogger("gateway.fleet")
@@ -172,10 +174,13 @@ class Shelf:
 class Adapters:
     """All adapters, and the tasks that load them."""
 
-    def __init__(self, changed: Callable[[], None], change: Callable[[], Any]) -> None:
+    def __init__(
+        self, changed: Callable[[], None], change: Callable[[], Any], metrics: AdapterMetrics
+    ) -> None:
         """Start with none. `changed` wakes those who wait for a change of some backend, `change` waits for one."""
         self._changed: Final = changed
         self._change: Final = change
+        self._metrics: Final = metrics
         self._shelves: dict[tuple[str, str], Shelf] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -193,6 +198,19 @@ class Adapters:
         """Ask no engine for the adapters of models that are not among `models`."""
         for key in [key for key, shelf in self._shelves.items() if shelf.lists and key[0] not in models]:
             del self._shelves[key]
+
+    def show(self) -> None:
+        """Set the gauge of the adapters that are loaded now."""
+        gauge = self._metrics.loaded
+        now = {
+            (adapter.name, shelf.backend.name): float(adapter.loaded)
+            for shelf in self._shelves.values()
+            for adapter in shelf.adapters.values()
+        }
+        for gone in gauge.cells.keys() - now.keys():
+            gauge.forget(*gone)
+        for labels, value in now.items():
+            gauge.cell(*labels).value = value
 
     def look(self) -> None:
         """Ask the engines which adapters they have that are up, and have not been asked since they came up."""
@@ -218,14 +236,20 @@ class Adapters:
                     status, body = answer
                     if status == 200:
                         shelf.found(body, generation)
+                        for adapter in shelf.adapters.values():
+                            self._count(adapter, "there" if adapter.loaded else "failed")
                     else:
                         refusal = backend.engine.failure(status, (), body)
             if refusal is not None:
                 for adapter in shelf.adapters.values():
                     adapter.fail(_lacking(adapter, refusal.detail or refusal.message))
+                    self._count(adapter, "failed")
         finally:
             shelf.looking = False
             self._changed()
+
+    def _count(self, adapter: Adapter, result: str) -> None:
+        self._metrics.loads.cell(adapter.name, adapter.shelf.backend.name, result).value += 1
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -286,17 +310,20 @@ class Adapters:
             if victim is not None:
                 while victim.requests:
                     await self._change()
-                await self._unload(backend, victim.name)
+                await self._unload(backend, victim.name, "room")
                 victim.lost()
             if adapter.stale:
-                await self._unload(backend, adapter.name)
+                await self._unload(backend, adapter.name, "replaced")
                 adapter.stale = False
-            generation = backend.generation
+            generation, began = backend.generation, perf_counter()
             arguments = {"name": adapter.name, "path": adapter.path}
             refusal = await self._asked(backend, Action.LOAD_LORA, arguments)
             if refusal is not None and _THERE not in f"{refusal.message} {refusal.detail}":
                 raise _refused(f"does not load the adapter {adapter.name!r}", backend, refusal)
             adapter.generation = generation
+            self._count(adapter, "loaded" if refusal is None else "there")
+            if refusal is None:
+                self._metrics.load.cell(backend.name).observe(perf_counter() - began)
             log.info(
                 "backend '%s': the adapter '%s' is loaded%s",
                 backend.name,
@@ -305,14 +332,17 @@ class Adapters:
             )
         except GatewayError as error:
             adapter.fail(error)
+            self._count(adapter, "failed")
         finally:
             adapter.loading = False
             if victim is not None:
                 victim.leaving = False
             self._changed()
 
-    async def _unload(self, backend: Backend, name: str) -> None:
+    async def _unload(self, backend: Backend, name: str, reason: str) -> None:
         refusal = await self._asked(backend, Action.UNLOAD_LORA, {"name": name})
+        if refusal is None:
+            self._metrics.unloads.cell(name, backend.name, reason).value += 1
         if refusal is not None and refusal.kind is not Kind.MISSING:
             raise _refused(f"does not unload the adapter {name!r}", backend, refusal)
 

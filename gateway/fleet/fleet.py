@@ -80,7 +80,8 @@ class Fleet:
         what each engine has told of its load. `wishes` is told what requests of this process want of engines that
         another process launches. `used` tells how all processes use each backend, if others do.
         """
-        self.pool = Pool()
+        self.pool = Pool(metrics.adapters)
+        metrics.before_scrape(self.pool.adapters.show)
         self._metrics = metrics
         self.keeper: Keeper | None = None
         """Decides which of the launched engines run; None where another process launches them."""

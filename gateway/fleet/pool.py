@@ -17,6 +17,8 @@ from gateway.fleet.adapters import Adapters
 from gateway.fleet.backend import Backend
 from gateway.fleet.lease import Target
 from gateway.fleet.residence import Want
+from gateway.telemetry.of_adapters import AdapterMetrics
+from gateway.telemetry.registry import Families
 
 OnWait = Callable[[Backend], None]
 """Called with the backend whose start is waited for."""
@@ -25,14 +27,14 @@ OnWait = Callable[[Backend], None]
 class Pool:
     """All backends of the current config."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, metrics: AdapterMetrics | None = None) -> None:
+        """Start empty. `metrics` count what becomes of adapters; left out, nobody reads them."""
         self.backends: dict[str, Backend] = {}
         """By name, in the order of the config; replaced as a whole when the config changes."""
         self.on_change: Callable[[], None] | None = None
         """Called at each announcement."""
         self._changed = asyncio.Event()
-        self.adapters: Adapters = Adapters(self.announce, self.change)
+        self.adapters: Adapters = Adapters(self.announce, self.change, metrics or AdapterMetrics(Families()))
         """The LoRA adapters that backends have, and load when requests need them."""
 
     def untold(self) -> bool:

@@ -20,6 +20,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as as_openm
 from gateway.telemetry.cells import NONE, TargetMetrics
 from gateway.telemetry.families import AnyFamily, Dump
 from gateway.telemetry.merging import in_parts
+from gateway.telemetry.of_adapters import AdapterMetrics
 from gateway.telemetry.of_backends import BackendMetrics
 from gateway.telemetry.of_batches import BatchMetrics
 from gateway.telemetry.of_engines import EngineMetrics
@@ -51,6 +52,7 @@ class Metrics:
         self.backends = BackendMetrics(made)
         self.engines = EngineMetrics(made)
         self.lives = LifeMetrics(made)
+        self.adapters = AdapterMetrics(made)
         self.machine = MachineMetrics(made)
         self.program = ProgramMetrics(made, version)
         self.gen_ai = GenAiMetrics(made)

@@ -72,6 +72,7 @@ models:
   away: {{targets: {{gone: m}}, timeouts: {{queue: 1s}}}}
   tool: {{targets: {{local: demo}}}}
   idle: {{targets: {{vllm-a: m}}}}
+  tuned: {{targets: {{vllm-a: m}}, lora_slots: 1, loras: {{red: /loras/red, blue: /loras/blue}}}}
 """
 
 
@@ -111,6 +112,8 @@ def script(rounds: int) -> dict[str, Any]:
         "defaults": {"gap": 0.01, "first_token": 0.02},
         "rules": [
             _answers("/metrics", page(rounds)),
+            _answers("/v1/load_lora_adapter", "Success: LoRA adapter added successfully."),
+            _answers("/v1/unload_lora_adapter", "Success: LoRA adapter removed successfully."),
             {"match": {"contains": "slow one"}, "first_token": 0.5},
             {"match": {"stream": False}, "reply": {"status": 200, "body": ANSWER}},
         ],
@@ -143,6 +146,7 @@ class Stage:
             group.create_task(self._chat("chat", "half", x_try="canary", user=str(self.rounds)))
             group.create_task(self._chat("chat", "twice", x_try="shadow"))
             group.create_task(self._chat("tool", "hello"))
+            group.create_task(self._chat(("red", "blue")[self.rounds % 2], "hello"))
             group.create_task(self._chat("away", "hello"))
             group.create_task(self._chat("nobody", "hello"))
             group.create_task(self._leave())
