@@ -172,6 +172,21 @@ class Items(Pieces):
         self._new.append(value)
         self.changed = True
 
+    @property
+    def values(self) -> list[bytes]:
+        """The JSON of all items that were not dropped, without new ones."""
+        return [value for value in self._values if value is not None]
+
+    def insert_behind(self, count: int, values: list[bytes]) -> None:
+        """Put new items behind the first `count`, of which none was dropped."""
+        if not count:
+            self._new += values
+        else:
+            self._gaps[count:count] = [b","] * len(values)
+            self._heads[count:count] = [b""] * len(values)
+            self._values[count:count] = [*values]
+        self.changed = True
+
     def body(self) -> bytes:
         """Return the list as it is now."""
         return self._joined(self._new)

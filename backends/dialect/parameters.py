@@ -19,7 +19,7 @@ import msgspec
 from backends.base import Failure, Kind, Operation, Request, RequestError
 from backends.dialect.members import Members
 from backends.dialect.openai import FORMS
-from backends.dialect.prompting import System
+from backends.dialect.prompting import Examples, System
 from backends.dialect.selection import Selection
 from backends.framing import multipart
 
@@ -126,7 +126,7 @@ class Parameters:
     """The rules of one model."""
 
     __slots__ = (
-        *("_clamp", "_default", "_made", "_selection", "_set", "_strip", "_system", "_template"),
+        *("_clamp", "_default", "_examples", "_made", "_selection", "_set", "_strip", "_system", "_template"),
         "late_system_as_user",
     )
 
@@ -140,12 +140,13 @@ class Parameters:
         template: str | None = None,
         late_system_as_user: bool = False,
         selection: Selection | None = None,
+        examples: Examples | None = None,
     ) -> None:
         """Take the rules as the config has them: values by the dotted names of members.
 
         `template` is a chat template in Jinja, which engines take as `chat_template`. `late_system_as_user` is for
         `backends.surfaces.anthropic.late_system`. `selection` is which LoRA adapters the answer is made with, where
-        requests choose them.
+        requests choose them. `examples` are turns that every conversation begins with.
         """
         self.late_system_as_user: bool = late_system_as_user
         self._set: list[tuple[Path, object]] = [(path_of(name), value) for name, value in set.items()]
@@ -157,6 +158,7 @@ class Parameters:
         self._system: System | None = system
         self._template: bytes = b"" if template is None else msgspec.json.encode(template)
         self._selection: Selection | None = selection
+        self._examples: Examples | None = examples
         self._made: dict[Operation, Steps] = {}
 
     def asks_for(self, operation: Operation, said_as: Operation) -> bool:
@@ -193,6 +195,8 @@ class Parameters:
             _clamp(members, path, bounds)
         if self._system is not None:
             self._system.apply(members, request.operation)
+        if self._examples is not None:
+            self._examples.apply(members, request.operation)
         if self._template and request.operation in _TEMPLATED:
             members.put(_TEMPLATE, self._template)
         if self._selection is not None:

@@ -1,14 +1,17 @@
-"""A model's system prompt, put where the client's API has it.
+"""A model's system prompt and its example turns, put where the client's API has them.
 
 Rules:
 - Chat has it as its first message, with the role `system` or `developer`; the Responses API as `instructions`, or as
   the first item of its input; Anthropic's API as `system`. Raw completions have none: nothing is put there.
 - Only the beginning of a conversation counts. What a client says to the model later on stays.
+- Example turns stand behind the system prompt, whoever's it is, and before what the client says. A response that
+  continues one which the engine keeps has them there already.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import msgspec
 
@@ -18,6 +21,10 @@ from backends.dialect.members import Items, Members
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _SYSTEM = (b'"system"', b'"developer"')
 _BETWEEN = "\n\n"
+_CONVERSED = (Operation.CHAT, Operation.TOKENIZE, Operation.MESSAGES, Operation.COUNT_TOKENS)
+"""The operations with a list of messages."""
+_CONTINUED = ("previous_response_id", "conversation")
+"""What names a conversation that the engine keeps."""
 
 
 class Mode(enum.StrEnum):
@@ -101,10 +108,56 @@ class System:
         return msgspec.json.encode(self._text)
 
 
+class Examples:
+    """Turns that every conversation with the model begins with."""
+
+    __slots__ = ("_turns",)
+
+    def __init__(self, turns: Sequence[tuple[str, str]]) -> None:
+        """Take the turns: who says what, `user` or `assistant`."""
+        self._turns: list[bytes] = [
+            msgspec.json.encode({"role": role, "content": content}) for role, content in turns
+        ]
+
+    def apply(self, members: Members, operation: Operation) -> None:
+        """Put the turns into the members of a request."""
+        if operation is Operation.RESPONSES:
+            self._responses(members)
+        elif operation in _CONVERSED:
+            raw = members.get("messages")
+            if raw is not None and raw[:1] == b"[":
+                members.put("messages", self._before(Items(raw)))
+
+    def _responses(self, members: Members) -> None:
+        for name in _CONTINUED:
+            if members.get(name) not in (None, b"null"):
+                return
+        raw = members.get("input")
+        if raw is not None and raw[:1] == b"[":
+            members.put("input", self._before(Items(raw)))
+        elif raw is not None and raw[:1] == b'"':
+            said = b'{"role":"user","content":' + raw + b"}"
+            members.put("input", b"[" + b",".join([*self._turns, said]) + b"]")
+
+    def _before(self, items: Items) -> bytes:
+        """Return a conversation with the turns behind the system messages that it begins with."""
+        count = 0
+        for value in items.values:
+            if not _is_system(value):
+                break
+            count += 1
+        items.insert_behind(count, self._turns)
+        return items.body()
+
+
+def _is_system(message: bytes) -> bool:
+    if message[:1] != b"{":
+        return False
+    role = _members.decode(message).get("role")
+    return role is not None and bytes(role) in _SYSTEM
+
+
 def _system_in(items: Items) -> Members | None:
     """Return the first message if it is a system prompt."""
     first = items.first
-    if first is None or first[:1] != b"{":
-        return None
-    role = _members.decode(first).get("role")
-    return Members(first) if role is not None and bytes(role) in _SYSTEM else None
+    return Members(first) if first is not None and _is_system(first) else None

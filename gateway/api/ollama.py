@@ -1,7 +1,7 @@
 """Ollama's lists of models: what there is, what is loaded, and what is known of one.
 
 Rules:
-- Of a persona (`from`) its parameters, system prompt and template are shown to whoever may use it.
+- Of a persona (`from`) its parameters, system prompt, example turns and template are shown to whoever may use it.
 - What the gateway does not know of a model (its file, its size) is empty; what clients cannot do without, such as a
   digest to cut short, is made of the name.
 - Abilities are those of the model list under `/v1/models`.
@@ -164,7 +164,9 @@ def _shown(entry: Listed, now: float, model: Model | None, parent: str) -> dict[
     }
     if model is None or model.parent is None:
         return told
-    system = {} if model.system is None else {"system": model.system.text}
+    system: dict[str, Any] = {} if model.system is None else {"system": model.system.text}
+    turns = [{"role": turn.role, "content": turn.content} for turn in model.messages]
+    system |= {"messages": turns} if turns else {}
     return told | system | {"parameters": _parameters(model), "template": model.template or ""}
 
 

@@ -11,7 +11,7 @@ from gateway.config.admission import Admission
 from gateway.config.balance import Balance, Policy, named_policy
 from gateway.config.defaults import Retry, TimeoutOverrides
 from gateway.config.hedge import Hedge
-from gateway.config.parameters import LateSystem, Parameters, SystemPrompt
+from gateway.config.parameters import LateSystem, Parameters, Said, SystemPrompt, Turn
 from gateway.config.section import Frozen, Section, setting
 from gateway.config.texts import Line, ModelGlob, ModelName, Name
 from gateway.globs import is_wild
@@ -125,6 +125,11 @@ class Model(Section):
     )
     parameters: Parameters = setting({}, "What becomes of the parameters of its requests.")
     system: SystemPrompt | None = setting(None, "A system prompt for its chats.")
+    messages: tuple[Turn, ...] = setting(
+        (),
+        "Example turns that every conversation begins with, behind the system prompt and before what the client says: "
+        "a list of maps with `role` (`user` or `assistant`) and `content`. They are tokens of every prompt.",
+    )
     late_system: LateSystem = setting(
         "system",
         "Where system messages go that Anthropic's clients, such as Claude Code, send in the middle of a conversation, "
@@ -159,6 +164,11 @@ class Model(Section):
         "Whether a chat that is streamed and waits for its engine's start is told so as thoughts of the model, every "
         "few seconds, for people who look at a chat. Failures are then told in the stream.",
     )
+
+    @property
+    def settled(self) -> Said:
+        """What it settles of its requests."""
+        return Said(self.parameters, self.system, self.template, self.late_system, self.messages)
 
     @property
     def names(self) -> tuple[str, ...]:

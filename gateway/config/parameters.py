@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, JsonValue
 
 from backends.dialect.parameters import RESERVED, path_of
 from backends.dialect.parameters import Parameters as Rules
-from backends.dialect.prompting import Mode
+from backends.dialect.prompting import Examples, Mode
 from backends.dialect.prompting import System as Prompt
 from backends.dialect.selection import Selection
 from backends.facts.units import expected
@@ -79,18 +79,42 @@ LateSystem = Literal["system", "user"]
 """Where a system message behind the first message goes."""
 
 
-def settled(
-    parameters: Parameters,
-    system: System | None,
-    template: str | None = None,
-    late_system: LateSystem = "system",
-    selection: Selection | None = None,
-) -> Rules | None:
-    """Return the rules for a model's requests; None where there are none."""
-    prompt = None if system is None else Prompt(system.text, Mode(system.mode))
-    as_user = late_system == "user"
-    said = prompt is not None or template is not None or as_user or selection is not None
-    if not said and parameters == Parameters():
+class Turn(Section):
+    """One turn of an example."""
+
+    role: Literal["user", "assistant"] = setting(..., "Who says it.")
+    content: str = setting(..., "What is said.", min_length=1, max_length=1_000_000)
+
+
+class Said(NamedTuple):
+    """What a model settles of its requests, as the config has it."""
+
+    parameters: Parameters
+    system: System | None = None
+    template: str | None = None
+    late_system: LateSystem = "system"
+    messages: tuple[Turn, ...] = ()
+
+
+def settled(said: Said, selection: Selection | None = None) -> Rules | None:
+    """Return the rules for a model's requests; None where there are none.
+
+    `selection` is which LoRA adapters they choose at one backend.
+    """
+    if selection is None and said == Said(Parameters()):
         return None
-    rules = parameters
-    return Rules(rules.set, rules.default, rules.strip, rules.clamp, prompt, template, as_user, selection)
+    rules, system = said.parameters, said.system
+    prompt = None if system is None else Prompt(system.text, Mode(system.mode))
+    examples = Examples([(turn.role, turn.content) for turn in said.messages]) if said.messages else None
+    as_user = said.late_system == "user"
+    return Rules(
+        rules.set,
+        rules.default,
+        rules.strip,
+        rules.clamp,
+        prompt,
+        said.template,
+        as_user,
+        selection,
+        examples,
+    )

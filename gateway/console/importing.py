@@ -111,6 +111,7 @@ class Import:
     _shapes: dict[str, tuple[int, Any]] = field(default_factory=dict)
     _adapters: list[Instruction] = field(default_factory=list)
     _licenses: list[str] = field(default_factory=list)
+    _messages: list[Instruction] = field(default_factory=list)
 
     def take(self, said: Instruction) -> None:
         """Take one instruction. Raises ModelfileError where its text cannot be meant."""
@@ -132,7 +133,7 @@ class Import:
                 said, "the template: it is one of Go's, engines have Jinja's; the base model's own is used"
             )
         elif said.word == "MESSAGE":
-            self._leave(said, f"a message of the {said.name} that every conversation begins with")
+            self._messages.append(said)
         else:
             self._leave(said, f"{said.word} {said.text}")
 
@@ -173,8 +174,7 @@ class Import:
 
     def _config(self) -> dict[str, Any]:
         persona: dict[str, Any] = {"from": self.base or self._base_name()}
-        if self._system:
-            persona["system"] = self._system
+        self._converse(persona)
         if self._given:
             persona["parameters"] = {"default": self._given}
         models: dict[str, Any] = {}
@@ -197,6 +197,24 @@ class Import:
         models[self.name] = persona
         made: dict[str, Any] = {"backends": backends, "models": models} if backends else {"models": models}
         return {section: _literal(entries) for section, entries in made.items()}
+
+    def _converse(self, persona: dict[str, Any]) -> None:
+        """Put the system prompt and the example turns into a persona.
+
+        A system message among these is the system prompt where there is no other.
+        """
+        turns = []
+        for said in self._messages:
+            if said.name != "system":
+                turns.append({"role": said.name, "content": said.text})
+            elif not self._system:
+                self._system = said.text
+            else:
+                self._leave(said, "a second system prompt")
+        if self._system:
+            persona["system"] = self._system
+        if turns:
+            persona["messages"] = turns
 
     def _is_file(self) -> bool:
         """Tell whether FROM is a path. Raises ModelfileError where it is, and no GGUF file's."""

@@ -100,14 +100,13 @@ def _configured(config: Config, state: State) -> list[Group]:
             state.target(config, name, backend, target.model, target.weight)
             for backend, target in model.targets.items()
         )
-        said = model.parameters, model.system, model.template, model.late_system
-        common = settled(*said)
+        common = settled(model.settled)
         adapter, chooses = adapter_of(config, name), declares_adapters(config, name)
         for target in targets:
             if adapter is not None:
                 target.adapter = state.adapter(config, adapter[1], adapter[0], target)
             selection = state.selection(target, chooses)
-            target.parameters = common if selection is None else settled(*said, selection)
+            target.parameters = common if selection is None else settled(model.settled, selection)
         balancer = state.balancer(name, model.balance, targets)
         group = Group(name, (name, *model.names), targets, balancer)
         group.parent = model.parent or ""

@@ -85,8 +85,12 @@ def test_a_model_of_ollama(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "top_k": 40,
     }
     left = [line.split(":")[-2] for line in told.splitlines() if ": left out" in line]
-    assert len(left) == 5
-    for line, word in ((8, "mirostat"), (13, "template"), (15, "user"), (16, "assistant"), (18, "ADAPTER")):
+    assert [(turn.role, turn.content) for turn in mario.messages] == [
+        ("user", "Is Toronto in Canada?"),
+        ("assistant", "yes\nindeed"),
+    ]
+    assert len(left) == 3
+    for line, word in ((8, "mirostat"), (13, "template"), (18, "ADAPTER")):
         assert any(
             each.startswith(f"{tmp_path}/mario/Modelfile:{line}: left out") and word in each
             for each in told.splitlines()
@@ -95,6 +99,19 @@ def test_a_model_of_ollama(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
             each.startswith(f"# Line {line}: left out") and word in each for each in written.splitlines()
         )
     assert "#   MIT\n#   or so\n" in written
+
+
+def test_system_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first is the system prompt where there is no SYSTEM; a second prompt is told."""
+    text = "FROM x\nMESSAGE system Be short.\nMESSAGE user Hi\nMESSAGE system Be long.\n"
+    written, told = made(tmp_path, text, capsys)
+    found = config(tmp_path, written).models["mario"]
+    assert found.system is not None and found.system.text == "Be short."
+    assert len(found.messages) == 1 and "Modelfile:4: left out: a second system prompt" in told
+    written, told = made(tmp_path, text + "SYSTEM Be kind.\n", capsys)
+    found = config(tmp_path, written).models["mario"]
+    assert found.system is not None and found.system.text == "Be kind."
+    assert told.count("a second system prompt") == 2
 
 
 def test_a_file_and_its_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
