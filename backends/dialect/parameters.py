@@ -126,9 +126,9 @@ class Parameters:
     """The rules of one model."""
 
     __slots__ = (
-        *("_clamp", "_default", "_examples", "_made", "_selection", "_set", "_strip", "_system", "_template"),
+        "_clamp", "_default", "_examples", "_made", "_selection", "_set", "_strip", "_system", "_template",
         "late_system_as_user",
-    )
+    )  # fmt: skip
 
     def __init__(
         self,
