@@ -24,6 +24,7 @@ from backends.base import Headers, Operation
 from backends.surfaces.dialects import surface_at, surface_by
 from gateway.api import azure, explain, observed, realtime
 from gateway.api.admin import Admin
+from gateway.api.background import Background
 from gateway.api.batches import Errands
 from gateway.api.canaries import CanaryEndpoints
 from gateway.api.configuration import ConfigEndpoints
@@ -40,7 +41,7 @@ from gateway.api.orders import OrderEndpoints
 from gateway.api.overview import Overview
 from gateway.api.passing import EnginePaths
 from gateway.api.paths import Paths
-from gateway.api.responses import ResponsesEndpoint
+from gateway.api.responses import Known, ResponsesEndpoint
 from gateway.api.scraping import EnginePages
 from gateway.api.visits import Visits
 from gateway.api.web import web, wrong_method
@@ -122,13 +123,15 @@ class Gateway:
             {as_: Pages(partial(self._page, as_)) for as_ in (False, True)},
         )
         self.core.discovery = self.fleet.discovery
+        self._background: Background | None = None
         if store is not None:
             self.core.store = store
-            self.core.kept = KeptResponses(store, self._age, lambda: self._peers.serving)
+            kept = self.core.kept = KeptResponses(store, self._age, lambda: self._peers.serving)
+            self._background = Background(self.core, kept, store, self._age)
         self.hot = {path: self._endpoint(operation) for path, operation in HOT.items()}
         self.kept: Service | None = None if store is None else self._service(store)
         """Files and batches; None where nothing is kept."""
-        self._web = web(self.core, VERSION, self._lifespan, Keeping(self.core, self.kept))
+        self._web = web(self.core, VERSION, self._lifespan, Keeping(self.core, self.kept), self._background)
         self.admin = Admin(self.core, self._backends, self._changed)
         self.overview = Overview(self.core, VERSION, self.in_force, self._state.canaries)
         self._add_operating()
@@ -201,9 +204,10 @@ class Gateway:
         await self._web(scope, receive, send)
 
     def _endpoint(self, operation: Operation) -> Endpoint:
-        kept = self.core.kept
-        if kept is not None and operation in (Operation.RESPONSES, Operation.INPUT_TOKENS):
-            return ResponsesEndpoint(self.core, kept, operation)
+        kept, background = self.core.kept, self._background
+        is_kept = operation in (Operation.RESPONSES, Operation.INPUT_TOKENS)
+        if is_kept and kept is not None and background is not None:
+            return ResponsesEndpoint(self.core, Known(kept, background), operation)
         return Endpoint(self.core, operation)
 
     def _age(self) -> int:
@@ -310,6 +314,8 @@ class Gateway:
             tasks.append(asyncio.create_task(self.machine.run()))
         if self.core.kept is not None:
             tasks.append(asyncio.create_task(self.core.kept.run()))
+        if self._background is not None:
+            tasks.append(asyncio.create_task(self._background.run()))
         if self.kept is not None:
             tasks.append(asyncio.create_task(self.kept.runner.run()))
         try:
@@ -324,6 +330,8 @@ class Gateway:
             self._access.close()
             await asyncio.to_thread(self._traces.close)
             if self.core.kept is not None and self.core.store is not None:
+                if self._background is not None:
+                    await self._background.close()
                 await self.core.kept.close()
                 await self.core.store.close()
 

@@ -36,7 +36,7 @@ so only a whole string can be meant."""
 _NONE: Final = (b"null", b"[]")
 _BYTES_PER_TOKEN: Final = 4
 """Of English text and of JSON: about four. Other scripts have fewer characters and more bytes for each token."""
-_PATIENCE: Final = (b"x-stainless-read-timeout", b"x-stainless-timeout")
+PATIENCE: Final = (b"x-stainless-read-timeout", b"x-stainless-timeout")
 """How the SDKs of OpenAI and of Anthropic say after how many seconds without an answer they give up."""
 _DATA: Final = b";base64,"
 ESTIMATED: Final = ((b"content-type", b"application/json"), (b"x-gateway-estimated", b"input_tokens"))
@@ -171,7 +171,7 @@ class Asked:
     @property
     def patience(self) -> float | None:
         """How many seconds its client waits for an answer, where its SDK says so; None where it does not."""
-        told = [self.headers[name] for name in _PATIENCE if name in self.headers]
+        told = [self.headers[name] for name in PATIENCE if name in self.headers]
         return min([seconds for seconds in map(_seconds, told) if seconds > 0.0], default=None)
 
     def share(self, salt: str, whose: str = "") -> float:

@@ -114,7 +114,7 @@ class Core:
 
     def uncounted(self, way: WayBack, headers: Mapping[bytes, bytes], surface: Surface = OPENAI) -> Exchange:
         """Return a request that is answered like any other but counted in no metric."""
-        exchange = Exchange(way, perf_counter_ns(), self.register, _UNCOUNTED)
+        exchange = Exchange(way, perf_counter_ns(), self.register, UNCOUNTED)
         exchange.id = self.request_id(headers.get(b"x-request-id"))
         exchange.headers = headers
         exchange.cors = self.cors(headers)
@@ -129,7 +129,7 @@ class _NullSink:
         """Do nothing."""
 
 
-_UNCOUNTED: Final = _NullSink()
+UNCOUNTED: Final = _NullSink()
 
 
 class Admission:

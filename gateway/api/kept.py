@@ -101,19 +101,24 @@ class KeptResponses:
         if before is not None:
             await asyncio.wait([before])
 
-        def work(connection: Connection) -> None:
-            found = self._queries.Kept(name, turn.previous, said.input_items(turn.input), response)
-            items = list(said.items_of(response))
-            self._queries.save(connection, turn.owner, found, turn.before, int(time.time()), items)
-
         try:
-            await self._store.write(work)
+            await self._store.write(self.saving(turn, name, response))
         except StoreError as error:
             self._lost(error.reason)
         except Exception:
             log.exception("a response could not be kept, which is a bug of the gateway")
         else:
             self._is_losing = False
+
+    def saving(self, turn: Turn, name: str, response: bytes) -> Callable[[Connection], None]:
+        """Return what saves a response, in a thread of the store."""
+
+        def work(connection: Connection) -> None:
+            found = self._queries.Kept(name, turn.previous, said.input_items(turn.input), response)
+            items = list(said.items_of(response))
+            self._queries.save(connection, turn.owner, found, turn.before, int(time.time()), items)
+
+        return work
 
     def _saved(self, key: tuple[str, str], size: int, task: asyncio.Task[None]) -> None:
         self._waiting -= size

@@ -4,7 +4,7 @@ Rules:
 - The gateway alone knows what a response continues: an engine gets the whole conversation, so any backend can go on
   with it, whichever answered before and whatever API it speaks.
 - A response exists for the key that made it. For every other it is not there.
-- Answers come in the foreground: `background` is refused, and there is nothing to cancel.
+- One in the background is made by `gateway.api.background`; here its client is told of it.
 - What needs no store costs nothing more without one.
 """
 
@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 
 from backends.base import Operation
+from backends.surfaces.openai import JSON_HEADERS, OPENAI
 from backends.surfaces.responses import kept as said
 from gateway.api import responses_schemas, schemas
-from gateway.api.endpoint import Core, Endpoint, headers_of
+from gateway.api.background import Background
+from gateway.api.background_run import Run
+from gateway.api.endpoint import UNCOUNTED, Core, Endpoint, headers_of
 from gateway.api.endpoints import SECURITY
 from gateway.api.kept import KeptResponses, Turn
 from gateway.api.reading import Steps
@@ -29,6 +32,11 @@ from gateway.errors import GatewayError, Own
 from gateway.request import Exchange
 from gateway.store.failure import no_store
 from gateway.telemetry.timeline import LOAD, ROUTE
+from gateway.wire.tee import Told
+
+if TYPE_CHECKING:
+    from gateway.store.background import Row
+    from gateway.store.responses import Kept
 
 PATH: Final = "/v1/responses/{response_id}"
 USUAL: Final = 20
@@ -36,28 +44,46 @@ USUAL: Final = 20
 MOST: Final = 100
 """How many it may have."""
 _TRUE: Final = ("true", "True", "1")
+_DIGITS: Final = 16
+"""More digits than the number of an event has."""
+
+
+class Known(NamedTuple):
+    """All responses that there are."""
+
+    kept: KeptResponses
+    background: Background
+
+    async def find(self, owner: str, name: str) -> Row | Kept:
+        """Return a response as it is now. Raises GatewayError (404) where this owner has none of this id."""
+        return await self.background.find(owner, name) or await self.kept.find(owner, name)
 
 
 class ResponsesEndpoint(Endpoint):
     """The endpoint that answers, and keeps what it has answered."""
 
-    def __init__(self, core: Core, kept: KeptResponses, operation: Operation) -> None:
-        """Keep answers in `kept`, unless the operation is the count of what is asked."""
-        super().__init__(core, operation)
-        self._kept = kept
+    def __init__(self, core: Core, known: Known, operation: Operation, deployment: str = "") -> None:
+        """Keep answers, unless the operation is the count of what is asked."""
+        super().__init__(core, operation, deployment)
+        self._known = known
+        self._kept = known.kept
         self._keeps = operation is Operation.RESPONSES
+
+    def at(self, deployment: str) -> Endpoint:
+        return ResponsesEndpoint(self._core, self._known, self._operation, deployment)
 
     def _route(self, exchange: Exchange) -> None:
         """Route a request that was read, and dispatch it; one that continues a response once that was found."""
         try:
             wish = said.wish(exchange.request.body)
-            if wish.background:
-                raise _foreground()
+            is_later = self._keeps and wish.is_later
         except Exception as error:  # noqa: BLE001 (any error ends this request only)
             exchange.end(error)
             return
         turn = Turn(exchange.caller.name, bytes(wish.input)) if self._keeps and wish.is_kept else None
-        if wish.previous or wish.refers:
+        if is_later:
+            Queueing(exchange, self._known.background, self, wish).begin(b"")
+        elif wish.previous or wish.refers:
             Continuing(exchange, self._kept, (wish, turn), self._continue, self._core).begin(b"")
         else:
             self._go(exchange, turn)
@@ -68,9 +94,61 @@ class ResponsesEndpoint(Endpoint):
         self._go(exchange, turn)
 
     def _go(self, exchange: Exchange, turn: Turn | None) -> None:
-        if turn is not None:
-            exchange.way = self._kept.recording(exchange.way, turn, exchange.request.stream)
+        way = exchange.way
+        if isinstance(way, Told):
+            way.turn = turn
+        elif turn is not None:
+            exchange.way = self._kept.recording(way, turn, exchange.request.stream)
         super()._route(exchange)
+
+
+class Queueing(Steps):
+    """The wait of one client for the response that is made in the background, and for its events if it wants them."""
+
+    def __init__(
+        self, exchange: Exchange, background: Background, endpoint: Endpoint, wish: said.Wish
+    ) -> None:
+        """Have `background` make the response, by requests to `endpoint`."""
+        super().__init__(exchange)
+        self._background = background
+        self._endpoint = endpoint
+        self._wish = wish
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+
+    def pause(self) -> None:
+        """Send nothing, because the client cannot keep up. See `gateway.request.Source`."""
+        self._has_room.clear()
+
+    def resume(self) -> None:
+        """Send on."""
+        self._has_room.set()
+
+    async def _run(self, body: bytes) -> None:
+        exchange = self._exchange
+        exchange.timeline.mark(LOAD)
+        try:
+            # It is made even if its client leaves while the store notes it.
+            begun = self._background.begin(self._endpoint, exchange, self._wish)
+            run = await asyncio.shield(asyncio.ensure_future(begun))
+        except Exception as error:  # noqa: BLE001 (any error ends this request only)
+            exchange.end(error)
+            return
+        exchange.sink = UNCOUNTED
+        if exchange.request.stream:
+            await self._follow(run)
+        else:
+            exchange.reply(200, JSON_HEADERS, msgspec.json.encode(run.response))
+        exchange.end()
+
+    async def _follow(self, run: Run) -> None:
+        exchange = self._exchange
+        exchange.way.source = self
+        exchange.start(exchange.surface.stream_headers)
+        async for event in run.follow(0):
+            await self._has_room.wait()
+            exchange.way.write(event)
+        exchange.way.finish()
 
 
 class Continuing(Steps):
@@ -123,34 +201,33 @@ class Continuing(Steps):
             self._turn = msgspec.structs.replace(self._turn, **changes)
 
 
-def add_responses(app: FastAPI, core: Core) -> None:
+def add_responses(app: FastAPI, core: Core, background: Background | None) -> None:
     """Add the endpoints for responses that are there already to an application."""
     extra = {"security": SECURITY}
 
-    def who(request: Request) -> tuple[KeptResponses, str]:
-        """Return the responses, and the name of the key that asks. Raises GatewayError."""
-        owner = core.snapshot.keys.identify(headers_of(request.scope)).name
-        if core.kept is None:
-            raise no_store("stored responses")
-        return core.kept, owner
-
     @app.get(PATH, tags=["inference"], openapi_extra=extra, response_model=schemas.ResponsesAnswer)
     async def retrieve(request: Request, response_id: str) -> Response:
-        """Retrieve a response that was kept."""
-        kept, owner = who(request)
-        if request.query_params.get("stream") in _TRUE:
+        """Retrieve a response that was kept or is made in the background, or the events of its stream."""
+        known, owner = _who(core, background, request)
+        if request.query_params.get("stream") not in _TRUE:
+            return _json((await known.find(owner, response_id)).response)
+        after = request.query_params.get("starting_after", "-1")
+        if after != "-1" and not (after.isdecimal() and len(after) < _DIGITS):
             raise GatewayError(
-                Own.INVALID, "a response that was kept is told as a whole: leave out 'stream'", param="stream"
+                Own.INVALID, "'starting_after': expected the number of an event", param="starting_after"
             )
-        return _json((await kept.find(owner, response_id)).response)
+        events = await known.background.stream(owner, response_id, int(after))
+        headers = {name.decode(): value.decode() for name, value in OPENAI.stream_headers}
+        return StreamingResponse(events, headers=headers)
 
     @app.delete(
         PATH, tags=["inference"], openapi_extra=extra, response_model=responses_schemas.ResponseDeleted
     )
     async def delete(request: Request, response_id: str) -> Response:
-        """Delete a response that was kept."""
-        kept, owner = who(request)
-        await kept.delete(owner, response_id)
+        """Delete a response that was kept; one that is made in the background is cancelled, too."""
+        known, owner = _who(core, background, request)
+        if not await known.background.delete(owner, response_id):
+            await known.kept.delete(owner, response_id)
         return _json(msgspec.json.encode({"id": response_id, "object": "response", "deleted": True}))
 
     @app.get(
@@ -161,10 +238,10 @@ def add_responses(app: FastAPI, core: Core) -> None:
     )
     async def input_items(request: Request, response_id: str) -> Response:
         """List what the model was given for a response, the newest first: its input, and all that it continues."""
-        kept, owner = who(request)
+        known, owner = _who(core, background, request)
         page = _Page(request)
-        last = await kept.find(owner, response_id)
-        before = await kept.chain(owner, last.previous, _ALL) if last.previous else []
+        last = await known.find(owner, response_id)
+        before = await known.kept.chain(owner, last.previous, _ALL) if last.previous else []
         turns = [(each.input, each.response) for each in before]
         items = await asyncio.to_thread(said.conversation, [*turns, (last.input, b"{}")])
         return _json(page.of(items))
@@ -173,10 +250,17 @@ def add_responses(app: FastAPI, core: Core) -> None:
         f"{PATH}/cancel", tags=["inference"], openapi_extra=extra, response_model=schemas.ResponsesAnswer
     )
     async def cancel(request: Request, response_id: str) -> Response:
-        """Refuse to cancel a response, as all of them were made in the foreground and are over."""
-        kept, owner = who(request)
-        await kept.find(owner, response_id)
-        raise GatewayError(Own.INVALID, "Cannot cancel a synchronous response.")
+        """Cancel a response that is made in the background."""
+        known, owner = _who(core, background, request)
+        return _json(await known.background.cancel(owner, response_id))
+
+
+def _who(core: Core, background: Background | None, request: Request) -> tuple[Known, str]:
+    """Return the responses, and the name of the key that asks. Raises GatewayError."""
+    owner = core.snapshot.keys.identify(headers_of(request.scope)).name
+    if core.kept is None or background is None:
+        raise no_store("stored responses")
+    return Known(core.kept, background), owner
 
 
 _ALL: Final = 1 << 40
@@ -218,11 +302,6 @@ class _Page:
             "has_more": len(found) > len(shown),
         }
         return msgspec.json.encode(told)
-
-
-def _foreground() -> GatewayError:
-    message = "responses are made in the foreground here: leave out 'background', and stream a long answer"
-    return GatewayError(Own.INVALID, message, param="background", code="unsupported_parameter")
 
 
 def _json(body: bytes) -> Response:

@@ -28,6 +28,7 @@ from starlette.exceptions import HTTPException
 from backends.base import Kind
 from backends.surfaces.dialects import surface_at
 from gateway.api import anthropic, schemas
+from gateway.api.background import Background
 from gateway.api.batches import add_batches
 from gateway.api.cards import card, parent_of
 from gateway.api.endpoint import Core, headers_of
@@ -55,8 +56,12 @@ def web(
     version: str,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     keeping: Keeping,
+    background: Background | None,
 ) -> FastAPI:
-    """Return the FastAPI application for the parts in `core`; `keeping` has files and batches, if there are any."""
+    """Return the FastAPI application for the parts in `core`.
+
+    `keeping` has files and batches, `background` responses that are made there, if there are any.
+    """
     app = FastAPI(
         title="LLM gateway",
         version=version,
@@ -69,7 +74,7 @@ def web(
     )
     _models(app, core)
     add_ollama(app, core)
-    add_responses(app, core)
+    add_responses(app, core, background)
     add_files(app, keeping)
     add_batches(app, keeping)
     _operations(app, core)

@@ -38,6 +38,12 @@ class Limits(Section):
         "32MiB",
         "The largest event of a streamed answer: images, for instance. The same applies to a larger one.",
     )
+    background: int = setting(
+        100,
+        "How many responses of one key may be in the background at once: made with `background: true`, and not over.",
+        ge=1,
+        le=100_000,
+    )
     connections: int = setting(10000, "How many client connections may be open at once.", ge=1, le=10_000_000)
 
 

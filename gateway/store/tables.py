@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 METADATA: Final = MetaData(
     naming_convention={
@@ -41,6 +41,33 @@ response_items: Final = Table(
     Column("id", String(128), primary_key=True),
     Column("response", String(128), primary_key=True, comment="the response that has it in its answer"),
     Index(None, "owner", "response"),
+)
+
+background: Final = Table(
+    "background",
+    METADATA,
+    Column("owner", String(64), primary_key=True),
+    Column("id", String(128), primary_key=True),
+    Column("status", String(16), nullable=False),
+    Column("streamed", Boolean, nullable=False, comment="whether its events are kept, too"),
+    Column("previous", String(128), nullable=True, comment="the response that this one continues"),
+    Column("input", LargeBinary, nullable=False, comment="its own input items, as a JSON array"),
+    Column("response", LargeBinary, nullable=False, comment="the response, as it is told now"),
+    Column("by", String(128), nullable=False, comment="the process that makes it"),
+    Column("lease_until", BigInteger, nullable=False, comment="until when that process is known to be there"),
+    Column("changed", BigInteger, nullable=False, comment="when it began, or ended"),
+    Index(None, "by"),
+)
+
+response_events: Final = Table(
+    "response_events",
+    METADATA,
+    Column("owner", String(64), primary_key=True),
+    Column("response", String(128), primary_key=True),
+    Column("number", BigInteger, primary_key=True, comment="the number of the first event in it"),
+    Column("data", LargeBinary, nullable=False),
+    Column("at", BigInteger, nullable=False, comment="when they came"),
+    Index(None, "at"),
 )
 
 NUMBER: Final = BigInteger().with_variant(Integer, "sqlite")

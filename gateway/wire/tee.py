@@ -1,4 +1,4 @@
-"""Channels that keep what an answer is: one beside its way to the client, one for an answer that goes nowhere.
+"""Channels that keep what an answer is: beside its way to the client, or for an answer that goes nowhere.
 
 Rules:
 - What is kept is bounded; an answer that is longer is not kept at all.
@@ -192,3 +192,19 @@ class Nowhere(WayBack):
 
     def release(self) -> None:
         """Do nothing: there is no connection."""
+
+
+class Told(Nowhere):
+    """The channel of an answer that nobody waits for, which tells the pieces of a stream to somebody as they come."""
+
+    __slots__ = ("_hear", "turn")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, kept: Kept, hear: Callable[[bytes], None]) -> None:
+        """Call `hear` with each piece of a stream; an answer in one piece is kept."""
+        super().__init__(loop, kept)
+        self._hear: Callable[[bytes], None] = hear
+        self.turn: object = None
+        """What is to be kept of the request with its answer, for whoever keeps it."""
+
+    def write(self, data: bytes) -> None:
+        self._hear(data)

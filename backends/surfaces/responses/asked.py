@@ -99,7 +99,9 @@ def _refuse_kept(body: Members) -> None:
         if body.get(name) is not None:
             raise wrong(name, f"this model's engines keep no responses: {instead}")
     if body.get("background"):
-        raise wrong("background", "this model's engines answer in the foreground only")
+        raise wrong(
+            "background", "only a gateway with a store (`server.data`) makes responses in the background"
+        )
 
 
 def messages(body: Members) -> list[Members]:

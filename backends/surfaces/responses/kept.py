@@ -22,6 +22,7 @@ from backends.base import Request
 from backends.dialect.members import Members
 from backends.framing import sse
 from backends.surfaces import foreword
+from backends.surfaces.places import wrong
 
 ENDS: Final = (b'"response.completed"', b'"response.incomplete"')
 """What stands in the last event of a stream and in no other: quotes within text are escaped."""
@@ -52,6 +53,17 @@ class Wish(msgspec.Struct):
     def is_kept(self) -> bool:
         """Whether the response is to be kept."""
         return self.store is not False
+
+    @property
+    def is_later(self) -> bool:
+        """Whether the response is to be made in the background. Raises InvalidRequest where that cannot be."""
+        if self.background in (None, False):
+            return False
+        if self.background is not True:
+            raise wrong("background", "expected true or false")
+        if not self.is_kept:
+            raise wrong("store", "a response in the background is kept: leave it out, or make it true")
+        return True
 
     @property
     def refers(self) -> bool:
