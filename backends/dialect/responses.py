@@ -163,6 +163,10 @@ class Numbering:
         """The items by id, and their indexes in the answer."""
         self._parts: dict[str, int] = {}
         """How many parts each item has so far."""
+        self._nameless: dict[int, str] = {}
+        """The ids of items to which the engine gives an empty one, by their indexes."""
+        self._latest = -1
+        """The index of the item without an id that came last."""
 
     def completed(self, payload: bytes, number: int) -> bytes:
         """Return an event that is not complete as it should be, `event` line included; `number` is its own."""
@@ -171,19 +175,38 @@ class Numbering:
         event.setdefault("sequence_number", number)
         response = event.get("response")
         if isinstance(response, dict):
+            self._name_all(response.get("output"))
             complete(response, self._asked, self._model)
             if kind == _COMPLETED and response.get("status") == "incomplete":
                 kind = event["type"] = "response.incomplete"
         item = event.get("item")
         if isinstance(item, dict):
+            if item.get("id") == "":
+                item["id"] = self._name(event, begins=kind == "response.output_item.added")
             complete_items([item])
             place = self._places.setdefault(str(item["id"]), len(self._places))
             event.setdefault("output_index", place)
         of = event.get("item_id")
+        if of == "":
+            of = event["item_id"] = self._name(event)
         if isinstance(of, str):
             event.setdefault("output_index", self._places.get(of, max(0, len(self._places) - 1)))
             self._number_part(event, kind, of)
         return b"event: " + kind.encode() + b"\ndata: " + msgspec.json.encode(event)
+
+    def _name(self, event: Members, *, begins: bool = False) -> str:
+        """Return an id for the item of an event that names none: by its index, or else by its order."""
+        place = event.get("output_index")
+        if type(place) is not int:
+            place = self._latest + begins
+        self._latest = place
+        return self._nameless.setdefault(place, fresh_id("item"))
+
+    def _name_all(self, output: Any) -> None:
+        """Give the items of a response the ids that they had in its events."""
+        for place, item in enumerate(output if isinstance(output, list) else ()):
+            if isinstance(item, dict) and item.get("id") == "":
+                item["id"] = self._nameless.get(place) or fresh_id("item")
 
     def _number_part(self, event: Members, kind: str, item: str) -> None:
         """Say which part of its item an event belongs to."""

@@ -98,6 +98,30 @@ def test_events_get_their_numbers_and_indexes() -> None:
         )
 
 
+@pytest.mark.parametrize("indexed", [False, True])
+def test_items_whose_ids_are_empty_are_told_apart(indexed: bool) -> None:
+    """By their indexes, or where there are none by their order."""
+    told = json.loads(json.dumps(bare()).replace('"msg_1"', '""'))
+    for event in told:
+        if indexed and event["type"] not in ("response.created", "response.completed"):
+            is_call = event.get("item_id") == "fc_1" or event.get("item", {}).get("type") == "function_call"
+            event["output_index"] = int(is_call)
+        if event.get("item_id") == "fc_1":
+            event["item_id"] = ""
+        for item in (event.get("item", {}), *event.get("response", {}).get("output", ())):
+            if item.get("type") == "function_call":
+                item["id"] = ""
+    events, _ = played(*told)
+    for event in events:
+        EVENT.validate_python(event)
+    assert [event.get("output_index") for event in events] == [None, 0, 0, 0, 0, 0, 0, 1, 1, 1, None]
+    message, call = [item["id"] for item in events[-1]["response"]["output"]]
+    assert message and call and message != call
+    assert [event.get("item_id") for event in events[2:6]] == [message] * 4
+    assert [events[place]["item"]["id"] for place in (1, 6, 7, 9)] == [message, message, call, call]
+    assert events[8]["item_id"] == call
+
+
 @pytest.mark.parametrize("numbered", [False, True])
 def test_an_answer_that_its_limit_ended_is_incomplete(numbered: bool) -> None:
     stream = bare()
