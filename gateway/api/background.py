@@ -15,8 +15,6 @@ import asyncio
 import contextlib
 import importlib
 import logging
-import os
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -35,6 +33,7 @@ from gateway.asked import PATIENCE
 from gateway.errors import GatewayError, Own
 from gateway.request import Exchange
 from gateway.store.failure import StoreError
+from gateway.store.process import this_process
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -66,7 +65,7 @@ class Background:
         self._store = store
         self._age = age
         self._queries: ModuleType = importlib.import_module(_QUERIES)
-        self._me = f"{os.getpid()}:{secrets.token_hex(8)}"
+        self._me = this_process()
         self._runs: dict[tuple[str, str], Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._renewed = self._cleaned = 0.0
@@ -85,11 +84,11 @@ class Background:
         now, most = int(time.time()), self._core.snapshot.config.server.limits.background
         # `input_items` is read by whoever lists them while the response is made.
         row = self._queries.Row(
-            *(run.name, said.QUEUED, request.stream, now + LEASE),
+            *(run.name, said.QUEUED, request.stream, now + LEASE, self._me),
             *(wish.previous, items, msgspec.json.encode(begun)),
         )
         if not await self._store.write(
-            lambda connection: self._queries.begin(connection, owner, row, self._me, most, now)
+            lambda connection: self._queries.begin(connection, owner, row, most, now)
         ):
             message = f"this key has {most} responses in the background: wait until one has ended"
             raise GatewayError(

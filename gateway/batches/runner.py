@@ -14,11 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import secrets
-import socket
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -30,6 +26,7 @@ from gateway.batches.run import LEASE, Parts, Run
 from gateway.batches.sending import Send
 from gateway.config.batches import Batches
 from gateway.errors import GatewayError
+from gateway.store.process import this_host, this_process
 from gateway.store.store import Store
 from gateway.telemetry.of_batches import BatchMetrics
 
@@ -49,11 +46,6 @@ _LEFT_OVER: Final = 86_400.0
 """Seconds after which a file that nobody knows is one that a killed process has left."""
 
 
-def this_host() -> str:
-    """Return what this machine is called in leases; containers count as machines."""
-    return f"{socket.gethostname()[:40]}-{uuid.getnode():012x}:"
-
-
 class Runner:
     """The batches of one process."""
 
@@ -70,8 +62,7 @@ class Runner:
         `settings` returns what the config says of batches now, and of the largest body of a request.
         """
         self._host = this_host()
-        me = f"{self._host}{os.getpid()}:{secrets.token_hex(4)}"
-        self._parts = Parts(store, send, metrics, clock, me)
+        self._parts = Parts(store, send, metrics, clock, this_process())
         self._metrics = metrics
         self._settings = settings
         self._locks: Path = store.folder("batches")

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
+from gateway.store.process import is_gone
 from gateway.store.tables import background as table
 from gateway.store.tables import response_events as events_table
 
@@ -31,22 +32,24 @@ class Row(NamedTuple):
     status: str
     streamed: bool
     lease_until: int
+    by: str
+    """The process that makes it."""
     previous: str
     input: bytes
     response: bytes
 
     def is_lost(self, now: int) -> bool:
         """Tell whether the process that made it is gone."""
-        return self.status in OPEN and self.lease_until < now
+        return self.status in OPEN and (self.lease_until < now or is_gone(self.by))
 
 
-def begin(connection: sa.Connection, owner: str, row: Row, by: str, most: int, now: int) -> bool:
-    """Add a response that process `by` makes. Return False where this owner has `most` of them that have not ended."""
+def begin(connection: sa.Connection, owner: str, row: Row, most: int, now: int) -> bool:
+    """Add a response. Return False where this owner has `most` of them that have not ended."""
     having = (table.c.owner == owner, table.c.status.in_(OPEN), table.c.lease_until >= now)
     count = connection.execute(sa.select(sa.func.count()).select_from(table).where(*having)).scalar_one()
     if count >= most:
         return False
-    values = {**row._asdict(), "previous": row.previous or None, "owner": owner, "by": by, "changed": now}
+    values = {**row._asdict(), "previous": row.previous or None, "owner": owner, "changed": now}
     connection.execute(sa.insert(table).values(**values))
     return True
 

@@ -122,3 +122,51 @@ async def test_a_response_of_one_process_is_there_in_all(tmp_path: Path, data: s
                 assert more.previous_response_id == made.id
 
         await asyncio.gather(*(once(number) for number in range(20)))
+
+
+LATER: dict[str, Any] = {"model": "m", "input": "wait", "background": True}
+
+
+async def begun(sdk: openai.AsyncOpenAI, other: openai.AsyncOpenAI) -> str:
+    """Have a response be made in the background; return its id once `other` sees that its answer has begun."""
+    made: Any = await sdk.responses.create(**LATER)
+    for _ in range(400):
+        if (await other.responses.retrieve(made.id)).status == "in_progress":
+            return str(made.id)
+        await asyncio.sleep(0.05)
+    raise TimeoutError(made.id)
+
+
+async def killed_later(folder: Path, content: str, made: list[str]) -> None:
+    """Kill a gateway that makes a response in the background. Always raises."""
+    async with running(folder, content) as gateway, client(gateway) as sdk:
+        made.append(await begun(sdk, sdk))
+        os.kill(gateway.process.pid, signal.SIGKILL)
+        await gateway.process.wait()
+        raise AssertionError(gateway.process.returncode)
+
+
+async def test_in_the_background_it_is_cancelled_by_any_process_and_failed_by_a_kill(
+    tmp_path: Path, data: str
+) -> None:
+    held = {"match": {"contains": "wait"}, "say": "at last", "first_token": 60}
+    async with FakeEngine(models=["m"], rules=[held]) as engine:
+        content = text(engine, data)
+        async with running(tmp_path, content, "--workers", "2") as gateway:
+            await gateway.serve(2)
+
+            async def once() -> None:
+                async with client(gateway) as one, client(gateway) as other:
+                    name = await begun(one, other)
+                    assert (await other.responses.cancel(name)).status == "cancelled"
+                    assert (await one.responses.retrieve(name)).status == "cancelled"
+
+            await asyncio.gather(*(once() for _ in range(8)))
+            await engine.closed(8)
+        made: list[str] = []
+        with pytest.raises(AssertionError, match="-9"):
+            await killed_later(tmp_path, content, made)
+        async with running(tmp_path, content) as gateway, client(gateway) as sdk:
+            failed = await sdk.responses.retrieve(made[0])
+            assert failed.status == "failed" and failed.error is not None
+            assert "the gateway stopped while it made this response" in failed.error.message
