@@ -65,6 +65,13 @@ class Message(msgspec.Struct):
     reasoning: Any = None
 
 
+NOT_FORCED = (
+    "it does not hear 'tool_choice' and leaves it to the model whether to call a tool. Ask with 'auto' and offer only "
+    "the tool that is to be called, or give the model a target behind another engine: such requests go there"
+)
+"""Why a tool is refused that must be called, and how to go on."""
+
+
 def refusal(param: str, why: str, kind: Kind = Kind.UNSUPPORTED) -> RequestError:
     """Return the error for a member that Ollama cannot honour; `why` continues "Ollama cannot do this: "."""
     message = f"Ollama cannot do this: {why}" if kind is Kind.UNSUPPORTED else why

@@ -26,12 +26,7 @@ import msgspec
 from backends.base import Failure, Kind, Operation, Request, RequestError
 from backends.dialect import edits, rewrite
 from backends.dialect.dropped import dropped
-from backends.engines.ollama.messages import Members, Message, native_messages, refusal
-
-NOT_FORCED = (
-    "it does not hear 'tool_choice' and leaves it to the model whether to call a tool. Ask with 'auto' and offer only "
-    "the tool that is to be called, or give the model a target behind another engine: such requests go there"
-)
+from backends.engines.ollama.messages import NOT_FORCED, Members, Message, native_messages, refusal
 
 OPTIONS = {
     "temperature": "temperature",
