@@ -17,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import re
+from typing import Final
 
 import msgspec
 
@@ -259,6 +260,20 @@ def readable(text: str) -> str:
     """Return untrusted text as one short line of printable characters."""
     printable = "".join(c if c.isprintable() else " " for c in text[: 4 * _MESSAGE_LIMIT])
     return " ".join(printable.split())[:_MESSAGE_LIMIT]
+
+
+UNREADABLE: Final[tuple[type[Exception], ...]] = (msgspec.DecodeError, RecursionError)
+"""What is raised where a request's own JSON is read, which nobody has read as far before."""
+
+
+def unreadable(error: Exception) -> Failure:
+    """Return the failure for a request that cannot be read, for a number out of range or for too deep nesting."""
+    if isinstance(error, RecursionError):
+        return Failure(Kind.REJECTED, "the body is nested too deeply", code="invalid_json")
+    why = str(error).partition(" - at ")[0]
+    return Failure(
+        Kind.REJECTED, f"the body cannot be read: {why.replace('`', chr(39))}", code="invalid_json"
+    )
 
 
 def garbled(message: str, body: bytes, error: Exception | None = None) -> Failure:

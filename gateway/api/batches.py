@@ -108,7 +108,8 @@ class Errands:
             endpoint.accept(exchange, body)
         await exchange.ended()
         hopeful = exchange.code == _UNKNOWN and self._misses_one()
-        return Answer(kept.status, exchange.name, retry_after(kept.headers), kept.body, hopeful)
+        after = None if kept.status < 300 else retry_after(kept.headers)
+        return Answer(kept.status, exchange.name, after, kept.body, hopeful)
 
     def _caller(self, owner: str) -> Caller:
         """Return the holder of the key of this name. Raises GatewayError where there is none any more."""

@@ -42,7 +42,7 @@ from backends.base import (
     Usage,
 )
 from backends.dialect import gathered
-from backends.dialect.errors import reason_of
+from backends.dialect.errors import UNREADABLE, reason_of, unreadable
 from backends.dialect.parameters import Parameters
 from backends.dialect.stream import EventStream
 from backends.framing import sse
@@ -209,6 +209,9 @@ class Attempt(Sink):
                     call = translation.call(self._engine, self._model)
             except RequestError as error:
                 self._fail(error.failure)
+                return True
+            except UNREADABLE as error:
+                self._fail(unreadable(error))
                 return True
             self._whole = call.whole
             if translation is not None or call.native or call.whole:

@@ -14,6 +14,7 @@ from typing import ClassVar, Final
 import msgspec
 
 from backends.base import Headers, Operation, Request
+from backends.dialect.errors import UNREADABLE, unreadable
 from backends.surfaces.ollama import idle
 from backends.surfaces.openai import UNBUFFERED, OpenAI
 from backends.surfaces.surface import Broken, ErrorFacts, InvalidRequest
@@ -43,8 +44,12 @@ class Ollama(OpenAI):
             if error.param == "model" and error.code == "missing_field":
                 error.message = "model is required"
             raise
+        try:
+            asks_for_nothing = bool(idle.done_reason(request))
+        except UNREADABLE as error:
+            raise InvalidRequest(unreadable(error).message, code="invalid_json") from None
         # What asks for nothing is answered as a whole, whatever it says of streams.
-        return msgspec.structs.replace(request, stream=False) if idle.done_reason(request) else request
+        return msgspec.structs.replace(request, stream=False) if asks_for_nothing else request
 
     def heartbeat(self, words: str) -> bytes:
         return b" "
