@@ -1,14 +1,15 @@
 """`make residency`: more engines than fit into the memory there is, clients that want all of them, and kill -9.
 
 Rules:
-- The gateway is a real process, and so are the engines: llama.cpp as embedded, with five copies of the demo model, of
-  which the budget (`server.engines.memory`) holds two. All is on loopback; what is random has a fixed seed.
+- The gateway is a real process, and so are the engines. There are two stages (`bench.stages`): llama.cpp as embedded,
+  with five copies of the demo model, of which the budget (`server.engines.memory`) holds two; with `--gpus`, programs
+  that play engines, on GPUs that NVML's stand-in tells of. All is on loopback; what is random has a fixed seed.
 - Engines are killed at random, and the gateway once, in the middle, whereupon it is started again.
 - A request may fail only if it was under way when the process that it needed was killed, or came within a second
   after: the gateway, or the engine of the model it asked for. It then counts as lost, not as failed. While no gateway
   runs, no client asks.
-- The memory of the engines is that which the kernel calls resident, of every process that has one of the copies in its
-  command line, wardens left out. It is looked at every 50 ms, also while the gateway is down.
+- Engines are the processes that have a model of the stage in their command line, wardens left out. In RAM their memory
+  is that which the kernel calls resident. It is looked at every 50 ms, also while the gateway is down.
 - Exit 1 if a request fails, memory exceeds the budget, 99 of 100 requests are not answered within `max_wait`, more
   engines were stopped for others than the time on loading and staying allows, or an engine is left afterwards.
 """
@@ -37,8 +38,9 @@ import yaml
 from bench import probe
 from bench.load import Question
 from bench.soak import ending
+from bench.stages import InRam, OnGpus, Stage
 from bench.subjects import KEY, ROOT, Subject
-from bench.swaps import BUDGET, CLIENTS, COPIES, MAX_WAIT, MIB, OK, Asked, Counted, Engines, Run, page
+from bench.swaps import CLIENTS, MAX_WAIT, OK, Asked, Counted, Engines, Run, kept, page
 
 PATIENCE = 90.0
 """Seconds a client waits for its answer. The gateway's own limits are shorter."""
@@ -53,19 +55,23 @@ STOPPED = 20.0
 class Resident(Subject):
     """The gateway with the engines."""
 
-    def __init__(self, models: Sequence[Path]) -> None:
+    def __init__(self, models: Sequence[Path], stage: Stage) -> None:
         super().__init__("gateway", model=models[0].stem)
         self.models = models
+        self._stage = stage
+
+    def environment(self) -> dict[str, str]:
+        """Return what the stage needs."""
+        return self._stage.environment()
 
     def command(self, folder: Path, upstream_port: int) -> Sequence[str]:
         """Write the config; return the command line."""
         file = folder / "gateway.yaml"
-        launch = {"start": "on_demand", "threads": 1, "context": 512, "parallel": 4, "prompt_cache": False}
         config: dict[str, Any] = {
             "server": {
                 "listen": f"127.0.0.1:{self.port}",
                 "log": {"level": "info"},
-                "engines": {"memory": {"ram": f"{BUDGET // MIB}MiB"}},
+                "engines": self._stage.engines(),
             },
             "backends": {
                 path.stem: {
@@ -73,7 +79,8 @@ class Resident(Subject):
                     "launch": {
                         "model": str(path),
                         "name": path.stem,
-                        **launch,
+                        "start": "on_demand",
+                        **self._stage.launch(path.stem),
                         "max_wait": f"{MAX_WAIT:.0f}s",
                     },
                 }
@@ -94,16 +101,17 @@ class Resident(Subject):
 class Bench:
     """One run."""
 
-    def __init__(self, folder: Path, seconds: float, seed: int = 1) -> None:
+    def __init__(self, folder: Path, stage: Stage, seconds: float, seed: int = 1) -> None:
         (folder / "model").mkdir()
-        models = [folder / "model" / f"m{number}.gguf" for number in range(COPIES)]
+        models = [folder / "model" / f"{name}.gguf" for name in stage.models]
         for path in models:
             shutil.copy(ROOT / "models" / "demo.gguf", path)
-        self.run = Run()
+        self.run = Run(stage.rules)
+        self._stage = stage
         self._folder = folder
         self._seconds = seconds
         self._seed = seed
-        self._subject = Resident(models)
+        self._subject = Resident(models, stage)
         self._engines = Engines(folder)
         self._up = asyncio.Event()
         self._until = 0.0
@@ -159,9 +167,9 @@ class Bench:
     async def _look(self) -> None:
         """Take note of the engines' memory, until cancelled."""
         while True:
-            count, held = self._engines.memory()
-            self.run.memory.append(held)
-            self.run.most = max(self.run.most, count)
+            alive = self._engines.alive()
+            self.run.memory.append(self._stage.memory(alive))
+            self.run.most = max(self.run.most, len(alive))
             await asyncio.sleep(LOOK)
 
     async def _kill_engines(self) -> None:
@@ -213,7 +221,7 @@ class Bench:
         """Wait until no engine runs, and take note of those that are left."""
         late = time.monotonic() + STOPPED
         # Nothing tells of the end of a process that is not a child.
-        while (left := self._engines.memory()[0]) and time.monotonic() < late:  # noqa: ASYNC110
+        while (left := len(self._engines.alive())) and time.monotonic() < late:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
         self.run.left = left
 
@@ -251,10 +259,11 @@ def _message(body: bytes) -> str:
         return body[-100:].decode(errors="replace")
 
 
-async def go(minutes: float) -> Run:
+async def go(minutes: float, on_gpus: bool) -> Run:
     """Run it."""
     with tempfile.TemporaryDirectory(prefix="gateway-residency-") as folder:
-        bench = Bench(Path(folder), minutes * 60)
+        stage = OnGpus(Path(folder)) if on_gpus else InRam()
+        bench = Bench(Path(folder), stage, minutes * 60)
         await bench.go()
     return bench.run
 
@@ -263,15 +272,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; return the exit status."""
     parser = argparse.ArgumentParser(prog="make residency", description="More engines than fit, and kill -9.")
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--gpus", action="store_true", help="on GPUs that are made up, instead of in RAM")
     parser.add_argument("--write", action="store_true", help="keep the result in bench/RESIDENCY.md")
     options = parser.parse_args(arguments)
-    run = uvloop.run(go(options.minutes))
+    run = uvloop.run(go(options.minutes, options.gpus))
     text, broken = page(run), run.broken()
     print(text)
     for line in broken:
         print(f"broken: {line}", file=sys.stderr)
     if options.write:
-        (ROOT / "bench" / "RESIDENCY.md").write_text(text)
+        results = ROOT / "bench" / "RESIDENCY.md"
+        results.write_text(kept(results.read_text(), text))
     return 1 if broken else 0
 
 

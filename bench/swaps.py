@@ -17,12 +17,7 @@ from bench import accounting, report
 from bench.load import quantile
 from gateway.residency.decide import SHORTEST_STAY
 
-MIB = 1 << 20
-BUDGET = 120 * MIB
-"""What all engines may take together. One takes 45 to 50 MiB."""
-FIT = 2
-"""How many engines that holds."""
-COPIES = 5
+MIB, GIB = 1 << 20, 1 << 30
 CLIENTS = 32
 MAX_WAIT = 30.0
 """Seconds that a request may wait for its engine (`launch.max_wait`)."""
@@ -31,6 +26,48 @@ NOTICED = 1.0
 OK = "ok"
 _SETTLED = 20
 """Looks at a process after which its command line will not change any more: it has forked and not yet executed."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a run is, and what must hold in it."""
+
+    title: str
+    words: str
+    """What runs, in which memory."""
+    memory: str
+    """What is measured of the memory."""
+    unit: str
+    scale: int
+    """Bytes of the unit."""
+    budget: int
+    """Bytes that may be taken."""
+    fit: int
+    """How many engines that holds at most."""
+
+    def shown(self, amount: float) -> str:
+        """Return bytes in the unit."""
+        return f"{amount / self.scale:.1f}"
+
+
+IN_RAM = Rules(
+    "In RAM",
+    "5 copies of the demo model, embedded llama.cpp, in a budget that holds 2",
+    "memory of all engines",
+    "MiB",
+    MIB,
+    120 * MIB,  # one takes 45 to 50
+    2,
+)
+GPUS = Rules(
+    "On GPUs",
+    "6 models of 5 to 20 GiB, programs that play llama.cpp, on 2 GPUs of 24 GiB that NVML's stand-in tells of",
+    "memory in use of the fuller GPU",
+    "GiB",
+    GIB,
+    24 * GIB * 95 // 100,
+    4,
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +99,7 @@ class Counted:
 class Run:
     """What happened."""
 
+    rules: Rules = IN_RAM
     seconds: float = 0.0
     asked: list[Asked] = field(default_factory=list)
     engine_kills: list[tuple[float, str]] = field(default_factory=list)
@@ -100,14 +138,16 @@ class Run:
         """
         ready = self.counted.loads["ready"]
         load = self.counted.seconds / ready if ready else 0.0
-        return FIT * self.seconds / (load + max(load, SHORTEST_STAY))
+        return self.rules.fit * self.seconds / (load + max(load, SHORTEST_STAY))
 
     def broken(self) -> list[str]:
         """Return in words what does not hold."""
         slow = quantile(self.waits(), 0.99)
         found = [f"failed: {count} × {end}" for end, count in self.failures().items()]
-        if max(self.memory) > BUDGET:
-            found.append(f"the engines took {max(self.memory) / MIB:.1f} MiB, the budget is {BUDGET // MIB}")
+        rules, most = self.rules, max(self.memory)
+        if most > rules.budget:
+            took, budget = rules.shown(most), rules.shown(rules.budget)
+            found.append(f"the engines took {took} {rules.unit}, the budget is {budget}")
         if slow is None or slow > MAX_WAIT:
             found.append(f"99 of 100 answers took {_seconds(slow)} s, `max_wait` is {MAX_WAIT:.0f}")
         if self.counted.stops["room"] > self.bound():
@@ -149,10 +189,9 @@ class Engines:
         found = [word for word in words if word.startswith(f"--model={self._mark}")]
         return Path(found[0].partition("=")[2]).stem if found else None
 
-    def memory(self) -> tuple[int, int]:
-        """Return how many engines run, and the resident bytes of all of them."""
-        held = [accounting.resident(pid) for pid in self.look()]
-        return sum(map(bool, held)), sum(held)
+    def alive(self) -> list[int]:
+        """Return the engines that run and have memory."""
+        return [pid for pid in self.look() if accounting.resident(pid)]
 
 
 def _seconds(value: float | None) -> str:
@@ -165,7 +204,7 @@ def page(run: Run) -> str:
     waits, memory = run.waits(), run.memory
     lost = sum(one.end != OK and run.lost(one) for one in run.asked)
     down = "–" if run.down is None else f"{run.down[1] - run.down[0]:.1f}"
-    counted = run.counted
+    counted, rules = run.counted, run.rules
     rows = [
         ("minutes", f"{run.seconds / 60:.1f}"),
         ("requests", str(len(run.asked))),
@@ -173,8 +212,8 @@ def page(run: Run) -> str:
         ("lost with a process that was killed", str(lost)),
         ("engines killed; seconds without a gateway", f"{len(run.engine_kills)}; {down}"),
         (
-            "memory of all engines, mean, most, budget, MiB",
-            f"{sum(memory) / len(memory) / MIB:.1f}, {max(memory) / MIB:.1f}, {BUDGET / MIB:.1f}",
+            f"{rules.memory}, mean, most, budget, {rules.unit}",
+            ", ".join(map(rules.shown, (sum(memory) / len(memory), max(memory), rules.budget))),
         ),
         ("looks at it; most engines at once", f"{len(memory)}; {run.most}"),
         (
@@ -192,8 +231,20 @@ def page(run: Run) -> str:
     ]
     table = "\n".join(f"| {what} | {value} |" for what, value in rows)
     return (
-        f"# Engines on demand\n\n{it['cpu']}, {it['cores']} cores, load {it['load']}, Linux {it['kernel']}, "
-        f"{it['python']} · {CLIENTS} clients ask for {COPIES} copies of the demo model at random, embedded llama.cpp, "
-        f"in a budget that holds {FIT}; engines are killed at random, and the gateway in the middle.\n\n"
-        f"| | |\n|---|---:|\n{table}\n"
+        f"## {rules.title}\n\n{it['cpu']}, {it['cores']} cores, load {it['load']}, Linux {it['kernel']}, "
+        f"{it['python']} · {CLIENTS} clients ask at random for {rules.words}; engines are killed at random, and the "
+        f"gateway in the middle.\n\n| | |\n|---|---:|\n{table}\n"
     )
+
+
+def kept(text: str, section: str) -> str:
+    """Return a page of results with this section in the place of the one of its title, or at the end."""
+    head, *sections = text.split("\n## ")
+    new = section.removeprefix("## ").rstrip("\n")
+    title = new.partition("\n")[0]
+    titles = [each.partition("\n")[0] for each in sections]
+    if title in titles:
+        sections[titles.index(title)] = new
+    else:
+        sections.append(new)
+    return "\n\n## ".join(each.strip("\n") for each in (head, *sections)) + "\n"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.swaps import BUDGET, MAX_WAIT, MIB, NOTICED, OK, Asked, Counted, Run, page
+from bench.swaps import IN_RAM, MAX_WAIT, MIB, NOTICED, OK, Asked, Counted, Run, kept, page
 
+BUDGET = IN_RAM.budget
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -64,10 +65,17 @@ def test_the_page_tells_what_was_seen() -> None:
     assert f"| memory of all engines, mean, most, budget, MiB | 65.0, 90.0, {BUDGET / MIB:.1f} |" in text
 
 
+def test_a_result_takes_the_place_of_the_one_before() -> None:
+    assert kept("# Page\n", "## One\n\n1\n") == "# Page\n\n## One\n\n1\n"
+    both = kept(kept("# Page\n", "## One\n\n1\n"), "## Two\n\n2\n")
+    assert kept(both, "## One\n\n3\n") == "# Page\n\n## One\n\n3\n\n## Two\n\n2\n"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_short_run_of_real_engines_finds_nothing_broken() -> None:
-    command = [sys.executable, "-m", "bench.residency", "--minutes", "0.4"]
+@pytest.mark.parametrize("more", [(), ("--gpus",)])
+def test_a_short_run_of_real_processes_finds_nothing_broken(more: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "bench.residency", "--minutes", "0.4", *more]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "| failed | 0 |" in ran.stdout
