@@ -92,7 +92,12 @@ class ProcessLaunch(Residing):
         `env` are variables that the engine needs; those of the option `env` win. `key_env` is `Launch.key_env`.
         """
         gpus = self.gpus
-        devices = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if isinstance(gpus, tuple) else {}
+        devices: dict[str, str] = {}
+        if isinstance(gpus, tuple):
+            devices["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+        if devices and gpus:
+            # Otherwise CUDA counts the fastest first, and NVML, which the gateway asks, by the bus.
+            devices["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         environment = {**(env or {}), **devices, **self.env}
         if any(PULLED in word for word in argv):
             fetching = (sys.executable, "-m", "gateway", "pull", str(getattr(self, "model", "")), "--exec")

@@ -3,8 +3,7 @@
 Rules:
 - Such an engine has a warden that is no child of the gateway's. When the gateway ends, for whatever reason, the warden
   keeps the engine for a while and listens at a socket; whoever knows the token takes it over. Nobody comes: it ends.
-- A file tells the next gateway where: the token, the port, the key, and a digest of what the engine was started with.
-  File and socket lie in a folder that nobody else may enter.
+- A file tells the next gateway where (`gateway.fleet.left`). The socket lies beside it.
 - The engine itself is never asked who it is. Whoever listens on its port without its warden is a stranger.
 """
 
@@ -12,95 +11,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from backends.base import Launch
+from gateway.fleet.left import Adopting, Left, Mark, digest, read
 from gateway.fleet.spawning import Folder, child_environment, warden_command
 
 TOKEN = "GATEWAY_WARDEN_TOKEN"
-WARDENS = "wardens"
-"""The folder below `server.data`."""
 PATIENCE = 5.0
-"""Seconds for a warden to answer."""
+"""Seconds for a warden to answer, or to notice that its gateway is gone."""
+LONGEST_BIRTH = 30.0
+"""Seconds for a warden that is being started to say that it is there: the machine may be very busy."""
 LONGEST_END = 60.0
 """Seconds to wait for the end of an engine that was launched otherwise."""
 
 log = logging.getLogger("gateway.fleet")
-
-
-@dataclass(frozen=True, slots=True)
-class Adopting:
-    """Where engines are left, and for how long."""
-
-    folder: Path
-    seconds: float
-
-    def file(self, name: str) -> Path:
-        """Return the file that tells of a backend's engine."""
-        return self.folder / f"{name}.json"
-
-    def door(self, name: str) -> Path:
-        """Return the socket at which its warden listens once it is alone."""
-        return self.folder / f"{name}.sock"
-
-
-class Left(msgspec.Struct, frozen=True):
-    """What a gateway has written of an engine."""
-
-    token: str
-    port: int
-    pid: int
-    digest: str
-    began: float
-    """When it was started, in seconds since 1970."""
-    key: str | None = None
-
-
-def digest(launch: Launch) -> str:
-    """Return a short form of everything that an engine is started with."""
-    said = [
-        launch.argv,
-        sorted(launch.env.items()),
-        launch.stop,
-        launch.port,
-        launch.stop_timeout,
-        launch.key_env,
-    ]
-    return hashlib.sha256(msgspec.json.encode(said)).hexdigest()
-
-
-def write(adopting: Adopting, name: str, left: Left) -> None:
-    """Tell the next gateway of an engine. Raise OSError if that cannot be written."""
-    file = adopting.file(name)
-    part = file.with_suffix(".part")
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
-        opened.write(msgspec.json.encode(left))
-    part.replace(file)
-
-
-def read(adopting: Adopting, name: str) -> Left | None:
-    """Return what was left of a backend's engine; None where there is nothing that can be used."""
-    try:
-        return msgspec.json.decode(adopting.file(name).read_bytes(), type=Left)
-    except (OSError, msgspec.DecodeError):
-        return None
-
-
-def forget(adopting: Adopting, name: str) -> None:
-    """Remove what was left of an engine."""
-    for path in (adopting.file(name), adopting.door(name)):
-        path.unlink(missing_ok=True)
 
 
 class Remote:
@@ -131,9 +64,9 @@ class Remote:
             return b""
         return line
 
-    async def greet(self) -> None:
-        """Read who it is. Raise OSError if it has ended."""
-        async with asyncio.timeout(PATIENCE):
+    async def greet(self, patience: float) -> None:
+        """Read who it is. Raise OSError if it has ended, or does not say so."""
+        async with asyncio.timeout(patience):
             line = await self.hear()
         if not line.isdigit():
             raise OSError("its warden has ended")
@@ -161,7 +94,7 @@ class Remote:
         self._pipe.close()
 
 
-async def _remote(control: socket.socket, output: int) -> Remote:
+async def _remote(control: socket.socket, output: int, patience: float) -> Remote:
     """Return the warden at the other end of a socket and of a pipe."""
     control.setblocking(False)
     reader = asyncio.StreamReader()
@@ -171,58 +104,70 @@ async def _remote(control: socket.socket, output: int) -> Remote:
     )
     remote = Remote(control, reader, pipe)
     try:
-        await remote.greet()
+        await remote.greet(patience)
     except BaseException:
         pipe.close()
         raise
     return remote
 
 
-async def spawn(adopting: Adopting, name: str, launch: Launch, folder: Folder, token: str) -> Remote:
-    """Start an engine under a warden that outlives this process. Raise OSError if that does not work."""
-    adopting.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+async def spawn(launch: Launch, folder: Folder, mark: Mark) -> Remote:
+    """Start an engine under a warden that outlives this process. Raise OSError if that does not work.
+
+    However this fails, or is cancelled, the engine is ended: nobody would find it.
+    """
     ours, theirs = socket.socketpair()
     output, write_end = os.pipe()
-    more = ["--adopt", str(adopting.seconds), "--door", str(adopting.door(name).absolute())]
+    more = ["--adopt", str(mark.adopting.seconds), "--door", str(mark.door.absolute())]
+    more += ["--left", str(mark.file.absolute())]
     try:
         process = await asyncio.create_subprocess_exec(
             *warden_command(launch, folder, more),
             stdin=theirs.fileno(),
             stdout=write_end,
             stderr=write_end,
-            env={**child_environment(os.environ, launch.env), TOKEN: token},
+            env={**child_environment(os.environ, launch.env), TOKEN: mark.left.token},
             start_new_session=True,
         )
         await process.wait()
     except BaseException:
-        ours.close()
+        _have_ended(ours)
         os.close(output)
         raise
     finally:
         theirs.close()
         os.close(write_end)
     try:
-        return await _remote(ours, output)
+        return await _remote(ours, output, LONGEST_BIRTH)
     except BaseException:
-        ours.close()
+        _have_ended(ours)
         raise
 
 
-async def take_over(adopting: Adopting, name: str, left: Left) -> Remote | None:
+def _have_ended(control: socket.socket) -> None:
+    """Have a warden that may not even listen yet end its engine, and leave."""
+    with control, contextlib.suppress(OSError):
+        control.send(b"end")
+
+
+async def take_over(adopting: Adopting, left: Left) -> Remote | None:
     """Take over an engine that was left; None where its warden has ended, or is not alone."""
     output, write_end = os.pipe()
     try:
-        control = await asyncio.to_thread(_knock, adopting.door(name), left.token, write_end)
+        control = await asyncio.to_thread(_knock, adopting.door(left.token), left.token, write_end)
     except OSError:
         os.close(output)
         return None
     finally:
         os.close(write_end)
     try:
-        return await _remote(control, output)
-    except (OSError, TimeoutError):
+        return await _remote(control, output, PATIENCE)
+    except OSError:
         control.close()
         return None
+    except BaseException:
+        control.close()
+        raise
 
 
 def _knock(door: Path, token: str, output: int) -> socket.socket:
@@ -247,7 +192,7 @@ class Found(NamedTuple):
     """An engine that was taken over."""
 
     launch: Launch
-    left: Left
+    mark: Mark
     remote: Remote
 
 
@@ -267,62 +212,73 @@ class Succession:
         self._command = command
         self._own_key = own_key
 
-    async def settle(self) -> bool:
-        """Tell whether there is an engine that can be taken over; end one that was started with other settings."""
-        found = self._read()
-        if found is None or not await self._is_alone(found[0]):
-            return False
-        if found[1] is not None:
-            return True
-        remote = await take_over(self._adopting, self._name, found[0])
-        if remote is not None:
-            log.info(
-                "backend '%s': the engine left by the gateway before ends, as it was launched otherwise",
-                self._name,
-            )
-            remote.end()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LONGEST_END):
-                    await remote.wait()
-            remote.leave()
-            remote.control.close()
-        forget(self._adopting, self._name)
-        return False
+    async def take(self, lock: int) -> Found | None:
+        """Take over the engine that was left, if it was started as it would be now; end one that was not.
 
-    async def adopt(self) -> Found | None:
-        """Take over the engine, if there is one that was started as it would be now."""
-        if not await self.settle() or (found := self._read()) is None or found[1] is None:
-            return None
-        remote = await take_over(self._adopting, self._name, found[0])
-        if remote is None:
-            return None
-        log.info("backend '%s' is taken over from the gateway before", self._name)
-        return Found(found[1], found[0], remote)
-
-    def _read(self) -> tuple[Left, Launch | None] | None:
-        """Return what was left, and how it was started, if it would be started so now."""
+        `lock` is the right to it (`hold`).
+        """
         left = read(self._adopting, self._name)
         if left is None:
             return None
+        mark = Mark(self._adopting, self._name, left, lock)
+        remote = await take_over(self._adopting, left) if await self._is_alone(left) else None
+        if remote is None:
+            mark.forget()
+            return None
+        launch = self._wanted(left)
+        if launch is not None:
+            log.info("backend '%s' is taken over from the gateway before", self._name)
+            return Found(launch, mark, remote)
+        log.info(
+            "backend '%s': the engine left by the gateway before ends, as it was launched otherwise",
+            self._name,
+        )
+        await end(remote)
+        mark.forget()
+        return None
+
+    def _wanted(self, left: Left) -> Launch | None:
+        """Return how an engine that was left was started, if it would be started so now."""
         try:
             launch = self._command(left.port)
         except Exception:  # noqa: BLE001 (whatever it is, the next start will tell)
-            return left, None
+            return None
         if left.key is not None and launch.key_env is not None and launch.key_env not in launch.env:
             launch = replace(launch, env={**launch.env, launch.key_env: left.key})
         own = self._own_key()
         same = digest(launch) == left.digest and (own is None or left.key is None or own == left.key)
-        return left, launch if same else None
+        return launch if same else None
 
     async def _is_alone(self, left: Left) -> bool:
-        """Wait until its warden listens, which it does once it has noticed that its gateway is gone."""
-        door, loop = self._adopting.door(self._name), asyncio.get_running_loop()
-        until = loop.time() + PATIENCE
+        """Wait until its warden listens, which it does once it has noticed that its gateway is gone.
+
+        One that has given up waiting keeps its file until the engine has ended, which is waited for here.
+        """
+        door, loop = self._adopting.door(left.token), asyncio.get_running_loop()
+        began = loop.time()
         while not door.exists():
-            if loop.time() > until or not _runs(left.pid):
+            patience = LONGEST_END if _has_warden(left.pid, door) else PATIENCE
+            if loop.time() - began > patience or (left.pid and not _runs(left.pid)):
                 return False
             await asyncio.sleep(0.05)
         return True
+
+
+async def end(remote: Remote) -> None:
+    """Have an engine that was taken over ended, and wait for that."""
+    remote.end()
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LONGEST_END):
+                await remote.wait()
+    finally:
+        leave(remote)
+
+
+def leave(remote: Remote) -> None:
+    """Leave an engine that was taken over to the next gateway, unless it was told to end."""
+    remote.leave()
+    remote.control.close()
 
 
 def _runs(pid: int) -> bool:
@@ -332,4 +288,14 @@ def _runs(pid: int) -> bool:
         return False
     except PermissionError:
         pass
-    return pid > 0
+    return True
+
+
+def _has_warden(pid: int, door: Path) -> bool:
+    """Tell whether a process is the child of the warden with this door, as far as the system tells (Linux)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        words = Path(f"/proc/{int(stat[1])}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError, IndexError):
+        return False
+    return os.fsencode(door.absolute()) in words

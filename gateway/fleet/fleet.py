@@ -22,12 +22,12 @@ from typing import Any
 
 from backends.base import Engine, Status
 from gateway.config.schema import Config
-from gateway.fleet.adoption import WARDENS, Adopting
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.breaker import Settings
 from gateway.fleet.discovery import Discovery
 from gateway.fleet.gauges import show
 from gateway.fleet.keeper import Here, Keeper, Use, Uses
+from gateway.fleet.left import WARDENS, Adopting
 from gateway.fleet.location import Location, OnLocation
 from gateway.fleet.member import Member, Shared, engine_of
 from gateway.fleet.orders import Kind, Order, Standing
@@ -148,8 +148,8 @@ class Fleet:
         for name, member in self._members.items():
             member.backend.listed.targeted = name in targeted
             if member.supervisor is not None:
-                member.supervisor.process.data = data
-                member.supervisor.process.adopting = _adopting(config)
+                member.supervisor.process.arrivals.data = data
+                member.supervisor.process.arrivals.adopting = _adopting(config)
         self._members = {name: self._members[name] for name in config.backends}
         self.pool.backends = {name: member.backend for name, member in self._members.items()}
         if self.keeper is not None:
@@ -190,9 +190,8 @@ class Fleet:
                     self._group = None
                     for member in self._members.values():
                         if member.supervisor is not None:
-                            member.supervisor.process.outlived = (
-                                member.supervisor.process.adopting is not None
-                            )
+                            process = member.supervisor.process
+                            process.outlived = process.arrivals.adopting is not None
         finally:
             if self._expiring is not None:
                 self._expiring.cancel()

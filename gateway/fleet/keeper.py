@@ -15,19 +15,22 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from backends.base import LaunchOptions
 from backends.facts.residing import Residing
 from gateway.config.schema import Config
 from gateway.config.server import Engines
-from gateway.fleet.needs import Needs, budget, limits
+from gateway.fleet.kept import Kept, terms_of
+from gateway.fleet.needs import Needs
 from gateway.fleet.remembering import Remembering
+from gateway.fleet.room import Room
 from gateway.fleet.supervise import Supervisor
 from gateway.machine.machine import Machine
 from gateway.residency.decide import decide, rivals
-from gateway.residency.memory import ENGINES, RAM, shortages
-from gateway.residency.resident import Action, Reason, Refuse, Resident, Sleep, Start, Stop, Terms, Wake
+from gateway.residency.memory import ENGINES, RAM, Amounts, shortages
+from gateway.residency.resident import Action, Reason, Refuse, Resident, Sleep, Start, Stop, Wake
 from gateway.residency.state import AT_REST, LOADING, UNLOADABLE, EngineState
 from gateway.telemetry.metrics import Metrics
 
@@ -68,19 +71,30 @@ class Keeper:
         used: Callable[[], Awaitable[Uses]],
     ) -> None:
         """Decide nothing before `run`. `used` tells how all processes use each backend."""
-        self.machine: Machine | None = None
-        """What tells of the memory there is; None: nobody does, and memory has no limit."""
+        self.room = Room()
+        """The memory there is."""
         self.remembering: Remembering | None = None
         """What knows what engines took in earlier runs of the gateway; None: nobody does."""
         self._metrics = metrics
         self._used = used
         self._engines: Engines = Engines()
-        self._kept: dict[str, _Kept] = {}
+        self._kept: dict[str, Kept] = {}
+        self._leaving: list[Kept] = []
+        """Engines of backends that have left the config, until they have ended."""
         self._wants: dict[str, dict[Any, int]] = {}
         """How many requests wait for an engine, by the process they wait in."""
         self._since: dict[str, float] = {}
         """Since when somebody has waited for an engine without a break."""
         self._woken = asyncio.Event()
+
+    @property
+    def machine(self) -> Machine | None:
+        """What tells of the memory there is; None: nobody does, and memory has no limit."""
+        return self.room.machine
+
+    @machine.setter
+    def machine(self, machine: Machine | None) -> None:
+        self.room = Room(machine)
 
     def apply(self, config: Config, supervisors: Mapping[str, Supervisor]) -> None:
         """Decide from now on as a config says, about these engines."""
@@ -90,28 +104,26 @@ class Keeper:
             if isinstance(settings.launch, Residing) and settings.launch.group is not None:
                 groups[name] = settings.launch.group
         exclusive = rivals(config.server.engines.together, groups)
-        before, self._kept = (
-            self._kept,
-            {
-                name: _Kept(
-                    supervisor,
-                    _terms(
-                        config.backends[name].launch, config.defaults.idle, exclusive.get(name, frozenset())
-                    ),
-                    self._needs(name, config.backends[name].launch),
-                )
-                for name, supervisor in supervisors.items()
-            },
-        )
-        for name in before.keys() & self._kept.keys():
-            self._kept[name].keep, self._kept[name].unload = before[name].keep, before[name].unload
+        before, self._kept = self._kept, {}
+        for name, supervisor in supervisors.items():
+            launch, known = config.backends[name].launch, before.get(name)
+            terms = terms_of(launch, config.defaults.idle, exclusive.get(name, frozenset()))
+            needs = self._needs(name, launch, None if known is None else known.needs)
+            self._kept[name] = Kept(supervisor, terms, needs, known)
+            supervisor.life.on_fail = partial(self._told, name)
+        self._leaving += [
+            each for name, each in before.items() if each.supervisor is not supervisors.get(name)
+        ]
         self._woken.set()
 
-    def _needs(self, name: str, launch: LaunchOptions | None) -> Needs:
+    def _told(self, name: str) -> None:
+        """Take note that those who wait for an engine are told that it does not come. Who comes later tries anew."""
+        self._since.pop(name, None)
+
+    def _needs(self, name: str, launch: LaunchOptions | None, before: Needs | None) -> Needs:
         """Return what is known of an engine's memory, now and from before."""
         assert launch is not None
-        before = self._kept.get(name)
-        needs = Needs(name, launch, None if before is None else before.needs)
+        needs = Needs(name, launch, before)
         if self.remembering is not None:
             self.remembering.tell(needs)
         return needs
@@ -152,7 +164,7 @@ class Keeper:
             return
         life = kept.supervisor.life
         if run:
-            life.halted, life.ordered = False, True
+            life.halted, life.ordered = False, life.state is not EngineState.READY
         else:
             life.ordered, life.halted = False, not kept.terms.on_demand
             if life.state in LOADING or self._waiting(name):
@@ -190,11 +202,16 @@ class Keeper:
                     )
                 told = True
             pause = None
-            if any(kept.terms.on_demand for kept in self._kept.values()):
-                pause = QUICK if self._wants else LOOK
+            if any(kept.terms.on_demand or kept.needs.chooses for kept in self._kept.values()):
+                pause = QUICK if self._wants or not self._knows else LOOK
                 if again is not None:
                     pause = min(pause, max(0.0, again - asyncio.get_running_loop().time()))
             await self._changed(pause)
+
+    @property
+    def _knows(self) -> bool:
+        """Whether the memory there is has been looked at."""
+        return self.machine is None or self.machine.looked.is_set()
 
     def wake(self) -> None:
         """Look soon: something has changed."""
@@ -213,18 +230,31 @@ class Keeper:
             await kept.needs.reckon(self.machine)
         now = asyncio.get_running_loop().time()
         self._measure()
-        known = self.machine is None or self.machine.looked.is_set()
         residents = [
             self._resident(name, kept, uses.get(name), now)
             for name, kept in self._kept.items()
-            if known or not kept.terms.on_demand
+            if self._knows or not (kept.terms.on_demand or kept.needs.chooses)
         ]
-        decision = decide(residents, budget(self._engines, self.machine), now)
+        self._leaving = [kept for kept in self._leaving if kept.supervisor.has_process]
+        residents += [kept.leaving(place) for place, kept in enumerate(self._leaving)]
+        decision = decide(residents, self._budget(), now)
         for action in decision.actions:
             self._do(action)
         return decision.again
 
-    def _resident(self, name: str, kept: _Kept, use: Use | None, now: float) -> Resident:
+    def _budget(self) -> Amounts:
+        """Return what all launched engines may take together now."""
+        looked = -math.inf if self.machine is None else self.machine.looked_at
+        held: dict[str, Amounts] = {}
+        for name, kept in self._kept.items():
+            life = kept.supervisor.life
+            if life.state is EngineState.SLEEPING:
+                held[name] = kept.needs.asleep() or {}
+            elif life.state is EngineState.READY and life.ready_at <= looked:
+                held[name] = kept.amounts() or {}
+        return self.room.budget(self._engines, held)
+
+    def _resident(self, name: str, kept: Kept, use: Use | None, now: float) -> Resident:
         """Return an engine as decisions see it."""
         life = kept.supervisor.life
         if use is not None and (use.requests or use.times != kept.times):
@@ -234,19 +264,14 @@ class Keeper:
         if life.state not in UNLOADABLE:
             kept.unload = False
         since = self._since.get(name)
-        if life.failures != kept.failures:
-            # Those who waited then have been told. Whoever comes later tries anew.
-            kept.failures = life.failures
-            self._since.pop(name, None)
-            since = None
         if since is None and life.ordered:
             since = life.used_at
         return Resident(
             name,
             replace(kept.terms, finish_load=True) if life.ordered else kept.terms,
-            life.state,
-            kept.needs.amounts(),
-            kept.needs.places(),
+            kept.state,
+            kept.amounts(),
+            kept.needs.places(self.room.gone()),
             kept.needs.asleep(),
             life.from_sleep,
             life.to_sleep,
@@ -280,13 +305,13 @@ class Keeper:
             self._metrics.lives.stops.cell(action.name, action.reason).value += 1
             (kept.supervisor.sleep if asleep else kept.supervisor.stop)(why)
 
-    def _is_sure(self, kept: _Kept) -> bool:
+    def _is_sure(self, kept: Kept) -> bool:
         """Tell whether an engine that does not fit is to be refused: it never fits, or did not at an earlier look, too.
 
         Memory of an engine that has just ended looks like another program's until the machine is looked at again.
         """
         looked = -math.inf if self.machine is None else self.machine.looked_at
-        most = limits(self._engines, self.machine)
+        most = self.room.limits(self._engines)
         needs = [place.need for place in kept.needs.places()] or [kept.needs.amounts() or {}]
         doubted, kept.doubted_at = kept.doubted_at, looked
         return all(shortages(need, most) for need in needs) or (doubted is not None and doubted < looked)
@@ -301,9 +326,9 @@ class Keeper:
             for state in EngineState:
                 lives.state.cell(name, state).value = float(state is kept.supervisor.life.state)
             lives.waiting.cell(name).value = self._waiting(name)
-            for device, amount in (kept.needs.amounts() or {}).items():
+            for device, amount in (kept.amounts() or {}).items():
                 lives.need.cell(name, device).value = amount
-        for device, amount in budget(self._engines, self.machine).items() if self._kept else ():
+        for device, amount in self._budget().items() if self._kept else ():
             if device != ENGINES:
                 lives.budget.cell(device).value = amount
 
@@ -317,7 +342,7 @@ class Keeper:
                 continue
             if kept.supervisor.life.ready_at <= self.machine.looked_at:
                 taken = {gpu: held for gpu, held in use.gpus.items() if held is not None}
-                kept.needs.take({RAM: use.memory, **taken}, kept.supervisor.life.began_at)
+                kept.of_process.take({RAM: use.memory, **taken}, kept.supervisor.life.began_at)
         if self.remembering is not None:
             runs: dict[bool, list[Needs]] = {True: [], False: []}
             for kept in self._kept.values():
@@ -339,34 +364,3 @@ class Here:
     def keep(self, name: str, seconds: float, at_once: bool) -> None:
         if self._keeper is not None:
             self._keeper.keep(name, seconds, at_once)
-
-
-class _Kept:
-    """One engine, and what is remembered of it."""
-
-    def __init__(self, supervisor: Supervisor, terms: Terms, needs: Needs) -> None:
-        self.supervisor = supervisor
-        self.terms = terms
-        self.needs = needs
-        self.keep: float | None = None
-        """How long a request has said that it is to stay; see `Resident.keep`."""
-        self.unload = False
-        self.times = 0
-        self.doubted_at: float | None = None
-        """The machine's last look when the engine did not fit; None where it has fitted since."""
-        self.failures = supervisor.life.failures
-
-
-def _terms(launch: Any, default_idle: float, exclusive: frozenset[str]) -> Terms:
-    """Return when an engine runs, as the config says."""
-    if not isinstance(launch, Residing):
-        return Terms(rivals=exclusive)
-    idle = default_idle if launch.idle is None else launch.idle
-    return Terms(
-        on_demand=launch.start == "on_demand",
-        idle=None if idle == math.inf else idle,
-        priority=launch.priority,
-        pin=launch.pin,
-        finish_load=launch.finish_load,
-        rivals=exclusive | frozenset(launch.exclusive_with),
-    )

@@ -21,32 +21,17 @@ import os
 import secrets
 import signal
 import socket
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-import msgspec
-
 from backends.base import Launch, LaunchError
-from gateway.fleet import adoption
-from gateway.fleet.adoption import Remote, Succession
+from gateway.fleet.adoption import Remote
+from gateway.fleet.arrival import Arrivals
 from gateway.fleet.output import Output
 from gateway.fleet.ring import Ring
-from gateway.fleet.spawning import (
-    HOST,
-    Folder,
-    exit_words,
-    free_port,
-    given_key,
-    located,
-    make_folder,
-    port_of,
-    spawn,
-    with_key,
-)
+from gateway.fleet.spawning import HOST, exit_words, given_key
 from gateway.fleet.start import AdapterBug, Started, Warden, guess
 from gateway.fleet.start import ProcessState as ProcessState  # noqa: PLC0414 (others import it from here)
 
@@ -111,16 +96,15 @@ class Process:
         """The engine's process id while it runs."""
         self.key: str | None = None
         """What the running engine asks of its clients as a bearer token, if it was given a key."""
-        self.data: Path | None = None
-        """The folder below which the engine's working folder is; None: that is a temporary one."""
         self.start_deadline: float | None = None
         """The event loop's time by which the engine now starting or running must have become ready."""
+        self._start_timeout = 0.0
+        self.arrivals = Arrivals(name, command, new_key)
+        """What starts it, or takes it over."""
         self._name = name
-        self._command = command
         self._on_state = on_state
         self._output = Output(name, log_level, crash_reason)
         self._rng = rng
-        self._new_key = new_key
         self._started = False
         self._ran = False
         """Whether there was a process at the last start."""
@@ -128,10 +112,6 @@ class Process:
         """Ends in a row, each of them soon after the start."""
         self._control: socket.socket | None = None
         self._warden: Warden | None = None
-        self.adopting: adoption.Adopting | None = None
-        """Where the engine is left for the next gateway; None: it ends with this one."""
-        self.own_key: Callable[[], str | None] = lambda: None
-        """Tells the key that the config has for the engine; None: it has none."""
         self.outlived = False
         """Whether the gateway is about to end, and the engine stays where it can."""
         self._killed: str | None = None
@@ -161,10 +141,10 @@ class Process:
             return not self._stopping and self._failures < HOPE
         return self.state is ProcessState.FAILED and self._ran and self._failures <= HOPE
 
-    async def run(self, once: bool = False) -> None:
+    async def run(self, once: Callable[[], bool] = lambda: False) -> None:
         """Keep the engine running until `stop` or until cancelled. When this returns, nothing of it runs any more.
 
-        `once`: return when it has ended by itself, too. It may be called again.
+        `once` tells, when it has ended by itself, whether this is to return then, too. It may be called again.
         """
         self._finished.clear()
         self._failures = 0
@@ -179,7 +159,7 @@ class Process:
                     self._renewing = self._started = False
                     self._failures = 0
                     continue
-                if once:
+                if once():
                     log.log(end.level, "backend '%s' %s", self._name, end.words)
                     self._become(ProcessState.FAILED)
                     break
@@ -197,6 +177,11 @@ class Process:
             self._become(ProcessState.STOPPED)
             self._stopping = False
             self._finished.set()
+
+    def put_off(self) -> None:
+        """Have the time in which the engine must become ready begin now."""
+        if self.start_deadline is not None:
+            self.start_deadline = asyncio.get_running_loop().time() + self._start_timeout
 
     def kill(self, reason: str) -> None:
         """End the running engine because of `reason`. It is started anew like one that died."""
@@ -227,13 +212,15 @@ class Process:
         self._ran = False
         self._become(ProcessState.STARTING)
         try:
-            started = await self._adopt() or await self._start()
+            started = await self.arrivals.come()
         except (LaunchError, OSError, ValueError) as error:
             return self._cannot_start(str(error))
         except AdapterBug as error:
             return self._bug(str(error), error.__cause__ or error)
         except Exception as error:  # noqa: BLE001 (an adapter may come from elsewhere)
             return self._bug("its command line could not be used", error)
+        self.key = started.key
+        self._output.begin(self.key or given_key(started.launch))
         self._control, self._warden, self._killed = started.control, started.warden, None
         if self._stopping:  # which was said while it was being started, when there was nobody to tell
             self._let_go()
@@ -244,7 +231,7 @@ class Process:
                 status = await self._watch(started)
             except asyncio.CancelledError:
                 ends = self._stopping or self._renewing or self._killed is not None
-                stays = self.outlived and isinstance(started.warden, Remote) and not ends
+                stays = self.outlived and started.mark is not None and started.mark.told and not ends
                 raise
             finally:
                 if stays:
@@ -255,67 +242,25 @@ class Process:
             return self._ended(status)
         finally:
             self._control = self._warden = self.pid = self.port = self.key = self.start_deadline = None
-            started.control.close()
-            if isinstance(started.warden, Remote):
-                started.warden.leave()
+            await self._close(started, stays)
+
+    async def _close(self, started: Started, stays: bool) -> None:
+        """Let go of an engine that has ended, or stays for the next gateway."""
+        started.control.close()
+        if isinstance(started.warden, Remote):
+            started.warden.leave()
+        try:
             if not stays:
-                await asyncio.to_thread(self._clear, started.folder)
+                await asyncio.to_thread(self._clear, started)
+        finally:
+            if started.mark is not None:
+                started.mark.release()
 
-    def _clear(self, folder: Folder) -> None:
+    def _clear(self, started: Started) -> None:
         """Remove what is left of an engine that has ended."""
-        folder.remove()
-        if self.adopting is not None:
-            adoption.forget(self.adopting, self._name)
-
-    async def _start(self) -> Started:
-        """Start the engine."""
-        free = free_port()
-        try:
-            launch, self.key = with_key(located(self._command(HOST, free)), self._new_key)
-        except (LaunchError, OSError, ValueError):
-            raise
-        except Exception as error:
-            raise AdapterBug("its command line could not be made") from error
-        port = port_of(launch, free)
-        folder = make_folder(self._name, self.data)
-        self._output.begin(self.key or given_key(launch))
-        if self.adopting is not None and not folder.temporary:
-            token = secrets.token_hex()
-            remote = await adoption.spawn(self.adopting, self._name, launch, folder, token)
-            left = adoption.Left(token, port, 0, adoption.digest(launch), time.time(), self.key)
-            return Started(launch, port, folder, remote, remote.control, left)
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        try:
-            with theirs:
-                warden = await spawn(launch, folder, theirs)
-        except BaseException:
-            ours.close()
-            folder.remove()
-            raise
-        return Started(launch, port, folder, warden, ours)
-
-    async def settle(self) -> bool:
-        """Tell whether an engine was left that can be taken over; end one that was started with other settings."""
-        return self.adopting is not None and await self._succession(self.adopting).settle()
-
-    async def _adopt(self) -> Started | None:
-        """Take over the engine that was left, if there is one that was started as it would be now."""
-        if self.adopting is None or (found := await self._succession(self.adopting).adopt()) is None:
-            return None
-        self.key = found.left.key
-        self._output.begin(self.key or given_key(found.launch))
-        return Started(
-            found.launch,
-            found.left.port,
-            make_folder(self._name, self.data),
-            found.remote,
-            found.remote.control,
-            found.left,
-        )
-
-    def _succession(self, adopting: adoption.Adopting) -> Succession:
-        return Succession(adopting, self._name, lambda port: located(self._command(HOST, port)), self.own_key)
+        started.folder.remove()
+        if started.mark is not None:
+            started.mark.forget()
 
     async def _watch(self, started: Started) -> int:
         loop, warden = asyncio.get_running_loop(), started.warden
@@ -324,7 +269,8 @@ class Process:
         if pid:
             began = loop.time()
             self.pid, self.port = int(pid), started.port
-            self.start_deadline = began + started.launch.start_timeout
+            self._start_timeout = started.launch.start_timeout
+            self.start_deadline = began + self._start_timeout
             self._tell_the_next(started)
             self.restarts += self._started
             self._started = self._ran = True
@@ -341,10 +287,10 @@ class Process:
 
     def _tell_the_next(self, started: Started) -> None:
         """Write down what the next gateway must know of the engine that runs."""
-        if started.left is None or self.adopting is None or self.pid is None:
+        if started.mark is None or self.pid is None:
             return
         try:
-            adoption.write(self.adopting, self._name, msgspec.structs.replace(started.left, pid=self.pid))
+            started.mark.tell(self.pid)
         except OSError as error:
             log.error("backend '%s' cannot be taken over by another gateway: %s", self._name, error)
 

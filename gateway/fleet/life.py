@@ -6,6 +6,8 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gateway.residency.state import LOADING, EngineState
 
 
@@ -19,6 +21,7 @@ class Life:
         "halted",
         "held",
         "load_seconds",
+        "on_fail",
         "ordered",
         "ready_at",
         "served",
@@ -52,6 +55,8 @@ class Life:
         """Whether an operator has stopped it, and nobody but an operator starts it."""
         self.ordered: bool = False
         """Whether an operator has started it: it starts, and goes on to do so, though nobody waits for it."""
+        self.on_fail: Callable[[], None] = _nothing
+        """Called at the moment at which those who wait are told that the engine does not come."""
 
     def begin(self, now: float) -> None:
         """Begin a start."""
@@ -71,3 +76,8 @@ class Life:
         """Take note that those who wait are told that the engine does not come."""
         self.failures += 1
         self.ordered = False
+        self.on_fail()
+
+
+def _nothing() -> None:
+    """Do nothing."""

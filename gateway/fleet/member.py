@@ -22,12 +22,13 @@ from backends.facts.residing import Residing, longest_start
 from gateway.config.backend import BackendConfig, Consequence, consequence
 from gateway.fleet.backend import Backend, BusyPeriods
 from gateway.fleet.breaker import Breaker
+from gateway.fleet.follow import take_over
 from gateway.fleet.health import Watch
 from gateway.fleet.location import Location, OnLocation
 from gateway.fleet.pool import Pool
 from gateway.fleet.residence import Residence, Wishes, rests
 from gateway.fleet.signals import Book, OnReport, Poll
-from gateway.fleet.supervise import Supervisor, take_over
+from gateway.fleet.supervise import Supervisor
 from gateway.fleet.view import BackendView, backend_view
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.upstream import Upstream
@@ -145,6 +146,8 @@ class Member:
             residence.on_demand = launch.start == "on_demand"
             residence.max_wait = launch.max_wait
             residence.longest_start = longest_start(launch)
+        if self.supervisor is not None:
+            self.supervisor.reconsider()
 
     def fits(self, settings: BackendConfig) -> bool:
         """Tell whether this member can become what `settings` say, or another has to take its place."""

@@ -1,4 +1,4 @@
-"""What memory launched engines need, on which GPUs they may run, and what there is for all of them.
+"""What memory launched engines need, and on which GPUs they may run.
 
 Rules:
 - An engine's need is what its config says; else what it took when it last ran; else what its files and options say. One
@@ -8,7 +8,7 @@ Rules:
 - What was measured counts as long as the process is started with the same options.
 - An engine that loads models by itself (Ollama) takes next to nothing at its start. Its need is the most that it ever
   took.
-- What is not measured has no limit. What other programs hold is nobody's to give away.
+- A GPU that is divided (MIG) is not chosen: its parts have no numbers.
 - Files are read in a thread, once for each change of an engine's options.
 """
 
@@ -18,7 +18,7 @@ import asyncio
 import functools
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from backends.base import LaunchOptions
@@ -26,9 +26,8 @@ from backends.facts.residing import Residing, fingerprint, starts_alike
 from backends.sizing.files import facts
 from backends.sizing.model import ModelError
 from backends.sizing.need import Need, Space, Where
-from gateway.config.server import Engines
 from gateway.machine.machine import Machine
-from gateway.residency.memory import ENGINES, RAM, Amounts, in_words, most
+from gateway.residency.memory import RAM, Amounts, in_words, most
 from gateway.residency.resident import Place
 from gateway.store.taken import Taken
 
@@ -89,17 +88,21 @@ class Needs:
             return taken or None
         return most(self._on_gpus(said), taken)
 
-    def places(self) -> tuple[Place, ...]:
-        """Return the GPUs it may start on, with its need there; none where that is not the gateway's to choose."""
+    def places(self, gone: Collection[str] = ()) -> tuple[Place, ...]:
+        """Return the GPUs it may start on, with its need there; none where that is not the gateway's to choose.
+
+        GPUs that are gone are left out, unless there are no others: the engine will say then what it lacks.
+        """
         if not self.chooses:
             return ()
         said, taken = self._said() or {}, self._taken()
         ram = max(said.get(RAM, 0), taken.get(RAM, 0))
         each = max(said.get("gpu", 0), _of_each_gpu(taken))
-        return tuple(
+        places = [
             Place(numbers, {RAM: ram, **{f"{NVIDIA}{number}": each for number in numbers}})
             for numbers in self._sets
-        )
+        ]
+        return tuple([place for place in places if not place.need.keys() & set(gone)] or places)
 
     def asleep(self) -> Amounts | None:
         """Return what it keeps while it sleeps; None where it cannot sleep, or nobody knows what it needs.
@@ -122,10 +125,14 @@ class Needs:
 
     async def reckon(self, machine: Machine | None) -> None:
         """Find out what its files and options say, unless that has been done."""
-        if self._is_reckoned or (machine is not None and machine.host().memory_total is None):
+        if machine is not None and machine.host().memory_total is None:
+            return
+        gpus = _gpus(machine)
+        if self.chooses and not self._sets:
+            self._sets = self._possible(gpus)
+        if self._is_reckoned:
             return
         self._is_reckoned = True
-        gpus = _gpus(machine)
         ram = 0 if machine is None else machine.host().memory_total or 0
         where = self._launch.files()
         if self._told is None and where is not None:
@@ -204,36 +211,6 @@ class Needs:
         )
 
 
-def limits(engines: Engines, machine: Machine | None) -> dict[str, int]:
-    """Return what all launched engines may take together where no other program takes anything."""
-    found = {} if engines.at_once is None else {ENGINES: engines.at_once}
-    if machine is None:
-        return found
-    total = machine.host().memory_total
-    if total is not None:
-        found[RAM] = _limit(engines.memory.ram, total)
-    for gpu in machine.gpus():
-        if gpu.memory_total is not None:
-            found[gpu.id] = _limit(engines.memory.gpu, gpu.memory_total)
-    return found
-
-
-def budget(engines: Engines, machine: Machine | None) -> Amounts:
-    """Return what all launched engines may take together now."""
-    found = limits(engines, machine)
-    if machine is None:
-        return found
-    available, uses = machine.host().memory_available, machine.uses()
-    if RAM in found and available is not None:
-        found[RAM] = min(found[RAM], available + sum(use.memory for use in uses.values()))
-    for gpu in machine.gpus():
-        if gpu.id in found and gpu.memory_total is not None:
-            ours = sum(use.gpus.get(gpu.id) or 0 for use in uses.values())
-            there = gpu.memory_total - max(0, (gpu.memory_used or 0) - ours)
-            found[gpu.id] = min(found[gpu.id], there)
-    return found
-
-
 def _told(launch: Any) -> dict[str, int] | None:
     """Return what the config says that an engine takes: of RAM, and of each GPU."""
     if not isinstance(launch, Residing) or launch.memory is None:
@@ -265,10 +242,5 @@ def _gpus(machine: Machine | None) -> list[tuple[int, int]]:
     return [
         (int(gpu.id.removeprefix(NVIDIA)), gpu.memory_total)
         for gpu in found
-        if gpu.id.startswith(NVIDIA) and gpu.memory_total is not None
+        if gpu.id.startswith(NVIDIA) and gpu.memory_total is not None and not gpu.divided
     ]
-
-
-def _limit(setting: float, total: int) -> int:
-    """Return the bytes that a size, or a share of all there is, means."""
-    return round(setting * total) if isinstance(setting, float) else setting

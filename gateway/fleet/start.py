@@ -11,11 +11,16 @@ from typing import NamedTuple
 
 from backends.base import Launch
 from backends.facts.logs import says_something
-from gateway.fleet.adoption import Left, Remote
+from gateway.fleet.adoption import Remote
+from gateway.fleet.left import Mark
 from gateway.fleet.spawning import Folder
 
 LAST_WORDS_LIMIT = 300
 """Characters of its last line that are shown as the reason of its end, where nothing else tells one."""
+
+
+STAYS = "a command has to stay as long as its server runs (`docker run` without --detach)"
+"""What is said of an end that is a success."""
 
 
 class ProcessState(enum.StrEnum):
@@ -44,8 +49,10 @@ class Started(NamedTuple):
     folder: Folder
     warden: Warden
     control: socket.socket
-    left: Left | None = None
-    """What another gateway must know to take it over."""
+    key: str | None = None
+    """What it asks of its clients as a bearer token, if it was given a key for this start."""
+    mark: Mark | None = None
+    """What tells the next gateway of it; None: it ends with this one."""
 
 
 class AdapterBug(Exception):
@@ -57,6 +64,5 @@ def guess(status: int, tail: Sequence[str]) -> str:
     if status in (128 + signal.SIGKILL, -signal.SIGKILL):
         return "something killed it, as the system does when memory runs out"
     said = next((line for line in reversed(tail) if says_something(line)), None)
-    if said is not None:
-        return f"its last words were: {said[:LAST_WORDS_LIMIT]}"
-    return "it gave no reason"
+    words = "it gave no reason" if said is None else f"its last words were: {said[:LAST_WORDS_LIMIT]}"
+    return words if status else f"{words}; {STAYS}"

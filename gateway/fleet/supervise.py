@@ -23,13 +23,14 @@ from backends.base import Action, Failure, Health, Launch
 from backends.facts.residing import Residing
 from gateway.config.backend import BackendConfig
 from gateway.fleet.backend import Backend
+from gateway.fleet.follow import take_over
 from gateway.fleet.launcher import Process, ProcessState
 from gateway.fleet.life import Life
 from gateway.fleet.location import Location, OnLocation
 from gateway.fleet.pool import Pool
 from gateway.fleet.residence import Residence
 from gateway.fleet.warming import warm_up
-from gateway.residency.state import AT_REST, LOADING, EngineState
+from gateway.residency.state import LOADING, EngineState
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.ask import ask
 
@@ -39,38 +40,7 @@ DOZE = 120.0
 log = logging.getLogger("gateway.fleet")
 
 WARMS_UP, WAKES_UP, SLEEPS = "it warms up", "it wakes up", "it sleeps until it is asked for"
-ENDED = "its process has ended"
-
-
-def take_over(backend: Backend, location: Location) -> None:
-    """Have a backend be where its engine is now, or wait for it.
-
-    An engine that has died and is expected back soon counts as loading from that moment on, so requests wait for it.
-    """
-    residence = backend.residence
-    assert residence is not None
-    was_held, residence.held = residence.held, location.held
-    residence.become(location.state, asyncio.get_running_loop().time())
-    residence.halted = location.halted
-    residence.load_seconds = location.load_seconds
-    if location.failures != residence.failures:
-        residence.failures, residence.why = location.failures, location.reason
-    where = None if backend.upstream is None else backend.upstream.url
-    if location.url is None or location.url != where:
-        backend.locate(location.url, location.key)
-    backend.woken.set()
-    if residence.on_demand and location.state in AT_REST:
-        asleep = location.state is EngineState.SLEEPING
-        backend.note(Health.ASLEEP if asleep else Health.STOPPED, location.reason)
-        if location.state is EngineState.FAILED:
-            backend.trouble(location.reason)
-    elif location.url is None:
-        if location.state in AT_REST:
-            backend.start_slowly()
-            backend.trouble(location.reason)
-        backend.note(Health.LOADING if location.coming else Health.DOWN, location.reason)
-    elif location.url != where or was_held != location.held:
-        backend.note(Health.LOADING, location.reason)
+ENDED, CHANGED = "its process has ended", "its launch options have changed"
 
 
 class Supervisor:
@@ -103,8 +73,6 @@ class Supervisor:
         """Set while the engine is to run."""
         self._gpus: tuple[int, ...] | None = None
         """The GPUs that were chosen for it."""
-        self._once = False
-        """Whether the run is over when the engine that runs ends by itself."""
         self._leaving: str | None = None
         """Why the engine that runs is to stop; None if it is not."""
         self._dozes: Action | None = None
@@ -121,7 +89,8 @@ class Supervisor:
             self._log_level,
             self._new_key,
         )
-        self.process.own_key = self._own_key
+        self.process.arrivals.own_key = self._own_key
+        self._settled = False
 
     def _own_key(self) -> str | None:
         key = self._settings.api_key
@@ -129,13 +98,21 @@ class Supervisor:
 
     async def run(self) -> None:
         """Have the engine run whenever it is to, until cancelled; then stop it, or leave it to the next gateway."""
-        if await self.process.settle() and not self._runs.is_set():
-            # It runs already, and has its memory, whether anybody waits for it or not.
-            self.life.ordered = True
-            self.start()
-        while not self._retired:
-            await self._runs.wait()
-            await self._run()
+        arrivals = self.process.arrivals
+        try:
+            found = await arrivals.settle()
+            self._settled = True
+            self._pool.announce()
+            if found and not self._runs.is_set():
+                # It runs already, and has its memory, whether anybody waits for it or not.
+                self.life.ordered = True
+                self.start()
+            while not self._retired:
+                await self._runs.wait()
+                await self._run()
+        finally:
+            self._settled = True
+            await arrivals.forgo(end=self._retired)
 
     async def _run(self) -> None:
         """Start the engine, and start it again whenever it dies, if it always runs; return when it has stopped."""
@@ -144,10 +121,29 @@ class Supervisor:
                 group.create_task(work())
                 for work in (self._hurry, self._renew, self._leave, self._follow, self._doze)
             ]
-            self._once = self._on_demand
-            await self.process.run(once=self._once)
+            await self.process.run(once=lambda: self._on_demand)
             for task in beside:
                 task.cancel()
+
+    @property
+    def runs(self) -> bool:
+        """Whether the engine is to run; it may have failed, and be about to be started again."""
+        return self._runs.is_set()
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing runs that a gateway before may have left, but what was taken over."""
+        return self._settled or self.process.arrivals.adopting is None
+
+    @property
+    def has_process(self) -> bool:
+        """Whether there is a process, or one is being started, or what it has left is being cleared away."""
+        return self.process.state not in (ProcessState.FAILED, ProcessState.STOPPED)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the process that runs was started with other options than those of now."""
+        return self._outdated.is_set()
 
     @property
     def _residence(self) -> Residence:
@@ -194,13 +190,18 @@ class Supervisor:
         self.life.fail()
         self._tell(why)
 
+    def reconsider(self) -> None:
+        """Take note that the config may say otherwise now when the engine runs."""
+        if self._on_demand and self.process.state is ProcessState.FAILED:
+            self.process.end()  # it would come back by itself
+
     def relaunch(self, settings: BackendConfig) -> None:
         """Replace the engine, if it runs, by one launched with these settings once its requests have finished."""
         self._settings = settings
         if self._runs.is_set():
             self._outdated.set()
         else:
-            self._tell("its launch options have changed")
+            self._tell(CHANGED)
 
     def retire(self) -> None:
         """Start the engine no more, should it die; end it now if it has not even started."""
@@ -232,9 +233,10 @@ class Supervisor:
             return
         process = self.process
         leaving = self._leaving
-        if state is ProcessState.STOPPED or (state is ProcessState.FAILED and self._once):
+        if state is ProcessState.STOPPED or (state is ProcessState.FAILED and self._on_demand):
             # Before anybody is told: whoever is may start it anew at once.
             self._runs.clear()
+            self._outdated.clear()
             self._leaving = None
         if self._retired:
             # Nobody needs to know but those who still use its connections.
@@ -359,14 +361,14 @@ class Supervisor:
             await self._pool.change()
 
     async def _hurry(self) -> None:
-        """End an engine that takes longer to become ready than it may."""
+        """End an engine that takes longer to become ready than it may, be it the first time or once more."""
         loop = asyncio.get_running_loop()
         while True:
             deadline = self.process.start_deadline
-            late = deadline is not None and loop.time() > deadline
             replaced = self._outdated.is_set() or self._retired
-            unready = self._backend.health is not Health.READY and not self.life.held
-            if late and unready and not replaced:
+            if not self._due:
+                self.process.put_off()
+            elif deadline is not None and loop.time() > deadline and not replaced:
                 self.process.kill("it was not ready in time (start_timeout)")
             try:
                 async with asyncio.timeout(1.0):
@@ -374,10 +376,23 @@ class Supervisor:
             except TimeoutError:
                 pass
 
+    @property
+    def _due(self) -> bool:
+        """Whether the engine is not ready and ought to become so. What is done to it has time limits of its own."""
+        state, held = self.life.state, self.life.held
+        if self._backend.health is Health.READY or held == WAKES_UP:
+            return False
+        return state in (EngineState.STARTING, EngineState.READY) or (state in LOADING and not held)
+
     async def _renew(self) -> None:
-        """Replace the engine whenever its settings have changed."""
+        """Replace the engine whenever its settings have changed. What has to find room first stops, and starts then."""
         while True:
             await self._outdated.wait()
+            if self._on_demand or self._gpus is not None:
+                if self._leaving is None:
+                    self.life.ordered = self.life.state is not EngineState.SLEEPING
+                self.stop(CHANGED)
+                return
             if self.process.state is ProcessState.RUNNING:
                 await self._drained()
             if self._outdated.is_set():

@@ -1,8 +1,8 @@
 """A program between the gateway and one engine: it ends the engine when the gateway ends, for whatever reason.
 
 Started as `python -I -S warden.py --grace SECONDS [--folder PATH] [--remove] [--stop COUNT] [--adopt SECONDS
---door PATH] -- [stop...] argv...`, with the gateway's end of a pipe or socket as stdin. Of the words after `--`, the
-first COUNT are the stop command.
+--door PATH --left PATH] -- [stop...] argv...`, with the gateway's end of a pipe or socket as stdin. Of the words after
+`--`, the first COUNT are the stop command.
 
 Rules:
 - End of file on stdin and SIGTERM mean: SIGTERM to all the engine started, SIGKILL to what is left after the grace.
@@ -18,7 +18,8 @@ Rules:
 - With `--adopt` it is a child of nobody's, and passes on what the engine prints. The end of stdin alone means then that
   the gateway has gone: it keeps the engine for so many seconds, and listens at the socket `--door`. Who knows the
   token, which came in an environment variable, and sends a pipe for the output, is the gateway from then on. It is told
-  the warden's process id, the engine's, and at last `exit N`; it has the engine ended by `end`.
+  the warden's process id, the engine's, and at last `exit N`; it has the engine ended by `end`. At the end the warden
+  removes the socket, and the file `--left`, which tells the next gateway of the engine, if it holds this token.
 - Only the standard library, nothing of the gateway: it starts in milliseconds and holds little memory.
 """
 
@@ -57,12 +58,13 @@ class Orders:
     argv: list[str]
     adopt: float = 0.0
     door: str = ""
+    left: str = ""
 
 
 def orders_of(arguments: list[str]) -> Orders | None:
     """Return what the command line says; None where it is wrong."""
     grace, folder, remove, count = -1.0, "", False, 0
-    adopt, door = 0.0, ""
+    adopt, door, left = 0.0, "", ""
     words = iter(arguments)
     try:
         for word in words:
@@ -78,6 +80,8 @@ def orders_of(arguments: list[str]) -> Orders | None:
                 adopt = float(next(words))
             elif word == "--door":
                 door = next(words)
+            elif word == "--left":
+                left = next(words)
             elif word == "--remove":
                 remove = True
             else:
@@ -87,7 +91,7 @@ def orders_of(arguments: list[str]) -> Orders | None:
     rest = list(words)
     if grace < 0 or len(rest) <= count:
         return None
-    return Orders(grace, folder, remove, rest[:count], rest[count:], adopt, door)
+    return Orders(grace, folder, remove, rest[:count], rest[count:], adopt, door, left)
 
 
 @dataclass(frozen=True)
@@ -322,9 +326,7 @@ class Ties:
             return True
         if 0 in ready and not self._ended:
             self._ended = True
-            if _heard():
-                return True
-            self._wait_for_another()
+            return bool(_heard()) or not self._wait_for_another()
         return False
 
     def pass_on(self) -> bool:
@@ -341,28 +343,43 @@ class Ties:
             self._pending = b""  # nobody reads any more
         return True
 
-    def _wait_for_another(self) -> None:
-        """Listen for the next gateway."""
-        self._ended = False
-        self._until = time.monotonic() + self._orders.adopt
-        os.chdir(os.path.dirname(self._orders.door))
-        name = os.path.basename(self._orders.door)
-        _anyway(os.unlink, name)
+    def _wait_for_another(self) -> bool:
+        """Listen for the next gateway. Return whether it can find the engine."""
         before = os.umask(0o077)
-        self._door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        _anyway(os.unlink, self._orders.door)
         try:
-            self._door.bind(name)
-            self._door.listen(4)
+            # The whole path may be longer than the address of a socket can be.
+            os.chdir(os.path.dirname(self._orders.door))
+            door.bind(os.path.basename(self._orders.door))
+            door.listen(4)
         except OSError:
-            self._until = 0.0  # nobody can find it
-        os.umask(before)
+            door.close()
+            return False
+        finally:
+            os.umask(before)
+        self._door, self._ended = door, False
+        self._until = time.monotonic() + self._orders.adopt
+        return True
 
     def _close(self) -> None:
         """Listen no more."""
         assert self._door is not None
         self._door.close()
         self._door = None
-        _anyway(os.unlink, os.path.basename(self._orders.door))
+        _anyway(os.unlink, self._orders.door)
+
+    def clear(self) -> None:
+        """Leave nothing that tells of the engine, which has ended."""
+        if self._door is not None:
+            self._close()
+        _anyway(self._remove_left, self._orders.left)
+
+    def _remove_left(self, path: str) -> None:
+        with open(path, "rb") as file:
+            ours = self._token.encode() in file.read()
+        if ours and self._token:
+            os.unlink(path)
 
     def _open(self) -> None:
         """Let somebody in who knows the token, and has brought a pipe for the output."""
@@ -481,6 +498,7 @@ def main(arguments: list[str]) -> int:
     if ties is not None:
         while ties.pass_on():
             pass
+        ties.clear()
         tell(f"exit {status}")
     return status
 

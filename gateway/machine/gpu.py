@@ -34,6 +34,8 @@ class Gpu(NamedTuple):
     temperature: float | None = None
     users: tuple[GpuUser, ...] = ()
     """The processes that use it, as far as the driver tells."""
+    divided: bool = False
+    """Whether it is divided into parts that programs use instead of it (NVIDIA's MIG)."""
 
 
 class GpuSource(Protocol):

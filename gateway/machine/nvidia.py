@@ -25,6 +25,8 @@ log = logging.getLogger("gateway.machine")
 RETRY = 300.0
 """Seconds until a driver that was not there is looked for again."""
 _MILLI = 1000.0
+_MIG_ON = 1
+"""`NVML_DEVICE_MIG_ENABLE`, the first of the two numbers being that of now."""
 
 
 class Nvml(Protocol):
@@ -46,6 +48,7 @@ class Nvml(Protocol):
     def nvmlDeviceGetTemperature(self, handle: Any, sensor: int) -> int: ...  # noqa: N802
     def nvmlDeviceGetComputeRunningProcesses_v3(self, handle: Any) -> list[Any]: ...  # noqa: N802
     def nvmlDeviceGetGraphicsRunningProcesses_v3(self, handle: Any) -> list[Any]: ...  # noqa: N802
+    def nvmlDeviceGetMigMode(self, handle: Any) -> Any: ...  # noqa: N802
 
 
 def _binding() -> Nvml:
@@ -127,6 +130,7 @@ class Nvidia:
         memory = self._told(nvml.nvmlDeviceGetMemoryInfo, handle)
         power = self._told(nvml.nvmlDeviceGetPowerUsage, handle)
         limit = self._told(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        mig = self._told(nvml.nvmlDeviceGetMigMode, handle)
         return Gpu(
             f"nvidia{index}",
             name or "NVIDIA GPU",
@@ -137,6 +141,7 @@ class Nvidia:
             power_limit=None if limit is None else limit / _MILLI,
             temperature=self._told(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
             users=self._users(handle),
+            divided=mig is not None and mig[0] == _MIG_ON,
         )
 
     def _users(self, handle: Any) -> tuple[GpuUser, ...]:

@@ -139,7 +139,8 @@ class _Round:
         """Start an engine, or make room for it, or say why that cannot be."""
         name = resident.name
         if not resident.terms.on_demand:
-            self._start(resident)
+            place = max(resident.places, key=self._emptiness, default=None)
+            self._start(resident if place is None else _at(resident, place))
             return
         if (refusal := self._excluded(resident)) is not None:
             self._actions.append(Refuse(name, refusal, for_good=True))
@@ -164,11 +165,7 @@ class _Round:
         if not resident.places or resident.state is EngineState.SLEEPING:
             return [resident]
         places = sorted(resident.places, key=self._emptiness, reverse=True)
-        return [
-            each
-            for place in places
-            if self._impossible(each := replace(resident, need=place.need, places=(place,))) is None
-        ]
+        return [each for place in places if self._impossible(each := _at(resident, place)) is None]
 
     def _emptiness(self, place: Place) -> int:
         """Return how much is free of the fullest of some GPUs."""
@@ -314,6 +311,11 @@ class _Round:
             why.append("; ".join(map(str, missing)))
         beside = f" beside {', '.join(repr(each.name) for each in staying)}" if staying else ""
         return "; or ".join(dict.fromkeys(why)) + beside
+
+
+def _at(resident: Resident, place: Place) -> Resident:
+    """Return an engine as it would be on some GPUs."""
+    return replace(resident, need=place.need, places=(place,))
 
 
 def _cost(plan: tuple[Resident, Sequence[Resident]]) -> tuple[bool, int]:

@@ -93,7 +93,7 @@ def test_every_option_reaches_lmdeploy(lmdeploy: str, tmp_path: Path) -> None:
         f"--tool-call-parser qwen3 --chat-template /t.json --trust-remote-code --adapters sql={tmp_path} fr=org/fr "
         "--speculative-algorithm eagle3 --speculative-num-draft-tokens 3 --logprobs-mode raw_logprobs"
     )
-    assert launched.env == {"CUDA_VISIBLE_DEVICES": "3", "A": "b"}
+    assert launched.env == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "3", "A": "b"}
     assert options(**given).served_names() == ("small", "sql", "fr")
     assert set(FLAGS) <= set(given)
 

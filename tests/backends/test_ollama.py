@@ -332,6 +332,7 @@ def test_launch_with_everything_said(ollama: str) -> None:
         "OLLAMA_SCHED_SPREAD": "1",
         "OLLAMA_DEBUG": "1",
         "OLLAMA_ORIGINS": "https://x",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": "1",
     }
 

@@ -104,7 +104,7 @@ def test_every_option_reaches_trtllm(trtllm: str, tmp_path: Path) -> None:
         '--set speculative_config={"decoding_type":"NGram","max_draft_len":4} --set return_perf_metrics=true '
         "--set enable_iter_perf_stats=true --log_level warning"
     )
-    assert launched.env == {"CUDA_VISIBLE_DEVICES": "0", "A": "b"}
+    assert launched.env == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "0", "A": "b"}
     assert {*FLAGS, *SETTINGS} <= set(given)
 
 

@@ -212,6 +212,7 @@ def test_every_option(launcher: str) -> None:
     assert launch.env == {
         "LORA_ADAPTERS": "sql=/a,chat=/b",
         "PREFIX_CACHING": "0",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": "1",
         "HF_TOKEN": "t",
     }

@@ -109,6 +109,7 @@ def test_every_option_reaches_vllm(program: Programs, tmp_path: Path) -> None:
     assert launched.env == {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_SERVER_DEV_MODE": "0",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": "1,2",
         "A": "b",
     }

@@ -27,7 +27,7 @@ from tests.processes import alive
 from tests.serving import Served
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the tests look into the table of processes")
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def text(folder: Path, toy: Toy, adopt: str = "30s", more: str = "start: always") -> str:
@@ -52,9 +52,17 @@ class Running:
 
     async def pid(self) -> int:
         """Ask the engine who it is, as soon as it serves."""
+        return await self.ask("a")
+
+    async def order(self, what: str) -> None:
+        """Have the engine start, or stop."""
+        assert (await self._served.post(f"/gateway/backends/a/{what}", {})).status == 200
+
+    async def ask(self, model: str) -> int:
+        """Ask a model's engine who it is, as soon as it serves."""
         async with asyncio.timeout(PATIENCE):
             while True:
-                answer = await self._served.post("/v1/chat/completions", question("a"))
+                answer = await self._served.post("/v1/chat/completions", question(model))
                 if answer.status == 200:
                     return int(answer.json()["choices"][0]["message"]["content"])
                 await asyncio.sleep(0.1)
@@ -73,11 +81,11 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, content: str) -> AsyncIterator[Running]:
+async def running(folder: Path, content: str, *options: str) -> AsyncIterator[Running]:
     file = folder / "gateway.yaml"
     file.write_text(content)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "serve", str(file)),
+        *(sys.executable, "-m", "gateway", "serve", *options, str(file)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -137,7 +145,7 @@ async def test_nobody_comes_back(tmp_path: Path) -> None:
         await gateway.end(signal.SIGKILL)
     await ends(pid)
     await ends(warden)
-    assert not (tmp_path / "data" / "wardens" / "a.sock").exists()
+    assert [each.name for each in (tmp_path / "data" / "wardens").iterdir()] == ["a.lock"]
     async with running(tmp_path, text(tmp_path, toy, "100ms")) as gateway:
         other = await gateway.pid()
         assert other != pid and toy.starts == 2

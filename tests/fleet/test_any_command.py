@@ -92,6 +92,30 @@ async def test_a_server_that_dies_has_its_stop_command_run_and_starts_again(tmp_
         assert len(toy.stops) == 1
 
 
+LEAVES = """#!{python}
+import os, pathlib, sys
+if os.fork():
+    print("3f0c5a1d9b")
+    sys.exit()
+os.setsid()
+pathlib.Path("pid").write_text(str(os.getpid()))
+os.execv(sys.argv[1], [sys.argv[1], "--port", sys.argv[2]])
+"""
+
+
+async def test_a_command_that_leaves_its_server_running_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    """As `docker run --detach` does, it prints an id and returns; the server has a session of its own."""
+    toy, data = Wrapped(tmp_path, "a"), tmp_path / "data"
+    (toy.folder / "run.sh").write_text(LEAVES.format(python=sys.executable))
+    async with serving(tmp_path, head(f"data: {data}") + toy.section()) as served:
+        answer = await ask(served, "a")
+        assert (answer.status, answer.error["code"]) == (503, "model_not_started")
+        assert "a command has to stay as long as its server runs" in answer.error["message"]
+        pid = int((data / "engines" / "a" / "pid").read_text())
+        await until(lambda: not alive(pid), "the server has ended")
+        assert len(toy.stops) == 1
+
+
 async def test_a_server_that_loads_says_so_by_its_health(tmp_path: Path) -> None:
     program = tmp_path / "slow.py"
     program.write_text(SLOW)

@@ -31,6 +31,7 @@ from gateway.fleet import launcher
 from gateway.fleet.launcher import Process, ProcessState, restart_delay
 from gateway.fleet.output import LINE_LIMIT, Lines
 from gateway.fleet.spawning import child_environment, exit_words, from_here
+from gateway.fleet.start import STAYS
 
 SERVE = """
 import http.server, sys
@@ -241,10 +242,10 @@ async def test_an_engine_that_dies_is_started_again(at_once: None, caplog: pytes
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("print('a'); print('b')", "its last words were: b (exit status 0)"),
+        ("print('a'); print('b')", f"its last words were: b; {STAYS} (exit status 0)"),
         (
             "print('b'); print('  warnings.warn(resource_tracker: There appear to be %d)')",
-            "its last words were: b (exit status 0)",
+            f"its last words were: b; {STAYS} (exit status 0)",
         ),
         ("raise SystemExit(2)", "it gave no reason (exit status 2)"),
         ("import os; os.abort()", "it gave no reason (killed by SIGABRT)"),
@@ -468,7 +469,7 @@ async def test_an_engine_has_a_temporary_folder_of_its_own() -> None:
 
 async def test_an_engine_keeps_its_folder_below_the_data(tmp_path: Path) -> None:
     process = Watched(engine(HERE))
-    process.data = tmp_path / "data"
+    process.arrivals.data = tmp_path / "data"
     async with running(process):
         assert Path(await process.lines.get()) == tmp_path / "data" / "engines" / "toy"
     assert is_there(tmp_path / "data" / "engines" / "toy" / "made")
@@ -487,7 +488,7 @@ async def test_a_killed_warden_leaves_no_folder() -> None:
 async def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, at_once: None) -> None:
     (tmp_path / "engines").write_text("a file")
     process = Watched(engine(WAIT))
-    process.data = tmp_path
+    process.arrivals.data = tmp_path
     async with running(process):
         await process.until(ProcessState.FAILED)
         assert process.last_error is not None and str(tmp_path / "engines") in process.last_error

@@ -11,7 +11,8 @@ import pytest
 from backends.base import LaunchOptions
 from gateway.config.section import validate
 from gateway.config.server import Engines
-from gateway.fleet.needs import Needs, budget
+from gateway.fleet.needs import Needs
+from gateway.fleet.room import Room
 from gateway.machine.gpu import Gpu, GpuUser
 from gateway.machine.host import Host
 from gateway.machine.machine import Machine
@@ -153,9 +154,9 @@ async def test_an_engine_whose_gpus_are_chosen_may_run_on_equal_ones(tmp_path: P
 async def test_what_others_hold_is_not_there_to_give(tmp_path: Path) -> None:
     on = await machine(gpu(0, used=10 * GIB), ram=64 * GIB, free=20 * GIB)
     engines = validate(Engines, {"memory": {"ram": "50%", "gpu": "90%"}, "at_once": 3})
-    assert budget(engines, on) == {ENGINES: 3, RAM: 20 * GIB, "nvidia0": 14 * GIB}
-    assert budget(engines, await machine(gpu(0)))["nvidia0"] == round(0.9 * 24 * GIB)
-    assert budget(engines, None) == {ENGINES: 3}
+    assert Room(on).budget(engines, {}) == {ENGINES: 3, RAM: 20 * GIB, "nvidia0": 14 * GIB}
+    assert Room(await machine(gpu(0))).budget(engines, {})["nvidia0"] == round(0.9 * 24 * GIB)
+    assert Room().budget(engines, {}) == {ENGINES: 3}
 
 
 async def test_what_our_own_engines_hold_is_there() -> None:
@@ -169,4 +170,71 @@ async def test_what_our_own_engines_hold_is_there() -> None:
         lambda: table,
     )
     await made.look()
-    assert budget(Engines(), made) == {RAM: 14 * GIB, "nvidia0": 19 * GIB}
+    assert Room(made).budget(Engines(), {}) == {RAM: 14 * GIB, "nvidia0": 19 * GIB}
+
+
+class Ours:
+    """One engine on a GPU of 24 GiB, of which the driver tells what a test says."""
+
+    def __init__(self, used: int, *users: GpuUser) -> None:
+        self.source = Fixed(Gpu("nvidia0", "a GPU", None, used * GIB, 24 * GIB, users=users))
+        self.host = Host(memory_total=64 * GIB, memory_available=10 * GIB)
+        table: dict[int, Any] = {7: Entry(1, 4 * GIB, 0.0), 1: Entry(0, 0, 0.0)}
+        self.machine = Machine(
+            lambda: {"a": 7}, Metrics("").machine, [("GPUs", self.source)], lambda: self.host, lambda: table
+        )
+        self.room = Room(self.machine)
+
+    async def there(self, gib: int = 15) -> int:
+        """Look; return how many GiB all engines may take of the GPU, one that is ready needing so many."""
+        await self.machine.look()
+        return self.room.budget(Engines(), {"a": {"nvidia0": gib * GIB}})["nvidia0"] // GIB
+
+
+@pytest.mark.parametrize("users", [(), (GpuUser(7, None),), (GpuUser(4711, 15 * GIB),)])
+async def test_memory_of_an_engine_that_the_driver_does_not_tell_counts_once(
+    users: tuple[GpuUser, ...],
+) -> None:
+    """In a container the driver names processes of the host's, or none; where a GPU is divided, it tells no sizes."""
+    assert await Ours(20, *users).there() == 19
+    assert await Ours(20, GpuUser(7, 12 * GIB)).there() == 16
+
+
+async def test_a_driver_that_does_not_answer_any_more_gives_nothing_away() -> None:
+    ours = Ours(20, GpuUser(7, 15 * GIB))
+    assert await ours.there() == 19
+    ours.source.gpus, ours.host = (), Host()
+    assert await ours.there() == 19
+    assert ours.room.budget(Engines(), {})[RAM] == 14 * GIB
+    assert ours.room.limits(Engines())["nvidia0"] == round(0.95 * 24 * GIB)
+    assert ours.room.gone() == set()
+
+
+async def test_a_gpu_that_has_vanished_is_not_chosen(tmp_path: Path) -> None:
+    on = await machine(gpu(0), gpu(1))
+    room = Room(on)
+    room.limits(Engines())
+    made = await needs(tmp_path, "{model: org/name, gpus: auto, memory: {gpu: 5GiB}}", on, "vllm")
+    assert [place.gpus for place in made.places(room.gone())] == [(0,), (1,)]
+    on._gpus = (gpu(1),)
+    assert room.gone() == {"nvidia0"}
+    on._gpus = ()
+    assert room.gone() == {"nvidia0"}
+    assert [place.gpus for place in made.places(room.gone())] == [(1,)]
+    both = await needs(
+        tmp_path,
+        "{model: org/name, gpus: auto, tensor_parallel: 2, memory: {gpu: 5GiB}}",
+        await machine(gpu(0), gpu(1)),
+        "vllm",
+    )
+    assert [place.gpus for place in both.places(room.gone())] == [(0, 1)]
+
+
+async def test_a_divided_gpu_is_not_chosen_and_one_that_is_found_late_is(tmp_path: Path) -> None:
+    text = "{model: org/name, gpus: auto, memory: {gpu: 5GiB}}"
+    on = await machine(gpu(0)._replace(divided=True), gpu(1))
+    assert [place.gpus for place in (await needs(tmp_path, text, on, "vllm")).places()] == [(1,)]
+    late = await needs(tmp_path, text, await machine(), "vllm")
+    assert late.places() == ()
+    await late.reckon(on)
+    assert [place.gpus for place in late.places()] == [(1,)]

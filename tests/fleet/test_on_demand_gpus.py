@@ -40,6 +40,8 @@ class StandIn:
     def __init__(self) -> None:
         self.toys: dict[Toy, int] = {}
         """What each engine really takes of each of its GPUs, in GiB."""
+        self.told: tuple[int, ...] = NUMBERS
+        """The GPUs of which the driver tells."""
 
     def users(self, number: int) -> tuple[GpuUser, ...]:
         """Return who uses one of them."""
@@ -57,7 +59,7 @@ class StandIn:
         """Return them as a driver tells them."""
         return tuple(
             Gpu(f"nvidia{number}", "a GPU", None, sum(user.memory or 0 for user in users), TOTAL, users=users)
-            for number in NUMBERS
+            for number in self.told
             for users in [self.users(number)]
         )
 
@@ -160,3 +162,61 @@ async def test_what_fits_on_no_gpu_is_refused_at_once(tmp_path: Path, gpus: Stan
             answer = await ask(served, "a")
         assert (answer.status, answer.error["code"]) == (503, "model_not_started")
         assert "it needs 30.0 GiB of memory of nvidia0" in answer.error["message"]
+
+
+@pytest.mark.timeout(60)
+async def test_engines_that_always_run_are_each_given_a_gpu_of_their_own(
+    tmp_path: Path, gpus: StandIn
+) -> None:
+    text = config(tmp_path, gpus, {"a": 16, "b": 16}).replace("start: on_demand", "start: always")
+    async with serving(tmp_path, text) as served, watched(gpus) as seen:
+        for name in "ab":
+            pid_of(await ask(served, name))
+        await until(lambda: seen[-1] == (16, 16), "both have their memory")
+        assert max(max(each) for each in seen) == 16
+
+
+@pytest.mark.timeout(60)
+async def test_a_driver_that_stops_answering_neither_stops_serving_nor_gives_memory_away(
+    tmp_path: Path, gpus: StandIn
+) -> None:
+    """Two fill both GPUs, and requests run there. A third one waits for one of them, as it would anyway."""
+    text = config(tmp_path, gpus, {"a": 20, "b": 20, "c": 20})
+    async with serving(tmp_path, text) as served, watched(gpus) as seen:
+        machine = served.gateway.machine
+        assert machine is not None
+        for name in "ab":
+            pid_of(await ask(served, name))
+        slow = [ask(served, name, "slow") for name in "ab"]
+        in_flight = [served.gateway.pool.backends[name] for name in "ab"]
+        await until(lambda: all(each.in_flight for each in in_flight), "both are asked")
+        gpus.told = ()
+        await machine.look()
+        assert machine.gpus() == ()
+        pid_of(await ask(served, "a"))
+        waits = ask(served, "c")
+        await asyncio.sleep(1.5)
+        assert not waits.done()
+        for toy in gpus.toys:
+            toy.set("go")
+        for answer in await asyncio.gather(*slow, waits):
+            pid_of(answer)
+        assert max(max(each) for each in seen) <= TOTAL // GIB
+
+
+@pytest.mark.timeout(60)
+async def test_a_gpu_that_vanishes_gets_no_further_engine(tmp_path: Path, gpus: StandIn) -> None:
+    text = config(tmp_path, gpus, {"a": 16, "b": 5})
+    async with serving(tmp_path, text) as served:
+        machine = served.gateway.machine
+        assert machine is not None
+        pid_of(await ask(served, "a"))
+        toys = {toy.name: toy for toy in gpus.toys}
+        taken = toys["a"].gpus
+        assert taken is not None
+        [number] = taken[1]
+        gpus.told = (number,)
+        await until(lambda: [gpu.id for gpu in machine.gpus()] == [f"nvidia{number}"], "one is told")
+        pid_of(await ask(served, "b"))
+        found = toys["b"].gpus
+        assert found is not None and found[1] == (number,)

@@ -40,6 +40,7 @@ class Binding:
         self.asked: list[str] = []
         self.compute: list[Any] = []
         self.graphics: list[Any] = []
+        self.mig = [0, 0]
 
     def __getattr__(self, name: str) -> Any:
         if name not in FUNCTIONS:
@@ -59,6 +60,7 @@ class Binding:
                 "nvmlDeviceGetPowerUsage": 33_500,
                 "nvmlDeviceGetEnforcedPowerLimit": 72_000,
                 "nvmlDeviceGetTemperature": 45,
+                "nvmlDeviceGetMigMode": self.mig,
                 "nvmlDeviceGetComputeRunningProcesses_v3": self.compute,
                 "nvmlDeviceGetGraphicsRunningProcesses_v3": self.graphics,
             }
@@ -176,3 +178,13 @@ def test_the_real_binding_reads_a_library(tmp_path: Path, nvml: Path) -> None:
         str(full._replace(id="nvidia1", utilization=None, power=None, users=())),
     ]
     assert "GPU nvidia2 does not answer: GPU is lost" in done.stderr
+
+
+def test_a_gpu_says_whether_it_is_divided() -> None:
+    """The first number is the mode of now, the second that from the next reset on; most GPUs have no such mode."""
+    binding = Binding()
+    for mode, divided in (([0, 1], False), ([1, 1], True)):
+        binding.mig = mode
+        assert [gpu.divided for gpu in nvidia(binding).read()] == [divided]
+    binding.refused["nvmlDeviceGetMigMode"] = 3
+    assert [gpu.divided for gpu in nvidia(binding).read()] == [False]

@@ -299,6 +299,12 @@ def test_the_emptiest_gpus_are_taken() -> None:
     assert found.actions == (Start("d", (1,)),)
 
 
+def test_engines_that_always_run_share_out_the_gpus_too() -> None:
+    always = [replace(anywhere(name, 20), terms=Terms(), wanted_since=None, waiting=0) for name in "abc"]
+    found = decide([*always, on(1, "d", 10)], {**GPUS, "nvidia2": 30 * GIB}, 100.0)
+    assert [action.gpus for action in found.actions if isinstance(action, Start)] == [(2,), (0,), (1,)]
+
+
 def test_two_engines_never_count_the_same_free_memory() -> None:
     found = decide([anywhere("a", 20, 100.0), anywhere("b", 20, 101.0), anywhere("c", 3, 102.0)], GPUS, 103.0)
     assert {action.gpus for action in found.actions if isinstance(action, Start)} == {(0,), (1,), (2,)}
