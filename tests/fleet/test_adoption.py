@@ -26,7 +26,10 @@ from tests.fleet.playing import Toy
 from tests.processes import alive
 from tests.serving import Served
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the tests look into the table of processes")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the tests look into the table of processes"),
+    pytest.mark.timeout(240),
+]
 PATIENCE = 60.0
 
 
