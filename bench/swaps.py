@@ -186,8 +186,8 @@ class Engines:
             return None
         if any("warden.py" in word for word in words):
             return None
-        found = [word for word in words if word.startswith(f"--model={self._mark}")]
-        return Path(found[0].partition("=")[2]).stem if found else None
+        found = [path for word in words if (path := word.removeprefix("--model=")).startswith(self._mark)]
+        return Path(found[0]).stem if found else None
 
     def alive(self) -> list[int]:
         """Return the engines that run and have memory."""

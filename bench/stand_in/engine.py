@@ -1,4 +1,4 @@
-"""A program that plays `llama-server` on made-up GPUs: `engine.py FOLDER --model=PATH --port N ...`.
+"""A program that plays `llama-server` on made-up GPUs: `engine.py FOLDER -m PATH --port N ...`.
 
 Rules:
 - It takes the memory that its model's file name tells in GiB (`g16.gguf`: 16) before it loads, which takes the longer
@@ -67,8 +67,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 def main(folder: str, *arguments: str) -> None:
     """Serve until killed."""
-    path = next(word for word in arguments if word.startswith("--model=")).partition("=")[2]
-    Handler.model = Path(path).stem
+    Handler.model = Path(arguments[arguments.index("-m") + 1]).stem
     gib = int(Handler.model[1:])
     take(Path(folder), [int(each) for each in os.environ["CUDA_VISIBLE_DEVICES"].split(",")], gib * GIB)
     time.sleep(0.2 + gib / 20)
