@@ -27,7 +27,7 @@ class Kept:
         self.needs = needs
         self.keep: float | None = None if before is None else before.keep
         """How long a request has said that it is to stay; see `Resident.keep`."""
-        self.unload = before is not None and before.unload
+        self.unload: bool = before is not None and before.unload
         if before is not None and before.supervisor is not supervisor:
             before = None
         self._former: Needs | None = None
