@@ -94,6 +94,7 @@ class Gate:
 
     def leave(self) -> None:
         """Release a slot."""
+        assert self._held > 0, "a slot is released once"
         self._held -= 1
         if self._queue.size:
             self._let_in()

@@ -74,6 +74,16 @@ async def test_waiting_has_an_end_and_leaves_nothing_behind() -> None:
     assert gate.try_enter()
 
 
+async def test_a_slot_that_is_released_twice_is_a_bug_that_is_seen() -> None:
+    gate = Gate(2, 1)
+    assert gate.try_enter()
+    gate.leave()
+    with pytest.raises(AssertionError, match="released once"):
+        gate.leave()
+    assert gate.held == 0
+    assert [gate.try_enter() for _ in range(3)] == [True, True, False]
+
+
 async def test_whoever_leaves_the_queue_takes_no_slot_along() -> None:
     """Cancel at every moment, also in the one between being given a slot and waking up with it."""
     rng = Random(3)

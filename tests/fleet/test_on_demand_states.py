@@ -12,6 +12,7 @@ from gateway.fleet.keeper import Here
 from gateway.fleet.residence import Residence
 from gateway.residency.decide import decide
 from gateway.residency.state import EngineState
+from tests.config.files import config as read
 from tests.faults.clients import until
 from tests.fleet.playing import Toy
 from tests.fleet.test_on_demand import MEMORY, ask, becomes, head, leave, pid_of, state, two
@@ -143,6 +144,127 @@ async def test_start_and_stop_from_many_sides_at_once_leave_one_engine_or_none(t
         await order(served, "a", "stop")
         await becomes(served, "a", EngineState.STOPPED)
         assert not alive(first)
+
+
+async def test_a_start_is_stopped_from_many_sides_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+    """Operators, clients that leave and a change of the config, all while the engine loads."""
+    toy = Toy(tmp_path, "a")
+    text = head() + toy.section()
+    async with serving(tmp_path, text) as served:
+        for round_ in range(3):
+            toy.set("hold")
+            writers = [await leave(served, "a") for _ in range(4)]
+            asked = [ask(served, "a") for _ in range(4)]
+            await wanted(served, "a", 8)
+            await until(lambda: state(served, "a") is EngineState.STARTING, "it starts")
+            await until(lambda count=round_ + 1: toy.starts == count, "it has a process")  # type: ignore[misc]
+            process = pid(served, "a")
+            for writer in writers:
+                writer.close()
+            orders = [order(served, "a", "stop") for _ in range(5)]
+            if round_ == 2:
+                served.gateway.apply(read(tmp_path, head() + toy.section("start: on_demand, context: 512")))
+            assert {answer.status for answer in await asyncio.gather(*orders)} == {200}
+            for answer in await asyncio.gather(*asked):
+                assert answer.status == 503
+                assert "an operator has stopped it" in answer.error["message"]
+            await becomes(served, "a", EngineState.STOPPED)
+            await until(lambda process=process: not alive(process), "it has ended")  # type: ignore[misc]
+            assert served.metric("gateway_engine_requests_waiting", backend="a") == 0
+            assert toy.starts == round_ + 1
+        toy.clear("hold")
+        pid_of(await ask(served, "a"))
+        assert served.metric("gateway_engine_loads_total", backend="a", result="cancelled") == 3
+
+
+LIMITED = "models: {m: {targets: {a: a}, admission: {concurrency: 2, queue: 1}}}\n"
+
+
+async def test_requests_that_wait_for_a_start_count_toward_the_limit_of_their_model(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, "a")
+    toy.set("hold")
+    async with serving(tmp_path, head() + toy.section() + LIMITED) as served:
+        loading = [ask(served, "m") for _ in range(2)]
+        await wanted(served, "a", 2)
+        queued = ask(served, "m")
+        await until(lambda: served.metric("gateway_requests_queued", model="m") == 1, "one waits for a slot")
+        refused = await ask(served, "m")
+        assert (refused.status, refused.error["code"]) == (503, "queue_full")
+        assert served.metric("gateway_engine_requests_waiting", backend="a") == 2
+        toy.clear("hold")
+        for answer in await asyncio.gather(*loading, queued):
+            pid_of(answer)
+        assert toy.starts == 1
+
+
+async def test_a_slot_that_was_given_and_is_not_taken_up_is_not_lost(tmp_path: Path) -> None:
+    """Clients leave before, while and after their engine becomes ready: every slot comes back."""
+    toy = Toy(tmp_path, "a")
+    limited = LIMITED.replace("queue: 1", "queue: 50")
+    async with serving(tmp_path, head() + toy.section("start: on_demand, idle: 200ms") + limited) as served:
+        for round_ in range(4):
+            toy.set("hold")
+            writers = [await leave(served, "m") for _ in range(12)]
+            await wanted(served, "a", 2)
+            toy.clear("hold")
+            for number, writer in enumerate(writers):
+                if number % 3 == round_ % 3:
+                    await asyncio.sleep(0.03 * round_)
+                writer.close()
+            await until(lambda: not served.gateway.core.register.running, "all have ended")
+            assert served.metric("gateway_engine_requests_waiting", backend="a") == 0
+            assert served.gateway.pool.backends["a"].in_flight == 0
+            gate = served.gateway.core.snapshot.catalog.model("m").gate  # type: ignore[union-attr]
+            assert gate is not None
+            assert (gate.held, gate.waiting) == (0, 0)
+            # Nobody wants it any more: it stops, or never becomes ready.
+            await becomes(served, "a", EngineState.STOPPED)
+        for answer in await asyncio.gather(*(ask(served, "m") for _ in range(6))):
+            pid_of(answer)
+
+
+async def test_each_engine_has_its_own_time_to_stop(tmp_path: Path) -> None:
+    short, long = Toy(tmp_path, "a"), Toy(tmp_path, "b")
+    text = head() + short.section("start: on_demand, stop_timeout: 1s")
+    text += long.section("start: on_demand, stop_timeout: 4s")
+    async with serving(tmp_path, text) as served:
+        first, second = pid_of(await ask(served, "a")), pid_of(await ask(served, "b"))
+        for toy in (short, long):
+            toy.set("deaf")
+        await asyncio.gather(order(served, "a", "stop"), order(served, "b", "stop"))
+        await becomes(served, "a", EngineState.STOPPED)
+        assert (alive(first), alive(second)) == (False, True)
+        await becomes(served, "b", EngineState.STOPPED)
+        assert not alive(second)
+
+
+async def test_a_decision_is_made_of_the_state_there_is_and_not_of_one_looked_at_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What all processes are asked for takes a while, and an engine may be stopped meanwhile."""
+    toy = Toy(tmp_path, "a")
+    async with serving(tmp_path, head() + toy.section("start: on_demand, idle: 1s")) as served:
+        keeper = served.gateway.fleet.keeper
+        assert keeper is not None
+        first = pid_of(await ask(served, "a"))
+        used, slow = keeper._used, asyncio.Event()
+
+        async def late() -> Any:
+            found = await used()
+            await slow.wait()
+            return found
+
+        monkeypatch.setattr(keeper, "_used", late)
+        await asyncio.sleep(1.5)
+        # The look has seen an idle engine. Before it goes on, somebody else stops it, and a request wants it.
+        assert (await order(served, "a", "stop")).status == 200
+        await until(lambda: not alive(first), "it has stopped")
+        asked = ask(served, "a")
+        await wanted(served, "a")
+        slow.set()
+        pid_of(await asked)
+        assert toy.starts == 2
+        assert served.metric("gateway_engine_stops_total", backend="a", reason="idle") == 0
 
 
 async def test_one_that_never_becomes_ready_is_ended_and_those_who_wait_are_told(tmp_path: Path) -> None:

@@ -178,6 +178,26 @@ def test_disjoint_swaps_run_side_by_side() -> None:
     assert sorted(found, key=str) == [Stop("a", Reason.ROOM, "c"), Stop("b", Reason.ROOM, "d")]
 
 
+def test_overlapping_swaps_come_one_after_the_other() -> None:
+    """Two engines that need the room of the same third one: it is stopped once, for the first of them."""
+    both = [wanted("c", 2, since=90.0), wanted("d", 2, since=91.0)]
+    found = actions(ready("a", 2), *both, gib=2)
+    assert found == [Stop("a", Reason.ROOM, "c")]
+    leaving = replace(ready("a", 2), state=EngineState.DRAINING)
+    assert actions(leaving, *both, gib=2) == []
+    starting = replace(both[0], state=EngineState.STARTING)
+    assert actions(replace(leaving, state=EngineState.STOPPED), *both, gib=2) == [Start("c")]
+    assert actions(starting, both[1], gib=2) == []
+
+
+def test_one_start_that_is_over_lets_all_who_fit_beside_it_start() -> None:
+    large = replace(ready("large", 4), state=EngineState.DRAINING)
+    line = [wanted("a", 1, since=90.0), wanted("b", 1, since=91.0), wanted("c", 3, since=92.0)]
+    assert actions(large, *line, gib=4) == []
+    gone = replace(large, state=EngineState.STOPPED)
+    assert actions(gone, *line, gib=4) == [Start("a"), Start("b")]
+
+
 def test_a_priority_is_a_head_start_and_no_more() -> None:
     high = wanted("high", since=110.0, terms=replace(ON_DEMAND, priority=20))
     assert actions(wanted("low", since=100.0), high, gib=1, now=120.0) == [Start("high")]
