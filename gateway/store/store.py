@@ -80,6 +80,8 @@ class Store:
         self._engine = engine
         self._readers = ThreadPoolExecutor(THREADS, "store")
         is_file = engine.dialect.name == "sqlite"
+        self.shared = not is_file
+        """Whether gateways on other machines may use the same database."""
         self._writers = ThreadPoolExecutor(1, "store-writer") if is_file else self._readers
         self._running = 0
         self._closed = False

@@ -92,6 +92,7 @@ files: Final = Table(
 engine_memory: Final = Table(
     "engine_memory",
     METADATA,
+    Column("machine", String(255), primary_key=True, comment="empty where one machine has the database"),
     Column("backend", String(128), primary_key=True),
     Column("device", String(64), primary_key=True, comment="`ram`, or a GPU"),
     Column("bytes", BigInteger, nullable=False),

@@ -155,6 +155,25 @@ async def test_nobody_comes_back(tmp_path: Path) -> None:
     await ends(other)
 
 
+async def test_the_engine_of_a_backend_that_left_the_config_ends_as_if_no_gateway_came(
+    tmp_path: Path,
+) -> None:
+    toy, other = Toy(tmp_path, "a"), Toy(tmp_path, "b")
+    async with running(tmp_path, text(tmp_path, toy, "4s")) as gateway:
+        pid = await gateway.pid()
+        warden = parent(pid)
+        await gateway.end(signal.SIGKILL)
+    async with running(tmp_path, text(tmp_path, other, "100ms")) as gateway:
+        async with asyncio.timeout(PATIENCE):
+            while await gateway.state() != "ready":  # noqa: ASYNC110 (another process tells nobody)
+                await asyncio.sleep(0.05)
+        # The next gateway neither takes it over nor ends it: its warden does, when its time is over.
+        await ends(pid)
+        await ends(warden)
+        assert not (tmp_path / "data" / "wardens" / "a.sock").exists()
+        assert (toy.starts, other.starts) == (1, 1)
+
+
 async def test_an_engine_of_another_launch_block_is_ended(tmp_path: Path) -> None:
     toy = Toy(tmp_path, "a")
     async with running(tmp_path, text(tmp_path, toy)) as gateway:
