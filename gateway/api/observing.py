@@ -75,6 +75,10 @@ class OperatedModel(BaseModel):
 
     name: str
     aliases: list[str]
+    context: int | None = Field(
+        description="The most tokens of prompt and answer together: what the config says, else the least that its "
+        "backends tell; null where nobody does."
+    )
     targets: list[ModelTarget]
     fallbacks: list[str] = Field(description="The models that are tried after it, and theirs.")
     queued: int = Field(description="Requests that wait for a slot of the model.")

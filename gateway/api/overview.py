@@ -135,6 +135,7 @@ def _model(plan: Plan) -> dict[str, Any]:
     return {
         "name": own.model,
         "aliases": [name for name in own.names if name != own.model],
+        "context": own.context,
         "targets": [
             {
                 "backend": target.name,
@@ -157,8 +158,9 @@ def _merged_models(answers: Sequence[list[dict[str, Any]]]) -> list[dict[str, An
     for models in answers[1:]:
         for model in models:
             # A process may not have heard yet of a model that has come or gone.
-            if model["name"] in found:
-                _add(found[model["name"]], model)
+            if (known := found.get(model["name"])) is not None:
+                _add(known, model)
+                known["context"] = model["context"] if known["context"] is None else known["context"]
     return list(found.values())
 
 

@@ -222,8 +222,9 @@ def _served_lines(served: Sequence[dict[str, Any]]) -> list[str]:
         (
             str(model.get("name")),
             ", ".join(map(str, model.get("aliases") or ())) or "-",
+            str(model.get("context") or "-"),
             ", ".join(str(target.get("backend")) for target in model.get("targets") or ()) or "-",
         )
         for model in served
     ]
-    return table(("SERVED", "ALIASES", "BACKENDS"), rows)
+    return table(("SERVED", "ALIASES", "CONTEXT", "BACKENDS"), rows)

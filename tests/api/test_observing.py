@@ -39,7 +39,7 @@ def config(engine: FakeEngine) -> str:
 server: {{listen: "127.0.0.1:0"}}
 backends: {{a: {{engine: openai, url: "{engine.url}", models: [m, x]}}}}
 models:
-  m: {{targets: {{a: {{model: m, weight: 2}}}}, aliases: [alias], fallback: [x],
+  m: {{targets: {{a: {{model: m, weight: 2}}}}, aliases: [alias], fallback: [x], context: 4096,
       admission: {{concurrency: 2, queue: 9}}}}
   x: {{targets: {{a: x}}}}
 {KEYS}"""
@@ -133,6 +133,7 @@ async def test_one_that_waits_for_a_slot_is_cancelled_where_it_waits(tmp_path: P
         assert m == {
             "name": "m",
             "aliases": ["alias"],
+            "context": 4096,
             "targets": [{"backend": "a", "model": "m", "weight": 2, "weight_now": 2, "in_flight": 2}],
             "fallbacks": ["x"],
             "queued": 1,
@@ -140,6 +141,7 @@ async def test_one_that_waits_for_a_slot_is_cancelled_where_it_waits(tmp_path: P
             "slots_held": 2,
         }
         assert (x["name"], x["slots"], x["slots_held"], x["fallbacks"]) == ("x", None, None, [])
+        assert x["context"] is None
 
         status = (await served.get("/gateway/status", **BOSS)).json()
         assert status["phases"] == {"queue": 1, "stream": 2} and status["requests"] == 3
@@ -338,6 +340,7 @@ def test_the_models_of_several_processes_are_one() -> None:
     def model(name: str, in_flight: int, slots: int | None) -> dict[str, Any]:
         return {
             "name": name,
+            "context": 4096 if in_flight == 2 else None,
             "targets": [{"backend": "a", "in_flight": in_flight}],
             "queued": 1,
             "slots": slots,
@@ -348,3 +351,5 @@ def test_the_models_of_several_processes_are_one() -> None:
     m, x = merged(MODELS, {}, cast(Any, json.loads(json.dumps(answers))))
     assert (m["targets"][0]["in_flight"], m["queued"], m["slots"], m["slots_held"]) == (3, 2, 8, 2)
     assert (x["name"], x["slots"], x["queued"]) == ("x", None, 1)
+    # A process may not have heard yet of the context that an engine tells.
+    assert (m["context"], x["context"]) == (4096, None)

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from gateway.console.local_models import _served_lines
 from tests.hub.conftest import MODELS, Shell
 from tests.hub.server import Store
+from tests.serving import serving
 
 pytestmark = pytest.mark.timeout(300)  # many commands, each a process of its own
 
@@ -89,6 +91,22 @@ def test_each_is_listed_with_its_size_its_type_its_context_and_who_launches_it(
     page = shell.run("models", *NOWHERE, "--config", str(config(tmp_path, shell))).out.splitlines()
     assert page[0].split() == ["ON", "THIS", "MACHINE", "SIZE", "TYPE", "CONTEXT", "USED", "BY"]
     assert page[2].split()[0] == "hf:org/demo-GGUF:Q4_K_M" and page[2].split()[-1] == "small"
+
+
+async def test_what_a_gateway_serves_is_listed_with_the_context_that_is_known(tmp_path: Path) -> None:
+    text = """
+backends: {a: {engine: vllm, url: "http://127.0.0.1:9", models: [m, n]}}
+models: {m: {targets: {a: m}, aliases: [other], context: 4096}, n: {targets: {a: n}}}
+"""
+    async with serving(tmp_path, text) as served:
+        told = (await served.get("/gateway/models")).json()
+    assert [(model["name"], model["context"]) for model in told] == [("m", 4096), ("n", None)]
+    lines = [line.split() for line in _served_lines(told)]
+    assert lines == [
+        ["SERVED", "ALIASES", "CONTEXT", "BACKENDS"],
+        ["m", "other", "4096", "a"],
+        ["n", "-", "-", "a"],
+    ]
 
 
 def test_one_file_goes_and_the_other_stays(shell: Shell) -> None:
