@@ -21,7 +21,9 @@ from backends.facts.units import MODEL_NAME
 from backends.surfaces.ollama.options import sampling
 from backends.surfaces.surface import InvalidRequest
 from gateway.config.texts import PUBLIC_NAME
+from gateway.console.go_template import Refused
 from gateway.console.modelfile import Instruction, ModelfileError, parse
+from gateway.console.prompt_template import to_jinja
 
 URL: Final = "http://127.0.0.1:11434"
 """Where Ollama listens unless it is told otherwise."""
@@ -106,6 +108,7 @@ class Import:
     notes: list[tuple[int, str]] = field(default_factory=list)
     """What the config does not say, with the line of the Modelfile."""
     _from: str = ""
+    _template: Instruction | None = None
     _system: str = ""
     _given: dict[str, Any] = field(default_factory=dict)
     _shapes: dict[str, tuple[int, Any]] = field(default_factory=dict)
@@ -129,9 +132,7 @@ class Import:
         elif said.word == "LICENSE":
             self._licenses.append(said.text)
         elif said.word == "TEMPLATE":
-            self._leave(
-                said, "the template: it is one of Go's, engines have Jinja's; the base model's own is used"
-            )
+            self._template = said
         elif said.word == "MESSAGE":
             self._messages.append(said)
         else:
@@ -179,12 +180,16 @@ class Import:
             persona["parameters"] = {"default": self._given}
         models: dict[str, Any] = {}
         backends: dict[str, Any] = {}
+        template = self._jinja()
         if self.base:
+            if template:
+                persona["template"] = template
             self._unshaped("that is a matter of the engine, and of the model's 'context'")
             for adapter in self._adapters:
                 self._leave(adapter, f"ADAPTER {adapter.text}: load it in the engine of the base model")
         elif self._is_file():
-            backends[_LAUNCHED] = {"engine": "llamacpp", "launch": self._launch()}
+            own = {"chat_template": template} if template else {}
+            backends[_LAUNCHED] = {"engine": "llamacpp", "launch": self._launch() | own}
             models[persona["from"]] = {"targets": {_LAUNCHED: persona["from"]}}
         else:
             context = self._shapes.pop("num_ctx", None)
@@ -197,6 +202,21 @@ class Import:
         models[self.name] = persona
         made: dict[str, Any] = {"backends": backends, "models": models} if backends else {"models": models}
         return {section: _literal(entries) for section, entries in made.items()}
+
+    def _jinja(self) -> str:
+        """Return the template as engines take it; empty where there is none, or it is left out."""
+        said = self._template
+        if said is None:
+            return ""
+        if not self.base and not self._is_file():
+            self._leave(said, "the template: Ollama takes it of its own Modelfile")
+            return ""
+        try:
+            return to_jinja(said.text)
+        except Refused as error:
+            why = f"in line {said.line + max(error.line, 1) - 1}, {error}"
+            self._leave(said, f"the template: {why}; the base model's own is used")
+            return ""
 
     def _converse(self, persona: dict[str, Any]) -> None:
         """Put the system prompt and the example turns into a persona.

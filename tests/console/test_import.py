@@ -122,6 +122,8 @@ def test_a_file_and_its_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[st
     told = launch.model_dump()
     assert (told["model"], told["context"]) == (tmp_path / "mario/Tiny-Q4.gguf", 4096)
     assert told["lora"] == (tmp_path / "mario/lora.gguf",)
+    assert told["chat_template"].startswith("{% set chat = namespace(")
+    assert found.models["it"].template is None and ": left out: the template" not in written
     assert found.models["it"].parent == "Tiny-Q4"
 
 
@@ -130,7 +132,17 @@ def test_a_model_of_the_config_there_is(tmp_path: Path, capsys: pytest.CaptureFi
     assert "ADAPTER ./lora.gguf" in told and "num_ctx" in told
     (tmp_path / "mario.yaml").write_text(written, encoding="utf-8")
     own = 'include: [mario.yaml]\nbackends: {a: {engine: vllm, url: "http://h:1"}}\nmodels: {big: {targets: {a: up}}}\n'
-    assert config(tmp_path, own).models["mario"].targets["a"].model == "up"
+    mario = config(tmp_path, own).models["mario"]
+    assert mario.targets["a"].model == "up"
+    assert mario.template is not None and "chat.prompt" in mario.template
+
+
+def test_a_template_that_cannot_be_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = 'FROM ./m.gguf\nTEMPLATE """{{ .Prompt }}\n{{ if .Tools }}x{{ end }}"""\n'
+    written, told = made(tmp_path, text, capsys)
+    assert "Modelfile:2: left out: the template: in line 3, .Tools is not known here;" in told
+    launch = config(tmp_path, written).backends["llamacpp"].launch
+    assert launch is not None and launch.model_dump()["chat_template"] is None
 
 
 @pytest.mark.parametrize(

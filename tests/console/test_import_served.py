@@ -12,20 +12,27 @@ from pathlib import Path
 import openai
 import pytest
 
+from gateway.console.prompt_template import to_jinja
 from tests import adapters
+from tests.backends.test_llamacpp_runner import Server
 from tests.clients.process import GATEWAY, PATIENCE, ROOT, Running, running
+from tests.console.test_prompt_template import CASES, CHATML, LAST, TURNS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
 
-MODELFILE = """# A short-spoken guide.
+MODELFILE = '''# A short-spoken guide.
 FROM ./demo.gguf
 PARAMETER temperature 0
 PARAMETER num_predict 24
 PARAMETER num_ctx 512
+TEMPLATE """{{ range .Messages }}<|im_start|>{{ .Role }}
+{{ .Content }}<|im_end|>
+{{ end }}<|im_start|>assistant
+"""
 SYSTEM You answer questions about the gateway.
 MESSAGE user What is a fallback?
 MESSAGE assistant A fallback is another model that is tried, in order, when the first one cannot answer.
-"""
+'''
 QUESTION = "Which port does Ollama use?"
 
 
@@ -81,3 +88,18 @@ def test_a_modelfile_with_an_adapter(folder: Path) -> None:
     for gateway in served(folder, "odd.Modelfile", "odd"):
         answer, _ = said(gateway, "odd")
         assert answer and "11434" not in answer
+
+
+def test_the_real_engine_makes_the_same_prompts() -> None:
+    """llama.cpp has an implementation of Jinja of its own, which trims around tags."""
+    for template in (CHATML, LAST, TURNS):
+        server = Server(chat_template=to_jinja(template))
+        try:
+            cases = [(messages, expected) for given, messages, expected in CASES if given == template]
+            # An answer at the end is one that the model is to go on with, to llama.cpp.
+            cases = [case for case in cases if case[0][-1]["role"] == "user"]
+            assert len(cases) >= 2
+            for messages, expected in cases:
+                assert server.post("/apply-template", {"messages": messages})["prompt"] == expected
+        finally:
+            server.end()
