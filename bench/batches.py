@@ -3,9 +3,9 @@
     python -m bench.batches [--lines N] [--concurrency N]
 
 It prints the lines per second, the CPU of the gateway for each line, and its memory: before the upload, after it, while
-the batch runs and at its end. Before that the same requests go to the same engine directly, as many at once, by a small
-client of this program; the share of that rate which the batch has is printed too. Three processes share the machine
-then, and two while the batch runs; nothing else should run on it.
+the batch runs and at its end. Before and after the batch the same requests go to the same engine directly, as many at
+once, by a small client of this program; the share of their mean rate that the batch has is printed too. Nothing else
+should run on the machine.
 """
 
 from __future__ import annotations
@@ -176,6 +176,8 @@ models: {{m: {{targets: {{e: up}}}}}}
             memory.append(gateway.memory)
             batch = _ask(port, "GET", f"/v1/batches/{batch['id']}")
         seconds = time.monotonic() - began
+        cpu = gateway.cpu - cpu
+        straight = (straight + asyncio.run(_straight(engine.port, file, concurrency))) / 2
         return {
             "status": batch["status"],
             "counts": batch["request_counts"],
@@ -183,7 +185,7 @@ models: {{m: {{targets: {{e: up}}}}}}
             "requests/s of the engine alone": round(straight),
             "lines/s": round(lines / seconds),
             "share of the engine's rate": f"{lines / seconds / straight:.0%}",
-            "CPU µs per line": round((gateway.cpu - cpu) / lines * 1e6),
+            "CPU µs per line": round(cpu / lines * 1e6),
             "MiB at the start": round(start, 1),
             "MiB after the upload": round(after, 1),
             "MiB in the first tenth": round(max(memory[: max(1, len(memory) // 10)]), 1),
