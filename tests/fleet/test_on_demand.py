@@ -82,15 +82,15 @@ async def test_looking_starts_nothing_and_does_not_keep_it(tmp_path: Path) -> No
     toy = Toy(tmp_path, "a")
     async with serving(tmp_path, head() + toy.section("start: on_demand, idle: 500ms")) as served:
         paths = ["/v1/models", "/v1/models/a", "/api/tags", "/api/ps", "/gateway/backends", "/metrics", "/"]
-        paths += ["/backends/a/metrics", "/gateway/status"]
+        paths += ["/backends/a/metrics", "/gateway/status", "/props?model=a", "/slots?model=a"]
         for path in paths:
             await served.get(path)
         await served.post("/api/show", {"model": "a"})
         assert toy.starts == 0
         pid_of(await ask(served, "a"))
         for _ in range(4):
-            await served.get("/backends/a/metrics")
-            await served.get("/v1/models")
+            for path in ("/backends/a/metrics", "/v1/models", "/props?model=a"):
+                await served.get(path)
             await asyncio.sleep(0.2)
         await becomes(served, "a", EngineState.STOPPED)
         assert served.metric("gateway_engine_stops_total", backend="a", reason="idle") == 1

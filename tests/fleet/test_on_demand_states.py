@@ -310,11 +310,12 @@ def test_a_wait_for_room_takes_nothing_of_the_time_for_the_start() -> None:
     assert residence.patience(100.0) == 105.0
 
 
-async def test_what_needs_an_engine_that_does_not_run_is_told_so_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["/backends/a/metrics", "/props?model=a", "/slots?model=a"])
+async def test_what_needs_an_engine_that_does_not_run_is_told_so_at_once(tmp_path: Path, path: str) -> None:
     toy = Toy(tmp_path, "a")
     async with serving(tmp_path, head() + toy.section()) as served:
         async with asyncio.timeout(2):
-            answer = await served.get("/backends/a/metrics")
+            answer = await served.get(path)
         assert answer.status in (409, 503)
         assert toy.starts == 0
 
