@@ -16,14 +16,14 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from gateway import keys, logs
 from gateway.config import json_schema, notes
 from gateway.config.disk import Disk
 from gateway.config.file import Loaded, read
-from gateway.config.problems import ConfigError
+from gateway.config.problems import ConfigError, closest
 from gateway.config.texts import NAME
 from gateway.console import (
     backends,
@@ -54,7 +54,7 @@ WORKER = "worker"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = _worker_of(words[1:]) if words[:1] == [WORKER] else _parser().parse_args(words)
+    options = _worker_of(words[1:]) if words[:1] == [WORKER] else _options(words)
     status = 0
     try:
         status = options.run(options)
@@ -67,6 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+def _options(words: list[str]) -> argparse.Namespace:
+    """Return what a command line asks for. Exits with 2 if it is wrong: without a command, all commands are shown."""
+    parser, names = _parser()
+    if not words:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    if words[0] not in names and not words[0].startswith("-"):
+        near = closest(words[0], sorted(names))
+        hint = f" (did you mean {near!r}?)" if near else ""
+        parser.error(f"there is no command {words[0]!r}{hint}; 'gateway --help' lists them")
+    return parser.parse_args(words)
+
+
 class _Version(argparse.Action):
     """The option `--version`, which needs no command beside it."""
 
@@ -74,7 +87,8 @@ class _Version(argparse.Action):
         parser.exit(_version(namespace))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
+    """Return the parser of command lines, and the names of the commands."""
     parser = argparse.ArgumentParser(
         prog="gateway", description="One OpenAI-compatible URL in front of every LLM engine."
     )
@@ -129,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
 
     version = _command(commands, "version", "print the version, and whether the hot modules are compiled")
     version.set_defaults(run=_version)
-    return parser
+    return parser, commands.choices
 
 
 def _add_models(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -192,8 +192,8 @@ def test_version() -> None:
 
 
 def test_nobody_is_told_of_the_command_of_workers(here: Run) -> None:
-    told = [here("--help").stdout, here("surf").stderr, here().stderr]
-    assert all(told) and "serve" in told[0] and "serve" in told[1]
+    told = [here("--help").stdout, here("work").stderr, here().stderr]
+    assert all(told) and "serve" in told[0] and "serve" in told[2]
     assert not any("worker" in text for text in told)
 
 
@@ -215,6 +215,13 @@ def test_the_help_of_a_command_says_what_it_does(here: Run) -> None:
 def test_a_wrong_command_line(arguments: tuple[str, ...], here: Run) -> None:
     lines = refused(here(*arguments), status=2)
     assert lines[0].startswith("usage: gateway")
+
+
+def test_a_command_that_there_is_not_is_told_with_the_one_that_was_meant(here: Run) -> None:
+    said = here("srve", "x.yaml").stderr
+    assert said.endswith("there is no command 'srve' (did you mean 'serve'?); 'gateway --help' lists them\n")
+    assert "there is no command 'surf'; 'gateway --help'" in here("surf").stderr
+    assert here().stderr == here("--help").stdout
 
 
 def test_a_wrong_command_line_of_a_process() -> None:
