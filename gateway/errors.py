@@ -208,8 +208,9 @@ class GatewayError(Exception):
             out.append((b"www-authenticate", b"Bearer"))
         if self.status in (429, 503):
             out.append((b"retry-after", b"%d" % max(1, min(60, round(self.retry_after or 1)))))
-        if self.final:
-            # OpenAI's SDKs read this header; their retries would multiply the load.
+        if self.final or self.status == 401:
+            # The SDKs of OpenAI and Anthropic read this header; their retries would multiply the load. Claude Code 2.1
+            # repeats a request with a wrong key for minutes before it says so, unless it is told not to.
             out.append((b"x-should-retry", b"false"))
         return out
 

@@ -227,6 +227,7 @@ async def test_no_key(name: str, stage: Stage) -> None:
     answer = await stage.answer(http(chat(), f"Authorization: {value}", CLOSE))
     assert (answer.status, answer.error["code"], answer.error["param"]) == (401, code, None)
     assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["x-should-retry"] == "false"
     secret = value.removeprefix("Bearer").strip()
     assert not secret or secret.encode() not in answer.body
 
