@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backends.sizing.hubs import HubError
+from backends.sizing.need import shown
 
 PART = ".part"
 TRIES = 4
@@ -48,7 +49,8 @@ def check_space(folder: Path, wanted: int, free: Callable[[Path], int] | None = 
     left = _free(there) if free is None else free(there)
     if wanted + SPARE > left:
         raise HubError(
-            f"{wanted / 2**30:.1f} GiB are to be fetched into {folder}, whose disk has {left / 2**30:.1f} GiB left"
+            f"{shown(wanted)} are to be fetched into {folder}, whose disk has {shown(left)} left, of which "
+            f"{shown(SPARE)} are to stay free"
         )
 
 
