@@ -89,14 +89,22 @@ def _row(view: View, now: datetime) -> tuple[str, ...]:
 def state(view: View) -> str:
     """Return the state of a backend in words, with its engine's, its breaker and what an operator has ordered."""
     orders, launched = view["orders"], view.get("launched")
+    word = str(view["state"])
+    if launched is not None and launched["state"] in ("draining", "stopped") and word in ("loading", "down"):
+        # Why nobody can ask it says more than that.
+        word = launched["state"]
     beside = [_left(orders["drained_left"])] if orders["drained"] else []
-    if launched is not None and launched["state"] in ("warming", "draining", "failed"):
+    if (
+        launched is not None
+        and launched["state"] in ("warming", "draining", "failed")
+        and word != launched["state"]
+    ):
         beside.append(launched["state"])
     beside += [] if view["breaker"] == "closed" else [view["breaker"]]
     if orders["weight"] != 1:
         beside += [f"weight {orders['weight']:g}", _left(orders["weight_left"])]
     beside = [words for words in beside if words]
-    return f"{view['state']} ({', '.join(beside)})" if beside else str(view["state"])
+    return f"{word} ({', '.join(beside)})" if beside else word
 
 
 def _left(seconds: float | None) -> str:

@@ -92,15 +92,18 @@ def run(options: argparse.Namespace) -> int:
     except Failed as error:
         print(f"gateway: {printable(str(error))}", file=sys.stderr)
         return 1
-    print(line(view))
+    print(line(view, options.path))
     return 0
 
 
-def line(view: dict[str, Any]) -> str:
-    """Return what is said of a backend after an order."""
+def line(view: dict[str, Any], path: str = "") -> str:
+    """Return what is said of a backend after an order. An engine that is to start has not begun yet."""
     count = view["in_flight"]
     running = "no request runs there" if not count else f"requests that run there: {count}"
-    return printable(f"{view['name']}: {state(view)}, {running}")
+    now = state(view)
+    if path == "start" and view["launched"]["state"] in ("stopped", "failed"):
+        now = "about to start"
+    return printable(f"{view['name']}: {now}, {running}")
 
 
 def _wait(client: Client, backend: str) -> dict[str, Any]:

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from gateway.__main__ import main
+from gateway.residency.state import EngineState
 from tests.console.commands import command
+from tests.fleet.playing import Toy
+from tests.fleet.test_on_demand import becomes, head
 from tests.fleet.test_orders import ask, two, view
-from tests.serving import Served
+from tests.serving import Served, serving
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -89,3 +92,17 @@ def test_a_wrong_command_line_is_told(capsys: Capsys, words: list[str]) -> None:
         main(words)
     assert ended.value.code == 2
     assert "usage: gateway" in capsys.readouterr().err
+
+
+async def test_an_engine_is_stopped_and_started(tmp_path: Path, capsys: Capsys) -> None:
+    toy = Toy(tmp_path, "a")
+    async with serving(tmp_path, head() + toy.section("start: always")) as served:
+        await becomes(served, "a", EngineState.READY)
+        said = await command(capsys, served, "stop", "a")
+        assert said.out in ("a: draining, no request runs there\n", "a: stopped, no request runs there\n")
+        await becomes(served, "a", EngineState.STOPPED)
+        shown = (await command(capsys, served, "backends")).out.splitlines()[1].split()
+        assert shown[:3] == ["a", "llamacpp", "stopped"]
+        said = await command(capsys, served, "start", "a")
+        assert said == (0, "a: about to start, no request runs there\n", "")
+        await becomes(served, "a", EngineState.READY)
