@@ -41,11 +41,19 @@ def check(
         elif model.parent not in owners:
             node = source.find((*where, "from"))
             shown = node.written if node else ""
-            message = f"unknown model {quote(shown)}{names.suggest(shown, public)}"
-            yield source.problem((*where, "from"), message)
+            hint = _listed(config, model.parent) or names.suggest(shown, public)
+            yield source.problem((*where, "from"), f"unknown model {quote(shown)}{hint}")
         yield from _template(whole, source, name)
         yield from _loras(whole, source, name)
     yield from _circles(config, source, owners)
+
+
+def _listed(config: Config, model: str) -> str:
+    """Return how to list a model that the config knows only as what a backend is launched with; nothing for others."""
+    for name, backend in config.backends.items():
+        if model == getattr(backend.launch, "name", None):
+            return f" (list it in 'models': '{model}: {{targets: {{{name}: {model}}}}}')"
+    return ""
 
 
 def _circles(config: Config, source: Source, owners: Mapping[str, str]) -> Iterator[Problem]:

@@ -188,6 +188,7 @@ class Supervisor:
     def fail(self, why: str) -> None:
         """Tell those who wait for the engine that it does not come, and why."""
         self.life.fail()
+        self._backend.trouble(why)
         self._tell(why)
 
     def reconsider(self) -> None:

@@ -261,6 +261,8 @@ async def test_what_cannot_fit_is_refused_at_once_with_the_arithmetic(tmp_path: 
         answer = await ask(served, "a")
         assert (answer.status, answer.error["code"]) == (503, "model_not_started")
         assert "it needs 1.0 GiB of RAM, and there are 512.0 MiB" in answer.error["message"]
+        trouble = served.gateway.pool.backends["a"].last_error
+        assert trouble is not None and "it needs 1.0 GiB of RAM" in trouble.message, "operators are told, too"
         assert toy.starts == 0
 
 
