@@ -78,7 +78,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"{place}: {error}", file=sys.stderr)
         return 1
     except (OSError, UnicodeDecodeError) as error:
-        print(f"gateway: cannot read {options.file}: {error}", file=sys.stderr)
+        why = error.strerror if isinstance(error, OSError) else error
+        print(f"gateway: cannot read {options.file}: {why}", file=sys.stderr)
         return 1
     print(written, end="")
     for line, note in sorted(made.notes):

@@ -44,7 +44,8 @@ def load(path: Path) -> Script:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ScriptError(f"{path}:1:1: cannot read the file: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ScriptError(f"{path}:1:1: cannot read the file: {why}") from None
     return read(text, str(path))
 
 
