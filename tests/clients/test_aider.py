@@ -10,6 +10,7 @@ from gateway.fake.engine import FakeEngine
 from tests.clients import packages
 from tests.clients.calling import CHAT, config
 from tests.clients.declared import AIDER
+from tests.clients.programs.checks import WRONG_KEY
 from tests.serving import Served, serving
 
 MODELS = {"chat": "openai/", "messages": "anthropic/", "ollama_chat": "ollama_chat/"}
@@ -36,14 +37,16 @@ def aider() -> Path:
     return packages.of_pypi("aider", *AIDER.packages).with_name("aider")
 
 
-async def ask(aider: Path, served: Served, folder: Path, model: str, *more: str) -> packages.Ended:
+async def ask(
+    aider: Path, served: Served, folder: Path, model: str, *more: str, key: str = "any"
+) -> packages.Ended:
     """Let aider change `folder/word.txt`."""
     (folder / "word.txt").write_text("heliotrope\n")
     settings = {
         "OPENAI_API_BASE": f"{served.url}/v1",
-        "OPENAI_API_KEY": "any",
+        "OPENAI_API_KEY": key,
         "ANTHROPIC_API_BASE": served.url,
-        "ANTHROPIC_API_KEY": "any",
+        "ANTHROPIC_API_KEY": key,
         "OLLAMA_API_BASE": served.url,
     }
     asked = ("--model", model, *QUIET, *more, "--message", "Change the word.", "word.txt")
@@ -66,4 +69,12 @@ async def test_aider_tells_its_user_what_is_wrong(aider: Path, tmp_path: Path) -
     async with FakeEngine() as fake, serving(tmp_path, config(fake)) as served:
         ended = await ask(aider, served, tmp_path, "openai/no-such-model")
         assert "there is no model 'no-such-model'" in ended.out + ended.err, ended
+        assert (tmp_path / "word.txt").read_text() == "heliotrope\n"
+
+
+@pytest.mark.parametrize("operation", ["chat", "messages"])
+async def test_aider_tells_its_user_of_a_wrong_key(aider: Path, tmp_path: Path, operation: str) -> None:
+    async with FakeEngine() as fake, serving(tmp_path, config(fake, key="sk-right")) as served:
+        ended = await ask(aider, served, tmp_path, MODELS[operation] + "m", key=WRONG_KEY)
+        assert "the API key is not valid" in ended.out + ended.err, ended
         assert (tmp_path / "word.txt").read_text() == "heliotrope\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +60,8 @@ def check(found: dict[str, Any]) -> None:
 
 
 async def test_the_sdk_for_javascript(tmp_path: Path) -> None:
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("node is not installed")
-    modules = packages.of_npm("anthropic-sdk", *ANTHROPIC_NPM.packages)
-    found = await told(tmp_path, node, HERE / "anthropic_sdk.cjs", modules.parent)
+    modules = packages.of_npm(ANTHROPIC_NPM.slug, *ANTHROPIC_NPM.packages)
+    found = await told(tmp_path, packages.node(), HERE / "anthropic_sdk.cjs", modules.parent)
     check(found)
     assert found["streamed_call"]["content"][0] == ["thinking", "There is a file."]
     assert found["streamed_call"]["usage"] == [100, 9]
@@ -73,7 +69,7 @@ async def test_the_sdk_for_javascript(tmp_path: Path) -> None:
 
 
 async def test_an_old_sdk_for_python(tmp_path: Path) -> None:
-    python = packages.of_pypi("anthropic-old", *OLD_ANTHROPIC.packages)
+    python = packages.of_pypi(OLD_ANTHROPIC.slug, *OLD_ANTHROPIC.packages)
     found = await told(tmp_path, python, HERE / "anthropic_sdk_old.py")
     assert found["version"] == "0.40.0"
     check(found)

@@ -12,6 +12,7 @@ from gateway.fake.engine import FakeEngine
 from tests.clients import packages
 from tests.clients.calling import call, config
 from tests.clients.declared import CLAUDE_CODE
+from tests.clients.programs.checks import WRONG_KEY
 from tests.serving import Served, serving
 
 WORD = "heliotrope"
@@ -45,11 +46,11 @@ def engine(file: Path) -> FakeEngine:
     return FakeEngine(rules=[answering, {"match": {"path": CHAT, "stream": True}, **reading}])
 
 
-async def ask(claude: Path, served: Served, folder: Path) -> packages.Ended:
+async def ask(claude: Path, served: Served, folder: Path, key: str = "any") -> packages.Ended:
     home = folder / "home"
     home.mkdir()
     question = ("-p", "What is the word in word.txt?", "--model", "m", "--output-format", "json")
-    settings = QUIET | {"ANTHROPIC_BASE_URL": served.url, "ANTHROPIC_AUTH_TOKEN": "any"}
+    settings = QUIET | {"ANTHROPIC_BASE_URL": served.url, "ANTHROPIC_AUTH_TOKEN": key}
     return await packages.ran(claude, *question, folder=folder / "work", home=home, settings=settings)
 
 
@@ -88,3 +89,12 @@ async def test_claude_code_tells_its_user_what_is_wrong(claude: Path, tmp_path: 
         ended = await ask(claude, served, tmp_path)
         told = json.loads(ended.out)
         assert told["is_error"] is True and "too many tools" in told["result"], ended
+
+
+async def test_claude_code_tells_its_user_of_a_wrong_key(claude: Path, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    async with FakeEngine() as fake, serving(tmp_path, config(fake, key="sk-right")) as served:
+        ended = await ask(claude, served, tmp_path, WRONG_KEY)
+        told = json.loads(ended.out)
+        assert told["is_error"] is True and "the API key is not valid" in told["result"], ended
+        assert not [one for one in fake.requests if one.method == "POST"]

@@ -17,6 +17,7 @@ from gateway.fake.engine import FakeEngine
 from tests.clients import packages
 from tests.clients.calling import CHAT, call, config
 from tests.clients.declared import CODEX
+from tests.clients.programs.checks import WRONG_KEY
 from tests.serving import Served, serving
 
 WORD = "heliotrope"
@@ -74,7 +75,7 @@ def engine(*steps: Step, last: str) -> FakeEngine:
     return FakeEngine(rules=rules)
 
 
-async def ask(codex: Path, served: Served, folder: Path, model: str) -> packages.Ended:
+async def ask(codex: Path, served: Served, folder: Path, model: str, key: str = "any") -> packages.Ended:
     """Let Codex work in `folder/work`."""
     settings = folder / "home" / ".codex"
     settings.mkdir(parents=True)
@@ -85,7 +86,7 @@ async def ask(codex: Path, served: Served, folder: Path, model: str) -> packages
         *(codex, "exec", *OPTIONS, "Do what is to be done."),
         folder=folder / "work",
         home=folder / "home",
-        settings={"GATEWAY_KEY": "any"},
+        settings={"GATEWAY_KEY": key},
     )
 
 
@@ -195,3 +196,9 @@ async def test_codex_tells_its_user_what_is_wrong(codex: Path, file: Path, tmp_p
     async with FakeEngine(rules=[wrong]) as fake, serving(tmp_path, config(fake)) as served:
         ended = await ask(codex, served, tmp_path, "m")
         assert ended.status == 1 and "too many tools" in ended.out, ended
+
+
+async def test_codex_tells_its_user_of_a_wrong_key(codex: Path, file: Path, tmp_path: Path) -> None:
+    async with FakeEngine() as fake, serving(tmp_path, config(fake, key="sk-right")) as served:
+        ended = await ask(codex, served, tmp_path, "m", WRONG_KEY)
+        assert ended.status == 1 and "the API key is not valid" in ended.out, ended

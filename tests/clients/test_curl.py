@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.clients.process import PATIENCE, Running, wait_until
+from tests.clients.programs.checks import HELLO, NO_MODEL, WEATHER, WRONG_KEY
+from tests.clients.scripted import CITY, KEY, SCRIPTED
 
 pytestmark = pytest.mark.slow
 
@@ -162,3 +164,103 @@ def test_pages(gateway: Running, path: str) -> None:
     answer = curl(gateway.url + path)
     assert answer.status == 200
     assert answer.body
+
+
+PATHS = {
+    "chat": CHAT,
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+    "ollama": "/api/chat",
+}
+ABOUT = {"name": "get_weather", "description": "Tell the weather of a city."}
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+
+
+def asked(dialect: str, text: str = HELLO, model: str = "scripted-chat", **options: Any) -> str:
+    """Return the body of a request with a tool; Ollama's API streams unless it is told not to."""
+    tool: dict[str, Any] = {"type": "function", "function": ABOUT | {"parameters": SCHEMA}}
+    said: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
+    if dialect == "responses":
+        said, tool = {"input": text}, {"type": "function", **ABOUT, "parameters": SCHEMA}
+    elif dialect == "messages":
+        said, tool = said | {"max_tokens": 99}, ABOUT | {"input_schema": SCHEMA}
+    return json.dumps({"model": model, **said, "tools": [tool], "stream": False} | options)
+
+
+def ask(scripted: Running, dialect: str, body: str, key: str = KEY) -> Answer:
+    header = "x-api-key:" if dialect == "messages" else "Authorization: Bearer"
+    return curl("-N", scripted.url + PATHS[dialect], "-H", f"{header} {key}", "--json", body)
+
+
+def texts(dialect: str, whole: Any) -> str:
+    """Return the text of a whole answer."""
+    match dialect:
+        case "chat":
+            return str(whole["choices"][0]["message"]["content"])
+        case "responses":
+            return "".join(part["text"] for item in whole["output"] for part in item["content"])
+        case "messages":
+            return "".join(block["text"] for block in whole["content"])
+        case _:
+            return str(whole["message"]["content"])
+
+
+def calls(dialect: str, whole: Any) -> list[Any]:
+    """Return the names and arguments of a whole answer's calls."""
+    match dialect:
+        case "chat":
+            functions = [call["function"] for call in whole["choices"][0]["message"]["tool_calls"]]
+            return [[one["name"], json.loads(one["arguments"])] for one in functions]
+        case "responses":
+            items = [item for item in whole["output"] if item["type"] == "function_call"]
+            return [[item["name"], json.loads(item["arguments"])] for item in items]
+        case "messages":
+            return [[one["name"], one["input"]] for one in whole["content"] if one["type"] == "tool_use"]
+        case _:
+            functions = [call["function"] for call in whole["message"]["tool_calls"]]
+            return [[one["name"], one["arguments"]] for one in functions]
+
+
+def pieces(dialect: str, event: Any) -> str:
+    """Return the text in one part of a stream."""
+    match dialect:
+        case "chat":
+            return "".join(choice["delta"].get("content") or "" for choice in event["choices"])
+        case "responses":
+            return str(event["delta"]) if event["type"] == "response.output_text.delta" else ""
+        case "messages":
+            return str(event["delta"].get("text", "")) if event["type"] == "content_block_delta" else ""
+        case _:
+            return str(event["message"]["content"])
+
+
+@pytest.mark.parametrize("dialect", PATHS)
+def test_every_dialect_answers(scripted: Running, dialect: str) -> None:
+    whole = ask(scripted, dialect, asked(dialect))
+    assert whole.status == 200 and texts(dialect, whole.json) == SCRIPTED
+    called = ask(scripted, dialect, asked(dialect, WEATHER))
+    assert called.status == 200 and calls(dialect, called.json) == [["get_weather", CITY]]
+
+
+@pytest.mark.parametrize("dialect", PATHS)
+def test_every_dialect_streams(scripted: Running, dialect: str) -> None:
+    answer = ask(scripted, dialect, asked(dialect, stream=True))
+    begin = "" if dialect == "ollama" else "data: "
+    lines = [line.removeprefix(begin) for line in answer.body.splitlines() if line.startswith(begin)]
+    events = [json.loads(line) for line in lines if line.startswith("{")]
+    found = [piece for event in events if (piece := pieces(dialect, event))]
+    assert "".join(found) == SCRIPTED and len(found) == 8
+
+
+@pytest.mark.parametrize("dialect", PATHS)
+def test_every_dialect_has_its_own_errors(scripted: Running, dialect: str) -> None:
+    key = ask(scripted, dialect, asked(dialect), WRONG_KEY)
+    model = ask(scripted, dialect, asked(dialect, model=NO_MODEL))
+    assert (key.status, model.status) == (401, 404)
+    types = []
+    for answer, words in ((key, "the API key is not valid"), (model, NO_MODEL)):
+        error = answer.json["error"]
+        assert words in (error if dialect == "ollama" else error["message"])
+        types.append(None if dialect == "ollama" else error["type"])
+    expected = {"ollama": [None, None], "messages": ["authentication_error", "not_found_error"]}
+    assert types == expected.get(dialect, ["invalid_request_error"] * 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,10 +35,7 @@ def command(client: Client) -> list[str | Path]:
     program = PROGRAMS / client.program
     if client.source is Source.PYPI:
         return [packages.of_pypi(client.slug, *client.packages), program]
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("node is not installed")
-    return [node, program, packages.of_npm(client.slug, *client.packages).parent]
+    return [packages.node(), program, packages.of_npm(client.slug, *client.packages).parent]
 
 
 def ways(client: Client) -> list[tuple[Dialect, str, tuple[str, ...]]]:

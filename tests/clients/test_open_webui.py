@@ -16,13 +16,16 @@ import pytest
 
 from gateway.fake.engine import FakeEngine
 from tests.clients import packages
-from tests.clients.calling import config
+from tests.clients.calling import CHAT, call, called, config
 from tests.clients.declared import OPEN_WEBUI
+from tests.clients.programs.checks import WRONG_KEY
 from tests.serving import Served, serving
 
+KEY = "sk-of-the-tests"
 SAID = "word0 word1 word2 word3 word4"
 STARTING = 420.0
 """Seconds it may take to start: it makes its database, and imports what it never uses here."""
+CITY = {"city": "Oslo"}
 MODELS = {"chat": "m", "ollama_chat": "own.m"}
 """What the model is called in it, by the operation that its connection asks for."""
 
@@ -70,9 +73,9 @@ async def open_webui(served: Served, folder: Path) -> AsyncIterator[WebUi]:
         "WEBUI_AUTH": "False",
         "WEBUI_SECRET_KEY": "of-the-tests",
         "OPENAI_API_BASE_URLS": f"{served.url}/v1",
-        "OPENAI_API_KEYS": "any",
+        "OPENAI_API_KEYS": KEY,
         "OLLAMA_BASE_URLS": served.url,
-        "OLLAMA_API_CONFIGS": json.dumps({"0": {"enable": True, "prefix_id": "own"}}),
+        "OLLAMA_API_CONFIGS": json.dumps({"0": {"enable": True, "prefix_id": "own", "key": KEY}}),
         # Nothing is fetched: neither models for search nor news of itself.
         "OFFLINE_MODE": "true",
         "HF_HUB_OFFLINE": "1",
@@ -121,25 +124,53 @@ def pieces(stream: str) -> list[str]:
     return [piece for piece in said if piece]
 
 
+def asked(model: str, text: str = "hi", **options: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": text}], "stream": False} | options
+
+
+async def chats(page: WebUi, model: str) -> None:
+    """Hold that a model answers, whole and as a stream, and calls a tool."""
+    status, text = await page.ask("/api/chat/completions", asked(model))
+    assert status == 200 and json.loads(text)["choices"][0]["message"]["content"] == SAID, text
+    status, text = await page.ask("/api/chat/completions", asked(model, stream=True))
+    assert status == 200 and "".join(pieces(text)) == SAID and len(pieces(text)) == 5, text
+    tools = [{"type": "function", "function": {"name": "get", "parameters": {"type": "object"}}}]
+    status, text = await page.ask("/api/chat/completions", asked(model, "call it", tools=tools))
+    assert status == 200, text
+    [made] = json.loads(text)["choices"][0]["message"]["tool_calls"]
+    assert (made["function"]["name"], json.loads(made["function"]["arguments"])) == ("get", CITY), text
+    status, text = await page.ask("/api/chat/completions", asked(model, "call it", tools=tools, stream=True))
+    assert status == 200 and "get" in text and "Oslo" in text, text
+
+
 async def test_open_webui_chats_over_both_of_its_connections(tmp_path: Path) -> None:
+    match = {"path": CHAT, "contains": "call it"}
+    rules = [
+        {"match": match | {"stream": True}, "sse": {"events": list(call("get", CITY))}},
+        {"match": match, "reply": {"body": called("get", CITY)}},
+    ]
     async with (
-        FakeEngine(defaults={"say": SAID}) as fake,
-        serving(tmp_path, config(fake)) as served,
+        FakeEngine(defaults={"say": SAID}, rules=rules) as fake,
+        serving(tmp_path, config(fake, key=KEY)) as served,
         open_webui(served, tmp_path) as page,
     ):
         status, text = await page.ask("/api/models")
-        assert status == 200 and {model["id"] for model in json.loads(text)["data"]} >= {*MODELS.values()}, (
-            text
-        )
+        models = {model["id"] for model in json.loads(text)["data"]}
+        assert status == 200 and models >= {*MODELS.values()}, text
         for operation, model in MODELS.items():
-            asked: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
-            status, text = await page.ask("/api/chat/completions", asked | {"stream": False})
-            assert status == 200 and json.loads(text)["choices"][0]["message"]["content"] == SAID, text
-            status, text = await page.ask("/api/chat/completions", asked | {"stream": True})
-            assert status == 200 and "".join(pieces(text)) == SAID and len(pieces(text)) == 5, text
-            assert served.metric("gateway_requests_total", operation=operation, outcome="ok") == 2
-        fake.set(rules=[{"match": {}, "reply": {"status": 400, "body": {"error": {"message": "too odd"}}}}])
-        for model in MODELS.values():
-            asked = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": False}
-            status, text = await page.ask("/api/chat/completions", asked)
-            assert status == 400 and "too odd" in text, (status, text)
+            await chats(page, model)
+            assert served.metric("gateway_requests_total", operation=operation, outcome="ok") == 4
+        await errors(page, served, fake)
+
+
+async def errors(page: WebUi, served: Served, fake: FakeEngine) -> None:
+    """Hold that it passes on what an engine says, and finds that a connection has a wrong key."""
+    fake.set(rules=[{"match": {}, "reply": {"status": 400, "body": {"error": {"message": "too odd"}}}}])
+    for model in MODELS.values():
+        status, text = await page.ask("/api/chat/completions", asked(model))
+        assert status == 400 and "too odd" in text, (status, text)
+    for path, url in (("/openai/verify", f"{served.url}/v1"), ("/ollama/verify", served.url)):
+        status, text = await page.ask(path, {"url": url, "key": KEY})
+        assert status == 200, (path, status, text)
+    status, text = await page.ask("/openai/verify", {"url": f"{served.url}/v1", "key": WRONG_KEY})
+    assert status >= 400, (status, text)

@@ -13,6 +13,7 @@ from gateway.fake.engine import FakeEngine
 from tests.clients import packages
 from tests.clients.calling import CHAT, call, config
 from tests.clients.declared import OPENCODE
+from tests.clients.programs.checks import WRONG_KEY
 from tests.serving import Served, serving
 
 WORD = "heliotrope"
@@ -38,13 +39,15 @@ def opencode() -> Path:
     return command
 
 
-async def ask(opencode: Path, served: Served, folder: Path, dialect: str, model: str = "m") -> packages.Ended:
+async def ask(
+    opencode: Path, served: Served, folder: Path, dialect: str, model: str = "m", key: str = "any"
+) -> packages.Ended:
     """Let OpenCode answer a question about `folder/work`."""
     home = folder / "home"
     home.mkdir()
     provider = {
         "npm": PROVIDERS[dialect],
-        "options": {"baseURL": f"{served.url}/v1", "apiKey": "any"},
+        "options": {"baseURL": f"{served.url}/v1", "apiKey": key},
         "models": {model: {"tool_call": True}},
     }
     settings: dict[str, Any] = {
@@ -91,3 +94,11 @@ async def test_opencode_tells_its_user_what_is_wrong(opencode: Path, tmp_path: P
     async with FakeEngine() as fake, serving(tmp_path, config(fake)) as served:
         ended = await ask(opencode, served, tmp_path, "chat", "no-such-model")
         assert "there is no model 'no-such-model'" in ended.out + ended.err, ended
+
+
+@pytest.mark.parametrize("dialect", PROVIDERS)
+async def test_opencode_tells_its_user_of_a_wrong_key(opencode: Path, tmp_path: Path, dialect: str) -> None:
+    (tmp_path / "work").mkdir()
+    async with FakeEngine() as fake, serving(tmp_path, config(fake, key="sk-right")) as served:
+        ended = await ask(opencode, served, tmp_path, dialect, key=WRONG_KEY)
+        assert "the API key is not valid" in ended.out + ended.err, ended
