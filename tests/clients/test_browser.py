@@ -104,7 +104,7 @@ async def shown(page: Site, gateway: str, folder: Path) -> dict[str, Any]:
 
 def config(engine: FakeEngine, origins: list[str]) -> str:
     return f"""
-server: {{cors: {json.dumps(origins)}}}
+server: {{listen: "127.0.0.1:0", cors: {json.dumps(origins)}}}
 keys:
   page: {{hash: "{hash_key(KEY)}"}}
 backends:

@@ -19,7 +19,10 @@ PROGRAMS = Path(__file__).resolve().parent / "programs"
 DEMO = "one OpenAI-compatible URL"
 """What the demo model says of the gateway, among other words."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(330)]
+PATIENCE = 240.0
+"""Seconds that a program may take for all of its ways; on a machine with nothing else to do it is some ten."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 
 def clients() -> list[Any]:
@@ -84,7 +87,9 @@ def right(client: Client, dialect: Dialect, model: str, check: str, told: dict[s
 async def test_each_check(client: Client, scripted: Running, tmp_path: Path) -> None:
     asked = [{"dialect": each, "model": model, "checks": checks} for each, model, checks in ways(client)]
     settings = {"GATEWAY": scripted.url, "KEY": KEY, "WAYS": json.dumps(asked)}
-    ended = await packages.ran(*command(client), folder=tmp_path, home=tmp_path, settings=settings)
+    ended = await packages.ran(
+        *command(client), folder=tmp_path, home=tmp_path, settings=settings, patience=PATIENCE
+    )
     assert ended.status == 0, ended
     found = json.loads(ended.out.rstrip().rpartition("\n")[2])
     wrong = [
