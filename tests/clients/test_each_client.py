@@ -19,10 +19,10 @@ PROGRAMS = Path(__file__).resolve().parent / "programs"
 DEMO = "one OpenAI-compatible URL"
 """What the demo model says of the gateway, among other words."""
 
-PATIENCE = 240.0
+PATIENCE = 400.0
 """Seconds that a program may take for all of its ways; on a machine with nothing else to do it is some ten."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def clients() -> list[Any]:
