@@ -97,4 +97,5 @@ async def test_claude_code_tells_its_user_of_a_wrong_key(claude: Path, tmp_path:
         ended = await ask(claude, served, tmp_path, WRONG_KEY)
         told = json.loads(ended.out)
         assert told["is_error"] is True and "the API key is not valid" in told["result"], ended
+        assert served.metric("gateway_requests_total", outcome="client_error") == 1, "asked once"
         assert not [one for one in fake.requests if one.method == "POST"]
