@@ -342,9 +342,8 @@ class Supervisor:
         """Tell the engine to do something. Return whether it has, and whether that is still wanted then."""
         upstream, call = self._backend.upstream, self._backend.engine.action(action, {})
         answer = None if upstream is None else await ask(upstream, call, DOZE)
-        done = answer is not None and not isinstance(answer, Failure) and answer[0] == 200
         wanted, self._dozes = self._dozes is action, None
-        return done and wanted
+        return wanted and answer is not None and not isinstance(answer, Failure) and answer[0] == 200
 
     async def _follow(self) -> None:
         """Take the engine through its start: it answers, warms up, and is ready."""
