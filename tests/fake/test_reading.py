@@ -97,5 +97,7 @@ def test_a_file(tmp_path: Path) -> None:
     file = tmp_path / "script.yaml"
     file.write_text("models: [ü]", encoding="utf-8")
     assert load(file).models == ("ü",)
-    with pytest.raises(ScriptError, match=r"gone\.yaml:1:1: cannot read the file: No such file or directory$"):
+    with pytest.raises(
+        ScriptError, match=r"gone\.yaml:1:1: cannot read the file: No such file or directory$"
+    ):
         load(tmp_path / "gone.yaml")
