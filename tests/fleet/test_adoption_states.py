@@ -18,6 +18,7 @@ from random import Random
 import pytest
 
 from backends.base import Launch
+from gateway.fleet.adoption import Remote
 from gateway.fleet.launcher import Process
 from gateway.fleet.left import Adopting
 from gateway.fleet.start import ProcessState
@@ -245,7 +246,11 @@ async def test_a_start_that_fails_under_its_warden_leaves_no_engine(
 ) -> None:
     """The warden does not say in time that it is there, or the start is given up before it has."""
     toy = Toy(tmp_path, "a")
-    monkeypatch.setattr("gateway.fleet.adoption.LONGEST_BIRTH", 0.0)
+
+    async def late(remote: Remote, patience: float) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(Remote, "greet", late)
 
     def command(host: str, port: int) -> Launch:
         return Launch((str(toy.program), "--port", str(port)), start_timeout=30.0, stop_timeout=5.0)
