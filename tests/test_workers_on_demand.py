@@ -63,7 +63,7 @@ async def becomes(gateway: Two, name: str, wanted: str) -> None:
 async def test_requests_of_both_workers_wait_for_one_start(tmp_path: Path) -> None:
     toy = Toy(tmp_path, "a")
     toy.set("hold")
-    text = 'server: {listen: "127.0.0.1:0"}\nbackends:\n' + toy.section("start: on_demand, idle: 700ms")
+    text = 'server: {listen: "127.0.0.1:0"}\nbackends:\n' + toy.section("start: on_demand, idle: 2s")
     async with two(tmp_path, text) as gateway:
         assert (await gateway.ask("GET", "/readyz")).status == 200
         asked = [ask(gateway, "a") for _ in range(16)]
@@ -78,7 +78,7 @@ async def test_requests_of_both_workers_wait_for_one_start(tmp_path: Path) -> No
         assert toy.starts == 1
         slow = ask(gateway, "a", "slow")
         await until(lambda: "slow" in toy.asked, "it is asked")
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(3)
         assert (await launched(gateway, "a"))["state"] == "ready"
         toy.set("go")
         assert (await slow).status == 200

@@ -48,7 +48,11 @@ async def gateway(
             engine = FakeEngine(models=["up"], rules=rules, defaults={"tokens": 6, "gap": 0.002})
             running.append(await stack.enter_async_context(engine))
         text = config(
-            *(engine.url for engine in running), model=f"balance: {balance}", extra=extra, kind=kind
+            *(engine.url for engine in running),
+            model=f"balance: {balance}",
+            defaults="timeouts: {connect: 10s}",
+            extra=extra,
+            kind=kind,
         )
         served = await stack.enter_async_context(serving(folder, text))
         yield served, running
