@@ -138,7 +138,6 @@ REFUSED = [
     (COMPLETIONS, {"prompt": [1, 2]}),
     (COMPLETIONS, {"response_format": {"type": "json_object"}}),
     (CHAT, {"presence_penalty": 0.5}),
-    (CHAT, {"functions": [servers.PORT]}),
     (RESPONSES, {"stop": "x"}),
 ]
 
