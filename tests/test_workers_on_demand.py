@@ -154,7 +154,7 @@ async def test_what_a_client_of_either_worker_says_of_how_long_an_engine_stays_i
         await becomes(gateway, "a", "stopped")
         starts = toy.starts
         assert (await gateway.ask("POST", "/api/generate", {"model": "a", "keep_alive": -1})).status == 200
-        assert (await launched(gateway, "a"))["state"] == "ready"
+        await becomes(gateway, "a", "ready")
         assert (await gateway.ask("POST", "/api/generate", {"model": "a", "keep_alive": 0})).status == 200
         await becomes(gateway, "a", "stopped")
         assert toy.starts == starts + 1

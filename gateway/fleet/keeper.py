@@ -225,13 +225,14 @@ class Keeper:
 
     async def _look(self) -> float | None:
         """Decide once, and do what is decided. Return when to look again at the latest."""
+        waited = {name for name in self._kept if self._waiting(name)}
         uses = await self._used() if any(kept.terms.on_demand for kept in self._kept.values()) else {}
         for kept in [*self._kept.values()]:
             await kept.needs.reckon(self.machine)
         now = asyncio.get_running_loop().time()
         self._measure()
         residents = [
-            self._resident(name, kept, uses.get(name), now)
+            self._resident(name, kept, uses.get(name), now, finish=name in waited)
             for name, kept in self._kept.items()
             if self._knows or not (kept.terms.on_demand or kept.needs.chooses)
         ]
@@ -254,10 +255,16 @@ class Keeper:
                 held[name] = kept.amounts() or {}
         return self.room.budget(self._engines, held)
 
-    def _resident(self, name: str, kept: Kept, use: Use | None, now: float) -> Resident:
-        """Return an engine as decisions see it."""
+    def _resident(self, name: str, kept: Kept, use: Use | None, now: float, finish: bool) -> Resident:
+        """Return an engine as decisions see it.
+
+        `finish`: somebody waited for it when the look began. If nobody does any more, its first request may be there,
+        which `use` is too old to tell.
+        """
         life = kept.supervisor.life
-        if use is not None and (use.requests or use.times != kept.times):
+        used = use is not None and (use.requests > 0 or use.times != kept.times)
+        kept.reached = life.state in LOADING and (kept.reached or used)
+        if use is not None and used:
             kept.times, life.used_at = use.times, now
         if life.state in AT_REST and life.state is not EngineState.SLEEPING:
             kept.keep = None
@@ -268,7 +275,7 @@ class Keeper:
             since = life.used_at
         return Resident(
             name,
-            replace(kept.terms, finish_load=True) if life.ordered else kept.terms,
+            replace(kept.terms, finish_load=True) if life.ordered or kept.reached or finish else kept.terms,
             kept.state,
             kept.amounts(),
             kept.needs.places(self.room.gone()),

@@ -36,6 +36,8 @@ class Kept:
             self._former = before._former or before.needs
         self.times: int = 0 if before is None else before.times
         """How often the backend had gone from no request to one when that was last looked at."""
+        self.reached: bool = False
+        """Whether a request was there before this process saw that it is ready: each process looks for itself."""
         self.doubted_at: float | None = None
         """The machine's last look when the engine did not fit; None where it has fitted since."""
 

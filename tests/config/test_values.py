@@ -40,6 +40,7 @@ def test_the_smallest_file_gets_every_default(tmp_path: Path) -> None:
         "reply": 256 * 2**20,
         "event": 32 * 2**20,
         "connections": 10000,
+        "background": 100,
     }
     assert found.server.timeouts.model_dump() == {
         "headers": 10.0,

@@ -50,7 +50,6 @@ async def gateway(
         text = config(
             *(engine.url for engine in running),
             model=f"balance: {balance}",
-            defaults="timeouts: {connect: 10s}",
             extra=extra,
             kind=kind,
         )

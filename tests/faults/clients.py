@@ -29,14 +29,14 @@ def config(
     *urls: str,
     model: str = "",
     server: str = "",
-    defaults: str = "",
+    defaults: str = "timeouts: {connect: 10s}",
     extra: str = "",
     kind: str = "openai",
 ) -> str:
     """Return a config with the model `m` on one backend for each URL.
 
     `model`, `server` and `defaults` hold the inside of a YAML flow map, `extra` further sections; `kind` is the kind of
-    engine.
+    engine. A busy machine has time to connect, unless `defaults` say otherwise.
     """
     backends = "\n".join(
         f'  engine-{number}: {{engine: {kind}, url: "{url}", api_key: backend-secret, models: [up]}}'

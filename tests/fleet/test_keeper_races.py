@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.fleet.keeper import Uses
+from gateway.fleet.keeper import Use, Uses
 from gateway.residency.state import EngineState
 from tests.config.files import config as read
 from tests.faults.clients import until
@@ -61,6 +61,40 @@ async def test_who_asks_between_a_failure_and_the_next_look_is_not_forgotten(tmp
         free.set()
         async with asyncio.timeout(10):
             pid_of(await second)
+
+
+@pytest.mark.parametrize("told_late", [False, True])
+async def test_one_that_has_answered_another_process_is_not_stopped_as_unwanted(
+    told_late: bool, tmp_path: Path
+) -> None:
+    """Each process looks for itself whether an engine is ready, and the one that decides may be the last to see it."""
+    toy = Toy(tmp_path, "a")
+    toy.set("hold")
+    async with serving(tmp_path, head() + toy.section("start: on_demand, idle: 1h")) as served:
+        keeper = served.gateway.fleet.keeper
+        assert keeper is not None
+        times, looks, free = 0, asyncio.Event(), asyncio.Event()
+
+        async def used() -> Uses:
+            """Tell what was so when it was asked, be it late."""
+            found = {"a": Use(times, 0)}
+            looks.set()
+            if told_late:
+                await free.wait()
+            return found
+
+        keeper.want("another process", "a", 1)
+        await until(lambda: toy.starts == 1, "it starts")
+        keeper._used = used
+        await looks.wait()
+        times = 1
+        keeper.want("another process", "a", 0)
+        free.set()
+        await asyncio.sleep(0.5)
+        assert state(served, "a") is EngineState.STARTING
+        toy.clear("hold")
+        await becomes(served, "a", EngineState.READY)
+        assert toy.starts == 1
 
 
 async def test_one_that_sleeps_longer_than_a_start_may_take_wakes_as_the_same_process(tmp_path: Path) -> None:

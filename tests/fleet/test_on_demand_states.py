@@ -13,7 +13,7 @@ from gateway.fleet.residence import Residence
 from gateway.residency.decide import decide
 from gateway.residency.state import EngineState
 from tests.config.files import config as read
-from tests.faults.clients import until
+from tests.faults.clients import at_rest, until
 from tests.fleet.playing import Toy
 from tests.fleet.test_on_demand import MEMORY, ask, becomes, head, leave, pid_of, state, two
 from tests.processes import alive
@@ -202,6 +202,8 @@ async def test_a_slot_that_was_given_and_is_not_taken_up_is_not_lost(tmp_path: P
     toy = Toy(tmp_path, "a")
     limited = LIMITED.replace("queue: 1", "queue: 50")
     async with serving(tmp_path, head() + toy.section("start: on_demand, idle: 200ms") + limited) as served:
+        gate = served.gateway.core.snapshot.catalog.model("m").gate  # type: ignore[union-attr]
+        assert gate is not None
         for round_ in range(4):
             toy.set("hold")
             writers = [await leave(served, "m") for _ in range(12)]
@@ -211,12 +213,10 @@ async def test_a_slot_that_was_given_and_is_not_taken_up_is_not_lost(tmp_path: P
                 if number % 3 == round_ % 3:
                     await asyncio.sleep(0.03 * round_)
                 writer.close()
-            await until(lambda: not served.gateway.core.register.running, "all have ended")
+            # Some of them may be read only after others have ended.
+            await until(lambda: at_rest(served) and (gate.held, gate.waiting) == (0, 0), "all have ended")
             assert served.metric("gateway_engine_requests_waiting", backend="a") == 0
             assert served.gateway.pool.backends["a"].in_flight == 0
-            gate = served.gateway.core.snapshot.catalog.model("m").gate  # type: ignore[union-attr]
-            assert gate is not None
-            assert (gate.held, gate.waiting) == (0, 0)
             # Nobody wants it any more: it stops, or never becomes ready.
             await becomes(served, "a", EngineState.STOPPED)
         for answer in await asyncio.gather(*(ask(served, "m") for _ in range(6))):
