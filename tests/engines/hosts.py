@@ -60,7 +60,7 @@ LAUNCHES = {
     "ray-serve": f"""
     launch:
       app: tests.engines.ray_app:app
-      args: {{model: models/demo.gguf}}
+      args: {{model: {ROOT}/models/demo.gguf}}
       command: [{python("ray-serve")}]
 """,
     "lmdeploy": f"""

@@ -77,7 +77,9 @@ class RayServeLaunch(ProcessLaunch):
         "and `config`.",
     )
     args: dict[str, JsonValue] = Field(
-        {}, description="The arguments of `app`, if it is a function, such as `{llm_configs: [...]}`."
+        {},
+        description="The arguments of `app`, if it is a function, such as `{llm_configs: [...]}`. Paths in them must "
+        "be absolute: the engine works in a folder of its own.",
     )
     config: Path | None = Field(
         None,

@@ -63,6 +63,9 @@ def main() -> None:
     """Deploy the applications and run until stopped."""
     options = arguments()
     os.environ.pop("RAY_ADDRESS", None)
+    # Ray looks for the application in processes of its own, which `--app-dir` does not reach.
+    places = [options.app_dir, os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
