@@ -217,12 +217,11 @@ async def test_seeds_of_any_size_are_taken(served: Served) -> None:
 REFUSED = [
     (COMPLETIONS, {"suffix": "x"}),
     (COMPLETIONS, {"best_of": 2}),
-    (CHAT, {"functions": [servers.PORT]}),
     ("/tokenize", {"return_token_strs": True}),
 ]
 
 
-@pytest.mark.parametrize(("path", "more"), REFUSED, ids=["suffix", "best_of", "functions", "token_strs"])
+@pytest.mark.parametrize(("path", "more"), REFUSED, ids=["suffix", "best_of", "token_strs"])
 async def test_what_it_would_ignore_is_refused_by_name(
     served: Served, path: str, more: dict[str, Any]
 ) -> None:
