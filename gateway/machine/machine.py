@@ -76,6 +76,8 @@ class Machine:
         self._gpus: tuple[Gpu, ...] = ()
         self._host = Host()
         self._uses: dict[str, Use] = {}
+        self._looking = asyncio.Lock()
+        """Held during a look: two at a time would find each other's calls running, and the older might be told last."""
         self.looked = asyncio.Event()
         """Set once everything has been read, or given up, for the first time."""
         self.looked_at: float = float("-inf")
@@ -106,7 +108,11 @@ class Machine:
             await asyncio.sleep(INTERVAL)
 
     async def look(self) -> None:
-        """Read everything once, and show it."""
+        """Read everything once, and show it. A look that is under way ends first."""
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
         began = asyncio.get_running_loop().time()
         roots = {name: pid for name, pid in self._launched().items() if pid is not None}
         gpus, host, table = await asyncio.gather(

@@ -99,9 +99,10 @@ async def test_loading_ends() -> None:
 
 
 async def test_while_loading_the_port_may_refuse() -> None:
-    async with FakeEngine(loading=0.05, loading_style="refuse") as engine:
+    async with FakeEngine(loading=600, loading_style="refuse") as engine:
         with pytest.raises(ConnectionRefusedError):
             await ask(engine, path="/health", method="GET")
+        engine.set(loading=0.05, loading_style="refuse")
         assert await reachable(engine)
 
 
@@ -109,10 +110,11 @@ async def test_a_script_may_make_it_load_again() -> None:
     async with FakeEngine() as engine, connected(engine) as wire:
         wire.send(request(chat()))
         await wire.until(b"0\r\n\r\n")
-        engine.set(loading=0.05, loading_style="refuse")
+        engine.set(loading=600, loading_style="refuse")
         assert (await wire.rest()).end == "reset"
         with pytest.raises(ConnectionRefusedError):
             await ask(engine, path="/health", method="GET")
+        engine.set(loading=0.05, loading_style="refuse")
         assert await reachable(engine)
 
 

@@ -188,11 +188,12 @@ async def _ask_ten_times(at: Stage) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_loading_model_is_waited_for(stream: bool, tmp_path: Path) -> None:
     async with stage(tmp_path, engine="llamacpp", clocks="queue: 5s") as at:
-        at.faulty.set(loading=0.4, defaults={"say": FAULTY})
+        at.faulty.set(loading=60, defaults={"say": FAULTY})
         assert at.backend().health is Health.READY
         answer = await at.ask("pair", stream=stream)
         assert text_of(answer) == HEALTHY
         assert at.backend().health is Health.LOADING
+        at.faulty.set(loading=0.4, defaults={"say": FAULTY})
         waiting = [asyncio.create_task(at.ask("alone", stream=stream)) for _ in range(3)]
         for answer in await asyncio.gather(*waiting):
             assert (text_of(answer), answer.headers["x-gateway-attempts"]) == (FAULTY, "1")

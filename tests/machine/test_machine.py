@@ -148,6 +148,22 @@ async def test_a_driver_that_hangs_takes_only_its_own_values_with_it(monkeypatch
     raise AssertionError("the driver answers again")
 
 
+async def test_a_look_begins_when_the_one_under_way_has_ended() -> None:
+    """Else the older one might be told last, and the newer one would find the driver busy."""
+    source = Source(Gpu("nvidia0", "L4", 0.5))
+    source.hangs = release = threading.Event()
+    scene = Scene(source)
+    first = asyncio.create_task(scene.machine.look())
+    await asyncio.sleep(0)
+    second = asyncio.create_task(scene.shown())
+    await asyncio.sleep(0)
+    source.hangs = None
+    release.set()
+    await first
+    source.gpus = ()
+    assert utilizations(await second) == []
+
+
 async def test_without_a_launched_engine_no_process_is_looked_at() -> None:
     def nobody() -> Table:
         raise AssertionError("nobody has asked for it")
