@@ -6,6 +6,7 @@
 PYTHON ?= python3
 CONFIG ?= configs/demo.yaml
 ARGS   ?=
+TESTER ?= pytest
 JOBS   ?= auto
 
 BIN    := .venv/bin
@@ -13,7 +14,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCKED := install --require-hashes --no-deps --only-binary :all:
 # Python keeps compiled files (ignored by git, removed by `make clean`) even where the environment says otherwise: each of
 # the processes that tests start would compile the same code again.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m $(TESTER)
 SHARED := -n $(JOBS) --max-worker-restart 2
 
 .DEFAULT_GOAL := help
