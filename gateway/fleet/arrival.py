@@ -88,7 +88,9 @@ class Arrivals:
         self._found = None
         found.mark.told = True
         control, left = found.remote.control, found.mark.left
-        return Started(found.launch, left.port, folder, found.remote, control, left.key, found.mark)
+        return Started(
+            found.launch, left.port, folder, found.remote, control, left.key, found.mark, adopted=True
+        )
 
     async def _start(self) -> Started:
         free = free_port()

@@ -112,6 +112,8 @@ class Process:
         """Ends in a row, each of them soon after the start."""
         self._control: socket.socket | None = None
         self._warden: Warden | None = None
+        self.adopted = False
+        """Whether the engine that runs was taken over from the gateway before."""
         self.outlived = False
         """Whether the gateway is about to end, and the engine stays where it can."""
         self._killed: str | None = None
@@ -219,7 +221,7 @@ class Process:
             return self._bug(str(error), error.__cause__ or error)
         except Exception as error:  # noqa: BLE001 (an adapter may come from elsewhere)
             return self._bug("its command line could not be used", error)
-        self.key = started.key
+        self.key, self.adopted = started.key, started.adopted
         self._output.begin(self.key or given_key(started.launch))
         self._control, self._warden, self._killed = started.control, started.warden, None
         if self._stopping:  # which was said while it was being started, when there was nobody to tell
@@ -274,8 +276,10 @@ class Process:
             self._tell_the_next(started)
             self.restarts += self._started
             self._started = self._ran = True
-            log.info("backend '%s' started: %s, process %d", self._name, self.url, self.pid)
-            self._output.ring.add("start", f"the engine was started: process {self.pid}, {self.url}")
+            words = "goes on" if self.adopted else "started"
+            log.info("backend '%s' %s: %s, process %d", self._name, words, self.url, self.pid)
+            what = "is taken over from the gateway before" if self.adopted else "was started"
+            self._output.ring.add("start", f"the engine {what}: process {self.pid}, {self.url}")
             self._become(ProcessState.RUNNING)
             if not more:
                 await hear()

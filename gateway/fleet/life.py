@@ -15,6 +15,7 @@ class Life:
     """Where an engine is in its life, and what of its past decisions look at."""
 
     __slots__ = (
+        "adopted",
         "began_at",
         "failures",
         "from_sleep",
@@ -40,7 +41,9 @@ class Life:
         self.used_at: float = 0.0
         """When it was last seen in use, or became ready."""
         self.load_seconds: float = 0.0
-        """How long its last start took."""
+        """How long its last start took; 0 where that is not known."""
+        self.adopted: bool = False
+        """Whether this start took over what the gateway before had started: how long that took, nobody knows here."""
         self.served: bool = False
         """Whether it has been ready since its last start."""
         self.held: str = ""
@@ -60,13 +63,19 @@ class Life:
 
     def begin(self, now: float) -> None:
         """Begin a start."""
-        self.began_at, self.served = now, False
+        self.began_at, self.served, self.adopted = now, False, False
+
+    def result(self, state: EngineState) -> str:
+        """Return what becomes of the start that ends in a state."""
+        if state is EngineState.READY:
+            return "adopted" if self.adopted else "ready"
+        return "failed" if state is EngineState.FAILED else "cancelled"
 
     def become(self, state: EngineState, now: float) -> None:
         """Be in another state."""
         if state is EngineState.READY and self.state in LOADING:
             self.ready_at = self.used_at = now
-            self.load_seconds = now - self.began_at
+            self.load_seconds = 0.0 if self.adopted else now - self.began_at
             self.served, self.ordered = True, False
         if state not in LOADING and state is not EngineState.DRAINING:
             self.from_sleep = self.to_sleep = False

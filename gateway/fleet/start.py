@@ -53,6 +53,8 @@ class Started(NamedTuple):
     """What it asks of its clients as a bearer token, if it was given a key for this start."""
     mark: Mark | None = None
     """What tells the next gateway of it; None: it ends with this one."""
+    adopted: bool = False
+    """Whether another gateway started it, and this one has taken it over."""
 
 
 class AdapterBug(Exception):

@@ -249,6 +249,7 @@ class Supervisor:
             if self.life.state not in LOADING:
                 # One that always runs has died, and comes again.
                 self.life.begin(asyncio.get_running_loop().time())
+            self.life.adopted = process.adopted
             self._become(EngineState.STARTING, "starting")
         elif leaving is not None:
             if self._leaving is None:
@@ -264,7 +265,7 @@ class Supervisor:
         """Be in a state."""
         life, now = self.life, asyncio.get_running_loop().time()
         if life.state in LOADING and state not in LOADING:
-            self._loaded(state, now)
+            self._lives.over(self._backend.name, life.result(state), now - life.began_at)
         life.become(state, now)
         if state is EngineState.FAILED and self._on_demand:
             life.fail()
@@ -279,14 +280,6 @@ class Supervisor:
             held = WARMS_UP
         life.held = held
         self._tell(reason)
-
-    def _loaded(self, state: EngineState, now: float) -> None:
-        """Count the end of a start."""
-        name = self._backend.name
-        result = {EngineState.READY: "ready", EngineState.FAILED: "failed"}.get(state, "cancelled")
-        self._lives.loads.cell(name, result).value += 1
-        if state is EngineState.READY:
-            self._lives.load.cell(name).observe(now - self.life.began_at)
 
     def _tell(self, reason: str) -> None:
         """Tell all processes where the engine is, and how."""

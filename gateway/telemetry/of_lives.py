@@ -33,13 +33,15 @@ class LifeMetrics:
         )
         self.load = add.histogram(
             "gateway_engine_load_duration_seconds",
-            "From the start of an engine's process, or the call that wakes it, until it can take requests.",
+            "From the start of an engine's process, or the call that wakes it, until it can take requests. "
+            "What was taken over from another gateway is not in it.",
             ("backend",),
             LOAD_BUCKETS,
         )
         self.loads = add.counter(
             "gateway_engine_loads",
-            "Starts of the engine that are over, by result: `ready`, `failed`, or `cancelled` before it was ready.",
+            "Starts of the engine that are over, by result: `ready`, `failed`, or `cancelled` before it was ready; "
+            "`adopted` where it was taken over from the gateway before and costs no start.",
             ("backend", "result"),
         )
         self.stops = add.counter(
@@ -61,3 +63,9 @@ class LifeMetrics:
             ("device",),
             across="master",
         )
+
+    def over(self, backend: str, result: str, seconds: float) -> None:
+        """Count the end of a start that took so many seconds."""
+        self.loads.cell(backend, result).value += 1
+        if result == "ready":
+            self.load.cell(backend).observe(seconds)

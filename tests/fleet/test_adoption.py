@@ -77,6 +77,18 @@ class Running:
 
         return asyncio.create_task(ask())
 
+    async def loads(self) -> tuple[dict[str, float], float]:
+        """Return how many starts are over, by result, and of how many it is counted how long they took."""
+        page = (await self._served.get("/metrics")).body.decode()
+        found = [line.rpartition(" ") for line in page.splitlines() if line.startswith("gateway_engine_load")]
+        results = {
+            sample.partition('result="')[2].partition('"')[0]: float(value)
+            for sample, _, value in found
+            if sample.startswith("gateway_engine_loads_total{")
+        }
+        times = [float(value) for sample, _, value in found if "_duration_seconds_count{" in sample]
+        return results, sum(times)
+
     async def end(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
         async with asyncio.timeout(PATIENCE):
@@ -122,6 +134,7 @@ async def test_an_engine_survives_the_gateway_and_is_taken_over(
     async with running(tmp_path, text(tmp_path, toy)) as gateway:
         pid = await gateway.pid()
         file = tmp_path / "data" / "wardens" / "a.json"
+        assert await gateway.loads() == ({"ready": 1}, 1)
         assert (
             stat.S_IMODE(file.stat().st_mode) == 0o600 and stat.S_IMODE(file.parent.stat().st_mode) == 0o700
         )
@@ -134,9 +147,11 @@ async def test_an_engine_survives_the_gateway_and_is_taken_over(
             await gateway.end(number)
     async with running(tmp_path, text(tmp_path, toy, "300ms")) as gateway:
         assert await gateway.pid() == pid
+        assert await gateway.loads() == ({"adopted": 1}, 0), "which took no time to load"
         os.kill(pid, signal.SIGKILL)
         await until(lambda: toy.starts == 2, "one that was taken over and died is started again")
         other = await gateway.pid()
+        assert await gateway.loads() == ({"adopted": 1, "ready": 1}, 1)
     await ends(other)
 
 
@@ -195,6 +210,7 @@ async def test_one_that_runs_on_demand_is_taken_over_before_anybody_asks(tmp_pat
             while await gateway.state() != "ready":  # noqa: ASYNC110 (another process tells nobody)
                 await asyncio.sleep(0.05)
         assert toy.starts == 1
+        assert await gateway.loads() == ({"adopted": 1}, 0)
         # It has an idle time like any other.
         await ends(pid)
 
