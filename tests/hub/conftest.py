@@ -27,6 +27,8 @@ class Shell:
 
     def __init__(self, url: str, home: Path) -> None:
         self.home = home
+        self.within: tuple[str, ...] = ()
+        """The command that runs the command: where it sees other disks."""
         self.env = {
             **os.environ,
             "HF_ENDPOINT": url,
@@ -38,7 +40,7 @@ class Shell:
             self.env.pop(name, None)
 
     def run(self, *words: str, **env: str) -> Ran:
-        command = [sys.executable, "-m", "gateway", *words]
+        command = [*self.within, sys.executable, "-m", "gateway", *words]
         done = subprocess.run(
             command, capture_output=True, text=True, env={**self.env, **env}, timeout=100, check=False
         )

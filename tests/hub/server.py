@@ -15,7 +15,7 @@ import json
 import re
 import threading
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +34,8 @@ class Store:
     """Method, path and `Range` of each request."""
     cut_after: int | None = None
     """The store of large files breaks off after so many bytes, once."""
+    meanwhile: tuple[int, Callable[[], None]] | None = None
+    """What happens, once, when so many bytes of a large file have been sent; the rest is sent then."""
     spoilt: bool = False
     """The store sends other bytes than were promised."""
 
@@ -180,6 +182,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.store.cut_after is not None and len(sent) > self.store.cut_after:
             sent, self.store.cut_after = sent[: self.store.cut_after], None
             self.close_connection = True
+        if self.store.meanwhile is not None and len(sent) > self.store.meanwhile[0]:
+            (first, act), self.store.meanwhile = self.store.meanwhile, None
+            self.wfile.write(sent[:first])
+            act()
+            sent = sent[first:]
         self.wfile.write(sent)
 
     def _json(self, told: object) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import gateway.hub.fetch as fetching
 from backends.sizing.hubs import HubError, choose, local, parse
 from gateway.hub.fetch import TRIES, check_space, fetch
 from tests.hub.conftest import MODELS, Shell
@@ -148,6 +149,25 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(HubError, match=r"the disk of .* is full: model\.gguf was not fetched"):
         fetch(until_full, tmp_path / "model.gguf", 300_000, None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_large_part_gives_back_what_others_need_of_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "SPARE", 1000)
+    target, data = tmp_path / "model.gguf", bytes(range(256)) * 40
+
+    def until_full(begin: int) -> Iterator[bytes]:
+        yield data[begin:5000]
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    told = r"is full: 3\.9 KiB of 10\.0 KiB are here: make room and run it again to go on"
+    with pytest.raises(HubError, match=told):
+        fetch(until_full, target, len(data), sha256(data))
+    assert files(tmp_path) == {"model.gguf.part": data[:4000]}
+    again = Pieces(data)
+    fetch(again, target, len(data), sha256(data))
+    assert again.begun == [4000] and files(tmp_path) == {"model.gguf": data}
 
 
 def test_the_disk_is_looked_at_first(tmp_path: Path, shell: Shell, store: Store) -> None:
