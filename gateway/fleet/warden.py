@@ -20,7 +20,8 @@ Rules:
   token, which came in an environment variable, and sends a pipe for the output, is the gateway from then on. It is told
   the warden's process id, the engine's, and at last `exit N`; it has the engine ended by `end`. At the end the warden
   removes the socket, and the file `--left`, which tells the next gateway of the engine, if it holds this token.
-- Only the standard library, nothing of the gateway: it starts in milliseconds and holds little memory.
+- Only the standard library, nothing of the gateway: it starts in milliseconds and holds little memory. It is one file,
+  and a long one, because a program started by its path with `-I` can import no file beside it.
 """
 
 from __future__ import annotations
