@@ -3,6 +3,7 @@
 Rules:
 - What has never been measured has no limit. What other programs hold is nobody's to give away.
 - What is not told any more counts as it was told last: a driver that does not answer for a while gives nothing away.
+- What engines hold of RAM counts once: pages of mapped weights are among what the machine calls available already.
 - Where the driver does not tell which process holds a GPU's memory, as in most containers and where a GPU is divided,
   an engine that runs is taken to hold what it needs.
 """
@@ -55,7 +56,7 @@ class Room:
             return found
         available, uses = self.machine.host().memory_available, self.machine.uses()
         if available is not None:
-            self._there[RAM] = available + sum(use.memory for use in uses.values())
+            self._there[RAM] = available + sum(use.memory - use.cached for use in uses.values())
         for gpu in self.machine.gpus():
             if gpu.memory_total is not None:
                 others = (gpu.memory_used or 0) - _ours(gpu, uses, held)

@@ -44,6 +44,8 @@ class Use(NamedTuple):
     """Seconds of processor time over all starts."""
     gpus: Mapping[str, int | None]
     """The ids of the GPUs that it uses, and the bytes of memory it holds there, where the driver tells."""
+    cached: int = 0
+    """Of its resident bytes, those that the machine counts as available all the same: pages of files."""
 
 
 def gpu_sources() -> tuple[tuple[str, GpuSource], ...]:
@@ -134,7 +136,8 @@ class Machine:
                 cpu = self._cpu.setdefault(name, CpuTime())
                 cpu.add(roots[name], sum(table[pid].cpu for pid in tree))
                 memory = sum(table[pid].memory for pid in tree)
-                uses[name] = Use(memory, cpu.seconds, _held(self._gpus, tree))
+                cached = sum(table[pid].cached for pid in tree)
+                uses[name] = Use(memory, cpu.seconds, _held(self._gpus, tree), cached)
         return uses
 
     def _show(self) -> None:

@@ -171,6 +171,9 @@ async def test_what_our_own_engines_hold_is_there() -> None:
     )
     await made.look()
     assert Room(made).budget(Engines(), {}) == {RAM: 14 * GIB, "nvidia0": 19 * GIB}
+    table[7] = Entry(1, 4 * GIB, 0.0, cached=3 * GIB)
+    await made.look()
+    assert Room(made).budget(Engines(), {})[RAM] == 11 * GIB, "mapped weights are among what is available"
 
 
 class Ours:

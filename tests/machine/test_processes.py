@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.machine.processes import CpuTime, Entry, from_proc, from_ps, table, trees
+from gateway.machine.processes import LARGE, CpuTime, Entry, from_proc, from_ps, table, trees
 
 # `man ps` of macOS: rss in KiB; time as minutes, seconds and hundredths.
 PS = """    1     0  13328   9:21.07
@@ -31,6 +31,45 @@ def test_a_line_of_proc_is_read_whatever_the_program_is_called(tmp_path: Path) -
     (tmp_path / "self").mkdir()
     tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
     assert from_proc(tmp_path) == {77: Entry(3, 1000 * page, 200 / tick)}
+
+
+def test_pages_of_files_are_told_apart_unless_they_are_locked(tmp_path: Path) -> None:
+    page = os.sysconf("SC_PAGE_SIZE")
+    for pid, resident in ((7, LARGE), (8, LARGE), (9, LARGE), (10, LARGE - page)):
+        numbers = [0] * 50
+        numbers[0], numbers[20] = 1, resident // page
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (x) S {' '.join(map(str, numbers))}")
+    for pid, locked in ((7, 0), (8, 9000), (10, 0)):
+        status = (
+            f"Name:\tRssFile: 1 kB\nVmLck:\t{locked:8} kB\nRssAnon:\t    4096 kB\nRssFile:\t   12000 kB\n"
+        )
+        (tmp_path / str(pid) / "status").write_text(status)
+    found = from_proc(tmp_path)
+    # The third has ended in between.
+    assert {pid: each.cached for pid, each in found.items()} == {7: 12000 << 10, 8: 3000 << 10, 10: 0}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_a_mapped_file_is_resident_and_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"w" * (64 << 20))
+    code = (
+        "import mmap, sys, time; file = open(sys.argv[1], 'rb'); kept = bytearray(32 << 20)\n"
+        "mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ); sum(mapped[::4096])\n"
+        "print(flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    try:
+        assert child.stdout.readline()
+        found = table()[child.pid]
+        assert 64 << 20 <= found.cached < 96 << 20
+        assert found.memory - found.cached >= 32 << 20
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
 
 
 def test_the_output_of_ps_is_read() -> None:
