@@ -23,7 +23,7 @@ from gateway.config import (
     data,
     tracing,
 )
-from gateway.config.explain import Names
+from gateway.config.explain import Names, misspelt
 from gateway.config.persona import expanded
 from gateway.config.problems import Problem, quote
 from gateway.config.schema import Config
@@ -36,7 +36,7 @@ _FROM_OUTSIDE = re.compile(r"\$\{(env\.[A-Za-z_][A-Za-z0-9_]*|file:[^{}]+)\}")
 def check(config: Config, source: Source, names: Names) -> Iterator[Problem]:
     """Yield a problem for every broken rule. `config` holds those values of `source` that are right by themselves."""
     yield from _server(config, source)
-    yield from _backends(config, source)
+    yield from _backends(config, source, names)
     owners, clashes = _owners(source)
     yield from clashes
     whole = expanded(config)
@@ -104,14 +104,14 @@ def _metrics_listen(config: Config, source: Source) -> Iterator[Problem]:
         )
 
 
-def _backends(config: Config, source: Source) -> Iterator[Problem]:
+def _backends(config: Config, source: Source, names: Names) -> Iterator[Problem]:
     section = source.root.child("backends")
     if section is None or section.content in (None, {}):
         yield source.problem(("backends",), "'backends' is missing: name at least one engine", at_key=True)
     for name in config.backends:
         where: Where = ("backends", name)
         given = _given(source, where, "url", "launch")
-        if not given:
+        if not given and not misspelt(source, where, names, "url", "launch"):
             message = "give 'url' (the engine runs already) or 'launch' (the gateway starts it)"
             yield source.problem(where, message, at_key=True)
         elif len(given) == 2:

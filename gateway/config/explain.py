@@ -4,7 +4,8 @@ Rules:
 - Pydantic's own words, types and links are never shown.
 - A problem shows what the file has written, never what a substitution filled in, and nothing at all where a secret
   may stand.
-- An unknown key is compared with the keys that are valid at that very place.
+- An unknown key is compared with the keys that are valid at that very place. The key that it was probably meant to be
+  is not told as missing besides.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import types
 import typing
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -71,13 +72,19 @@ class Names:
     def __init__(self, comparisons: int = 50_000) -> None:
         self._left = comparisons
 
+    def closest(self, word: str, known: Collection[str]) -> str | None:
+        """Return the nearest name; None where none is near, or where there was too much to compare already."""
+        if self._left <= 0:
+            return None
+        self._left -= len(known)
+        return closest(word, known)
+
     def suggest(self, word: str, names: Iterable[str]) -> str:
         """Return the end of a message: the nearest name, else the few names there are, else nothing."""
         if self._left <= 0:
             return ""
         known = sorted(names)
-        self._left -= len(known)
-        if near := closest(word, known):
+        if near := self.closest(word, known):
             return f" (did you mean {quote(near)}?)"
         return f" (there are: {', '.join(known)})" if 0 < len(known) <= 20 else ""
 
@@ -112,6 +119,8 @@ def problems(source: Source, error: ValidationError, names: Names) -> Iterator[P
             continue
         word = str(where[-1])
         if detail["type"] == "missing":
+            if misspelt(source, where[:-1], names, word):
+                continue
             yield source.problem(where[:-1], f"{quote(word)} is missing", at_key=True)
         elif detail["type"] == "extra_forbidden":
             holder = where[:-1]
@@ -127,6 +136,16 @@ def problems(source: Source, error: ValidationError, names: Names) -> Iterator[P
             yield source.problem(where, f"expected {expected}, got {quote(word)}", at_key=True)
         else:
             yield source.problem(where, _wrong_value(source, where, detail, names))
+
+
+def misspelt(source: Source, where: Where, names: Names, *keys: str) -> bool:
+    """Tell whether the map at `where` has an unknown key that was probably meant to be one of these."""
+    node = source.find(where)
+    if node is None or not isinstance(node.content, dict):
+        return False
+    known = sorted(_keys_at(source, where))
+    unknown = [word for word in node.content if word not in known][:_MOST_UNKNOWN]
+    return any(names.closest(word, known) in keys for word in unknown if not _below(source, where, word))
 
 
 def _follows(source: Source, where: Where, kind: str) -> bool:

@@ -33,7 +33,7 @@ models:
         ("{p: {aliases: {x: hidden}}}", ["6:29: 'hidden' is internal: clients cannot be led to it"]),
         (
             "{p: {alias: {x: qwen}}}",
-            ["6:12: 'aliases' is missing", "6:16: unknown key 'alias' (did you mean 'aliases'?)"],
+            ["6:16: unknown key 'alias' (did you mean 'aliases'?)"],
         ),
     ],
 )  # fmt: skip
