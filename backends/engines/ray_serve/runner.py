@@ -6,6 +6,9 @@ address in it, and continues as `serve run`.
 Rules:
 - It is independent: it imports the standard library, Ray and Ray's dependencies, and nothing of this distribution.
 - SIGTERM stops it as Ctrl-C does: first the applications, then Ray.
+- `serve run` goes on for ever when Ray has given up on its applications. This ends then, if none of them runs. What Ray
+  says of applications is what `serve.status` tells: `DEPLOY_FAILED`, at which Ray's own client gives up waiting, too
+  (Ray 2.60, `serve/_private/client.py`).
 - A failure is reported in one line that begins with `ray_serve_runner: `; the exit status is 1.
 """
 
@@ -17,11 +20,19 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import ray
 import yaml
+from ray import serve
 from ray.serve.scripts import cli
+
+LOOK = 1.0
+"""Seconds between two looks at how the applications are."""
 
 
 def fail(words: str) -> NoReturn:
@@ -59,6 +70,52 @@ def config(options: argparse.Namespace) -> dict[str, Any]:
     return {**found, "proxy_location": "HeadOnly", "http_options": http}
 
 
+class Watch(threading.Thread):
+    """Stops this program, as Ctrl-C does, when Ray has given up on all applications before any of them ran."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.reason: str | None = None
+        """Why it was stopped; None while it was not."""
+
+    def run(self) -> None:
+        """Look until an application runs."""
+        while True:
+            time.sleep(LOOK)
+            if not ray.is_initialized():
+                continue
+            try:
+                found = serve.status().applications
+            except Exception:  # noqa: BLE001, S112 (whatever it is, Ray is still beginning, or ends)
+                continue
+            if any(each.status == "RUNNING" for each in found.values()):
+                return
+            self.reason = given_up(found)
+            if self.reason is not None:
+                for each in found.values():
+                    sys.stderr.write(f"{told(each)}\n")
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+
+def told(application: Any) -> str:
+    """Return what Ray says of an application that it has given up on: of its deployments, where these have failed."""
+    parts = [each.message for each in application.deployments.values() if each.status == "DEPLOY_FAILED"]
+    return "\n".join(filter(None, map(str.strip, parts))) or application.message.strip()
+
+
+def given_up(applications: Mapping[str, Any]) -> str | None:
+    """Return why none of these applications can be deployed; None where one may still be."""
+    if not applications or any(each.status != "DEPLOY_FAILED" for each in applications.values()):
+        return None
+    reasons = []
+    for name, each in applications.items():
+        # Ray's message ends as a traceback does: with the error.
+        last = told(each).rpartition("\n")[2].strip()
+        reasons.append(f"'{name}' cannot be deployed: {last or 'Ray gives no reason'}")
+    return "; ".join(reasons)
+
+
 def main() -> None:
     """Deploy the applications and run until stopped."""
     options = arguments()
@@ -71,10 +128,19 @@ def main() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)  # which whoever started this may have had ignored
     with tempfile.TemporaryDirectory(prefix="ray-serve-") as folder:
         file = Path(folder) / "serve.yaml"
         file.write_text(json.dumps(config(options)))  # JSON is YAML
-        cli(["run", "--app-dir", options.app_dir, str(file)])
+        watch = Watch()
+        watch.start()
+        try:
+            cli(["run", "--app-dir", options.app_dir, str(file)])
+        except SystemExit:
+            if watch.reason is not None:
+                ray.shutdown()  # so that what it prints comes before the reason
+                fail(watch.reason)
+            raise
 
 
 if __name__ == "__main__":
