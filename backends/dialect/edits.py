@@ -47,7 +47,6 @@ class _Message(msgspec.Struct):
     role: msgspec.Raw = msgspec.Raw()
     content: msgspec.Raw = msgspec.Raw()
     tool_calls: msgspec.Raw = msgspec.Raw()
-    function_call: msgspec.Raw = msgspec.Raw()
 
 
 class _Part(msgspec.Struct):
@@ -246,8 +245,6 @@ def _edited(message: _Message) -> Mapping[str, bytes]:
             edited["content"] = text
     elif content.startswith(b"{"):
         raise rejected("messages", "a content is a text or a list of parts, not an object")
-    if bytes(message.function_call) not in (b"", b"null"):
-        raise unsupported("function_call", "the engine knows tool calls only")
     calls = _with_arguments(bytes(message.tool_calls))
     if calls is not None:
         edited["tool_calls"] = calls

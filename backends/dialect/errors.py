@@ -267,13 +267,35 @@ UNREADABLE: Final[tuple[type[Exception], ...]] = (msgspec.DecodeError, Recursion
 
 
 def unreadable(error: Exception) -> Failure:
-    """Return the failure for a request that cannot be read, for a number out of range or for too deep nesting."""
+    """Return the failure for a request that cannot be read: wrong types, a number out of range, too deep nesting."""
     if isinstance(error, RecursionError):
         return Failure(Kind.REJECTED, "the body is nested too deeply", code="invalid_json")
-    why = str(error).partition(" - at ")[0]
-    return Failure(
-        Kind.REJECTED, f"the body cannot be read: {why.replace('`', chr(39))}", code="invalid_json"
-    )
+    said, _, path = str(error).partition(" - at `$")
+    place = path.strip("`.")
+    if place:
+        return Failure(Kind.REJECTED, f"{place!r}: {plain(said)}", param=place)
+    return Failure(Kind.REJECTED, f"the body cannot be read: {plain(said)}", code="invalid_json")
+
+
+_WORDS: Final = {
+    " | array": " or a list",
+    "`int | float": "`a number",
+    "`str": "`text",
+    "`int": "`a whole number",
+    "`float": "`a number",
+    "`bool": "`true or false",
+    "`array": "`a list",
+    "`object": "`an object",
+    " | null`": "`",
+}
+
+
+def plain(said: str) -> str:
+    """Return what msgspec says of a body in JSON's terms instead of Python's."""
+    for word, instead in _WORDS.items():
+        said = said.replace(word, instead)
+    said = said.replace("`", "").removeprefix("JSON is malformed: ")
+    return said[:1].lower() + said[1:]
 
 
 def garbled(message: str, body: bytes, error: Exception | None = None) -> Failure:

@@ -48,6 +48,7 @@ from backends.base import (
 from backends.dialect import edits, rewrite
 from backends.dialect.chunks import StopCutter
 from backends.dialect.dropped import dropped
+from backends.dialect.errors import unreadable
 from backends.dialect.openai import PATHS, OpenAICompatible
 from backends.dialect.stream import EventStream
 from backends.facts import logs
@@ -354,7 +355,7 @@ def _wish(request: Request) -> _Asked:
     try:
         wish = _asked.decode(request.body)
     except msgspec.ValidationError as error:
-        raise _rejected(f"the engine cannot read this request: {error}", None) from error
+        raise RequestError(unreadable(error)) from error
     for name in ("max_tokens", "max_completion_tokens"):
         limit = getattr(wish, name)
         if limit is not None and limit < 1:

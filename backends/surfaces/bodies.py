@@ -19,6 +19,7 @@ import msgspec
 
 from backends.base import Operation, Request
 from backends.dialect import rewrite
+from backends.dialect.errors import plain
 from backends.surfaces.shapes import KNOWN, SHAPES, WHOLE, Common, Lines, Speech, Streamable, Tokenize, Whole
 from backends.surfaces.surface import InvalidRequest
 
@@ -183,34 +184,14 @@ def _wrong_type(said: str) -> InvalidRequest:
     if what.startswith("Object missing required field"):
         return _missing(what.split("`")[1])
     where = f"{param!r}: " if param else "the body: "
-    return _invalid(where + _plain(what), param=param)
+    return _invalid(where + plain(what), param=param)
 
 
 def _why(said: str, body: bytes) -> str:
     if body and b"\\ud" in body.lower() and ("truncated" in said or "surrogate" in said):
         # msgspec reports a string that ends after the first half of a surrogate pair as "truncated".
         return "a \\u escape is half of a surrogate pair, or the text ends too early"
-    return _plain(said)
-
-
-_WORDS = {
-    " | array": " or a list",
-    "`str": "`text",
-    "`int": "`a whole number",
-    "`float": "`a number",
-    "`bool": "`true or false",
-    "`array": "`a list",
-    "`object": "`an object",
-    " | null`": "`",
-}
-
-
-def _plain(said: str) -> str:
-    """Return msgspec's message with JSON's terms instead of Python's."""
-    for word, plain in _WORDS.items():
-        said = said.replace(word, plain)
-    said = said.replace("`", "").removeprefix("JSON is malformed: ")
-    return said[:1].lower() + said[1:]
+    return plain(said)
 
 
 def _invalid(message: str, param: str | None = None, code: str | None = None) -> InvalidRequest:

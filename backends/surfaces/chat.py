@@ -49,6 +49,20 @@ class Said(msgspec.Struct):
         return text_of(self.reasoning_content) or text_of(self.reasoning)
 
 
+class _Alternative(msgspec.Struct):
+    """A token that might have been said, and how probable it was."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class _Token(_Alternative):
+    """A token that was said."""
+
+    top_logprobs: list[_Alternative] | None = None
+
+
 class Choice(msgspec.Struct):
     """One choice of an answer."""
 
@@ -71,6 +85,18 @@ class Choice(msgspec.Struct):
             if isinstance(said, str) and said:
                 return said
         return None
+
+    @property
+    def probabilities(self) -> list[dict[str, Any]]:
+        """Return the log probabilities of the tokens, as a chat has them; empty where there are none.
+
+        Raise ValueError if they cannot be read.
+        """
+        found = self.logprobs.get("content") if isinstance(self.logprobs, dict) else None
+        if not found:
+            return []
+        msgspec.convert(found, list[_Token])
+        return found if isinstance(found, list) else []
 
 
 class Completion(msgspec.Struct):

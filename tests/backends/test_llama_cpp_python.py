@@ -83,7 +83,7 @@ def test_what_it_does_not_do_is_refused() -> None:
     assert refused(n=2) == (Kind.UNSUPPORTED, "n")
     assert refused(Operation.COMPLETIONS, prompt=["a", "b"]) == (Kind.UNSUPPORTED, "prompt")
     assert refused(Operation.TOKENIZE, messages=[]) == (Kind.UNSUPPORTED, "messages")
-    assert refused(tools=7, max_completion_tokens=1) == (Kind.REJECTED, None)
+    assert refused(tools=7, max_completion_tokens=1) == (Kind.REJECTED, "tools")
     assert sent(Operation.COMPLETIONS, prompt=["a"])["prompt"] == ["a"]
 
 

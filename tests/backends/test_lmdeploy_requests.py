@@ -90,7 +90,7 @@ def test_a_chat_in_its_own_words(sent: dict[str, Any], heard: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("operation", "sent"),
     [
-        *((CHAT, {name: [1]}) for name in ("functions", "function_call", "stop_token_ids", "guided_json")),
+        *((CHAT, {name: [1]}) for name in ("stop_token_ids", "guided_json")),
         (CHAT, {"presence_penalty": 0.1}),
         (CHAT, {"frequency_penalty": 0.1}),
         (COMPLETIONS, {"n": 2}),

@@ -332,7 +332,6 @@ IMPOSSIBLE: dict[str, tuple[Operation, dict[str, Any], str]] = {
         {"messages": HELLO, "tool_choice": {"type": "function", "function": {"name": "a"}}},
         "tool_choice",
     ),
-    "functions": (Operation.CHAT, {"messages": HELLO, "functions": [{"name": "f"}]}, "functions"),
     "other tools": (Operation.CHAT, {"messages": HELLO, "tools": [{"type": "web_search"}]}, "tools"),
     "audio out": (Operation.CHAT, {"messages": HELLO, "modalities": ["text", "audio"]}, "modalities"),
     "format": (

@@ -438,7 +438,6 @@ def test_a_chat_in_its_own_words(sent: dict[str, Any], kept: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("operation", "sent"),
     [
-        (Operation.CHAT, {"functions": [1]}),
         (Operation.COMPLETIONS, {"suffix": "a"}),
         (Operation.COMPLETIONS, {"best_of": 2}),
         (Operation.TOKENIZE, {"return_token_strs": True}),

@@ -112,7 +112,6 @@ def test_its_router_took_these_formats() -> None:
         ({"max_tokens": -7}, Kind.REJECTED),
         ({"max_completion_tokens": -1}, Kind.REJECTED),
         ({"suffix": "end"}, Kind.UNSUPPORTED),
-        ({"functions": [{"name": "f"}]}, Kind.UNSUPPORTED),
     ],
 )
 def test_what_it_would_ignore_is_refused(operation: Operation, asked: dict[str, Any], kind: Kind) -> None:

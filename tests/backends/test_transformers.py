@@ -89,7 +89,7 @@ def test_a_streamed_transcription_is_asked_for_as_a_whole() -> None:
         ({"logprobs": True}, Kind.UNSUPPORTED, "logprobs"),
         ({"response_format": {"type": "json_object"}}, Kind.UNSUPPORTED, "response_format"),
         ({"max_tokens": 0}, Kind.REJECTED, "max_tokens"),
-        ({"messages": [{"role": "user", "content": 7}]}, Kind.REJECTED, None),
+        ({"messages": [{"role": "user", "content": 7}]}, Kind.REJECTED, "messages[0].content"),
     ],
 )
 def test_what_it_would_not_do_is_refused(body: dict[str, Any], kind: Kind, param: str | None) -> None:

@@ -531,7 +531,6 @@ NAMED = {"type": "function", "function": {"name": "x"}}
         (Operation.CHAT, {"structured_outputs": "x"}, "structured_outputs", Kind.REJECTED),
         (Operation.CHAT, {"max_tokens": 0}, "max_tokens", Kind.REJECTED),
         (Operation.CHAT, {"max_completion_tokens": 0}, "max_completion_tokens", Kind.REJECTED),
-        (Operation.CHAT, {"functions": [{"name": "x"}]}, "functions", Kind.UNSUPPORTED),
         (Operation.CHAT, {"tools": [{"type": "function"}], "tool_choice": NAMED}, "tools", Kind.REJECTED),
         (Operation.COMPLETIONS, {"max_tokens": 0}, "max_tokens", Kind.REJECTED),
         (Operation.COMPLETIONS, {"best_of": 2}, "best_of", Kind.UNSUPPORTED),

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from backends import registry
-from backends.base import Operation, Reply, Request
+from backends.base import Engine, Operation, Reply, Request
 from backends.framing import sse
 from backends.surfaces.codecs import translated
 from backends.surfaces.translation import Translation
@@ -17,10 +17,10 @@ ENGINE = registry.create("openai")
 NATIVE = frozenset({Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS})
 
 
-def translation(operation: Operation, body: dict[str, Any]) -> Translation:
+def translation(operation: Operation, body: dict[str, Any], engine: Engine = ENGINE) -> Translation:
     """Return how a client's request is said to an engine that has nothing but OpenAI's oldest operations."""
     request = Request(operation, msgspec.json.encode(body), body["model"], stream=bool(body.get("stream")))
-    found = translated(request, ENGINE, NATIVE)
+    found = translated(request, engine, NATIVE)
     assert found is not None
     return found
 

@@ -86,6 +86,11 @@ def test_calls_and_results_of_earlier_turns_belong_together() -> None:
         ({"function_call": "any"}, "function_call"),
         ({"messages": [{"role": "function", "name": "other", "content": "x"}]}, "messages.0.name"),
         ({"messages": [{"role": "assistant", "function_call": "x"}]}, "messages.0.function_call"),
+        ({"messages": [{"role": "assistant", "function_call": {}}]}, "messages.0.function_call"),
+        ({"messages": [None]}, "messages"),
+        ({"functions": None, "function_call": {"name": "weather"}}, "function_call"),
+        ({"functions": [], "function_call": "any"}, "function_call"),
+        ({"function_call": [[]]}, "function_call"),
     ],
 )
 def test_a_mistake_is_refused_with_its_place(members: dict[str, Any], param: str) -> None:
@@ -98,13 +103,21 @@ def test_a_mistake_is_refused_with_its_place(members: dict[str, Any], param: str
     "members",
     [
         {"functions": None},
-        {"functions": []},
+        {"functions": None, "function_call": None},
         {"functions": None, "messages": [{"role": "user", "content": '"functions" and "function_call"'}]},
         {"functions": None, "messages": [{"role": "assistant", "function_call": None, "content": "x"}]},
     ],
 )
 def test_a_chat_without_them_passes(members: dict[str, Any]) -> None:
     assert translated(request(**members), LACKING, frozenset({Operation.CHAT})) is None
+
+
+@pytest.mark.parametrize(
+    "members", [{"functions": []}, {"functions": None, "function_call": "auto"}, {"function_call": "none"}]
+)
+def test_what_asks_for_nothing_reaches_no_engine(members: dict[str, Any]) -> None:
+    told = said(**({"functions": []} | members))
+    assert told == {"model": "m", "messages": [HELLO]}
 
 
 def test_where_the_engine_has_them_they_pass() -> None:
@@ -128,6 +141,31 @@ def test_a_call_of_a_whole_answer_is_told_in_the_older_way() -> None:
     (choice,) = msgspec.json.decode(told.body)["choices"]
     assert choice["message"] == {"role": "assistant", "content": None, "function_call": CALL}
     assert choice["finish_reason"] == "function_call"
+
+
+@pytest.mark.parametrize(
+    "members",
+    [{"functions": []}, {"functions": None, "messages": [{"role": "assistant", "function_call": CALL}]}],
+)
+def test_where_tools_are_offered_their_calls_are_told(members: dict[str, Any]) -> None:
+    call = {"index": 0, "id": "call_x", "type": "function", "function": CALL}
+    asked = request(tools=[TOOL], **members)
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "tool_calls": [call]},
+        "finish_reason": "tool_calls",
+    }
+    answer = msgspec.json.encode({"id": "1", "model": "m", "choices": [choice]})
+    told = translation(asked).reply(Reply(answer))
+    assert isinstance(told, Reply) and told.body == answer
+    asked = request(stream=True, tools=[TOOL], **members)
+    made = translation(asked)
+    pieces = [chunk({"tool_calls": [call]}), chunk({}, "tool_calls"), b"data: [DONE]\n\n"]
+    vllm = create("vllm")
+    assert isinstance(vllm, OpenAICompatible)
+    decoder = made.decoder(vllm.decoder(made.said, "m"))
+    assert decoder.feed(b"".join(pieces)) + decoder.close() == b"".join(pieces)
+    assert decoder.failure is None
 
 
 def chunk(delta: dict[str, Any], reason: str | None = None) -> bytes:

@@ -6,9 +6,11 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
-from backends.base import Operation, RequestError
+from backends import registry
+from backends.base import Kind, Operation, Request, RequestError
 from tests.surfaces.chatting import translation
 
 ODD: tuple[Any, ...] = (None, True, -1, 1.5, "", "x", [], {}, [None], [[]], [{}], {"type": "x"}, {"type": []})
@@ -138,3 +140,31 @@ def test_an_odd_value_is_said_or_refused(operation: Operation, body: dict[str, A
             raise AssertionError(f"{path} = {odd!r}: {error!r}") from error
     assert not placeless
     assert len(refused) > 100
+
+
+@pytest.mark.parametrize(
+    ("engine", "members", "message"),
+    [
+        ("ollama", {"temperature": {}}, "'temperature': expected a number, got an object"),
+        ("ollama", {"messages": [None]}, "'messages[0]': expected an object, got null"),
+        ("ollama", {"messages": [{"role": 1}]}, "'messages[0].role': expected text, got a whole number"),
+        ("transformers", {"stop": [{}]}, "'stop[0]': expected text, got an object"),
+        ("transformers", {"stop": True}, "'stop': expected text or a list, got true or false"),
+        ("triton", {"top_p": []}, "'top_p': expected a number, got a list"),
+        (
+            "llama-cpp-python",
+            {"tools": [{"function": 5}], "tool_choice": "required"},
+            "'tools[0].function': expected an object, got a whole number",
+        ),
+    ],
+)
+def test_what_an_engines_adapter_cannot_read_has_its_place(
+    engine: str, members: dict[str, Any], message: str
+) -> None:
+    """In the words of JSON, as what the gateway reads itself."""
+    body = msgspec.json.encode({"model": "m", "messages": [{"role": "user", "content": "x"}]} | members)
+    with pytest.raises(RequestError) as caught:
+        registry.create(engine).call(Request(Operation.CHAT, body, "m"), "up")
+    failure = caught.value.failure
+    assert failure.kind is Kind.REJECTED and failure.message.startswith(message)
+    assert failure.param == message[1 : message.index("':")]

@@ -43,7 +43,7 @@ from backends.base import (
     StreamDecoder,
 )
 from backends.dialect import edits, partial, rewrite
-from backends.dialect.errors import garbled
+from backends.dialect.errors import garbled, unreadable
 from backends.dialect.openai import OpenAICompatible
 from backends.dialect.stream import EventStream
 from backends.engines.llama_cpp_python.launch import LlamaCppPythonLaunch
@@ -76,6 +76,13 @@ class _Tool(msgspec.Struct):
     function: _Function
 
 
+class _Chat(msgspec.Struct):
+    """What is said in other words."""
+
+    response_format: _Format | None = None
+    tools: list[_Tool] | None = None
+
+
 class _Tokenize(msgspec.Struct):
     prompt: str | None = None
     add_special_tokens: bool | None = None
@@ -100,8 +107,7 @@ class _Vectors(msgspec.Struct):
 
 
 _asked = msgspec.json.Decoder(_Asked)
-_format = msgspec.json.Decoder(_Format | None)
-_tools = msgspec.json.Decoder(list[_Tool] | None)
+_chat = msgspec.json.Decoder(_Chat)
 _tokenize = msgspec.json.Decoder(_Tokenize)
 _tokens = msgspec.json.Decoder(_Tokens)
 _text = msgspec.json.Decoder(_Text)
@@ -143,8 +149,7 @@ class LlamaCppPython(OpenAICompatible):
                 _check(request)
                 return msgspec.structs.replace(call, body=_as_it_reads(call.body))
             except msgspec.ValidationError as error:
-                failure = Failure(Kind.REJECTED, f"the engine cannot read this request: {error}")
-                raise RequestError(failure) from error
+                raise RequestError(unreadable(error)) from error
         return call
 
     def reply(self, request: Request, model: str, headers: Headers, body: bytes) -> Reply | Failure:
@@ -254,10 +259,10 @@ def _as_it_reads(body: bytes) -> bytes:
     edits.developer(members)
     if "max_completion_tokens" in members:
         members["max_tokens"] = members.pop("max_completion_tokens")
-    form = _format.decode(members.get("response_format", b"null"))
+    chat = _chat.decode(body)
+    form, tools = chat.response_format, chat.tools
     if form is not None and form.json_schema is not None:
         members["response_format"] = b'{"type":"json_object","schema":%s}' % bytes(form.json_schema.schema)
-    tools = _tools.decode(members.get("tools", b"null"))
     if members.get("tool_choice") == b'"required"' and tools:
         if len(tools) > 1:
             message = "the engine can be made to call a named tool, not any of several"

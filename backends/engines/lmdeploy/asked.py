@@ -26,8 +26,6 @@ _IGNORED = (
     "presence_penalty",
     "frequency_penalty",
     "stop_token_ids",
-    "functions",
-    "function_call",
     "guided_json",
     "guided_regex",
     "guided_choice",

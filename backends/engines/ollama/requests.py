@@ -23,9 +23,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from backends.base import Failure, Kind, Operation, Request, RequestError
+from backends.base import Kind, Operation, Request, RequestError
 from backends.dialect import edits, rewrite
 from backends.dialect.dropped import dropped
+from backends.dialect.errors import UNREADABLE, unreadable
 from backends.engines.ollama.messages import NOT_FORCED, Members, Message, native_messages, refusal
 
 OPTIONS = {
@@ -139,7 +140,6 @@ class _Chat(_Sampled):
     messages: list[Message] = msgspec.field(default_factory=list)
     tools: list[_Tool] | None = None
     tool_choice: Any = None
-    functions: Any = None
     top_logprobs: int | None = None
     modalities: list[str] | None = None
 
@@ -240,12 +240,8 @@ def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Decode a request. Raise RequestError, with the member at fault, where it is invalid."""
     try:
         return decoder.decode(body)
-    except (ValueError, RecursionError) as error:
-        what, _, place = str(error).partition(" - at `$")
-        param = place.strip("`.") or None
-        said = what.replace("`", "'")
-        message = f"{param!r}: {said}" if param else f"the body cannot be read: {said}"
-        raise RequestError(Failure(Kind.REJECTED, message, param=param)) from error
+    except UNREADABLE as error:
+        raise RequestError(unreadable(error)) from error
 
 
 def _chat_body(asked: _Chat, defaults: Defaults) -> Members:
@@ -369,8 +365,6 @@ def _refuse_chat(asked: _Chat) -> None:
     _refuse_sampled(asked)
     if asked.tool_choice not in (None, "auto", "none"):
         raise refusal("tool_choice", NOT_FORCED)
-    if asked.functions:
-        raise refusal("functions", "it knows 'tools', not their forerunner 'functions'")
     if any(tool.type != "function" for tool in asked.tools or ()):
         raise refusal("tools", "its tools are functions only")
     if not all(bytes(tool.function).startswith(b"{") for tool in asked.tools or ()):

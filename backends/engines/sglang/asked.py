@@ -51,7 +51,6 @@ def _sampling(members: Members) -> None:
 
 def _chat(members: Members) -> None:
     _sampling(members)
-    edits.refuse(members, ("functions", "function_call"))
     edits.messages(members)
     edits.hold_to_schema(members)
     if "continue_final_message" not in members and edits.ends_with_an_answer(members):

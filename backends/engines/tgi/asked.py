@@ -40,7 +40,7 @@ _IGNORED = (
         "echo",
         "suffix",
     ),
-    *("functions", "function_call", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
+    *("guided_json", "guided_regex", "guided_choice", "guided_grammar"),
 )
 _ONE = (b"1", b"1.0")
 _ZERO = (b"0", b"0.0", b"-0.0")

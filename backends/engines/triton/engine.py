@@ -37,13 +37,14 @@ from backends.base import (
     Operation,
     OptionsError,
     Request,
+    RequestError,
     StreamDecoder,
     Usage,
 )
 from backends.dialect import edits, known, rewrite
 from backends.dialect.chunks import Chunks, Stamp, stamp
 from backends.dialect.dropped import dropped
-from backends.dialect.errors import readable
+from backends.dialect.errors import UNREADABLE, readable, unreadable
 from backends.engines.triton.frontend import TritonFrontend
 from backends.engines.triton.server import TritonServer, model_and_settings, refused
 from backends.engines.triton.stream import TensorStream, Wanted
@@ -234,8 +235,8 @@ class Triton(TritonServer):
         told = (*known.only(members, HEARD), *dropped(members, self._known))
         try:
             return asked(rewrite.joined(members)), told
-        except (ValueError, RecursionError) as error:
-            raise refused(Kind.REJECTED, readable(str(error))) from error
+        except UNREADABLE as error:
+            raise RequestError(unreadable(error)) from error
 
     def _counted(self, prompt: str, answers: list[str]) -> Usage | None:
         """Count tokens with the model's own tokenizer, if there is one, for models that report no counts."""

@@ -22,16 +22,7 @@ from backends.dialect.openai import FORMS
 _OF_ALL: Final = (b"null",)
 _SIGNS: Final[Mapping[Operation, tuple[bytes, ...]]] = {
     Operation.CHAT: (
-        *(
-            b"null",
-            b'""',
-            b"[]",
-            b'"tool_choice"',
-            b'"structured_outputs"',
-            b'"functions"',
-            b'"function_call"',
-        ),
-        *(b'tokens":0', b'tokens": 0'),
+        *(b"null", b'""', b"[]", b'"tool_choice"', b'"structured_outputs"', b'tokens":0', b'tokens": 0'),
     ),
     Operation.COMPLETIONS: (
         *(b"null", b'""', b"[]", b'"structured_outputs"', b'"best_of"', b'tokens":0', b'tokens": 0'),
@@ -73,7 +64,6 @@ def _sampling(members: Members) -> None:
 
 def _chat(members: Members) -> None:
     _sampling(members)
-    edits.refuse(members, ("functions", "function_call"))
     for name in _LIMITS:
         if members.get(name) == b"0":
             raise edits.rejected(name, "expected at least 1")

@@ -59,7 +59,7 @@ def whole(request: Request, answer: bytes, usage: Usage, clock: Clock, chats: bo
         made: Members = {"message": told | ({"tool_calls": calls} if calls else {})}
     else:
         made = {"response": text} | thinking
-    made |= {"logprobs": found} if (found := probabilities(choice)) else {}
+    made |= {"logprobs": found} if (found := choice.probabilities) else {}
     ended = ending(choice.finish_reason, usage, clock, 0, said.timings)
     return msgspec.json.encode(head(request, clock) | made | ended)
 
@@ -102,12 +102,6 @@ def call(known: str | None, index: int, name: str, arguments: str) -> Members:
     given = partial.readable(arguments)
     function = {"index": index, "name": name, "arguments": given if isinstance(given, dict) else {}}
     return {"id": known or f"call_{index}", "function": function}
-
-
-def probabilities(choice: chat.Choice) -> list[Any]:
-    """Return the log probabilities of a chat's tokens; empty where there are none."""
-    found = choice.logprobs.get("content") if isinstance(choice.logprobs, dict) else None
-    return found if isinstance(found, list) else []
 
 
 def ending(

@@ -61,7 +61,7 @@ class LineWriter(Writer):
             self._first = self._clock.now()
         self._reason = choice.finish_reason or self._reason
         out = [] if not (thought or text) else self._finished(self._calls.steps(over=True))
-        probabilities = answered.probabilities(choice)
+        probabilities = choice.probabilities
         if probabilities and (text or thought):
             out.append(self._line(self._piece(text, thought) | {"done": False, "logprobs": probabilities}))
         else:

@@ -113,7 +113,7 @@ def response(request: Request, answer: bytes, usage: Usage) -> bytes:
     output: list[Members] = []
     if said.thought:
         output.append(thinking(fresh("rs"), said.thought) | frame.kept(said.thought))
-    logprobs = included.logprobs_of(choice.logprobs) if frame.included.logprobs else []
+    logprobs = included.logprobs_of(choice.probabilities) if frame.included.logprobs else []
     if parts := _parts(said, logprobs):
         output.append(message(fresh("msg"), parts))
     for name, call in chat.named(said.tool_calls):

@@ -63,23 +63,21 @@ def asked(body: Members, dropped: list[str]) -> Members:
     return {"logprobs": True, "top_logprobs": most}
 
 
-def logprobs_of(said: Any) -> list[Members]:
+def logprobs_of(found: list[Members]) -> list[Members]:
     """Return the log probabilities of a chat's choice, or of a piece of it, as a response has them."""
-    found = said.get("content") if isinstance(said, dict) else None
-    return [_token(one) | {"top_logprobs": _others(one)} for one in found or () if isinstance(one, dict)]
+    return [_token(one) | {"top_logprobs": _others(one)} for one in found]
 
 
 def _others(token: Members) -> list[Members]:
-    return [_token(one) for one in token.get("top_logprobs") or () if isinstance(one, dict)]
+    return [_token(one) for one in token.get("top_logprobs") or ()]
 
 
 def _token(said: Members) -> Members:
-    text = said["token"]
-    known = said.get("bytes")
+    text, known = said["token"], said.get("bytes")
     return {
         "token": text,
         "logprob": said["logprob"],
-        "bytes": known if isinstance(known, list) else list(text.encode()),
+        "bytes": list(text.encode()) if known is None else known,
     }
 
 

@@ -64,7 +64,7 @@ class ResponseWriter(Writer):
                 (_REFUSAL, chat.text_of(delta.refusal)),
             ]
             spoken = [(kind, text) for kind, text in texts if text]
-            logprobs = included.logprobs_of(choice.logprobs) if self._frame.included.logprobs else []
+            logprobs = included.logprobs_of(choice.probabilities) if self._frame.included.logprobs else []
             out += [self._say(kind, text, logprobs) for kind, text in spoken]
             calls = delta.tool_calls or ()
             out += [self._tell(self._calls.take(call)) for call in calls]
