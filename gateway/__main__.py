@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib.metadata
 import importlib.util
 import json
@@ -24,6 +25,7 @@ from gateway.config import json_schema, notes
 from gateway.config.disk import Disk
 from gateway.config.file import Loaded, read
 from gateway.config.problems import ConfigError, closest
+from gateway.config.schema import Config
 from gateway.config.texts import NAME
 from gateway.console import (
     backends,
@@ -263,9 +265,18 @@ def _check(options: argparse.Namespace) -> int:
     print(f"{options.file}: ok ({counts})")
     if len(loaded.files) > 1:
         print("\n".join(("read in this order:", *(f"  {file}" for file in loaded.files))))
-    for note in (*loaded.warnings, *notes.everything(config)):
+    for note in (*loaded.warnings, *notes.everything(config), *_oversized(config)):
         print(f"note: {note}", file=sys.stderr)
     return 0
+
+
+def _oversized(config: Config) -> list[str]:
+    if all(backend.launch is None for backend in config.backends.values()):
+        return []
+    # What tells of the machine takes a while to import.
+    from gateway.console.oversized import oversized
+
+    return asyncio.run(oversized(config))
 
 
 def _schema(options: argparse.Namespace) -> int:

@@ -104,6 +104,13 @@ class Needs:
         ]
         return tuple([place for place in places if not place.need.keys() & set(gone)] or places)
 
+    def explained(self, device: str) -> str:
+        """Return how its need of a device came about, before anything was measured; empty where nobody knows."""
+        if self._told is not None:
+            return "as `launch.memory` says"
+        where = Where.RAM if device == RAM else Where.GPU
+        return "" if self._reckoned is None else self._reckoned.explained(where)
+
     def asleep(self) -> Amounts | None:
         """Return what it keeps while it sleeps; None where it cannot sleep, or nobody knows what it needs.
 
