@@ -67,16 +67,18 @@ class Life:
 
     def result(self, state: EngineState) -> str:
         """Return what becomes of the start that ends in a state."""
-        if state is EngineState.READY:
+        if state in (EngineState.READY, EngineState.SLEEPING):
             return "adopted" if self.adopted else "ready"
         return "failed" if state is EngineState.FAILED else "cancelled"
 
     def become(self, state: EngineState, now: float) -> None:
         """Be in another state."""
-        if state is EngineState.READY and self.state in LOADING:
-            self.ready_at = self.used_at = now
-            self.load_seconds = 0.0 if self.adopted else now - self.began_at
+        if state in (EngineState.READY, EngineState.SLEEPING) and self.state in LOADING:
+            self.used_at = now
             self.served, self.ordered = True, False
+        if state is EngineState.READY and self.state in LOADING:
+            self.ready_at = now
+            self.load_seconds = 0.0 if self.adopted else now - self.began_at
         if state not in LOADING and state is not EngineState.DRAINING:
             self.from_sleep = self.to_sleep = False
         self.state = state

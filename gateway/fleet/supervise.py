@@ -351,6 +351,10 @@ class Supervisor:
                         self._tell("it is about to be ready")
                 elif backend.health is Health.READY:
                     self._become(EngineState.READY, "")
+                elif backend.health is Health.ASLEEP and self.life.adopted:
+                    # One that always runs sleeps by an operator's order, and is never woken by the gateway.
+                    state = EngineState.SLEEPING if self._on_demand else EngineState.READY
+                    self._become(state, SLEEPS)
             await self._pool.change()
 
     async def _hurry(self) -> None:
@@ -373,7 +377,7 @@ class Supervisor:
     def _due(self) -> bool:
         """Whether the engine is not ready and ought to become so. What is done to it has time limits of its own."""
         state, held = self.life.state, self.life.held
-        if self._backend.health is Health.READY or held == WAKES_UP:
+        if self._backend.health in (Health.READY, Health.ASLEEP) or held == WAKES_UP:
             return False
         return state in (EngineState.STARTING, EngineState.READY) or (state in LOADING and not held)
 

@@ -15,6 +15,7 @@ import signal
 import socket
 import stat
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -70,22 +71,21 @@ class Running:
                     return int(answer.json()["choices"][0]["message"]["content"])
                 await asyncio.sleep(0.1)
 
-    def state(self) -> asyncio.Task[str]:
+    def state(self, name: str = "a") -> asyncio.Task[str]:
         async def ask() -> str:
-            [found] = (await self._served.get("/gateway/backends")).json()
-            return str(found["launched"]["state"])
+            found = (await self._served.get("/gateway/backends")).json()
+            return str(next(each["launched"]["state"] for each in found if each["name"] == name))
 
         return asyncio.create_task(ask())
 
-    async def loads(self) -> tuple[dict[str, float], float]:
+    async def loads(self) -> tuple[dict[str, int], float]:
         """Return how many starts are over, by result, and of how many it is counted how long they took."""
         page = (await self._served.get("/metrics")).body.decode()
         found = [line.rpartition(" ") for line in page.splitlines() if line.startswith("gateway_engine_load")]
-        results = {
-            sample.partition('result="')[2].partition('"')[0]: float(value)
-            for sample, _, value in found
-            if sample.startswith("gateway_engine_loads_total{")
-        }
+        results: Counter[str] = Counter()
+        for sample, _, value in found:
+            if sample.startswith("gateway_engine_loads_total{"):
+                results[sample.partition('result="')[2].partition('"')[0]] += int(float(value))
         times = [float(value) for sample, _, value in found if "_duration_seconds_count{" in sample]
         return results, sum(times)
 

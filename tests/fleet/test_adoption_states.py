@@ -26,6 +26,7 @@ from tests.faults.clients import until
 from tests.fleet.playing import Toy
 from tests.fleet.test_adoption import PATIENCE, Running, ends, parent, running, text
 from tests.fleet.test_any_command import Wrapped
+from tests.fleet.test_dozing import Sleeper
 from tests.fleet.test_on_demand import MEMORY
 from tests.processes import alive
 
@@ -50,9 +51,9 @@ async def leave(folder: Path, content: str, *options: str) -> int:
     return pid
 
 
-async def becomes(gateway: Running, wanted: str) -> None:
+async def becomes(gateway: Running, wanted: str, name: str = "a") -> None:
     async with asyncio.timeout(PATIENCE):
-        while await gateway.state() != wanted:  # noqa: ASYNC110 (another process tells nobody)
+        while await gateway.state(name) != wanted:  # noqa: ASYNC110 (another process tells nobody)
             await asyncio.sleep(0.05)
 
 
@@ -239,6 +240,29 @@ async def test_an_engine_that_is_about_to_be_taken_over_has_its_memory(tmp_path:
     finally:
         os.kill(warden, signal.SIGCONT) if alive(warden) else None
     await ends(second)
+
+
+async def test_one_that_slept_when_the_gateway_ended_sleeps_on_and_wakes_as_the_same_process(
+    tmp_path: Path,
+) -> None:
+    one, other = Sleeper(tmp_path, "a"), Sleeper(tmp_path, "b")
+    section = (one.section() + other.section()).replace(
+        "sleep_mode: true", "sleep_mode: true, start_timeout: 20s"
+    )
+    engines = "engines: {adopt: 90s, at_once: 1}"
+    content = f'server: {{listen: "127.0.0.1:0", data: {tmp_path}/data, {engines}}}\nbackends:\n{section}'
+    async with running(tmp_path, content) as gateway:
+        first, second = await gateway.ask("a"), await gateway.ask("b")
+        await gateway.end(KILL)
+    async with running(tmp_path, content) as gateway:
+        await becomes(gateway, "sleeping", "a")
+        await becomes(gateway, "ready", "b")
+        assert await gateway.loads() == ({"adopted": 2}, 0)
+        assert (await gateway.ask("a"), await gateway.ask("b")) == (first, second)
+        assert one.told == ["/sleep", "/wake_up", "/sleep"]
+    for pid in (first, second):
+        os.kill(pid, KILL)
+        await ends(pid)
 
 
 async def test_a_start_that_fails_under_its_warden_leaves_no_engine(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 
 import pytest
 
+from backends.base import Health
 from gateway.residency.state import EngineState
 from tests.faults.clients import until
 from tests.fleet.test_on_demand import ask, becomes, pid_of, state
@@ -146,3 +148,23 @@ async def test_an_operator_stops_one_that_sleeps(tmp_path: Path) -> None:
         await served.post("/gateway/backends/a/stop", {})
         await becomes(served, "a", EngineState.STOPPED)
         assert not alive(first)
+
+
+async def test_one_that_always_runs_may_sleep_by_order_for_longer_than_a_start_may_take(
+    tmp_path: Path,
+) -> None:
+    one = Sleeper(tmp_path, "a")
+    section = one.section().replace("start: on_demand", "start: always")
+    async with serving(tmp_path, 'server: {listen: "127.0.0.1:0"}\nbackends:\n' + section) as served:
+        first = pid_of(await ask(served, "a"))
+        assert (await served.post("/gateway/backends/a/sleep", {})).status == 200
+        await until(lambda: served.gateway.pool.backends["a"].health is Health.ASLEEP, "it sleeps")
+        keeper = served.gateway.fleet.keeper
+        assert keeper is not None
+        process = keeper._kept["a"].supervisor.process
+        now = asyncio.get_running_loop().time()
+        process.start_deadline = now - 1  # as after `start_timeout`
+        keeper._kept["a"].supervisor._pool.announce()
+        await until(lambda: process.start_deadline is None or process.start_deadline > now, "it is looked at")
+        assert (await served.post("/gateway/backends/a/wake", {})).status == 200
+        assert pid_of(await ask(served, "a")) == first
