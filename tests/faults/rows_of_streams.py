@@ -58,7 +58,8 @@ STREAMS = (
         "drips bytes of its events past the idle limit",
         at("event 3", "drip", every=0.004),
         FINE,
-        clocks=IDLE,
+        # Each event takes a second.
+        clocks="idle: 600ms",
     ),
     stream(
         "U29",
