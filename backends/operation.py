@@ -48,11 +48,26 @@ class Operation(enum.StrEnum):
     """Ollama's `/api/embed`."""
     OLLAMA_EMBEDDINGS = "ollama_embeddings"
     """Ollama's older `/api/embeddings`."""
+    GEMINI_GENERATE = "gemini_generate"
+    """Google's `generateContent` and `streamGenerateContent`."""
+    GEMINI_COUNT_TOKENS = "gemini_count_tokens"
+    """Google's `countTokens`."""
+    GEMINI_EMBED = "gemini_embed"
+    """Google's `embedContent`."""
+    GEMINI_BATCH_EMBED = "gemini_batch_embed"
+    """Google's `batchEmbedContents`."""
 
 
 OLLAMA = frozenset(
     (Operation.OLLAMA_CHAT, Operation.OLLAMA_GENERATE, Operation.OLLAMA_EMBED, Operation.OLLAMA_EMBEDDINGS)
 )
 """The operations of Ollama's API, which every engine is asked for in OpenAI's: none has them itself."""
-NATIVE = frozenset(Operation) - OLLAMA - {Operation.INPUT_TOKENS}
+GEMINI = frozenset(
+    (
+        *(Operation.GEMINI_GENERATE, Operation.GEMINI_COUNT_TOKENS),
+        *(Operation.GEMINI_EMBED, Operation.GEMINI_BATCH_EMBED),
+    )
+)
+"""The operations of Google's Gemini API, of which the same is true."""
+NATIVE = frozenset(Operation) - OLLAMA - GEMINI - {Operation.INPUT_TOKENS}
 """The operations that an engine may have itself."""

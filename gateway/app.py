@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from backends.base import Headers, Operation
 from backends.surfaces.dialects import surface_at, surface_by
-from gateway.api import azure, explain, observed, realtime
+from gateway.api import azure, explain, gemini, observed, realtime
 from gateway.api.admin import Admin
 from gateway.api.background import Background
 from gateway.api.batches import Errands
@@ -180,6 +180,7 @@ class Gateway:
             if b"%" in (scope.get("raw_path") or b""):
                 scope["path"] = _decoded(scope["raw_path"])
             endpoint = self._meant(scope)
+            gemini.take_key(scope)
             if scope["method"] == "OPTIONS" and (allowed := origins.preflight(headers)):
                 await self.answer(scope, receive, send, allowed)
                 return
@@ -226,7 +227,9 @@ class Gateway:
         if scope["path"] == realtime.PATH:
             return self._realtime
         endpoint = self.hot.get(scope["path"])
-        return endpoint.at(deployment) if endpoint is not None and deployment else endpoint
+        if endpoint is None:
+            return gemini.endpoint_of(self.core, scope)
+        return endpoint.at(deployment) if deployment else endpoint
 
     async def ready(self) -> list[str]:
         """Wait until some backend can take requests and its models are known; return the names clients may ask for."""
@@ -347,7 +350,9 @@ class Gateway:
         """Answer a request that no endpoint sees: with an error, or with headers and nothing else."""
         way = way_back_of(scope, receive, send)
         headers = dict(scope["headers"])
-        surface = surface_at(scope["path"], headers.get(b"anthropic-version"))
+        surface = surface_at(
+            scope["path"], headers.get(b"anthropic-version"), gemini.CLIENT.encode() in headers
+        )
         exchange = self.core.uncounted(way, headers, surface)
         if isinstance(what, GatewayError):
             exchange.end(what)

@@ -27,12 +27,20 @@ _text: Final = msgspec.json.Decoder(str)
 _number: Final = msgspec.json.Decoder(int)
 _object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
-_PROMPTS: Final = ("messages", "prompt", "input", "system", "instructions", "query", "documents", "content")
+_PROMPTS: Final = (
+    *("messages", "prompt", "input", "system", "instructions", "query", "documents", "content"),
+    *("contents", "systemInstruction", "system_instruction", "generateContentRequest", "requests"),
+)
 """The members of a body, in any of the APIs, whose text the model reads."""
-_LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-_IMAGES: Final = (b'"image_url"', b'"input_image"', b'"image"', b'"images"')
-"""How the APIs of OpenAI (chat, Responses), of Anthropic and of Ollama name images. Quotes inside of text are escaped,
-so only a whole string can be meant."""
+_LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens", "maxOutputTokens")
+_IMAGES: Final = (
+    *(b'"image_url"', b'"input_image"', b'"image"', b'"images"'),
+    *(b'"inlineData"', b'"inline_data"'),
+)
+"""How the APIs of OpenAI (chat, Responses), Anthropic, Ollama and Google name images. Quotes inside of text are
+escaped, so only a whole string can be meant."""
+_CONFIGS: Final = ("generationConfig", "generation_config")
+"""Where Google's API has the limit of an answer, by its two names."""
 _NONE: Final = (b"null", b"[]")
 _BYTES_PER_TOKEN: Final = 4
 """Of English text and of JSON: about four. Other scripts have fewer characters and more bytes for each token."""
@@ -96,14 +104,26 @@ class Asked:
     @property
     def max_tokens(self) -> int | None:
         """How many tokens the answer may have at most; None where the client does not say."""
+        members = self._config() if self.request.operation is Operation.GEMINI_GENERATE else self.members
         for name in _LIMITS:
-            found = self.members.get(name)
+            found = members.get(name)
             if found is not None:
                 try:
                     return _number.decode(found)
                 except msgspec.MsgspecError:
                     continue
         return None
+
+    def _config(self) -> Mapping[str, msgspec.Raw]:
+        """Return the members of a request of Google's API that say how to answer."""
+        for name in _CONFIGS:
+            found = self.members.get(name)
+            if found is not None:
+                try:
+                    return _object.decode(found)
+                except (msgspec.MsgspecError, RecursionError):
+                    break
+        return {}
 
     @property
     def has_tools(self) -> bool:
@@ -123,7 +143,7 @@ class Asked:
             return True
         return any(
             mark in bytes(members[name])
-            for name in ("messages", "input")
+            for name in ("messages", "input", "contents")
             if name in members
             for mark in _IMAGES
         )
@@ -142,10 +162,13 @@ class Asked:
     def count(self) -> bytes:
         """Return the answer to the question for the tokens of a prompt: an estimate, with those of its tools.
 
-        In the form of Anthropic's API or of OpenAI's Responses, by the operation.
+        In the form of Anthropic's API, of OpenAI's Responses or of Google's API, by the operation.
         """
         tools = _tokens(bytes(self.members.get("tools", b"")))
-        made: dict[str, str | int] = {"input_tokens": max(1, self.prompt_tokens + tools)}
+        count = max(1, self.prompt_tokens + tools)
+        if self.request.operation is Operation.GEMINI_COUNT_TOKENS:
+            return msgspec.json.encode({"totalTokens": count})
+        made: dict[str, str | int] = {"input_tokens": count}
         if self.request.operation is Operation.INPUT_TOKENS:
             made["object"] = "response.input_tokens"
         return msgspec.json.encode(made)

@@ -2,8 +2,8 @@
 
 Rules:
 - Keys are known by their SHA-256 only and looked up by it: neither the config nor the timing of an answer reveals one.
-- A key comes as `Authorization: Bearer …`, or in `x-api-key` (Anthropic's SDKs) or `api-key` (Azure's clients).
-  The first of these that holds one decides; no other is tried.
+- A key comes as `Authorization: Bearer …`, or in `x-api-key` (Anthropic's SDKs), `api-key` (Azure's clients)
+  or `x-goog-api-key` (Google's). The first of these that holds one decides; no other is tried.
 - A key is never repeated in an error, a log or a metric.
 - No keys configured means open; the config only allows that on loopback or with `auth: none`.
 """
@@ -99,7 +99,7 @@ OWNER = Caller("anyone")
 """Whoever calls a gateway without keys that only this machine reaches."""
 OWNER.reaches_all = True
 
-KEY_HEADERS: Final = (b"x-api-key", b"api-key")
+KEY_HEADERS: Final = (b"x-api-key", b"api-key", b"x-goog-api-key")
 """The headers that hold a key and nothing else."""
 CREDENTIALS: Final = frozenset({b"authorization", *KEY_HEADERS})
 """The headers that say who asks. A request has none of them twice."""

@@ -195,7 +195,7 @@ class GatewayError(Exception):
     @property
     def facts(self) -> ErrorFacts:
         """Return what the client is told, as input for its dialect's formatter."""
-        return ErrorFacts(self.message, self.type, self.param, self.code)
+        return ErrorFacts(self.message, self.type, self.param, self.code, self.status)
 
     def body(self) -> bytes:
         """Return the error as OpenAI's JSON, for use before the client's dialect is known."""

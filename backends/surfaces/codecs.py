@@ -20,6 +20,7 @@ from backends.surfaces import functions
 from backends.surfaces.anthropic import late_system
 from backends.surfaces.anthropic.counting import CountTokens
 from backends.surfaces.anthropic.messages import Messages
+from backends.surfaces.gemini.codecs import BatchEmbedContents, CountContent, EmbedContent, GenerateContent
 from backends.surfaces.ollama.codecs import OllamaChat, OllamaEmbed, OllamaEmbeddings, OllamaGenerate
 from backends.surfaces.responses.codec import ResponsesCodec
 from backends.surfaces.responses.counting import CountInput
@@ -34,6 +35,10 @@ CODECS: Final[Mapping[Operation, Codec]] = {
     Operation.OLLAMA_GENERATE: OllamaGenerate(),
     Operation.OLLAMA_EMBED: OllamaEmbed(),
     Operation.OLLAMA_EMBEDDINGS: OllamaEmbeddings(),
+    Operation.GEMINI_GENERATE: GenerateContent(),
+    Operation.GEMINI_COUNT_TOKENS: CountContent(),
+    Operation.GEMINI_EMBED: EmbedContent(),
+    Operation.GEMINI_BATCH_EMBED: BatchEmbedContents(),
 }
 """The codec of each operation that has one."""
 _FUNCTIONS: Final[Codec] = functions.Functions()

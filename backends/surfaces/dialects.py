@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from backends.base import OLLAMA, Operation
+from backends.operation import GEMINI
 from backends.surfaces.anthropic.surface import Anthropic
+from backends.surfaces.gemini import paths
+from backends.surfaces.gemini.surface import Gemini, GeminiList
 from backends.surfaces.ollama.surface import Ollama
 from backends.surfaces.openai import OPENAI, Responses, Speech
 from backends.surfaces.realtime import Realtime
@@ -14,6 +17,9 @@ from backends.surfaces.surface import Surface
 
 _ANTHROPIC: Final = Anthropic()
 OLLAMA_API: Final = Ollama()
+GEMINI_API: Final = Gemini()
+GEMINI_LIST: Final = GeminiList()
+"""Google's API where a stream is one list."""
 SURFACES: Final[Mapping[Operation, Surface]] = {
     Operation.RESPONSES: Responses(),
     Operation.MESSAGES: _ANTHROPIC,
@@ -21,6 +27,7 @@ SURFACES: Final[Mapping[Operation, Surface]] = {
     Operation.SPEECH: Speech(),
     Operation.REALTIME: Realtime(),
     **dict.fromkeys(OLLAMA, OLLAMA_API),
+    **dict.fromkeys(GEMINI, GEMINI_API),
 }
 """The client dialect of each operation that has its own. All others use plain OpenAI."""
 
@@ -30,10 +37,15 @@ def surface_of(operation: Operation) -> Surface:
     return SURFACES.get(operation, OPENAI)
 
 
-def surface_at(path: str, version: bytes | str | None = None) -> Surface:
-    """Return the dialect of the clients that ask at a path, and which send this `anthropic-version`, if any."""
+def surface_at(path: str, version: bytes | str | None = None, google: bool = False) -> Surface:
+    """Return the dialect of the clients that ask at a path, and which send this `anthropic-version`, if any.
+
+    `google`: they send the header of Google's SDKs.
+    """
     if path.startswith("/api/"):
         return OLLAMA_API
+    if google or paths.is_of_google(path):
+        return GEMINI_API
     return _ANTHROPIC if path.startswith("/v1/messages") else surface_by(version)
 
 

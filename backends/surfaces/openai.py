@@ -54,7 +54,7 @@ class OpenAI(Surface):
         return b": " + words.encode() + b"\n"
 
     def error(self, facts: ErrorFacts, request_id: bytes = b"") -> bytes:
-        return msgspec.json.encode({"error": facts._asdict()})
+        return msgspec.json.encode({"error": facts.members()})
 
     def error_event(self, facts: ErrorFacts, broken: Broken) -> bytes:
         return b"data: " + self.error(facts) + b"\n\n"

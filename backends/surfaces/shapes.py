@@ -149,6 +149,25 @@ class OllamaEmbeddings(Whole):
     prompt: str | None = None
 
 
+class GenerateContent(Streamable):
+    """Requests of Google's API, with what their paths and queries say as members."""
+
+    contents: Some | dict[str, msgspec.Raw] | None = None
+    alt: str | None = None
+
+
+class CountContent(Whole):
+    contents: Some | dict[str, msgspec.Raw] | None = None
+
+
+class EmbedContent(Whole):
+    content: str | dict[str, msgspec.Raw] | None = None
+
+
+class BatchEmbedContents(Whole, kw_only=True):
+    requests: Some
+
+
 class Speech(Whole, kw_only=True):
     input: str
     response_format: str | None = None
@@ -180,6 +199,10 @@ SHAPES: Mapping[Operation, type[msgspec.Struct]] = {
     Operation.OLLAMA_GENERATE: OllamaGenerate,
     Operation.OLLAMA_EMBED: OllamaEmbed,
     Operation.OLLAMA_EMBEDDINGS: OllamaEmbeddings,
+    Operation.GEMINI_GENERATE: GenerateContent,
+    Operation.GEMINI_COUNT_TOKENS: CountContent,
+    Operation.GEMINI_EMBED: EmbedContent,
+    Operation.GEMINI_BATCH_EMBED: BatchEmbedContents,
 }
 
 KNOWN: Mapping[Operation, frozenset[str]] = {

@@ -21,13 +21,18 @@ class ErrorFacts(NamedTuple):
     """What a client is told about an error.
 
     `type` and `code` are OpenAI's values or the gateway's own. `param` names the field of the request that is wrong,
-    None if no field is.
+    None if no field is. `status` is the HTTP status of such an error in OpenAI's API, 0 where that is not known.
     """
 
     message: str
     type: str
     param: str | None
     code: str
+    status: int = 0
+
+    def members(self) -> dict[str, str | None]:
+        """Return the members of OpenAI's error object."""
+        return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
 
 
 class Begun(Protocol):

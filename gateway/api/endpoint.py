@@ -59,7 +59,7 @@ _OLLAMAS: Final = frozenset(
     (Operation.OLLAMA_CHAT, Operation.OLLAMA_GENERATE, Operation.OLLAMA_EMBED, Operation.OLLAMA_EMBEDDINGS)
 )
 """The operations whose requests may say how long their model stays loaded."""
-_COUNTED: Final = (Operation.COUNT_TOKENS, Operation.INPUT_TOKENS)
+_COUNTED: Final = (Operation.COUNT_TOKENS, Operation.INPUT_TOKENS, Operation.GEMINI_COUNT_TOKENS)
 """Operations for which an estimate is an answer."""
 
 

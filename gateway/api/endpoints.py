@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from backends.base import Operation
-from gateway.api import ollama_schemas, responses_schemas, schemas
+from gateway.api import gemini_schemas, ollama_schemas, responses_schemas, schemas
 
 FORM = "multipart/form-data"
 JSON = "application/json"
@@ -209,10 +209,50 @@ ENDPOINTS = (
         ollama_schemas.EmbeddingsRequest,
         ollama_schemas.EmbeddingsAnswer,
     ),
+    Hot(
+        Operation.GEMINI_GENERATE,
+        ("/v1beta/models/{model}:generateContent", "/v1beta/models/{model}:streamGenerateContent"),
+        "Content (Google's Gemini API)",
+        gemini_schemas.GenerateRequest,
+        gemini_schemas.GenerateAnswer,
+        gives=(EVENTS,),
+    ),
+    Hot(
+        Operation.GEMINI_COUNT_TOKENS,
+        ("/v1beta/models/{model}:countTokens",),
+        "How many tokens contents have (Google's API)",
+        gemini_schemas.CountRequest,
+        gemini_schemas.CountAnswer,
+    ),
+    Hot(
+        Operation.GEMINI_EMBED,
+        ("/v1beta/models/{model}:embedContent",),
+        "One embedding (Google's API)",
+        gemini_schemas.EmbedRequest,
+        gemini_schemas.EmbedAnswer,
+    ),
+    Hot(
+        Operation.GEMINI_BATCH_EMBED,
+        ("/v1beta/models/{model}:batchEmbedContents",),
+        "Embeddings (Google's API)",
+        gemini_schemas.BatchEmbedRequest,
+        gemini_schemas.BatchEmbedAnswer,
+    ),
 )
 
-HOT: dict[str, Operation] = {path: endpoint.operation for endpoint in ENDPOINTS for path in endpoint.paths}
-"""Every path that leads to an engine."""
+NAMED: dict[str, Operation] = {
+    path: endpoint.operation for endpoint in ENDPOINTS for path in endpoint.paths if "{" in path
+}
+"""Every path that leads to an engine and names the model itself; `backends.surfaces.gemini.paths` reads it."""
+HOT: dict[str, Operation] = {
+    path: endpoint.operation for endpoint in ENDPOINTS for path in endpoint.paths if path not in NAMED
+}
+"""Every other path that leads to an engine."""
+
+
+_MODEL: list[dict[str, Any]] = [
+    {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+]
 
 
 def described(references: Any, errors: dict[str, Any]) -> dict[str, Any]:
@@ -247,6 +287,7 @@ def described(references: Any, errors: dict[str, Any]) -> dict[str, Any]:
                     "summary": endpoint.title + (f" (as {endpoint.paths[0]})" if number else ""),
                     "operationId": name,
                     "security": SECURITY,
+                    **({"parameters": _MODEL} if path in NAMED else {}),
                     "requestBody": {
                         "required": True,
                         "content": content((endpoint.takes,), endpoint.request),

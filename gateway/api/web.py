@@ -1,8 +1,8 @@
 """The FastAPI application: every endpoint that no engine serves, and the reference page for all endpoints.
 
 Rules:
-- Every error of these endpoints has OpenAI's format too, or Anthropic's for a client that sends `anthropic-version`. So
-  has the model list. Those under `/api` have Ollama's.
+- Every error of these endpoints has OpenAI's format too, or Anthropic's for a client that sends `anthropic-version`, or
+  Google's for its SDKs. So has the model list. Those under `/api` have Ollama's, those under `/v1beta` Google's.
 - The endpoints that engines serve are described from the same table that routes them, so the page is always complete.
 - Health, metrics, the reference and the page at `/` hold no secrets and need no key; everything under `/v1` does.
 - What answers GET answers HEAD: `gateway.app` passes it on as GET, and the server leaves the body out.
@@ -27,7 +27,7 @@ from starlette.exceptions import HTTPException
 
 from backends.base import Kind
 from backends.surfaces.dialects import surface_at
-from gateway.api import anthropic, schemas
+from gateway.api import anthropic, gemini, schemas
 from gateway.api.background import Background
 from gateway.api.batches import add_batches
 from gateway.api.cards import card, parent_of
@@ -74,6 +74,7 @@ def web(
     )
     _models(app, core)
     add_ollama(app, core)
+    gemini.add_gemini(app, core)
     add_responses(app, core, background)
     add_files(app, keeping)
     add_batches(app, keeping)
@@ -106,6 +107,8 @@ def _models(app: FastAPI, core: Core) -> None:
         if VERSION in request.headers:
             return Response(anthropic.page(listed, request.query_params), media_type="application/json")
         now = asyncio.get_running_loop().time()
+        if gemini.CLIENT in request.headers:
+            return Response(gemini.page(listed, request.query_params, now), media_type="application/json")
         data = [card(entry, now, parent_of(entry, catalog, who)) for entry in listed]
         return Response(msgspec.json.encode({"object": "list", "data": data}), media_type="application/json")
 
@@ -130,7 +133,10 @@ def _models(app: FastAPI, core: Core) -> None:
         entry = core.snapshot.catalog.entry(model, who)
         now = asyncio.get_running_loop().time()
         parent = parent_of(entry, core.snapshot.catalog, who)
-        told = anthropic.info(entry) if VERSION in request.headers else card(entry, now, parent)
+        if gemini.CLIENT in request.headers:
+            told = gemini.info(entry, now)
+        else:
+            told = anthropic.info(entry) if VERSION in request.headers else card(entry, now, parent)
         return Response(msgspec.json.encode(told), media_type="application/json")
 
 
@@ -173,7 +179,7 @@ async def _one_by_one(parts: tuple[bytes, ...]) -> AsyncIterator[bytes]:
 def _errors(app: FastAPI) -> None:
     def answer(request: Request, error: GatewayError) -> Response:
         headers = {name.decode(): value.decode() for name, value in error.headers()}
-        surface = surface_at(request.url.path, request.headers.get(VERSION))
+        surface = surface_at(request.url.path, request.headers.get(VERSION), gemini.CLIENT in request.headers)
         body = surface.error(error.facts, request.scope.get("gateway.request_id", b""))
         return Response(body, surface.status(error.facts, error.status), headers, "application/json")
 

@@ -27,12 +27,12 @@ STEP: Final = 1024
 _READ: Final = frozenset(
     {
         *(Operation.CHAT, Operation.COMPLETIONS, Operation.RESPONSES, Operation.MESSAGES),
-        *(Operation.OLLAMA_CHAT, Operation.OLLAMA_GENERATE),
+        *(Operation.OLLAMA_CHAT, Operation.OLLAMA_GENERATE, Operation.GEMINI_GENERATE),
     }
 )
 """The operations whose prompts engines keep in a cache."""
-_SHARED: Final = ("tools", "functions", "system", "instructions")
-_PROMPTS: Final = ("messages", "input", "prompt")
+_SHARED: Final = ("tools", "functions", "system", "instructions", "systemInstruction", "system_instruction")
+_PROMPTS: Final = ("messages", "input", "prompt", "contents")
 _LEADING: Final = ("system", "developer")
 _IGNORED: Final = frozenset({"role", "content", "cache_control", "id", "status"})
 """Members of a message that come first, or that no model reads."""

@@ -104,7 +104,7 @@ _HEADER_CHECK, _HEADER_SCHEMA = _text(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", "a he
 
 
 def _no_credential(value: str) -> str:
-    if value.lower() in ("authorization", "cookie", "x-api-key", "api-key"):
+    if value.lower() in ("authorization", "cookie", "x-api-key", "api-key", "x-goog-api-key"):
         raise expected("another header: this one holds a secret, which 'key' and 'key_tag' stand for")
     return value
 

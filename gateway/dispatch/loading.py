@@ -30,7 +30,10 @@ from gateway.wire.heartbeat import SOON, Heartbeat
 INTERVAL: Final = 3.0
 """Seconds between two signs of progress."""
 _CHATS: Final = frozenset(
-    (Operation.CHAT, Operation.MESSAGES, Operation.RESPONSES, Operation.OLLAMA_CHAT),
+    (
+        *(Operation.CHAT, Operation.MESSAGES, Operation.RESPONSES, Operation.OLLAMA_CHAT),
+        Operation.GEMINI_GENERATE,
+    ),
 )
 
 

@@ -34,7 +34,7 @@ from gateway.wire.clocks import SECOND
 _GENERATE: Final = frozenset(
     (
         *(Operation.CHAT, Operation.COMPLETIONS, Operation.INFILL, Operation.RESPONSES, Operation.MESSAGES),
-        *(Operation.OLLAMA_CHAT, Operation.OLLAMA_GENERATE),
+        *(Operation.OLLAMA_CHAT, Operation.OLLAMA_GENERATE, Operation.GEMINI_GENERATE),
         *(Operation.TRANSCRIPTIONS, Operation.TRANSLATIONS),
     )
 )

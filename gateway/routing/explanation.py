@@ -63,7 +63,7 @@ def _explained(router: Router, asked: Asked, moment: Moment) -> dict[str, Any]:
         found |= {"candidates": candidates.told, "backend": candidates.backend, "backend_why": candidates.why}
         router.able(plan, asked)
     except GatewayError as error:
-        found["error"] = {"status": error.status, **error.facts._asdict()}
+        found["error"] = {"status": error.status, **error.facts.members()}
     return found
 
 

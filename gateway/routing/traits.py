@@ -22,9 +22,19 @@ CONTEXT: Final = "context"
 
 _DENSEST: Final = 4
 """How many times fewer tokens than estimated a prompt can have."""
-_MEASURED: Final = frozenset((Operation.CHAT, Operation.COMPLETIONS, Operation.RESPONSES, Operation.MESSAGES))
+_MEASURED: Final = frozenset(
+    (
+        *(Operation.CHAT, Operation.COMPLETIONS, Operation.RESPONSES, Operation.MESSAGES),
+        Operation.GEMINI_GENERATE,
+    )
+)
 
-_EMBEDDED: Final = frozenset((Operation.EMBEDDINGS, Operation.OLLAMA_EMBED, Operation.OLLAMA_EMBEDDINGS))
+_EMBEDDED: Final = frozenset(
+    (
+        *(Operation.EMBEDDINGS, Operation.OLLAMA_EMBED, Operation.OLLAMA_EMBEDDINGS),
+        *(Operation.GEMINI_EMBED, Operation.GEMINI_BATCH_EMBED),
+    )
+)
 
 
 class Traits:

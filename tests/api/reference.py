@@ -17,8 +17,9 @@ from gateway.api.endpoints import ENDPOINTS, EVENTS, FORM, LINES
 from gateway.api.ollama_models import PATHS as OLLAMA_FILES
 from tests.conformance.engines import ENGINES
 
-DIALECTS = {"openai": "OpenAI", "anthropic": "Anthropic", "ollama": "Ollama"}
+DIALECTS = {"openai": "OpenAI", "anthropic": "Anthropic", "ollama": "Ollama", "gemini": "Gemini"}
 """The dialects of clients; what engines' own paths ask is in OpenAI's errors too."""
+ESTIMATED = (Operation.COUNT_TOKENS, Operation.INPUT_TOKENS, Operation.GEMINI_COUNT_TOKENS)
 NO_API = "no such path of its server is known"
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 
@@ -83,7 +84,7 @@ def _how(operation: Operation, native: frozenset[Operation]) -> str:
         return "✓"
     if operation in possible(native):
         return f"by `{CODECS[operation].said_as}`"
-    return "estimate" if operation in (Operation.COUNT_TOKENS, Operation.INPUT_TOKENS) else "–"
+    return "estimate" if operation in ESTIMATED else "–"
 
 
 if __name__ == "__main__":

@@ -17,11 +17,14 @@ import pytest
 
 from backends import registry
 from backends.base import OLLAMA, Operation
+from backends.operation import GEMINI
 from gateway.api.endpoints import ENDPOINTS, FORM
 from gateway.fake.engine import FakeEngine
+from tests.conformance import gemini_types
 from tests.serving import Answer, serving
 
 HI = '"messages":[{"role":"user","content":"x"}]'
+CONTENTS = '"contents":[{"parts":[{"text":"hi"}]}]'
 BODIES: dict[Operation, str] = {
     Operation.CHAT: HI,
     Operation.COMPLETIONS: '"prompt":"x"',
@@ -41,6 +44,10 @@ BODIES: dict[Operation, str] = {
     Operation.OLLAMA_GENERATE: '"prompt":"x","stream":false',
     Operation.OLLAMA_EMBED: '"input":"x"',
     Operation.OLLAMA_EMBEDDINGS: '"prompt":"x"',
+    Operation.GEMINI_GENERATE: CONTENTS,
+    Operation.GEMINI_COUNT_TOKENS: CONTENTS,
+    Operation.GEMINI_EMBED: '"content":{"parts":[{"text":"x"}]}',
+    Operation.GEMINI_BATCH_EMBED: '"requests":[{"content":{"parts":[{"text":"x"}]}}]',
 }
 """What each operation needs, beside the model."""
 ODD = (
@@ -64,6 +71,8 @@ def dialect(operation: Operation, answer: Answer) -> None:
     body = answer.json()
     if operation in OLLAMA:
         assert set(body) == {"error"} and isinstance(body["error"], str)
+    elif operation in GEMINI:
+        assert gemini_types.read(body, gemini_types.Refused).error.status != "INTERNAL"
     else:
         assert answer.error["code"] != "internal_error"
 
@@ -79,7 +88,7 @@ async def test_no_body_is_a_fault_of_the_gateway(kind: str, tmp_path: Path) -> N
                 continue
             for odd in ODD:
                 sent = f'{{"model":"m",{BODIES[endpoint.operation]},{odd}}}'.encode()
-                answer = await served.post(endpoint.paths[0], sent)
+                answer = await served.post(endpoint.paths[0].format(model="m"), sent)
                 what = f"{endpoint.operation}: {odd[:40]}: {answer.status} {answer.body[:200]!r}"
                 assert answer.status != 500, what
                 if answer.status >= 400:

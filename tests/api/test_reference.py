@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backends.base import Operation
-from gateway.api.endpoints import ENDPOINTS, FORM, HOT
+from gateway.api.endpoints import ENDPOINTS, FORM, HOT, NAMED
 from tests.api import reference
 from tests.serving import serving
 
@@ -19,14 +19,16 @@ CONFIG = 'backends: {nowhere: {engine: openai, url: "http://127.0.0.1:9"}}'
 def test_the_page_is_what_the_code_makes() -> None:
     text = reference.PAGE.read_text(encoding="utf-8")
     assert reference.page(text) == text, "run: python -m tests.api.reference"
-    for path in HOT:
+    for path in HOT | NAMED:
         assert f"`{path}`" in text
 
 
 def test_every_operation_has_its_paths() -> None:
     assert [endpoint.operation for endpoint in ENDPOINTS] != []
-    assert set(HOT.values()) | {Operation.REALTIME} == set(Operation), "a WebSocket is no POST"
-    assert len(HOT) == sum(len(endpoint.paths) for endpoint in ENDPOINTS), "a path leads to two operations"
+    assert {*HOT.values(), *NAMED.values(), Operation.REALTIME} == set(Operation), "a WebSocket is no POST"
+    assert len(HOT) + len(NAMED) == sum(len(endpoint.paths) for endpoint in ENDPOINTS), (
+        "a path leads to two operations"
+    )
 
 
 @pytest.fixture
@@ -47,8 +49,11 @@ async def test_the_reference_shows_every_path(described: dict[str, Any]) -> None
             (kind,) = post["requestBody"]["content"]
             assert kind == endpoint.takes
             shape = schemas[post["requestBody"]["content"][kind]["schema"]["$ref"].rpartition("/")[2]]
-            assert "model" in shape["required"]
-            assert bool({"file", "image"} & set(shape["required"])) is (kind == FORM)
+            if path in NAMED:
+                assert [one["name"] for one in post["parameters"]] == ["model"]
+            else:
+                assert "model" in shape["required"]
+            assert bool({"file", "image"} & set(shape.get("required", ()))) is (kind == FORM)
             answers = post["responses"]
             assert set(endpoint.gives) <= set(answers["200"]["content"])
             assert {"400", "404", "415", "503"} <= set(answers)

@@ -322,6 +322,7 @@ ENGINES: dict[str, Row] = {
             "chat_json": Instead(not_supported, "it keeps to a schema, not to JSON of any form"),
             "embeddings_list": Instead(not_supported, "it takes one input at a time"),
             "ollama_embed": Instead(not_supported, "it takes one input at a time"),
+            "gemini_batch_embed": Instead(not_supported, "it takes one input at a time"),
             "rerank": Instead(not_supported, "it has no reranker"),
             "score": Instead(not_supported, "it has no scores for texts"),
             "tokenize": Instead(not_supported, "its models keep their tokens to themselves"),

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from backends import registry
 from backends.base import OLLAMA, Health, Operation
+from backends.operation import GEMINI
 from backends.surfaces.codecs import possible
-from tests.conformance import ollama_api, operations, shapes
+from tests.conformance import gemini_api, ollama_api, operations, shapes
 from tests.conformance.engines import ENGINES, Instead, Silent, not_supported, rejected
 from tests.conformance.replay import ANY, Recording, Replay, in_order, recordings, replaying
 from tests.conformance.shapes import MODEL
@@ -64,6 +65,15 @@ SAID_AS = {
     "ollama_generate_raw": "completions",
     "ollama_embed": "embeddings_list",
     "ollama_embeddings": "embeddings",
+    "gemini_generate": "chat",
+    "gemini_generate_stream": "chat_stream",
+    "gemini_generate_list": "chat_stream",
+    "gemini_tools": "chat_tools",
+    "gemini_tools_stream": "chat_tools_stream",
+    "gemini_thinking": "chat_reasoning",
+    "gemini_count_tokens": "tokenize",
+    "gemini_embed": "embeddings",
+    "gemini_batch_embed": "embeddings_list",
 }
 """The check whose recorded reply answers another one on engines that need a translation for it."""
 
@@ -133,7 +143,7 @@ async def _play(engine: str, check: Check, stage: Stage) -> None:
         and check.operation not in possible(stage.engine.operations)
     ):
         answer = await stage.ask(check.path, check.body)
-        if check.operation in (Operation.COUNT_TOKENS, Operation.INPUT_TOKENS):
+        if check.operation in ESTIMATED:
             assert (answer.status, answer.headers["x-gateway-estimated"]) == (200, "input_tokens")
             await check.run(stage)
         else:
@@ -150,11 +160,15 @@ async def _play(engine: str, check: Check, stage: Stage) -> None:
 
 def _said(check: Check) -> Callable[[Answer], None]:
     """Return what reads an answer in the dialect of a check, whatever it says."""
+    if check.operation in GEMINI:
+        return gemini_api.said
     return ollama_api.said if check.operation in OLLAMA else operations.said
 
 
 def _refused(check: Check, reads: Callable[[Answer], object]) -> Callable[[Answer], object]:
     """Return what reads, in the dialect of a check, a refusal that `reads` would read in OpenAI's."""
+    if check.operation in GEMINI:
+        return gemini_api.refused
     return ollama_api.refused if check.operation in OLLAMA else reads
 
 
@@ -217,6 +231,8 @@ class Replays:
         await self._stack.aclose()
 
 
+ESTIMATED = (Operation.COUNT_TOKENS, Operation.INPUT_TOKENS, Operation.GEMINI_COUNT_TOKENS)
+"""The operations that are answered with an estimate where no engine counts."""
 REFUSALS = (not_supported, rejected)
 ALONE = ("health_", "signals")
 """How names of checks begin that look at what a gateway finds out in its first moments."""
@@ -284,7 +300,8 @@ class Hosts:
     @contextlib.asynccontextmanager
     async def tap(self, engine: str, check: Check) -> AsyncIterator[Tap]:
         """Yield a tap in front of the engine: the llama.cpp that a gateway has launched, or that gateway itself."""
-        more = TOOLS if isinstance(check.body, dict) and check.body.get("tool_choice") else ""
+        forced = isinstance(check.body, dict) and any(map(check.body.get, ("tool_choice", "toolConfig")))
+        more = TOOLS if forced else ""
         if more not in self._hosts:
             text = HOST.format(more=more)
             self._hosts[more] = await self._stack.enter_async_context(

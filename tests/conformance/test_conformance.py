@@ -13,14 +13,14 @@ import pytest
 from backends import registry
 from backends.dialect.openai import PATHS
 from backends.surfaces.codecs import possible
-from tests.conformance import checks, edges, faults, ollama_api, operations, page, realtime
+from tests.conformance import checks, edges, faults, gemini_api, ollama_api, operations, page, realtime
 from tests.conformance.engines import ENGINES, Proof
 from tests.conformance.playing import RECORDINGS, Hosts, Replays, play, said_as, shares
 from tests.conformance.stage import CHECKS
 from tests.conformance.unproven import ASKED, UNPROVEN
 
 assert (
-    checks and edges and faults and ollama_api and operations and realtime
+    checks and edges and faults and gemini_api and ollama_api and operations and realtime
 )  # importing them fills the table
 
 REPLAYED = [
@@ -60,7 +60,7 @@ def test_what_is_unproven_has_no_recording() -> None:
 
 
 def test_every_check_is_made_on_every_engine() -> None:
-    assert len(CHECKS) == 92
+    assert len(CHECKS) == 101
     unproven = sum(len(table) for table in UNPROVEN.values())
     assert len(REPLAYED) + len(REAL) + unproven == len(ENGINES) * len(CHECKS)
 

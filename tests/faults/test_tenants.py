@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fastapi.routing import APIRoute
 
-from gateway.api.endpoints import HOT
+from gateway.api.endpoints import HOT, NAMED
 from gateway.api.ollama_models import PATHS as OLLAMA_FILES
 from gateway.api.swagger import TYPES
 from gateway.fake.engine import FakeEngine
@@ -47,7 +47,7 @@ PRESENTED = {
 
 def routes(served: Served) -> set[tuple[str, str]]:
     """Return method and path of everything there is."""
-    found = {("POST", path) for path in HOT}
+    found = {("POST", path.format(model="m")) for path in HOT | NAMED}
     for route in served.gateway._web.routes:
         path = (
             str(getattr(route, "path", ""))

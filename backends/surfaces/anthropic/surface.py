@@ -42,7 +42,7 @@ class Anthropic(OpenAI):
         return (b"x-request-id", request_id), (b"request-id", request_id)
 
     def error(self, facts: ErrorFacts, request_id: bytes = b"") -> bytes:
-        error = facts._asdict() | {"type": _type_of(facts)}
+        error = facts.members() | {"type": _type_of(facts)}
         told = {"type": "error", "error": error, "request_id": request_id.decode() or None}
         return msgspec.json.encode(told)
 

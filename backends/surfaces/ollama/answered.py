@@ -22,21 +22,10 @@ from backends.surfaces import chat
 from backends.surfaces.ollama import idle
 from backends.surfaces.places import Members
 from backends.surfaces.translation import Clock
+from backends.surfaces.vectors import in_order
 
 _SECOND = 1_000_000_000
 _MILLISECOND = 1_000_000
-
-
-class _Vector(msgspec.Struct):
-    embedding: msgspec.Raw
-    index: int = 0
-
-
-class _Vectors(msgspec.Struct):
-    data: list[_Vector]
-
-
-_vectors = msgspec.json.Decoder(_Vectors).decode
 
 
 def whole(request: Request, answer: bytes, usage: Usage, clock: Clock, chats: bool) -> bytes:
@@ -135,10 +124,8 @@ def _told(milliseconds: Any, measured: int) -> int:
 
 def vectors(request: Request, answer: bytes, usage: Usage, clock: Clock) -> bytes:
     """Return embeddings. Raise ValueError if they cannot be read."""
-    found = (
-        [] if idle.done_reason(request) else sorted(_vectors(answer).data, key=lambda vector: vector.index)
-    )
-    made: Members = {"model": request.model, "embeddings": [vector.embedding for vector in found]}
+    found = [] if idle.done_reason(request) else in_order(answer)
+    made: Members = {"model": request.model, "embeddings": found}
     if found:
         total = clock.now() - clock.began
         made |= {"total_duration": total, "load_duration": 0, "prompt_eval_count": usage.input}
@@ -147,5 +134,5 @@ def vectors(request: Request, answer: bytes, usage: Usage, clock: Clock) -> byte
 
 def vector(request: Request, answer: bytes) -> bytes:
     """Return one embedding, as the older path has it. Raise ValueError if it cannot be read."""
-    found = [] if idle.done_reason(request) else _vectors(answer).data
-    return msgspec.json.encode({"embedding": found[0].embedding if found else []})
+    found = [] if idle.done_reason(request) else in_order(answer)
+    return msgspec.json.encode({"embedding": found[0] if found else []})

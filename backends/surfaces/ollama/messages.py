@@ -1,7 +1,7 @@
 """The messages of Ollama's chats as those of OpenAI's: images, calls of tools, and their results.
 
 Rules:
-- Ollama knows a result by the tool's name, if at all: it belongs to the first call of that name that has none yet.
+- Ollama knows a result by the tool's name, if at all.
 - An image comes without its type, which its first bytes tell.
 """
 
@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from backends.surfaces.chat import thoughts, written
 from backends.surfaces.places import Members, each, items, member, optional, text, wrong
+from backends.surfaces.unanswered import Unanswered
 
 _MAGIC: Final = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -24,33 +25,10 @@ _BEGINNING: Final = 24
 """Characters of base64 that hold the first 18 bytes of an image."""
 
 
-class _Open:
-    """The calls that have no result yet, as pairs of id and name."""
-
-    def __init__(self) -> None:
-        self._calls: list[tuple[str, str]] = []
-        self._count = 0
-
-    def add(self, said: str | None, name: str) -> str:
-        """Take a call with the id it has, if any; return its id."""
-        self._count += 1
-        known = said or f"call_{self._count}"
-        self._calls.append((known, name))
-        return known
-
-    def answered(self, said: str | None, name: str | None) -> str:
-        """Return the id of the call that a result belongs to."""
-        for at, (known, called) in enumerate(self._calls):
-            if known == said or (not said and name in (None, "", called)):
-                del self._calls[at]
-                return known
-        return said or (self._calls.pop(0)[0] if self._calls else "call_0")
-
-
 def chat(found: list[Any]) -> list[Members]:
     """Return the messages of a chat. Raise InvalidRequest where something in them is wrong."""
     made: list[Members] = []
-    calls = _Open()
+    calls = Unanswered()
     for place, message in each(found, "messages"):
         role = text(message, "role", place)
         said = optional(message, "content", place, str, "a text") or ""
@@ -78,7 +56,7 @@ def content(holder: Members, place: str, said: str) -> str | list[Members]:
     return [*([{"type": "text", "text": said}] if said else []), *pictures]
 
 
-def _assistant(message: Members, place: str, said: str, calls: _Open) -> Members:
+def _assistant(message: Members, place: str, said: str, calls: Unanswered) -> Members:
     made: Members = {"role": "assistant", "content": said}
     if thought := optional(message, "thinking", place, str, "a text"):
         made |= thoughts(thought)
