@@ -31,6 +31,7 @@ class Dialect(StrEnum):
     RESPONSES = "responses"
     MESSAGES = "messages"
     OLLAMA = "ollama"
+    GEMINI = "gemini"
 
 
 WHOLE, STREAM, STREAMED = "whole answer", "stream", "streamed answer"
@@ -38,7 +39,7 @@ TOOL, TOOL_STREAM = "tool call", "streamed tool call"
 RESULT, RESULT_STREAM = "tool result", "streamed tool result"
 STRUCTURED, BY_TOOL = "structured answer", "structured answer by a tool"
 STRUCTURED_STREAM = "streamed structured answer"
-MODELS, EMBEDDINGS = "model list", "embeddings"
+MODELS, COUNT, EMBEDDINGS = "model list", "token count", "embeddings"
 WRONG_MODEL, WRONG_KEY = "wrong model", "wrong key"
 
 NEEDS_TOOLS = frozenset({TOOL, TOOL_STREAM, RESULT, RESULT_STREAM, BY_TOOL, STRUCTURED_STREAM})
@@ -51,9 +52,11 @@ WAYS: Final = MappingProxyType(
         Dialect.RESPONSES: ("demo", "scripted-chat"),
         Dialect.MESSAGES: ("demo", "scripted-chat"),
         Dialect.OLLAMA: ("scripted-ollama", "scripted-chat"),
+        Dialect.GEMINI: ("demo", "scripted-chat"),
     }
 )
-"""The model that each dialect is asked for: the engine of the first speaks it, for the second it is translated."""
+"""The model that each dialect is asked for: the engine of the first speaks it, for the second it is translated.
+None speaks Google's."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Client:
         return tuple(check for check in wanted if check not in cannot)
 
 
-CHAT, RESPONSES, MESSAGES, OLLAMA = Dialect
+CHAT, RESPONSES, MESSAGES, OLLAMA, GEMINI = Dialect
 _USUAL = (WHOLE, STREAM, TOOL, TOOL_STREAM, STRUCTURED)
 _AI_SDK = (
     "ai@7.0.173",
@@ -207,6 +210,15 @@ CLIENTS: Final = (
         checks=(*_USUAL, MODELS),
         wrong_model={OLLAMA: "ResponseError"},
         wrong_key={OLLAMA: "ResponseError"},
+    ),
+    Client(
+        "Google's SDK for Python",
+        ("google-genai==3.6.1",),
+        program="google_client.py",
+        dialects=(GEMINI,),
+        checks=(*_USUAL, RESULT, MODELS, COUNT, EMBEDDINGS),
+        wrong_model={GEMINI: "ClientError"},
+        wrong_key={GEMINI: "ClientError"},
     ),
     Client(
         "genai for Rust, as a package for Python",

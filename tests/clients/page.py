@@ -31,8 +31,9 @@ CHECKS = f"""
 
 Every check was run twice: once with an engine that speaks the client's dialect itself, so that bytes pass, and once
 with one for which it is translated. Bytes passed to a real llama.cpp with the demo model (`responses`, `messages`) or
-to a scripted server (`chat`, `ollama`). Translated were chats to Ollama's API, everything else to OpenAI's chat. What
-the demo model (no tools) or Ollama's API (no forced tool) cannot do was not asked of them. `{WRONG_MODEL}` and
+to a scripted server (`chat`, `ollama`). Translated were chats to Ollama's API, everything else to OpenAI's chat.
+`gemini`, which no engine speaks, was translated both times: at llama.cpp, then at the scripted server. What the demo
+model (no tools) or Ollama's API (no forced tool) cannot do was not asked of them. `{WRONG_MODEL}` and
 `{WRONG_KEY}` end in an exception of the client's own, which is named, with the gateway's message in it.
 
 """

@@ -67,6 +67,8 @@ RIGHT: dict[str, Callable[[Any, str], bool]] = {
     "structured answer": is_choice,
     "structured answer by a tool": is_choice,
     "streamed structured answer": is_choice,
+    "token count": lambda said, _: said > 0,
+    "embeddings": lambda said, _: len(said) == 2 and said[0] == said[1] > 1,
     "model list": lambda said, _: (
         {one.removesuffix(":latest") for one in said} == {"demo", "scripted-chat", "scripted-ollama"}
     ),
