@@ -87,6 +87,13 @@ def events(data: bytes) -> list[dict[str, Any]]:
     return found
 
 
+def pieces(data: bytes) -> list[dict[str, Any]]:
+    """Return the events of a stream whose events have no names."""
+    blocks = data.split(b"\n\n")
+    assert blocks.pop() == b""
+    return [msgspec.json.decode(block.removeprefix(b"data: ")) for block in blocks]
+
+
 def whole(
     operation: Operation,
     body: dict[str, Any],

@@ -16,12 +16,14 @@ from tests.surfaces import chatting
 from tests.surfaces.chatting import ENGINE, chunk, counted, said, stream, translation
 
 MESSAGES, RESPONSES, OLLAMA = Operation.MESSAGES, Operation.RESPONSES, Operation.OLLAMA_CHAT
-DIALECTS = (MESSAGES, RESPONSES, OLLAMA)
+GEMINI = Operation.GEMINI_GENERATE
+DIALECTS = (MESSAGES, RESPONSES, OLLAMA, GEMINI)
 HI = [{"role": "user", "content": "hi"}]
 ASKED: dict[Operation, dict[str, Any]] = {
     MESSAGES: {"model": "m", "max_tokens": 9, "messages": HI},
     RESPONSES: {"model": "m", "input": "hi"},
     OLLAMA: {"model": "m", "messages": HI},
+    GEMINI: {"model": "m", "alt": "sse", "contents": [{"parts": [{"text": "hi"}]}]},
 }
 END = [chunk({}, "stop"), counted(3, 2)]
 ENDS = ("message_stop", "message_delta", "response.completed", "response.incomplete")
@@ -31,6 +33,8 @@ def pieces(operation: Operation, data: bytes) -> list[dict[str, Any]]:
     """Return the events or lines that a client gets."""
     if operation is OLLAMA:
         return [msgspec.json.decode(line) for line in data.split(b"\n")[:-1]]
+    if operation is GEMINI:
+        return chatting.pieces(data)
     return chatting.events(data)
 
 
@@ -62,13 +66,16 @@ def calls(*found: dict[str, Any]) -> dict[str, Any]:
 
 def called(operation: Operation, made: list[dict[str, Any]]) -> list[tuple[str, Any]]:
     """Return the names and arguments of the calls that a client has at the end."""
-    found: list[tuple[str, Any]] = []
     if operation is RESPONSES:
         items = made[-1]["response"]["output"]
         return [(i["name"], json.loads(i["arguments"])) for i in items if i["type"] == "function_call"]
     if operation is OLLAMA:
         told = [one["function"] for line in made for one in line["message"].get("tool_calls", ())]
         return [(function["name"], function["arguments"]) for function in told]
+    if operation is GEMINI:
+        parts = [part for piece in made for part in piece["candidates"][0]["content"]["parts"]]
+        found = [part["functionCall"] for part in parts if "functionCall" in part]
+        return [(one["name"], one["args"]) for one in found]
     texts: dict[int, str] = {}
     names: dict[int, str] = {}
     for event in made:
@@ -77,8 +84,7 @@ def called(operation: Operation, made: list[dict[str, Any]]) -> list[tuple[str, 
         elif event["type"] == "content_block_delta" and event["delta"]["type"] == "input_json_delta":
             assert event["index"] in names
             texts[event["index"]] = texts.get(event["index"], "") + event["delta"]["partial_json"]
-    found += [(name, json.loads(texts[at] or "{}")) for at, name in names.items()]
-    return found
+    return [(name, json.loads(texts[at] or "{}")) for at, name in names.items()]
 
 
 @pytest.mark.parametrize("operation", DIALECTS)
@@ -96,7 +102,10 @@ def called(operation: Operation, made: list[dict[str, Any]]) -> list[tuple[str, 
 def test_a_stream_that_fails_has_no_end_in_any_dialect(operation: Operation, data: bytes, kind: Kind) -> None:
     made, failed = broken(operation, stream([chunk({"content": "a"})], done=False) + data)
     assert failed is kind and made
-    assert not [one for one in made if one.get("type") in ENDS or one.get("done") is True]
+    ended = [
+        one for one in made if one.get("type") in ENDS or one.get("done") is True or "usageMetadata" in one
+    ]
+    assert not ended
 
 
 @pytest.mark.parametrize("operation", DIALECTS)
@@ -163,6 +172,8 @@ def counts(operation: Operation, made: list[dict[str, Any]]) -> tuple[int, int]:
     last = made[-1]
     if operation is OLLAMA:
         return last["prompt_eval_count"], last["eval_count"]
+    if operation is GEMINI:
+        return last["usageMetadata"]["promptTokenCount"], last["usageMetadata"]["candidatesTokenCount"]
     usage = made[-2]["usage"] if operation is MESSAGES else last["response"]["usage"]
     return usage["input_tokens"], usage["output_tokens"]
 
@@ -204,6 +215,10 @@ def test_arguments_that_a_limit_has_cut_are_an_answer(operation: Operation) -> N
         assert made["content"][0]["input"] == {"a": 1, "b": "half"} and made["stop_reason"] == "max_tokens"
     elif operation is RESPONSES:
         assert made["output"][0]["arguments"] == function["arguments"] and made["status"] == "incomplete"
+    elif operation is GEMINI:
+        (candidate,) = made["candidates"]
+        assert candidate["content"]["parts"][0]["functionCall"]["args"] == {"a": 1, "b": "half"}
+        assert candidate["finishReason"] == "MAX_TOKENS"
     else:
         (one,) = made["message"]["tool_calls"]
         assert one["function"]["arguments"] == {"a": 1, "b": "half"} and made["done_reason"] == "length"
@@ -223,6 +238,8 @@ def test_an_answer_that_says_nothing_has_nothing_empty_in_it(operation: Operatio
     made = chatting.whole(operation, ASKED[operation] | {"stream": False}, {"content": content})
     if operation is OLLAMA:
         assert made["message"] == {"role": "assistant", "content": ""} and made["done"] is True
+    elif operation is GEMINI:
+        assert made["candidates"][0]["content"]["parts"] == [{"text": ""}], "clients look at its parts"
     else:
         assert made["content" if operation is MESSAGES else "output"] == []
 

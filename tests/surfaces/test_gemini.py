@@ -85,12 +85,7 @@ def completion(*given: dict[str, Any], finish: str = "stop", **usage: Any) -> di
 
 def pieces(data: bytes, events: bool = True) -> list[dict[str, Any]]:
     """Return the pieces of a stream, each of which fits Google's types."""
-    if events:
-        blocks = data.split(b"\n\n")
-        assert blocks.pop() == b""
-        found = [msgspec.json.decode(block.removeprefix(b"data: ")) for block in blocks]
-    else:
-        found = msgspec.json.decode(data)
+    found: list[dict[str, Any]] = chatting.pieces(data) if events else msgspec.json.decode(data)
     for piece in found:
         gemini_types.fits(piece)
     return found

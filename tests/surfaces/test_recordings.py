@@ -23,7 +23,7 @@ from backends import registry
 from backends.base import Engine, Operation, Reply
 from backends.surfaces.translation import Translation
 from tests.backends.recorded import FOLDER
-from tests.conformance import sdk
+from tests.conformance import gemini_types, sdk
 from tests.conformance.engines import ENGINES
 from tests.conformance.replay import Recording, recordings
 from tests.surfaces import chatting
@@ -35,6 +35,12 @@ ASKED: dict[Operation, dict[str, Any]] = {
     Operation.RESPONSES: {"model": "m", "input": "hi"},
     Operation.OLLAMA_CHAT: {"model": "m", "messages": HI},
     Operation.OLLAMA_GENERATE: {"model": "m", "prompt": "hi"},
+    Operation.GEMINI_GENERATE: {
+        "model": "m",
+        "alt": "sse",
+        "contents": [{"parts": [{"text": "hi"}]}],
+        "generationConfig": {"thinkingConfig": {"includeThoughts": True}},
+    },
 }
 SIZES = (97, 1 << 20)
 
@@ -77,6 +83,7 @@ FITS = {
     Operation.RESPONSES: (sdk.fits, sdk.fits_response_event, chatting.events),
     Operation.OLLAMA_CHAT: (sdk.fits_ollama_chat, sdk.fits_ollama_chat, lines),
     Operation.OLLAMA_GENERATE: (sdk.fits_ollama_generate, sdk.fits_ollama_generate, lines),
+    Operation.GEMINI_GENERATE: (gemini_types.fits_whole, gemini_types.fits, chatting.pieces),
 }
 """What a whole answer must fit, what each piece of a stream must fit, and how a stream is taken apart."""
 ENDS = ("message_stop", "response.completed", "response.incomplete")
@@ -84,7 +91,8 @@ ENDS = ("message_stop", "response.completed", "response.incomplete")
 
 def has_ended(events: list[dict[str, Any]]) -> bool:
     """Tell whether a stream has the end that its dialect gives to complete ones."""
-    return bool(events) and (events[-1].get("type") in ENDS or events[-1].get("done") is True)
+    last = events[-1] if events else {}
+    return last.get("type") in ENDS or last.get("done") is True or "usageMetadata" in last
 
 
 def numbered(events: list[dict[str, Any]]) -> Iterator[tuple[int, int]]:
