@@ -159,10 +159,17 @@ async def test_ollamas_client_sees_it_as_thinking(tmp_path: Path) -> None:
         assert last.total_duration is not None and last.total_duration > last.load_duration
 
 
-@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses", "/api/chat", "/v1/chat/completions"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v1/messages", "/v1/responses", "/api/chat", "/v1/chat/completions"),
+        "/v1beta/models/m:streamGenerateContent",
+    ],
+)
 async def test_an_answer_that_comes_as_a_whole_follows_in_the_same_stream(tmp_path: Path, path: str) -> None:
     whole = [{"role": "user", "content": "whole"}]
     asked = {"model": "m", "messages": whole, "input": whole, "max_tokens": 5, "stream": True}
+    asked |= {"contents": {"parts": {"text": "whole"}}}
     async with waiting(tmp_path) as (served, toy):
         answer = asyncio.create_task(served.post(path, asked))
         await load(toy)
@@ -170,6 +177,8 @@ async def test_an_answer_that_comes_as_a_whole_follows_in_the_same_stream(tmp_pa
         assert found.whole and found.status == 200
         assert found.body.count(b"is being loaded.") >= 1
         assert found.body.count(b"message_start") == (2 if "messages" in path else 0)
+        if path.startswith("/v1beta"):
+            assert json.loads(found.body)[-1]["usageMetadata"], "one list, whoever has written its beginning"
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses", "/api/chat", "/v1/chat/completions"])

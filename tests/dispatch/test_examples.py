@@ -92,9 +92,10 @@ async def said(served: Served, engine: FakeEngine, model: str, kind: str) -> lis
         "responses": ("/v1/responses", {"input": "x"}),
         "ollama": ("/api/chat", {"messages": [X]}),
         "generate": ("/api/generate", {"prompt": "x"}),
+        "gemini": ("/v1beta/models/{model}:generateContent", {"contents": {"parts": {"text": "x"}}}),
     }
     path, body = asked[kind]
-    answer = await served.post(path, {"model": model, **body})
+    answer = await served.post(path.format(model=model), {"model": model, **body})
     assert answer.status == 200, answer.body
     assert engine.requests[-1].path == "/v1/chat/completions"
     found = engine.requests[-1].json()["messages"]
@@ -104,7 +105,7 @@ async def said(served: Served, engine: FakeEngine, model: str, kind: str) -> lis
     return list(found)
 
 
-@pytest.mark.parametrize("kind", ["chat", "messages", "responses", "ollama", "generate"])
+@pytest.mark.parametrize("kind", ["chat", "messages", "responses", "ollama", "generate", "gemini"])
 async def test_every_dialect_and_personas(kind: str, tmp_path: Path) -> None:
     more = ", native: {messages: false, responses: false}"
     async with (
