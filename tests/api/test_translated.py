@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -61,6 +62,31 @@ async def test_anthropics_client_gets_a_stream(tmp_path: Path) -> None:
             message = await stream.get_final_message()
         assert "".join(texts) == "word0 word1 word2 word3 word4" and len(texts) == 5
         assert message.usage.output_tokens == 5 and message.stop_reason == "max_tokens"
+
+
+async def test_a_silent_stream_has_pings(tmp_path: Path) -> None:
+    text = """
+backends: {{a: {{engine: openai, url: "{url}", native: {{messages: false}}}}}}
+models: {{m: {{targets: {{a: fake}}, heartbeat: 20ms}}}}
+"""
+    async with (
+        FakeEngine(defaults={"first_token": 0.4}) as engine,
+        serving(tmp_path, text.format(url=engine.url)) as found,
+    ):
+        async with client(found) as asks, asks.messages.stream(**ASKED) as stream:
+            message = await stream.get_final_message()
+            assert message.stop_reason == "max_tokens"
+        engine.set(defaults={"first_token": 60})
+        reader, writer = await found.connect()
+        sent = json.dumps(ASKED | {"stream": True}).encode()
+        head = "POST /v1/messages HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {len(sent)}\r\n\r\n".encode() + sent)
+        try:
+            async with asyncio.timeout(30):
+                beats = await reader.readuntil(b"data: ") + await reader.readuntil(b"\n\n")
+        finally:
+            writer.close()
+        assert beats.endswith(b': keep-alive\nevent: ping\ndata: {"type":"ping"}\n\n')
 
 
 async def test_a_stream_that_breaks_off_raises_in_anthropics_client(tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
-"""Anthropic's API as a client dialect: its errors and their statuses."""
+"""Anthropic's API as a client dialect: its errors and their statuses, and its signs of life.
+
+Rules:
+- A heartbeat is a `ping`, which the API allows anywhere in a stream; its words for people stand in a comment above it.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,7 @@ class Anthropic(OpenAI):
     """Anthropic's Messages API."""
 
     name: ClassVar[str] = "anthropic"
+    after_heartbeats: ClassVar[bytes] = b""
     forwarded: ClassVar[tuple[bytes, ...]] = (b"anthropic-version", b"anthropic-beta")
 
     def status(self, facts: ErrorFacts, status: int) -> int:
@@ -40,6 +45,9 @@ class Anthropic(OpenAI):
 
     def marks(self, request_id: bytes) -> Headers:
         return (b"x-request-id", request_id), (b"request-id", request_id)
+
+    def heartbeat(self, words: str) -> bytes:
+        return super().heartbeat(words) + b'event: ping\ndata: {"type":"ping"}\n\n'
 
     def error(self, facts: ErrorFacts, request_id: bytes = b"") -> bytes:
         error = facts.members() | {"type": _type_of(facts)}
