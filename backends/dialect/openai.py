@@ -26,7 +26,7 @@ from backends.base import (
     Request,
     StreamDecoder,
 )
-from backends.dialect import choices, passed, ranking, reasons, responses, rewrite, vectors
+from backends.dialect import choices, offered, passed, ranking, reasons, responses, rewrite, vectors
 from backends.dialect.errors import garbled, read_failure
 from backends.dialect.shapes import check_text, is_error
 from backends.dialect.stream import EventStream
@@ -104,10 +104,14 @@ class OpenAICompatible(Engine):
     """Members of Cohere's rerank that the engine knows, besides those that all do."""
 
     may_be_openai: ClassVar[bool] = False
-    """Whether it may be OpenAI's own service, which keeps conversations and prompts; others ignore their names."""
+    """Whether it may be OpenAI's own service, which keeps conversations and prompts and runs tools; others do not."""
+    runs_tools: ClassVar[frozenset[str]] = frozenset()
+    """Types of tools of the Responses API, beside functions, that the engine may run itself."""
 
     def ignores(self, request: Request) -> bool:
-        return not self.may_be_openai and responses.names_what_openai_keeps(request)
+        if self.may_be_openai:
+            return False
+        return responses.names_what_openai_keeps(request) or offered.others(request, self.runs_tools)
 
     def call(self, request: Request, model: str) -> Call:
         operation = request.operation

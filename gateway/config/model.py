@@ -156,8 +156,8 @@ class Model(Section):
     heartbeat: Duration | None = setting(
         None,
         "Answer a stream's headers at once and send a comment (in Anthropic's API a `ping`) this often until the first "
-        "token, for clients and proxies that give up on silence. Failures are then told in the stream. Left out, headers "
-        "come with the first token.",
+        "token, for clients and proxies that give up on silence. Failures are then told in the stream. Left out, "
+        "headers come with the first token.",
     )
     show_loading: bool = setting(
         False,

@@ -7,8 +7,8 @@ Rules:
   by its status. Then the client dialect's heartbeat is sent at each interval until the first content. It does not count
   as content, so another backend may still be tried.
 - A request that waits for a slot is told where it stands: `queued 3 of 12, about 4 s`.
-- Where the dialect has no event for it, a beat is a single line: go-openai and what is made of it end a stream after 300
-  lines without data, empty ones included. One empty line ends them all, for readers that split at empty lines.
+- Where the dialect has no event for it, a beat is a single line: go-openai and what is made of it end a stream after
+  300 lines without data, empty ones included. One empty line ends them all, for readers that split at empty lines.
 """
 
 from __future__ import annotations

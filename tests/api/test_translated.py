@@ -208,6 +208,22 @@ models:
             assert {one.path for one in engine.requests if one.method == "POST"} == {path}
 
 
+async def test_a_tool_that_the_engine_would_refuse_is_left_out_where_bytes_pass_else(tmp_path: Path) -> None:
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    async with FakeEngine() as engine:
+        text = f'backends: {{a: {{engine: vllm, url: "{engine.url}"}}}}\nmodels: {{m: {{targets: {{a: fake}}}}}}\n'
+        async with serving(tmp_path, text) as found:
+            answer = await found.post("/v1/messages", ASKED | {"tools": [search, TOOL]})
+            assert (answer.status, answer.headers["x-gateway-dropped"]) == (200, "web_search_20250305")
+            asked = engine.requests[-1]
+            assert asked.path == "/v1/chat/completions" and len(asked.json()["tools"]) == 1
+            forced = {"tools": [search, TOOL], "tool_choice": {"type": "tool", "name": "web_search"}}
+            answer = await found.post("/v1/messages", ASKED | forced)
+            assert (answer.status, answer.error["param"]) == (400, "tool_choice.name")
+            await found.post("/v1/messages", ASKED | {"tools": [TOOL]})
+            assert engine.requests[-1].path == "/v1/messages"
+
+
 async def test_nobody_asks_for_a_version_that_does_not_matter(tmp_path: Path) -> None:
     async with FakeEngine() as engine:
         text = f'backends: {{a: {{engine: vllm, url: "{engine.url}"}}}}\nmodels: {{m: {{targets: {{a: fake}}}}}}\n'

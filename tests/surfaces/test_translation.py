@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends import registry
 from backends.base import Failure, Kind, Operation, Reply, Request, RequestError
 from backends.surfaces import chat
 from backends.surfaces.codecs import translated
@@ -207,3 +208,61 @@ def test_what_is_left_out_is_named_as_far_as_a_header_can_hold_it(
     request = Request(operation, msgspec.json.encode(ASKED | more), "m")
     found = translated(request, ENGINE, NATIVE | {Operation.TOKENIZE})
     assert found is not None and found.dropped == tuple(f"tool_{number}" for number in range(16))
+
+
+NATIVELY = frozenset(
+    {Operation.CHAT, Operation.TOKENIZE, Operation.MESSAGES, Operation.RESPONSES}
+    | {Operation.COUNT_TOKENS, Operation.INPUT_TOKENS}
+)
+HELLO: dict[Operation, dict[str, Any]] = {
+    Operation.MESSAGES: ASKED,
+    Operation.COUNT_TOKENS: ASKED,
+    Operation.RESPONSES: {"model": "m", "input": "hi"},
+    Operation.INPUT_TOKENS: {"model": "m", "input": "hi"},
+}
+WEB = {"type": "web_search_20250305", "name": "web_search"}
+GET = {"name": "get", "input_schema": {"type": "object"}}
+FUNCTION = {"type": "function", "name": "get", "parameters": {"type": "object"}}
+PATCH = {"type": "custom", "name": "apply_patch"}
+PATCHED = {"type": "custom_tool_call", "call_id": "c", "name": "apply_patch", "input": "x"}
+
+
+def said_to(engine: str, operation: Operation, more: dict[str, Any]) -> Any:
+    """Return what an engine that has all operations itself is told in other words; None where the bytes pass."""
+    body = HELLO[operation] | more
+    request = Request(operation, msgspec.json.encode(body), "m", stream=bool(body.get("stream")))
+    found = translated(request, registry.create(engine), NATIVELY)
+    return found and (msgspec.json.decode(found.said.body).get("tools"), found.dropped)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "llamacpp", "ollama", "lmdeploy"])
+@pytest.mark.parametrize("operation", [Operation.MESSAGES, Operation.COUNT_TOKENS])
+def test_tools_that_only_anthropic_runs_reach_no_engine(operation: Operation, engine: str) -> None:
+    (tool,), dropped = said_to(engine, operation, {"tools": [WEB, GET]})
+    assert tool["function"]["name"] == "get" and dropped == ("web_search_20250305",)
+    for tools in ([GET], [GET | {"type": "custom"}], [GET | {"type": None}], [], None, 5):
+        assert said_to(engine, operation, {"tools": tools}) is None
+    assert said_to("openai", operation, {"tools": [WEB, GET]}) is None
+
+
+@pytest.mark.parametrize("engine", ["vllm", "llamacpp", "ollama", "lmdeploy", "sglang"])
+@pytest.mark.parametrize("operation", [Operation.RESPONSES, Operation.INPUT_TOKENS])
+def test_custom_tools_and_those_that_only_openai_runs_are_said_in_a_chat(
+    operation: Operation, engine: str
+) -> None:
+    tools, dropped = said_to(engine, operation, {"tools": [PATCH, {"type": "web_search"}, FUNCTION]})
+    assert [tool["function"]["name"] for tool in tools] == ["apply_patch", "get"]
+    assert dropped == ("web_search",)
+    space = {"type": "namespace", "name": "words", "tools": [FUNCTION]}
+    tools, _ = said_to(engine, operation, {"tools": [space]})
+    assert [tool["function"]["name"] for tool in tools] == ["words__get"]
+    assert said_to(engine, operation, {"input": [PATCHED]}) == (None, ())
+    for more in ({"tools": [FUNCTION]}, {}, {"tools": [PATCH], "previous_response_id": "resp_1"}):
+        assert said_to(engine, operation, more) is None
+    assert said_to("openai", operation, {"tools": [PATCH], "input": [PATCHED]}) is None
+
+
+def test_tools_that_an_engine_may_run_itself_pass_to_it() -> None:
+    tools = [{"type": "web_search_preview"}, {"type": "code_interpreter", "container": {"type": "auto"}}]
+    for engine, passes in (("vllm", True), ("sglang", True), ("llamacpp", False)):
+        assert (said_to(engine, Operation.RESPONSES, {"tools": tools}) is None) is passes

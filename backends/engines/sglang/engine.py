@@ -137,6 +137,7 @@ class SGLang(OpenAICompatible):
     name: ClassVar[str] = "sglang"
     checked: ClassVar[str] = "SGLang 0.5.23 (its server with a scripted model: run, recordings)"
     shortens: ClassVar[bool] = False
+    runs_tools: ClassVar[frozenset[str]] = frozenset(("web_search_preview", "code_interpreter"))
     launch_options: ClassVar[type[LaunchOptions] | None] = SGLangLaunch
     operations: ClassVar[frozenset[Operation]] = NATIVE - {
         Operation.INFILL,

@@ -96,6 +96,7 @@ class VLLM(OpenAICompatible):
     shortens: ClassVar[bool] = False
     keeps: ClassVar[frozenset[str]] = frozenset(("max_tokens_per_doc",))
     takes_template: ClassVar[bool] = True
+    runs_tools: ClassVar[frozenset[str]] = frozenset(("web_search_preview", "code_interpreter", "container"))
     launch_options: ClassVar[type[LaunchOptions] | None] = VLLMLaunch
     operations: ClassVar[frozenset[Operation]] = NATIVE - {
         Operation.INFILL,
