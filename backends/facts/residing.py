@@ -106,3 +106,8 @@ def fingerprint(launch: LaunchOptions) -> str:
     said = launch.model_dump(mode="json", exclude=_FIELDS)
     text = json.dumps([type(launch).__name__, said], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def chooses_gpus(launch: object) -> bool:
+    """Tell whether the gateway chooses the GPUs of an engine (`gpus: auto`)."""
+    return getattr(launch, "gpus", None) == "auto"

@@ -203,10 +203,10 @@ class Succession:
         self,
         adopting: Adopting,
         name: str,
-        command: Callable[[int], Launch],
+        command: Callable[[Left], Launch],
         own_key: Callable[[], str | None],
     ) -> None:
-        """`command` tells how the engine would be started now, on a port; `own_key` the key that the config has."""
+        """`command` tells how the engine would be started now, where it is; `own_key` the key that the config has."""
         self._adopting = adopting
         self._name = name
         self._command = command
@@ -240,7 +240,7 @@ class Succession:
     def _wanted(self, left: Left) -> Launch | None:
         """Return how an engine that was left was started, if it would be started so now."""
         try:
-            launch = self._command(left.port)
+            launch = self._command(left)
         except Exception:  # noqa: BLE001 (whatever it is, the next start will tell)
             return None
         if left.key is not None and launch.key_env is not None and launch.key_env not in launch.env:

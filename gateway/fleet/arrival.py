@@ -36,6 +36,8 @@ class Arrivals:
         """The folder below which the engine's working folder is; None: that is a temporary one."""
         self.adopting: Adopting | None = None
         """Where the engine is left for the next gateway; None: it ends with this one."""
+        self.gpus: tuple[int, ...] | None = None
+        """The GPUs that were chosen for the engine; `command` knows of them."""
         self.own_key: Callable[[], str | None] = lambda: None
         """Tells the key that the config has for the engine; None: it has none."""
         self._name = name
@@ -55,14 +57,19 @@ class Arrivals:
             lock = hold(self.adopting, self._name)
         except (OSError, LaunchError):
             return False  # the next start says so
+        chosen = self.gpus
         try:
-            self._found = await Succession(
-                self.adopting, self._name, lambda port: located(self._command(HOST, port)), self.own_key
-            ).take(lock)
+            self._found = await Succession(self.adopting, self._name, self._wanted, self.own_key).take(lock)
         finally:
             if self._found is None:
+                self.gpus = chosen
                 os.close(lock)
         return self._found is not None
+
+    def _wanted(self, left: Left) -> Launch:
+        """Return how an engine that was left would be started now, where it is."""
+        self.gpus = left.gpus
+        return located(self._command(HOST, left.port))
 
     async def forgo(self, end: bool) -> None:
         """Do without an engine that was taken over: end it, or leave it to the next gateway."""
@@ -103,7 +110,7 @@ class Arrivals:
         port = port_of(launch, free)
         folder = make_folder(self._name, self.data)
         if self.adopting is not None and not folder.temporary:
-            left = Left(secrets.token_hex(), port, 0, digest(launch), time.time(), key)
+            left = Left(secrets.token_hex(), port, 0, digest(launch), time.time(), key, self.gpus)
             mark = self._mark(self.adopting, left)
             if mark is not None:
                 return await self._start_marked(launch, folder, mark)

@@ -228,6 +228,8 @@ class Keeper:
         waited = {name for name in self._kept if self._waiting(name)}
         uses = await self._used() if any(kept.terms.on_demand for kept in self._kept.values()) else {}
         for kept in [*self._kept.values()]:
+            if kept.supervisor.life.adopted:
+                kept.needs.gpus = kept.supervisor.gpus
             await kept.needs.reckon(self.machine)
         now = asyncio.get_running_loop().time()
         self._measure()

@@ -29,6 +29,7 @@ from typing import NamedTuple
 from backends.base import Launch, LaunchError
 from gateway.fleet.adoption import Remote
 from gateway.fleet.arrival import Arrivals
+from gateway.fleet.left import Mark
 from gateway.fleet.output import Output
 from gateway.fleet.ring import Ring
 from gateway.fleet.spawning import HOST, exit_words, given_key
@@ -114,6 +115,8 @@ class Process:
         self._warden: Warden | None = None
         self.adopted = False
         """Whether the engine that runs was taken over from the gateway before."""
+        self._mark: Mark | None = None
+        """What the next gateway is told of the engine that runs."""
         self.outlived = False
         """Whether the gateway is about to end, and the engine stays where it can."""
         self._killed: str | None = None
@@ -185,6 +188,16 @@ class Process:
         if self.start_deadline is not None:
             self.start_deadline = asyncio.get_running_loop().time() + self._start_timeout
 
+    @property
+    def load_seconds(self) -> float:
+        """How long the start of the engine that was taken over took; 0 where nobody has told."""
+        return 0.0 if self._mark is None else self._mark.left.load_seconds
+
+    def loaded(self, seconds: float) -> None:
+        """Tell the next gateway how long the start of the engine that runs took."""
+        if self._mark is not None:
+            self._mark.tell_loaded(seconds)
+
     def kill(self, reason: str) -> None:
         """End the running engine because of `reason`. It is started anew like one that died."""
         if self._control is not None and self._killed is None:
@@ -224,6 +237,7 @@ class Process:
         self.key, self.adopted = started.key, started.adopted
         self._output.begin(self.key or given_key(started.launch))
         self._control, self._warden, self._killed = started.control, started.warden, None
+        self._mark = started.mark
         if self._stopping:  # which was said while it was being started, when there was nobody to tell
             self._let_go()
         stays = False
@@ -243,7 +257,9 @@ class Process:
                     await self._end(started.warden, started.launch.stop_timeout, reading)
             return self._ended(status)
         finally:
-            self._control = self._warden = self.pid = self.port = self.key = self.start_deadline = None
+            self._control = self._warden = self._mark = self.pid = self.port = self.key = (
+                self.start_deadline
+            ) = None
             await self._close(started, stays)
 
     async def _close(self, started: Started, stays: bool) -> None:

@@ -53,6 +53,10 @@ class Left(msgspec.Struct, frozen=True):
     began: float
     """When it was started, in seconds since 1970."""
     key: str | None = None
+    gpus: tuple[int, ...] | None = None
+    """The GPUs on which it runs, where the gateway has chosen them."""
+    load_seconds: float = 0.0
+    """How long its start took; 0 before it was ready."""
 
 
 def digest(launch: Launch) -> str:
@@ -135,6 +139,13 @@ class Mark:
         self.left = msgspec.structs.replace(self.left, pid=pid)
         write(self.adopting, self._name, self.left)
         self.told = True
+
+    def tell_loaded(self, seconds: float) -> None:
+        """Write that its start took so long, where the next gateway can find it at all."""
+        self.left = msgspec.structs.replace(self.left, load_seconds=seconds)
+        if self.told:
+            with contextlib.suppress(OSError):  # what was written before stays, and is enough
+                write(self.adopting, self._name, self.left)
 
     def forget(self) -> None:
         """Remove the file: the engine has ended."""

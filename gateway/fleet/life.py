@@ -43,7 +43,7 @@ class Life:
         self.load_seconds: float = 0.0
         """How long its last start took; 0 where that is not known."""
         self.adopted: bool = False
-        """Whether this start took over what the gateway before had started: how long that took, nobody knows here."""
+        """Whether this start took over what the gateway before had started."""
         self.served: bool = False
         """Whether it has been ready since its last start."""
         self.held: str = ""
@@ -65,23 +65,31 @@ class Life:
         """Begin a start."""
         self.began_at, self.served, self.adopted = now, False, False
 
+    def arrive(self, adopted: bool, load_seconds: float) -> None:
+        """Have a process, which was taken over or not; its start took so long; 0: nobody knows yet."""
+        self.adopted = adopted
+        self.load_seconds = load_seconds or self.load_seconds
+
     def result(self, state: EngineState) -> str:
         """Return what becomes of the start that ends in a state."""
         if state in (EngineState.READY, EngineState.SLEEPING):
             return "adopted" if self.adopted else "ready"
         return "failed" if state is EngineState.FAILED else "cancelled"
 
-    def become(self, state: EngineState, now: float) -> None:
-        """Be in another state."""
+    def become(self, state: EngineState, now: float) -> bool:
+        """Be in another state. Return whether it is known now how long a start of the process took."""
         if state in (EngineState.READY, EngineState.SLEEPING) and self.state in LOADING:
             self.used_at = now
             self.served, self.ordered = True, False
+        loaded = False
         if state is EngineState.READY and self.state in LOADING:
             self.ready_at = now
-            self.load_seconds = 0.0 if self.adopted else now - self.began_at
+            if not self.adopted:
+                self.load_seconds, loaded = now - self.began_at, not self.from_sleep
         if state not in LOADING and state is not EngineState.DRAINING:
             self.from_sleep = self.to_sleep = False
         self.state = state
+        return loaded
 
     def fail(self) -> None:
         """Take note that those who wait are told that the engine does not come."""

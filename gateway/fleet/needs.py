@@ -22,7 +22,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from backends.base import LaunchOptions
-from backends.facts.residing import Residing, fingerprint, starts_alike
+from backends.facts.residing import Residing, chooses_gpus, fingerprint, starts_alike
 from backends.sizing.files import facts
 from backends.sizing.model import ModelError
 from backends.sizing.need import Need, Space, Where
@@ -79,7 +79,7 @@ class Needs:
     @property
     def chooses(self) -> bool:
         """Whether the gateway chooses its GPUs."""
-        return getattr(self._launch, "gpus", None) == "auto"
+        return chooses_gpus(self._launch)
 
     def amounts(self) -> Amounts | None:
         """Return what it takes while it runs; None where nobody knows."""

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
 from backends.base import Action, Failure, Health, Launch
-from backends.facts.residing import Residing
+from backends.facts.residing import Residing, chooses_gpus
 from gateway.config.backend import BackendConfig
 from gateway.fleet.backend import Backend
 from gateway.fleet.follow import take_over
@@ -71,8 +71,6 @@ class Supervisor:
         self._retired = False
         self._runs = asyncio.Event()
         """Set while the engine is to run."""
-        self._gpus: tuple[int, ...] | None = None
-        """The GPUs that were chosen for it."""
         self._leaving: str | None = None
         """Why the engine that runs is to stop; None if it is not."""
         self._dozes: Action | None = None
@@ -106,7 +104,7 @@ class Supervisor:
             if found and not self._runs.is_set():
                 # It runs already, and has its memory, whether anybody waits for it or not.
                 self.life.ordered = True
-                self.start()
+                self.start(self.gpus)
             while not self._retired:
                 await self._runs.wait()
                 await self._run()
@@ -146,6 +144,11 @@ class Supervisor:
         return self._outdated.is_set()
 
     @property
+    def gpus(self) -> tuple[int, ...] | None:
+        """The GPUs that were chosen for it; None where its config names them, or none were."""
+        return self.process.arrivals.gpus if chooses_gpus(self._settings.launch) else None
+
+    @property
     def _residence(self) -> Residence:
         residence = self._backend.residence
         assert residence is not None
@@ -157,7 +160,7 @@ class Supervisor:
 
     def start(self, gpus: tuple[int, ...] | None = None) -> None:
         """Start the engine, which does not run, on these GPUs; None: those that its config names."""
-        self._gpus, self._dozes = gpus, None
+        self.process.arrivals.gpus, self._dozes = gpus, None
         self.life.begin(asyncio.get_running_loop().time())
         self._leaving = None
         self._become(EngineState.STARTING, "starting")
@@ -215,8 +218,8 @@ class Supervisor:
         self._outdated.clear()
         options = self._settings.launch
         assert options is not None
-        if self._gpus is not None:
-            options = options.model_copy(update={"gpus": self._gpus})
+        if self.gpus is not None:
+            options = options.model_copy(update={"gpus": self.gpus})
         return options.launch(host, port)
 
     def _new_key(self) -> str:
@@ -249,7 +252,7 @@ class Supervisor:
             if self.life.state not in LOADING:
                 # One that always runs has died, and comes again.
                 self.life.begin(asyncio.get_running_loop().time())
-            self.life.adopted = process.adopted
+            self.life.arrive(process.adopted, process.load_seconds)
             self._become(EngineState.STARTING, "starting")
         elif leaving is not None:
             if self._leaving is None:
@@ -266,7 +269,8 @@ class Supervisor:
         life, now = self.life, asyncio.get_running_loop().time()
         if life.state in LOADING and state not in LOADING:
             self._lives.over(self._backend.name, life.result(state), now - life.began_at)
-        life.become(state, now)
+        if life.become(state, now):
+            self.process.loaded(life.load_seconds)
         if state is EngineState.FAILED and self._on_demand:
             life.fail()
         held = ""
@@ -353,8 +357,7 @@ class Supervisor:
                     self._become(EngineState.READY, "")
                 elif backend.health is Health.ASLEEP and self.life.adopted:
                     # One that always runs sleeps by an operator's order, and is never woken by the gateway.
-                    state = EngineState.SLEEPING if self._on_demand else EngineState.READY
-                    self._become(state, SLEEPS)
+                    self._become(EngineState.SLEEPING if self._on_demand else EngineState.READY, SLEEPS)
             await self._pool.change()
 
     async def _hurry(self) -> None:
@@ -385,7 +388,7 @@ class Supervisor:
         """Replace the engine whenever its settings have changed. What has to find room first stops, and starts then."""
         while True:
             await self._outdated.wait()
-            if self._on_demand or self._gpus is not None:
+            if self._on_demand or self.gpus is not None:
                 if self._leaving is None:
                     self.life.ordered = self.life.state is not EngineState.SLEEPING
                 self.stop(CHANGED)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
@@ -19,9 +21,10 @@ import pytest
 
 from gateway.machine.gpu import Gpu, GpuUser
 from gateway.residency.decide import PATIENCE
+from gateway.residency.state import EngineState
 from tests.faults.clients import until
 from tests.fleet.playing import Toy
-from tests.fleet.test_on_demand import ask, pid_of
+from tests.fleet.test_on_demand import ask, becomes, pid_of
 from tests.processes import alive
 from tests.serving import Served, serving
 
@@ -226,3 +229,36 @@ async def test_a_gpu_that_vanishes_gets_no_further_engine(tmp_path: Path, gpus: 
         pid_of(await ask(served, "b"))
         found = toys["b"].gpus
         assert found is not None and found[1] == (number,)
+
+
+@pytest.mark.timeout(60)
+async def test_one_whose_gpus_were_chosen_is_taken_over_on_them_by_the_next_gateway(
+    tmp_path: Path, gpus: StandIn
+) -> None:
+    adopt = f'"127.0.0.1:0", data: {tmp_path}/data, engines: {{adopt: 60s}}'
+    text = config(tmp_path, gpus, {"a": 10, "b": 10}).replace('"127.0.0.1:0"', adopt)
+    one, other = gpus.toys
+    async with serving(tmp_path, text) as served:
+        first = pid_of(await ask(served, "a"))
+        assert one.gpus is not None
+        [number] = one.gpus[1]
+        residence = served.gateway.pool.backends["a"].residence
+        assert residence is not None and residence.load_seconds > 0
+        took = residence.load_seconds
+    assert alive(first)
+    try:
+        async with serving(tmp_path, text) as served:
+            await becomes(served, "a", EngineState.READY)
+            need = partial(served.metric, "gateway_engine_memory_need_bytes", backend="a")
+            await until(lambda: need(device=f"nvidia{number}") == 10 * GIB, "its memory is counted there")
+            assert need(device=f"nvidia{1 - number}") == 0
+            residence = served.gateway.pool.backends["a"].residence
+            assert residence is not None and residence.load_seconds == took, "it is as dear to load as it was"
+            await ask(served, "b")
+            assert other.gpus is not None and other.gpus[1] == (1 - number,), "the emptiest is the other one"
+            assert (pid_of(await ask(served, "a")), one.starts) == (first, 1)
+    finally:
+        for toy in gpus.toys:
+            if toy.gpus is not None and alive(toy.gpus[0]):
+                os.kill(toy.gpus[0], signal.SIGKILL)
+                await until(lambda pid=toy.gpus[0]: not alive(pid), "it has ended")  # type: ignore[misc]
