@@ -180,7 +180,7 @@ async def test_the_engine_of_a_backend_that_left_the_config_ends_as_if_no_gatewa
         await gateway.end(signal.SIGKILL)
     async with running(tmp_path, text(tmp_path, other, "100ms")) as gateway:
         async with asyncio.timeout(PATIENCE):
-            while await gateway.state() != "ready":  # noqa: ASYNC110 (another process tells nobody)
+            while await gateway.state("b") != "ready":  # noqa: ASYNC110 (another process tells nobody)
                 await asyncio.sleep(0.05)
         # The next gateway neither takes it over nor ends it: its warden does, when its time is over.
         await ends(pid)
