@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from gateway.__main__ import main
+from gateway.fake.engine import FakeEngine
 from gateway.residency.state import EngineState
 from tests.console.commands import command
+from tests.faults.support import question
 from tests.fleet.playing import Toy
 from tests.fleet.test_on_demand import becomes, head
 from tests.fleet.test_orders import ask, two, view
@@ -106,3 +108,22 @@ async def test_an_engine_is_stopped_and_started(tmp_path: Path, capsys: Capsys) 
         said = await command(capsys, served, "start", "a")
         assert said == (0, "a: about to start, no request runs there\n", "")
         await becomes(served, "a", EngineState.READY)
+
+
+async def test_all_engines_that_are_launched_are_stopped_and_no_others(
+    tmp_path: Path, capsys: Capsys
+) -> None:
+    toys = [Toy(tmp_path, name) for name in "ab"]
+    text = head() + toys[0].section("start: always") + toys[1].section()
+    async with (
+        FakeEngine(models=["up"]) as engine,
+        serving(tmp_path, f"{text}  c: {{engine: openai, url: '{engine.url}'}}\n") as served,
+    ):
+        await becomes(served, "a", EngineState.READY)
+        await command(capsys, served, "start", "b")
+        await becomes(served, "b", EngineState.READY)
+        said = await command(capsys, served, "stop", "--all")
+        assert said.status == 0 and [line.partition(":")[0] for line in said.out.splitlines()] == ["a", "b"]
+        await becomes(served, "a", EngineState.STOPPED)
+        await becomes(served, "b", EngineState.STOPPED)
+        assert (await served.post("/v1/chat/completions", question("up"))).status == 200

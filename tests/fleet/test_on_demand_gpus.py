@@ -231,7 +231,7 @@ async def test_a_gpu_that_vanishes_gets_no_further_engine(tmp_path: Path, gpus: 
         assert found is not None and found[1] == (number,)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 async def test_one_whose_gpus_were_chosen_is_taken_over_on_them_by_the_next_gateway(
     tmp_path: Path, gpus: StandIn
 ) -> None:
