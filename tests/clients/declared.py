@@ -157,6 +157,9 @@ AIDER: Final = Client("aider", ("aider-chat==0.86.2",), heavy=True, tests=("test
 OPENCODE: Final = Client(
     "OpenCode", ("opencode-ai@1.18.33",), Source.NPM, heavy=True, tests=("test_opencode.py",)
 )
+GEMINI_CLI: Final = Client(
+    "Gemini CLI", ("@google/gemini-cli@0.61.0",), Source.NPM, heavy=True, tests=("test_gemini_cli.py",)
+)
 
 CLIENTS: Final = (
     Client(
@@ -219,6 +222,16 @@ CLIENTS: Final = (
         checks=(*_USUAL, RESULT, MODELS, COUNT, EMBEDDINGS),
         wrong_model={GEMINI: "ClientError"},
         wrong_key={GEMINI: "ClientError"},
+    ),
+    Client(
+        "Google's SDK for JavaScript",
+        ("@google/genai@3.3.0",),
+        Source.NPM,
+        program="google_npm.mjs",
+        dialects=(GEMINI,),
+        checks=(*_USUAL, MODELS, COUNT, EMBEDDINGS),
+        wrong_model={GEMINI: "ApiError"},
+        wrong_key={GEMINI: "ApiError"},
     ),
     Client(
         "genai for Rust, as a package for Python",
@@ -355,6 +368,7 @@ CLIENTS: Final = (
     CLAUDE_CODE,
     CODEX,
     OPENCODE,
+    GEMINI_CLI,
     AIDER,
     OPEN_WEBUI,
     GUIDELLM,
