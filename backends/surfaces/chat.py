@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from backends.dialect.edits import arguments_object
+
 
 class Function(msgspec.Struct):
     """The function of a call."""
@@ -175,9 +177,13 @@ def thoughts(said: str) -> dict[str, Any]:
 
 
 def written(arguments: Any) -> str:
-    """Return the arguments of an earlier call as the text of their JSON; a text is that already."""
-    if isinstance(arguments, str) and arguments:
-        return arguments
+    """Return the arguments of an earlier call as the text of a JSON object.
+
+    Where a limit has cut them they are what can be read: engines whose templates read them refuse any other text, and
+    with it every later turn.
+    """
+    if isinstance(arguments, str):
+        return arguments_object(arguments).decode()
     return msgspec.json.encode(arguments or {}).decode()
 
 

@@ -224,6 +224,31 @@ def test_arguments_that_a_limit_has_cut_are_an_answer(operation: Operation) -> N
         assert one["function"]["arguments"] == {"a": 1, "b": "half"} and made["done_reason"] == "length"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("", "{}"),
+        ('{"a": 1, "b": "half', '{"a":1,"b":"half"}'),
+        ('{"a": 1}', '{"a": 1}'),
+        ("[1]", '{"arguments":"[1]"}'),
+        ("no JSON", '{"arguments":"no JSON"}'),
+    ],
+)
+def test_arguments_that_were_cut_spoil_no_later_turn(arguments: str, told: str) -> None:
+    """Engines whose templates read them refuse what is no object, and with it all that follows."""
+    item = {"type": "function_call", "call_id": "c1", "name": "get", "arguments": arguments}
+    made = said(RESPONSES, {"model": "m", "input": [item]})["messages"]
+    assert made[0]["tool_calls"][0]["function"]["arguments"] == told
+    call = {"function": {"name": "get", "arguments": arguments}}
+    made = said(OLLAMA, ASKED[OLLAMA] | {"messages": [{"role": "assistant", "tool_calls": [call]}]})[
+        "messages"
+    ]
+    assert made[0]["tool_calls"][0]["function"]["arguments"] == told
+    turns = [{"role": "assistant", "content": [CALL | {"input": arguments}]}]
+    made = said(MESSAGES, ASKED[MESSAGES] | {"messages": turns})["messages"]
+    assert made[0]["tool_calls"][0]["function"]["arguments"] == told
+
+
 @pytest.mark.parametrize("operation", DIALECTS)
 def test_a_call_whose_arguments_are_an_object_is_read(operation: Operation) -> None:
     """As engines with an older parser send it."""

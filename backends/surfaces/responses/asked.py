@@ -17,7 +17,7 @@ import msgspec
 
 from backends.base import Operation, Request
 from backends.surfaces import foreword
-from backends.surfaces.chat import content_of, thoughts
+from backends.surfaces.chat import content_of, thoughts, written
 from backends.surfaces.places import Members, each, items, member, optional, text, wrong
 from backends.surfaces.responses import content, included, tools
 from backends.surfaces.surface import InvalidRequest
@@ -173,7 +173,7 @@ def _call(item: Members, place: str, kind: str) -> Members:
     if kind == "custom_tool_call":
         arguments = msgspec.json.encode({tools.INPUT: text(item, "input", place)}).decode()
     else:
-        arguments = text(item, "arguments", place) or "{}"
+        arguments = written(text(item, "arguments", place))
     namespace = optional(item, "namespace", place, str, "a text")
     return _calling(item, place, tools.called(text(item, "name", place), namespace), arguments)
 
