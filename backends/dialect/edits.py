@@ -267,6 +267,42 @@ def _joined(content: bytes) -> bytes | None:
     return msgspec.json.encode("".join(texts))
 
 
+def past_calls(members: Members) -> None:
+    """Put the arguments of a chat's earlier calls right, as `messages` does, and nothing else."""
+    value = members.get("messages", b"")
+    if b'"tool_calls"' not in value:
+        return
+    try:
+        found = [rewrite.members(bytes(raw)) for raw in _raws.decode(value)]
+    except (ValueError, RecursionError):
+        return
+    changed = False
+    for message in found:
+        calls = _with_arguments(bytes(message.get("tool_calls", b"")))
+        if calls is not None:
+            message["tool_calls"], changed = calls, True
+    if changed:
+        members["messages"] = b"[" + b",".join(map(rewrite.joined, found)) + b"]"
+
+
+def past_items(members: Members) -> None:
+    """Put the arguments of earlier calls right in the items of a request of the Responses API."""
+    value = members.get("input", b"")
+    if b'"arguments"' not in value or not value.startswith(b"["):
+        return
+    try:
+        items = _any.decode(value)
+    except (ValueError, RecursionError):
+        return
+    changed = False
+    for item in items:
+        said = item.get("arguments") if isinstance(item, dict) else None
+        if isinstance(said, str) and (right := arguments_object(said).decode()) != said:
+            item["arguments"], changed = right, True
+    if changed:
+        members["input"] = msgspec.json.encode(items)
+
+
 def arguments_object(text: str) -> bytes:
     """Return the arguments of a tool call as a JSON object: its own bytes if they are one, else what can be read.
 

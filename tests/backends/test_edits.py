@@ -134,6 +134,36 @@ def test_messages_that_engines_understand_keep_their_bytes() -> None:
     assert found["messages"] is body
 
 
+HALF = '{"a": 1, "b": "half'
+MENDED = '{"a":1,"b":"half"}'
+
+
+def calling(arguments: str) -> dict[str, Any]:
+    function = {"name": "get", "arguments": arguments}
+    return {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "function": function}]}
+
+
+@pytest.mark.parametrize(("said", "right"), [(HALF, MENDED), ("", "{}"), ("[1]", '{"arguments":"[1]"}')])
+def test_arguments_of_earlier_calls_are_objects(said: str, right: str) -> None:
+    user = {"role": "developer", "content": "a"}
+    body = members(messages=[user, calling(said)])
+    edits.past_calls(body)
+    assert told(body)["messages"] == [user, calling(right)]
+    item = {"type": "function_call", "call_id": "c", "name": "get"}
+    body = members(input=["odd", user, item | {"arguments": said}, item])
+    edits.past_items(body)
+    assert told(body)["input"] == ["odd", user, item | {"arguments": right}, item]
+
+
+@pytest.mark.parametrize("history", ["x", {"arguments": ""}, [calling('{"a": 1}')], [1, '"arguments"'], None])
+def test_a_history_without_such_keeps_its_bytes(history: Any) -> None:
+    body = members(messages=history, input=history)
+    before = dict(body)
+    edits.past_calls(body)
+    edits.past_items(body)
+    assert body == before and body["input"] is before["input"] and body["messages"] is before["messages"]
+
+
 def test_a_developer_is_the_system() -> None:
     assert messages({"role": "developer", "content": "a", "name": "n"}) == [
         {"role": "system", "content": "a", "name": "n"}

@@ -128,3 +128,32 @@ async def test_an_answer_that_the_engine_cannot_read_is_no_fault_of_the_engine(
         assert (answer.status, answer.error["code"]) == (502, "upstream_error"), answer.body
         assert "chat template" in answer.error["message"]
     assert not served.gateway.pool.backends["calls"].breaker.open
+
+
+ARGUMENTS = '{"engine": "oll'
+FUNCTION = {"name": "get_port", "arguments": ARGUMENTS}
+CUT: dict[str, list[dict[str, Any]]] = {
+    CHAT: [
+        *user(QUESTION),
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c1", "type": "function", "function": FUNCTION}],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "11434"},
+    ],
+    RESPONSES: [
+        *user(QUESTION),
+        {"type": "function_call", "call_id": "c1", **FUNCTION},
+        {"type": "function_call_output", "call_id": "c1", "output": "11434"},
+    ],
+}
+"""Of each API a conversation with a call that a limit has cut."""
+
+
+@pytest.mark.parametrize("path", CUT)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_call_that_was_cut_spoils_no_later_turn(served: Served, path: str) -> None:
+    member = "messages" if path == CHAT else "input"
+    answer = await served.post(path, {"model": "calls", member: CUT[path], LIMITS[path]: 3})
+    assert answer.status == 200, answer.body

@@ -2,7 +2,7 @@
 
 Facts are those of llama.cpp b11549, run: in the Responses API `text.format` is ignored, but chat's `response_format`
 beside it is obeyed; in the Messages API neither `output_config.format` nor any other way to ask for a format is heard;
-`echo` changes nothing.
+`echo` changes nothing. A call of an earlier turn whose arguments are no JSON is answered with 500.
 
 Rules:
 - What can be said in another way is said so. What cannot is refused by name: another backend may be able to.
@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -54,6 +55,11 @@ _MARKS = {
     Operation.COMPLETIONS: b'"echo"',
 }
 """A member of each operation without which nothing is to be looked at."""
+_PAST: Mapping[Operation, Callable[[edits.Members], None]] = {
+    Operation.CHAT: edits.past_calls,
+    Operation.RESPONSES: edits.past_items,
+}
+"""How each operation's earlier calls are put right."""
 
 
 def page(name: str, model: str) -> Call | None:
@@ -65,6 +71,7 @@ def page(name: str, model: str) -> Call | None:
 
 def edited(request: Request) -> Request:
     """Return the request as llama.cpp hears it. Raise RequestError for what it would ignore."""
+    request = _with_arguments(request)
     mark = _MARKS.get(request.operation)
     if mark is None or mark not in request.body:
         return request
@@ -81,6 +88,17 @@ def edited(request: Request) -> Request:
         return request
     members = rewrite.members(request.body) | {"response_format": msgspec.json.encode(_of_chat(form))}
     return msgspec.structs.replace(request, body=rewrite.joined(members))
+
+
+def _with_arguments(request: Request) -> Request:
+    """Return the request with what can be read of the arguments of earlier calls, which a limit may have cut."""
+    edit = _PAST.get(request.operation)
+    if edit is None or b'"arguments"' not in request.body:
+        return request
+    before = rewrite.members(request.body)
+    members = before.copy()
+    edit(members)
+    return request if members == before else msgspec.structs.replace(request, body=rewrite.joined(members))
 
 
 def ignored(request: Request) -> bool:

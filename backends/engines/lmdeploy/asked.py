@@ -161,21 +161,7 @@ def _response(members: Members) -> None:
         raise edits.unsupported("stop", "the engine hears stop strings in chats only")
     edits.within(members, "seed", 0, _LARGEST_SEED)
     edits.force(members, b'"required"', flat=True)
-    history = members.get("input", b"")
-    if b'"arguments"' in history:
-        members["input"] = _with_arguments(history)
-
-
-def _with_arguments(history: bytes) -> bytes:
-    """Return the items of a Responses request with `{}` for the arguments of calls that had none."""
-    try:
-        items = msgspec.json.decode(history)
-    except (ValueError, RecursionError):
-        return history
-    calls = [item for item in items if isinstance(item, dict) and item.get("arguments") == ""]
-    for call in calls:
-        call["arguments"] = "{}"
-    return msgspec.json.encode(items) if calls else history
+    edits.past_items(members)
 
 
 def _messages(members: Members) -> None:
