@@ -307,8 +307,8 @@ class Supervisor:
 
     @property
     def _warm(self) -> tuple[str, ...]:
-        launch = self._settings.launch
-        return launch.warm if isinstance(launch, Residing) else ()
+        launch, was_ready = self._settings.launch, self.life.adopted and self.process.load_seconds > 0
+        return launch.warm if isinstance(launch, Residing) and not was_ready else ()
 
     async def _leave(self) -> None:
         """End the engine when it is to stop: after its requests, or at once if it has taken none yet."""

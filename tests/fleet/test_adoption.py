@@ -202,15 +202,18 @@ async def test_an_engine_of_another_launch_block_is_ended(tmp_path: Path) -> Non
 
 async def test_one_that_runs_on_demand_is_taken_over_before_anybody_asks(tmp_path: Path) -> None:
     toy = Toy(tmp_path, "a")
-    async with running(tmp_path, text(tmp_path, toy, "30s", "start: on_demand")) as gateway:
+    async with running(tmp_path, text(tmp_path, toy, "30s", "start: on_demand, warm: [one]")) as gateway:
         pid = await gateway.pid()
     assert alive(pid)
-    async with running(tmp_path, text(tmp_path, toy, "100ms", "start: on_demand, idle: 2s")) as gateway:
+    async with running(
+        tmp_path, text(tmp_path, toy, "100ms", "start: on_demand, warm: [one], idle: 2s")
+    ) as gateway:
         async with asyncio.timeout(PATIENCE):
             while await gateway.state() != "ready":  # noqa: ASYNC110 (another process tells nobody)
                 await asyncio.sleep(0.05)
         assert toy.starts == 1
         assert await gateway.loads() == ({"adopted": 1}, 0)
+        assert toy.asked.count("one") == 1, "it is warm already"
         # It has an idle time like any other.
         await ends(pid)
 
