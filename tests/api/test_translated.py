@@ -89,6 +89,43 @@ models: {{m: {{targets: {{a: fake}}, heartbeat: 20ms}}}}
         assert beats.endswith(b': keep-alive\nevent: ping\ndata: {"type":"ping"}\n\n')
 
 
+SILENT = chatting.stream([chatting.chunk({"content": "a"}), chatting.chunk({}, "stop")], done=False)
+
+
+async def falls_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer as an engine that says all of its answer but neither its counts nor that it is over."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        if (await reader.readuntil(b"\r\n\r\n")).startswith(b"POST"):
+            writer.write(head + b"%x\r\n%b\r\n" % (len(SILENT), SILENT))
+            await reader.read()
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "end"),
+    [
+        ("/v1/messages", ASKED, b'data: {"type":"message_stop"}\n\n'),
+        ("/v1/responses", {"model": "m", "input": "hi"}, b"}\n\n"),
+        ("/api/chat", {"model": "m", "messages": ASKED["messages"]}, b"}\n"),
+    ],
+)
+async def test_counts_that_never_come_are_not_waited_for_without_end(
+    path: str, body: dict[str, Any], end: bytes, tmp_path: Path
+) -> None:
+    server = await asyncio.start_server(falls_silent, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    text = f"""
+backends: {{a: {{engine: openai, url: "{url}", models: [fake], native: {{messages: false, responses: false}}}}}}
+models: {{m: {{targets: {{a: fake}}, timeouts: {{idle: 200ms}}}}}}
+"""
+    async with server, serving(tmp_path, text) as found:
+        answer = await found.post(path, body | {"stream": True})
+        assert answer.status == 200 and answer.whole and answer.body.endswith(end)
+        assert b'"output_tokens":1' in answer.body or b'"eval_count":1' in answer.body
+        assert b"error" not in answer.body.replace(b'"error":null', b"")
+
+
 async def test_a_stream_that_breaks_off_raises_in_anthropics_client(tmp_path: Path) -> None:
     script = {"faults": [{"at": "event 3", "do": "reset"}]}
     async with FakeEngine(defaults=script) as engine, served(tmp_path, engine) as found:

@@ -267,6 +267,8 @@ def test_members_that_cannot_be_said_are_named_and_never_refused() -> None:
         "context_management",
         "mcp_servers",
     )
+    assert dropped(thinking={"type": "enabled", "budget_tokens": 1024}) == ("budget_tokens",)
+    assert dropped(thinking={"type": "adaptive"}) == dropped(thinking={"type": "disabled"}) == ()
     assert dropped(service_tier="auto", cache_control={"type": "ephemeral"}, container=None) == ()
 
 
@@ -275,6 +277,8 @@ def test_members_that_cannot_be_said_are_named_and_never_refused() -> None:
     [
         ([user("hi")], {"max_tokens": None}, "max_tokens"),
         ([user("hi")], {"max_tokens": "9"}, "max_tokens"),
+        ([user("hi")], {"stop_sequences": ["a", 1]}, "stop_sequences.1"),
+        ([user("hi")], {"stop_sequences": "a"}, "stop_sequences"),
         ([{"role": "user"}], {}, "messages.0.content"),
         ([{"role": "user", "content": 5}], {}, "messages.0.content"),
         ([{"role": "user", "content": ["hi"]}], {}, "messages.0.content.0"),

@@ -80,17 +80,26 @@ def chat(request: Request) -> Said:
     made: dict[str, Any] = {"messages": messages(body)}
     made |= {name: body[name] for name in _PASSED if body.get(name) is not None}
     member(body, "max_tokens", "", int, "a whole number")
-    stops = items(body, "stop_sequences", "")
-    if stops:
+    if stops := _stops(body):
         made["stop"] = stops
     made |= tools(body, dropped)
     made |= thinking(body)
+    if (body.get("thinking") or {}).get("budget_tokens"):
+        dropped.append("budget_tokens")
     made |= _output(body, dropped)
     user = (optional(body, "metadata", "", dict, "an object") or {}).get("user_id")
     if isinstance(user, str) and user:
         made.setdefault("user", user)
     dropped += [name for name in body if name not in _READ and name not in _WITHOUT_EFFECT and body[name]]
     return said(request, Operation.CHAT, made, dropped)
+
+
+def _stops(body: Members) -> list[Any]:
+    found = items(body, "stop_sequences", "")
+    for number, one in enumerate(found):
+        if not isinstance(one, str):
+            raise wrong(f"stop_sequences.{number}", "expected a text")
+    return found
 
 
 def messages(body: Members) -> list[Members]:
