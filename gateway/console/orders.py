@@ -52,18 +52,22 @@ def add_stop(parser: argparse.ArgumentParser) -> None:
 
 
 def stop(options: argparse.Namespace) -> int:
-    """Stop one launched engine, or all. Return the exit status."""
+    """Stop one launched engine, or all: one that cannot be stopped keeps no other running. Return the exit status."""
+    status, names = 0, [options.backend]
     try:
         client = Client.of(options)
-        names = [options.backend]
         if options.all:
             names = [view["name"] for view in client.backends() if view["launched"] is not None]
-        for name in names:
-            print(line(client.order(name, "stop", {})))
     except Failed as error:
         print(f"gateway: {printable(str(error))}", file=sys.stderr)
         return 1
-    return 0
+    for name in names:
+        try:
+            print(line(client.order(name, "stop", {})))
+        except Failed as error:
+            print(f"gateway: {printable(str(error))}", file=sys.stderr)
+            status = 1
+    return status
 
 
 def add_weight(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.__main__ import main
+from gateway.console.client import Client, Failed
 from gateway.fake.engine import FakeEngine
 from gateway.residency.state import EngineState
 from tests.console.commands import command
@@ -127,3 +128,23 @@ async def test_all_engines_that_are_launched_are_stopped_and_no_others(
         await becomes(served, "a", EngineState.STOPPED)
         await becomes(served, "b", EngineState.STOPPED)
         assert (await served.post("/v1/chat/completions", question("up"))).status == 200
+
+
+async def test_one_that_cannot_be_stopped_keeps_no_other_running(
+    tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = Client.order
+
+    def fails_once(
+        client: Client, backend: str, path: str, arguments: dict[str, object]
+    ) -> dict[str, object]:
+        if backend == "a":
+            raise Failed("there is no backend 'a' any more")
+        return order(client, backend, path, arguments)
+
+    monkeypatch.setattr(Client, "order", fails_once)
+    toys = [Toy(tmp_path, name) for name in "ab"]
+    async with serving(tmp_path, head() + "".join(toy.section() for toy in toys)) as served:
+        said = await command(capsys, served, "stop", "--all")
+        assert (said.status, said.err) == (1, "gateway: there is no backend 'a' any more\n")
+        assert said.out == "b: stopped, no request runs there\n"
