@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends import registry
@@ -109,20 +110,44 @@ def test_nothing_is_ended_that_goes_on() -> None:
 TEXTS = st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=6)
 
 
-@given(texts=TEXTS, thoughts=TEXTS, size=st.integers(1, 200))
-def test_the_split_of_the_bytes_changes_nothing(texts: list[str], thoughts: list[str], size: int) -> None:
-    said = [chunk({"reasoning_content": text}) for text in thoughts] + [
-        chunk({"content": text}) for text in texts
+ARGUMENTS = st.dictionaries(st.text(max_size=9), st.text(max_size=20) | st.integers(), max_size=3)
+
+
+def plain(data: bytes) -> str:
+    """Return what a client gets without ids that are new for each answer, and times."""
+    said = re.sub(r'"(id|item_id)":"[a-z]+_[0-9a-f]+"', '"id":""', data.decode())
+    return re.sub(r'"(created_at|completed_at|[a-z_]+_duration)":("[^"]*"|\d+)', '"time":0', said)
+
+
+@pytest.mark.parametrize("operation", [Operation.MESSAGES, Operation.RESPONSES, Operation.OLLAMA_CHAT])
+@settings(max_examples=40)
+@given(texts=TEXTS, thoughts=TEXTS, arguments=ARGUMENTS, cut=st.integers(0, 30), size=st.integers(1, 200))
+def test_the_split_of_the_bytes_changes_nothing(
+    operation: Operation,
+    texts: list[str],
+    thoughts: list[str],
+    arguments: dict[str, Any],
+    cut: int,
+    size: int,
+) -> None:
+    told = msgspec.json.encode(arguments).decode()
+    begun = {"index": 0, "id": "c1", "function": {"name": "get", "arguments": told[:cut]}}
+    more = {"index": 0, "function": {"arguments": told[cut:]}}
+    said = [
+        *[chunk({"reasoning_content": text}) for text in thoughts],
+        *[chunk({"content": text}) for text in texts],
+        *[chunk({"tool_calls": [piece]}) for piece in (begun, more)],
     ]
-    data = stream([*said, *END])
-    once = streamed(translation(Operation.MESSAGES, ASKED), data)
-    split = streamed(translation(Operation.MESSAGES, ASKED), data, size)
-    assert [event for event in events(split) if event["type"] != "message_start"] == [
-        event for event in events(once) if event["type"] != "message_start"
-    ]
-    deltas = [event["delta"] for event in events(split) if event["type"] == "content_block_delta"]
-    assert "".join(delta.get("text", "") for delta in deltas) == "".join(texts)
-    assert "".join(delta.get("thinking", "") for delta in deltas) == "".join(thoughts)
+    asked, data = ASKED | {"input": "hi"}, stream([*said, *END])
+    once = streamed(translation(operation, asked), data)
+    assert plain(streamed(translation(operation, asked), data, size)) == plain(once)
+    if operation is Operation.MESSAGES:
+        deltas = [event["delta"] for event in events(once) if event["type"] == "content_block_delta"]
+        found = {name: [delta[name] for delta in deltas if name in delta] for name in ("text", "thinking")}
+        assert "".join(found["text"]) == "".join(texts)
+        assert "".join(found["thinking"]) == "".join(thoughts)
+        pieces = [delta["partial_json"] for delta in deltas if "partial_json" in delta]
+        assert "".join(pieces) == told
 
 
 def test_a_whole_answer_to_a_stream_becomes_its_events() -> None:
