@@ -4,6 +4,7 @@ Rules:
 - However long the file is, no more than a piece of it is held, and a number for each line while ids are compared.
 - A file with a mistake is not begun: every line is sent, or none.
 - As OpenAI's: one endpoint and one model for all lines, an id for each. Blank lines are no requests.
+- A byte order mark before the first line, which editors on Windows write, is no part of it.
 
 Nothing here is asynchronous: it runs in threads.
 """
@@ -11,10 +12,11 @@ Nothing here is asynchronous: it runs in threads.
 from __future__ import annotations
 
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from gateway.batches.lines import Line, Wrong, is_blank, read
 
@@ -80,7 +82,7 @@ class _Check:
             return Wrong(
                 "mismatched_endpoint", f"the batch is for {self._endpoint}, this line for {line.url}", "url"
             )
-        if not self._seen and not self.mistakes:
+        if not self._seen:
             self.model = line.model
         if line.model != self.model:
             message = "all lines of a batch ask the same model, and this one asks another"
@@ -123,9 +125,16 @@ def _digest(custom_id: str) -> int:
     )
 
 
+def skip_mark(file: IO[bytes]) -> None:
+    """Begin to read a file behind its byte order mark, if it has one."""
+    if file.read(len(BOM_UTF8)) != BOM_UTF8:
+        file.seek(0)
+
+
 def _lines(path: Path, longest: int) -> Iterator[tuple[int, bytes]]:
     """Yield the number of each line that is not blank, from 1, and the line; of one too long a beginning too long."""
     with path.open("rb") as file:
+        skip_mark(file)
         number = 0
         while data := file.readline(longest + 1):
             number += 1

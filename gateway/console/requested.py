@@ -21,6 +21,7 @@ from typing import IO, Any, Final, NamedTuple
 import msgspec
 
 from backends.dialect.members import Members
+from gateway.batches.inputs import skip_mark
 from gateway.batches.lines import LONGEST_ID, Line, Wrong, is_blank, read, request
 from gateway.console.client import Failed
 
@@ -49,6 +50,7 @@ def requests(file: Path, how: How) -> Iterator[tuple[int, Line | Wrong]]:
     """Yield the number of each line that is not blank, from 1, and the request in it. Raises Failed."""
     try:
         with file.open("rb") as lines:
+            skip_mark(lines)
             number = 0
             while data := lines.readline(_LONGEST + 1):
                 number += 1

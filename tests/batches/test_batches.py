@@ -12,6 +12,7 @@ from openai.types import Batch
 
 from gateway.auth import Caller
 from gateway.batches import shelf
+from gateway.batches.inputs import check
 from gateway.batches.records import BatchRecord
 from gateway.fake.engine import FakeEngine
 from tests.batches.flow import CHAT, batch, begun, chat, content, ended, jsonl, keeping, line, uploaded
@@ -117,6 +118,32 @@ async def test_an_input_with_mistakes_is_not_begun(tmp_path: Path) -> None:
         )
         empty = await ended(served, (await begun(served, [b"", b"  "]))["id"])
         assert [each["code"] for each in empty["errors"]["data"]] == ["empty_file"]
+
+
+async def test_a_mark_and_line_ends_of_windows_are_no_mistakes(tmp_path: Path) -> None:
+    data = b"\xef\xbb\xbf" + jsonl([line("a"), line("b")]).replace(b"\n", b"\r\n")
+    async with FakeEngine(models=["up"]) as engine, keeping(tmp_path, engine) as served:
+        found = await ended(served, (await begun(served, [data]))["id"])
+        assert found["request_counts"] == {"total": 2, "completed": 2, "failed": 0}
+        assert set(await content(served, found["output_file_id"])) == {"a", "b"}
+
+
+def test_a_mistake_in_the_first_line_is_none_of_the_others(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(jsonl([b"{", line("a"), line("b", chat() | {"model": "other"})]))
+    found = check(tmp_path / "in", CHAT, 9, 10_000)
+    assert [(each.line, each.code) for each in found.mistakes] == [
+        (1, "invalid_json_line"),
+        (3, "mismatched_model"),
+    ]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_line_is_as_long_with_a_mark_before_it_as_without(tmp_path: Path, mark: bytes) -> None:
+    one = jsonl([line("a")])
+    (tmp_path / "in").write_bytes(mark + one)
+    assert check(tmp_path / "in", CHAT, 9, len(one)).requests == 1
+    assert not check(tmp_path / "in", CHAT, 9, len(one)).mistakes
+    assert [each.code for each in check(tmp_path / "in", CHAT, 9, len(one) - 1).mistakes] == ["line_too_long"]
 
 
 async def test_what_one_key_may_have_is_limited(tmp_path: Path) -> None:

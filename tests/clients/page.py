@@ -120,7 +120,8 @@ def _sessions(ran: list[Ran]) -> Iterator[str]:
     for client in CLIENTS:
         if not client.tests:
             continue
-        own = [one for one in ran if one.id.startswith(client.tests)]
+        # Tests end in an order that changes from run to run.
+        own = sorted(one for one in ran if one.id.startswith(client.tests))
         said = dict.fromkeys(_words(one.id) for one in own if one.outcome == "passed")
         yield f"| {shown(client)} | {'; '.join(said)} |"
 

@@ -69,6 +69,12 @@ def test_the_page_is_not_written_where_a_client_was_not_proved(outcome: str) -> 
     assert page.missing(every()) == [] and len(page.missing([])) == len(CLIENTS)
 
 
+def test_the_page_is_the_same_whatever_order_the_tests_ended_in() -> None:
+    ran = [*every(), Ran("test_curl.py::test_a", "passed"), Ran("test_curl.py::test_b", "passed")]
+    assert "; a; b |" in page.page(ran)
+    assert page.page(ran[::-1]) == page.page(ran)
+
+
 def test_results_are_read_as_pytest_writes_them(tmp_path: Path) -> None:
     case = '<testcase classname="tests.clients.test_{0}" name="test_it[a-b]" time="1">{1}</testcase>'
     cases = case.format("a", "") + case.format("b", "<skipped/>") + case.format("c", "<failure/>")

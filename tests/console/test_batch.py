@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.batches.lines import Line
 from gateway.console.client import Failed
 from gateway.console.progress import words
 from gateway.console.requested import How, Output, checked, requests
@@ -175,6 +176,13 @@ def test_texts_are_prompts_and_the_endpoint_may_be_named(tmp_path: Path) -> None
     assert checked(file, how) == 2
     bodies = [json.loads(found.body) for _, found in requests(file, how)]  # type: ignore[union-attr]
     assert bodies == [{"prompt": 'say "hi"', "model": "m"}, {"prompt": "say more", "model": "m"}]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
+    found = requests(tmp_path / "in.txt", How("m", text=True))
+    bodies = [json.loads(each.body) for _, each in found if isinstance(each, Line)]
+    assert [body["messages"][0]["content"] for body in bodies] == ["one", "two"]
 
 
 def test_an_output_file_belongs_to_one_run_and_holds_nothing_else(tmp_path: Path) -> None:
