@@ -152,8 +152,13 @@ class Service:
         expires = None if after is None else now + after
         name = filename[:_LONGEST_NAME] or "file"
         record = FileRecord(id, owner, purpose, name, upload.size, now, expires)
-        most = self._settings.storage
-        if not await self._store.write(lambda connection: shelf.add_file(connection, record, most)):
+        most, count = self._settings.storage, self._settings.files
+        full = await self._store.write(lambda connection: shelf.add_upload(connection, record, most, count))
+        if full is shelf.Full.COUNT:
+            raise invalid(
+                f"this key has {count} files, which is as many as it may have", code="too_many_files"
+            )
+        if full is shelf.Full.BYTES:
             message = (
                 f"the files of this key would have more than {most} bytes: delete some, or let them expire"
             )

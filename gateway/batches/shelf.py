@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -31,19 +32,35 @@ def _batch_of(row: Any) -> BatchRecord:
 # files
 
 
-def add_file(connection: sa.Connection, record: FileRecord, most: int | None = None) -> bool:
-    """Keep a file. Return False, and keep nothing, where its owner would have more than `most` bytes then."""
-    if most is not None and stored(connection, record.owner) + record.bytes > most:
-        return False
+class Full(enum.Enum):
+    """Why an owner may have no further file."""
+
+    BYTES = "bytes"
+    COUNT = "count"
+
+
+def add_upload(connection: sa.Connection, record: FileRecord, most: int, count: int) -> Full | None:
+    """Keep a file. Return why, and keep nothing, where its owner would have more than `most` bytes or `count` files."""
+    had, size = stored(connection, record.owner)
+    if had >= count:
+        return Full.COUNT
+    if size + record.bytes > most:
+        return Full.BYTES
+    add_file(connection, record)
+    return None
+
+
+def add_file(connection: sa.Connection, record: FileRecord) -> None:
+    """Keep a file, however many its owner has."""
     values = {name: getattr(record, name) for name in record.__slots__}
     connection.execute(sa.insert(files).values(values))
-    return True
 
 
-def stored(connection: sa.Connection, owner: str) -> int:
-    """Return how many bytes an owner's files have."""
-    total = sa.select(sa.func.coalesce(sa.func.sum(files.c.bytes), 0)).where(files.c.owner == owner)
-    return int(connection.execute(total).scalar_one())
+def stored(connection: sa.Connection, owner: str) -> tuple[int, int]:
+    """Return how many files an owner has, and their bytes."""
+    total = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(files.c.bytes), 0))
+    count, size = connection.execute(total.where(files.c.owner == owner)).one()
+    return int(count), int(size)
 
 
 def find_file(connection: sa.Connection, owner: str, id: str) -> FileRecord | None:

@@ -23,6 +23,9 @@ class Batches(Section):
     storage: Size = setting(
         "10GiB", "How many bytes the files of one key may have before it may upload no more."
     )
+    files: int = setting(
+        10_000, "How many files one key may have before it may upload no more.", ge=1, le=10_000_000
+    )
     open: int = setting(
         100, "How many batches of one key may be open: all that have not ended.", ge=1, le=100_000
     )

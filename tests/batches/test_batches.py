@@ -173,6 +173,21 @@ async def test_what_one_key_may_have_is_limited(tmp_path: Path) -> None:
         assert not (await asyncio.to_thread(list, (tmp_path / "data" / "files" / "batches").iterdir()))
 
 
+async def test_a_key_has_only_so_many_files_however_small(tmp_path: Path) -> None:
+    async with (
+        FakeEngine(models=["up"]) as engine,
+        keeping(tmp_path, engine, ENVIRON, server="batches: {files: 2}", extra=KEYS) as served,
+    ):
+        first, _ = [(await uploaded(served, b"", A)).json()["id"] for _ in range(2)]
+        third = await uploaded(served, b"", A)
+        assert (third.status, third.error["code"]) == (400, "too_many_files")
+        assert (await uploaded(served, b"", B)).status == 200, "another key's are its own"
+        kept = await asyncio.to_thread(list, (tmp_path / "data" / "files" / "files").iterdir())
+        assert len(kept) == 3, "what was refused is gone"
+        assert (await served.ask("DELETE", f"/v1/files/{first}", None, {"authorization": A})).status == 200
+        assert (await uploaded(served, b"", A)).status == 200
+
+
 async def test_a_batch_is_cancelled_with_what_it_has(tmp_path: Path) -> None:
     rules = [{"match": {"contains": "slow"}, "first_token": 60.0}]
     async with (

@@ -25,9 +25,10 @@ async def test_files_have_pages_owners_and_an_end(data: Data) -> None:
 
     def filled(connection: Any) -> None:
         for number in range(1, 6):
-            assert shelf.add_file(connection, file(f"f{number}", expires=2000 if number == 2 else None))
-        assert shelf.add_file(connection, file("g1", "b", "user_data"), most=100)
-        assert not shelf.add_file(connection, file("g2", "b"), most=199)
+            shelf.add_file(connection, file(f"f{number}", expires=2000 if number == 2 else None))
+        assert shelf.add_upload(connection, file("g1", "b", "user_data"), 100, 9) is None
+        assert shelf.add_upload(connection, file("g2", "b"), 199, 9) is shelf.Full.BYTES
+        assert shelf.add_upload(connection, file("g2", "b"), 999, 1) is shelf.Full.COUNT
 
     await store.write(filled)
 
@@ -42,7 +43,7 @@ async def test_files_have_pages_owners_and_an_end(data: Data) -> None:
         assert shelf.list_files(connection, "b", None, "f3", 3, True) is None
         assert shelf.find_file(connection, "a", "f1") == file("f1")
         assert shelf.find_file(connection, "b", "f1") is None
-        assert (shelf.stored(connection, "a"), shelf.stored(connection, "c")) == (500, 0)
+        assert (shelf.stored(connection, "a"), shelf.stored(connection, "c")) == ((5, 500), (0, 0))
 
     await store.read(looked)
     assert await store.write(
