@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -26,6 +25,7 @@ from gateway.errors import GatewayError, Own
 from gateway.store.failure import no_store
 
 if TYPE_CHECKING:
+    from gateway.batches.records import FileRecord
     from gateway.batches.service import Service, Upload
 
 _LONGEST_VALUE: Final = 1024
@@ -116,7 +116,7 @@ def add_files(app: FastAPI, keeping: Keeping) -> None:
         """Return the content of a file."""
         service, owner = keeping.of(request)
         record = await service.file(owner, file_id)
-        file = await asyncio.to_thread(_opened, service.path(record))
+        file = await _opened(service, record)
         headers = {"content-length": str(record.bytes), "x-content-type-options": "nosniff"}
         return StreamingResponse(_pieces(file), headers=headers, media_type="application/octet-stream")
 
@@ -173,11 +173,12 @@ def _said(values: dict[str, bytes]) -> tuple[str, int | None]:
     return said["purpose"], expiry(anchor or "", number, "expires_after")
 
 
-def _opened(path: Path) -> IO[bytes]:
-    """Return a file's content, open. Raises GatewayError."""
+async def _opened(service: Service, record: FileRecord) -> IO[bytes]:
+    """Return a file's content, open. Raises GatewayError, also where the file has been deleted meanwhile."""
     try:
-        return path.open("rb", buffering=0)
+        return await asyncio.to_thread(service.path(record).open, "rb", 0)
     except FileNotFoundError:
+        await service.file(record.owner, record.id)
         raise GatewayError(Own.INTERNAL, "the content of this file is lost", code="file_lost") from None
 
 

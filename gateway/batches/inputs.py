@@ -138,10 +138,12 @@ def _lines(path: Path, longest: int) -> Iterator[tuple[int, bytes]]:
         number = 0
         while data := file.readline(longest + 1):
             number += 1
-            while len(data) > longest and not data.endswith(b"\n") and (more := file.readline(PIECE)):
+            is_long = len(data) > longest and not data.endswith(b"\n")
+            while is_long and (more := file.readline(PIECE)):
                 if more.endswith(b"\n"):
                     break
-            if not is_blank(data):
+            # Of one too long only a beginning was looked at: it is no blank line, whatever that is.
+            if is_long or not is_blank(data):
                 yield number, data
 
 

@@ -51,6 +51,7 @@ class _Body(msgspec.Struct):
 
     model: str | None = None
     stream: Any = None
+    background: Any = None
 
 
 _body: Final = msgspec.json.Decoder(_Body)
@@ -88,6 +89,9 @@ def request(custom_id: str, url: str, body: bytes) -> Line | Wrong:
         return Wrong("invalid_body", "'body' must be an object, and its 'model' text", "body")
     if known.stream not in (None, False):
         return Wrong("stream_not_supported", "a batch has no streams: leave out 'stream'", "body.stream")
+    if known.background not in (None, False):
+        message = "a batch waits for each answer: leave out 'background'"
+        return Wrong("background_not_supported", message, "body.background")
     return Line(custom_id, url, known.model or None, body)
 
 

@@ -9,11 +9,12 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -31,6 +32,7 @@ from gateway.batches.runner import Runner
 from gateway.batches.sending import Send
 from gateway.config.batches import Batches
 from gateway.errors import GatewayError, Own
+from gateway.store.failure import StoreError
 from gateway.store.store import Store
 from gateway.telemetry.of_batches import BatchMetrics
 
@@ -76,7 +78,7 @@ class Upload:
         self.size = 0
 
     async def write(self, data: bytes) -> None:
-        """Take a piece of the content. Raises GatewayError where there is too much of it."""
+        """Take a piece of the content. Raises GatewayError where there is too much of it, or no room on the disk."""
         self.size += len(data)
         self._held += len(data)
         if self.size > self._most:
@@ -88,12 +90,18 @@ class Upload:
 
     async def _write(self) -> None:
         data, self._gathered, self._held = b"".join(self._gathered), [], 0
-        await asyncio.to_thread(_write_all, self._file, data)
+        try:
+            await asyncio.to_thread(_write_all, self._file, data)
+        except OSError as error:
+            raise _unwritten(error) from None
 
     async def done(self) -> None:
-        """Have all of it on the disk."""
+        """Have all of it on the disk. Raises StoreError where that cannot be."""
         await self._write()
-        await asyncio.to_thread(os.fsync, self._file)
+        try:
+            await asyncio.to_thread(os.fsync, self._file)
+        except OSError as error:
+            raise _unwritten(error) from None
         self._close()
 
     def _close(self) -> None:
@@ -216,7 +224,14 @@ class Service:
             else expiry(after.anchor, after.seconds, "output_expires_after"),
         )
         most = self._settings.open
-        if not await self._store.write(lambda connection: shelf.add_batch(connection, batch, most)):
+
+        def add(connection: Any) -> bool:
+            # Looked for once more: since then it may have been deleted.
+            if shelf.find_file(connection, owner, record.id) is None:
+                raise _missing("file", record.id)
+            return shelf.add_batch(connection, batch, most)
+
+        if not await self._store.write(add):
             message = f"this key has {most} batches that have not ended, which is as many as it may have"
             raise invalid(message, code="too_many_batches")
         self.runner.wake()
@@ -255,6 +270,12 @@ def _write_all(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
+
+
+def _unwritten(error: OSError) -> StoreError:
+    """Return what a client is told whose upload cannot be written."""
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return StoreError("its disk is full" if is_full else "its disk fails")
 
 
 def _read(body: bytes) -> NewBatch:

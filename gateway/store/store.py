@@ -14,6 +14,7 @@ Rules:
   once until it works again. Errors in what a function asks for (a constraint, a wrong statement) stay as they are.
 - SQLite runs with a write-ahead log: a killed process loses nothing that was written, a power cut at most the last
   moments, and neither damages the database.
+- Texts with the character 0, which PostgreSQL cannot hold, have U+FFFD for it there. So nothing has an id with one.
 - The folder and all in it are for the gateway's own user alone.
 """
 
@@ -221,9 +222,25 @@ def _postgres(data: Data) -> sa.Engine:
         "options": "-c statement_timeout=60000 -c lock_timeout=60000",
     }
     options = {name: value for name, value in options.items() if name not in url.query}
-    return sa.create_engine(
+    engine = sa.create_engine(
         url, connect_args=options, pool_size=THREADS, pool_pre_ping=True, hide_parameters=True
     )
+
+    def executed(_: Any, __: Any, statement: str, given: Any, ___: Any, is_many: bool) -> tuple[str, Any]:
+        return statement, [_writable(each) for each in given] if is_many else _writable(given)
+
+    event.listen(engine, "before_cursor_execute", executed, retval=True)
+    return engine
+
+
+def _writable(given: Any) -> Any:
+    """Return a statement's parameters as PostgreSQL takes them: its texts cannot have the character 0."""
+    if not isinstance(given, dict):
+        return given
+    return {
+        name: value.replace("\0", "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else value
+        for name, value in given.items()
+    }
 
 
 def _place(data: Data, folder: Path) -> str:

@@ -13,7 +13,7 @@ from openai.types import Batch
 from gateway.auth import Caller
 from gateway.batches import shelf
 from gateway.batches.inputs import check
-from gateway.batches.records import BatchRecord
+from gateway.batches.records import BatchRecord, FileRecord
 from gateway.fake.engine import FakeEngine
 from tests.batches.flow import CHAT, batch, begun, chat, content, ended, jsonl, keeping, line, uploaded
 from tests.faults.clients import config
@@ -280,6 +280,32 @@ async def test_a_file_that_a_batch_reads_is_not_deleted(tmp_path: Path) -> None:
         assert deleted.json() == {"id": made["input_file_id"], "object": "file", "deleted": True}
         assert (await served.get(path)).status == 404
         assert not (tmp_path / "data" / "files" / "files" / made["input_file_id"]).exists()
+
+
+async def test_what_is_deleted_meanwhile_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is deleted between two looks at it: no error of the gateway, and no batch without an input."""
+    async with FakeEngine(models=["up"]) as engine, keeping(tmp_path, engine) as served:
+        service = served.gateway.kept
+        assert service is not None
+        name = (await uploaded(served, jsonl([line("a")]))).json()["id"]
+        known = [await service.file("anyone", name)]
+        look = service.file
+
+        async def file(owner: str, asked: str) -> FileRecord:
+            return known.pop() if known else await look(owner, asked)
+
+        monkeypatch.setattr(service, "file", file)
+        await served.ask("DELETE", f"/v1/files/{name}", None, {})
+        for method, path, body in (
+            ("GET", f"/v1/files/{name}/content", None),
+            ("POST", "/v1/batches", {"input_file_id": name, "endpoint": CHAT, "completion_window": "24h"}),
+        ):
+            known.append(FileRecord(name, "anyone", "batch", "in.jsonl", 9, 1, None))
+            answer = await served.ask(method, path, body, {})
+            assert (answer.status, answer.error["code"]) == (404, "file_not_found"), path
+        assert (await served.get("/v1/batches")).json()["data"] == []
 
 
 async def test_a_key_that_is_gone_fails_its_lines(tmp_path: Path) -> None:

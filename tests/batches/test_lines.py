@@ -55,6 +55,7 @@ WRONG: list[tuple[bytes, str, str | None]] = [
     (line(body="x"), "invalid_body", "body"),
     (line(body={"model": 1}), "invalid_body", "body"),
     (line(body={"model": "m", "stream": True}), "stream_not_supported", "body.stream"),
+    (line(body={"model": "m", "background": True}), "background_not_supported", "body.background"),
 ]
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 
 import pytest
 
-from gateway.batches import runner
+from gateway.batches import runner, service
 from gateway.fake.engine import FakeEngine
 from gateway.wire.limits import Limits
 from tests.batches.flow import BOUNDARY, form, keeping, uploaded
@@ -63,6 +64,22 @@ async def test_an_upload_that_breaks_off_leaves_nothing(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+async def test_an_upload_without_room_is_said_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(file: int, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(service, "_write_all", full)
+    async with FakeEngine(models=["up"]) as engine, keeping(tmp_path, engine) as served:
+        for size in (10, 3 << 20):
+            answer = await uploaded(served, b"x" * size)
+            assert (answer.status, answer.error["code"]) == (503, "store_unavailable")
+            assert "its disk is full" in answer.error["message"]
+        assert kept(tmp_path) == []
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [
@@ -104,10 +121,10 @@ async def test_files_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 async def _later(served: Served, seconds: float) -> None:
     """Have the gateway believe that so much time has passed."""
-    service = served.gateway.kept
-    assert service is not None
-    clock = service._clock
-    service._clock = service.runner._parts.clock = lambda: clock() + seconds
+    files = served.gateway.kept
+    assert files is not None
+    clock = files._clock
+    files._clock = files.runner._parts.clock = lambda: clock() + seconds
 
 
 def test_only_uploads_may_be_larger_and_slower() -> None:

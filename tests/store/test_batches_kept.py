@@ -114,3 +114,14 @@ async def test_a_batch_is_worked_on_by_one(data: Data) -> None:
     listed = await store.read(lambda connection: shelf.list_batches(connection, "a", None, 5))
     assert [each.id for each in listed or ()] == ["batch_1"]
     await store.close()
+
+
+async def test_a_text_with_the_character_0_finds_nothing(data: Data) -> None:
+    """PostgreSQL cannot hold one: what a client asks for is not there, and the store still works."""
+    store = Store.open(data)
+    found = await store.read(lambda connection: shelf.find_file(connection, "a", "\0"))
+    listed = await store.read(lambda connection: shelf.list_files(connection, "a", "\0", None, 3, True))
+    after = await store.read(lambda connection: shelf.list_batches(connection, "a", "x\0", 3))
+    assert (found, listed, after) == (None, [], None)
+    assert await store.write(lambda connection: shelf.unknown_files(connection, ["f\0", "g"])) == {"f\0", "g"}
+    await store.close()
