@@ -227,7 +227,7 @@ class Service:
 
         def add(connection: Any) -> bool:
             # Looked for once more: since then it may have been deleted.
-            if shelf.find_file(connection, owner, record.id) is None:
+            if shelf.find_file(connection, owner, record.id, hold=True) is None:
                 raise _missing("file", record.id)
             return shelf.add_batch(connection, batch, most)
 

@@ -63,9 +63,10 @@ def stored(connection: sa.Connection, owner: str) -> tuple[int, int]:
     return int(count), int(size)
 
 
-def find_file(connection: sa.Connection, owner: str, id: str) -> FileRecord | None:
-    """Return a file of an owner; None where there is none."""
-    row = connection.execute(sa.select(*_FILE).where(files.c.id == id, files.c.owner == owner)).one_or_none()
+def find_file(connection: sa.Connection, owner: str, id: str, hold: bool = False) -> FileRecord | None:
+    """Return a file of an owner; None where there is none. `hold`: nobody else holds it until this transaction ends."""
+    found = sa.select(*_FILE).where(files.c.id == id, files.c.owner == owner)
+    row = connection.execute(found.with_for_update() if hold else found).one_or_none()
     return None if row is None else _file_of(row)
 
 
@@ -108,6 +109,7 @@ def using(connection: sa.Connection, id: str) -> str | None:
 
 def remove_file(connection: sa.Connection, owner: str, id: str) -> str | None:
     """Forget a file, unless a batch reads it: then return the id of that batch."""
+    find_file(connection, owner, id, hold=True)
     reader = using(connection, id)
     if reader is None:
         connection.execute(sa.delete(files).where(files.c.id == id, files.c.owner == owner))

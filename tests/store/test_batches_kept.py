@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from gateway.batches import shelf
@@ -124,4 +125,22 @@ async def test_a_text_with_the_character_0_finds_nothing(data: Data) -> None:
     after = await store.read(lambda connection: shelf.list_batches(connection, "a", "x\0", 3))
     assert (found, listed, after) == (None, [], None)
     assert await store.write(lambda connection: shelf.unknown_files(connection, ["f\0", "g"])) == {"f\0", "g"}
+    await store.close()
+
+
+async def test_a_file_is_either_read_by_a_new_batch_or_deleted(data: Data) -> None:
+    store = Store.open(data)
+
+    def begun(connection: Any, number: int) -> bool:
+        if shelf.find_file(connection, "a", f"f{number}", hold=True) is None:
+            return False
+        return shelf.add_batch(connection, batch(f"batch_{number}", input_file=f"f{number}"), 100)
+
+    for number in range(15):
+        await store.write(lambda connection, number=number: shelf.add_file(connection, file(f"f{number}")))  # type: ignore[misc]
+        is_read, reader = await asyncio.gather(
+            store.write(lambda connection, number=number: begun(connection, number)),  # type: ignore[misc]
+            store.write(lambda connection, number=number: shelf.remove_file(connection, "a", f"f{number}")),  # type: ignore[misc]
+        )
+        assert (reader is not None) == is_read
     await store.close()
