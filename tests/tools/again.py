@@ -32,7 +32,13 @@ def run(arguments: Sequence[str], folder: Path = ROOT) -> int:
     failed = list(json.loads((folder / FAILED).read_text()))
     if len(failed) > MOST:
         return status
-    options = [each for each in arguments if not (folder / each).exists()]
+    before = ["", *arguments]
+    options = [
+        each
+        for each, option in zip(arguments, before, strict=False)
+        # What was to be tested is left out; the path that an option names stays.
+        if option.startswith("--") or not (folder / each).exists()
+    ]
     for time in range(TIMES):
         _say(f"{len(failed)} failed: alone, {time + 1} of {TIMES}")
         if _pytest([*options, "-q", "-n0", *failed], folder) != pytest.ExitCode.OK:

@@ -45,7 +45,8 @@ def test_what_failed_has_to_pass_alone_each_time(
     tmp_path: Path, passes: str, status: int, runs: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "test_a.py").write_text(COUNTING.format(passes=passes))
-    assert run([*XDIST, "-q", "-n1", "test_a.py"], tmp_path) == status
+    (tmp_path / "test_b.py").write_text("import nothing_such\n")
+    assert run([*XDIST, "-q", "-n1", "--ignore", "test_b.py", "."], tmp_path) == status
     assert ran(tmp_path, "runs") == runs
     assert ran(tmp_path, "others") == 1, "what passed is not run again"
     told = "beside other tests and passed 3 times alone:\ntest_a.py::test_it\n" in capfd.readouterr().out
