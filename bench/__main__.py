@@ -20,6 +20,7 @@ from pathlib import Path
 import uvloop
 
 from bench import chart, goals, peers, probe, report, scenarios
+from bench.dialects import DIALECTS
 from bench.scenarios import QUICK, Plan, Result
 from bench.subjects import (
     ROOT,
@@ -28,6 +29,7 @@ from bench.subjects import (
     Gateway,
     HAProxy,
     Nginx,
+    Spoken,
     StartError,
     Subject,
     start_upstream,
@@ -138,12 +140,26 @@ class Bench:
         await self._compare("scale", gateway, large)
         _say("two workers")
         await self._compare("workers", gateway, Gateway("gateway, 2 workers", workers=2))
+        _say("streams in each dialect")
+        await self._dialects()
         _say("objects left for the collector")
         await self._collector(Collected(goals.COLLECTED))
         if len(os.sched_getaffinity(0)) < CORES_FOR_WORKERS:
             self.skipped["workers: requests per second"] = f"needs {CORES_FOR_WORKERS} cores"
             for figures in self.results["workers"].figures.values() if "workers" in self.results else ():
                 figures["requests_per_second"] = None
+
+    async def _dialects(self) -> None:
+        """Measure the gateway in each client dialect."""
+        spoken = [Spoken(goals.SPOKEN.format(name), dialect) for name, dialect in DIALECTS.items()]
+        try:
+            if not all([await self._start(subject) for subject in spoken]):
+                self.skipped["dialects"] = "did not start"
+                return
+            self.results["dialects"] = await scenarios.dialects(spoken, self.plan, self.upstream)
+        finally:
+            for subject in spoken:
+                subject.stop()
 
     async def _collector(self, subject: Collected) -> None:
         if not await self._start(subject):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bench.dialects import DIALECTS, PASSED
 from bench.scenarios import Figures
 
 Scenarios = Mapping[str, Mapping[str, Figures]]
@@ -20,6 +21,8 @@ GATEWAY = "gateway"
 PROXY = "HAProxy"
 ROUTER = "vllm-router"
 COLLECTED = "gateway, eager collector"
+SPOKEN = "gateway, {}"
+"""The gateway asked in a dialect, by the dialect's name."""
 NO_OBJECTS = 0.05
 """Objects per request that count as none: the metrics page that is read for the count, and probes, leave a few."""
 
@@ -78,6 +81,19 @@ def goals(scenarios: Scenarios, *, compiled: bool = False) -> list[Goal]:
             to(PROXY, "burst", "ttft_p50_ms"),
             3,
             "×",
+        ),
+        *(
+            Goal(
+                f"CPU per chunk of a stream in the dialect {name}, to {PASSED}, which passes",
+                _ratio(
+                    of("dialects", SPOKEN.format(name), "cpu_us_per_chunk"),
+                    of("dialects", SPOKEN.format(PASSED), "cpu_us_per_chunk"),
+                ),
+                1.6,
+                "×",
+            )
+            for name in DIALECTS
+            if name != PASSED
         ),
         Goal(
             "left for the collector, per JSON request",

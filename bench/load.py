@@ -2,8 +2,8 @@
 
 Rules:
 - The loop is closed: each connection sends its next request when the last answer is complete, so nothing piles up.
-- An answer is complete when the last byte that its framing promises is there; a stream also needs `[DONE]`. Anything
-  else is an error, counted under a name.
+- An answer is complete when the last byte that its framing promises is there; a stream also needs its last event.
+  Anything else is an error, counted under a name.
 - Times are seconds of `perf_counter`, taken when a read returns. Only what happens inside the window counts.
 """
 
@@ -16,15 +16,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from bench import accounting
 
 _LENGTH = re.compile(rb"content-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"transfer-encoding:[ \t]*chunked", re.IGNORECASE)
 _CLOSES = re.compile(rb"connection:[ \t]*close", re.IGNORECASE)
-_EVENT = b"data:"
-_DONE = b"[DONE]"
 _END = b"0\r\n\r\n"
 RECONNECT = 0.05
 """Seconds before a lost connection is opened again."""
@@ -37,6 +35,21 @@ class Question:
     port: int
     data: bytes
     stream: bool
+    event: bytes = b"data:"
+    """What is in each event of a stream that counts."""
+    done: bytes = b"[DONE]"
+    """What is in the last event of a stream that is complete."""
+    reach: int = 32
+    """Within how many bytes of the end of a stream that is."""
+
+    @classmethod
+    def to(cls, port: int, path: str, key: str, body: bytes, **more: Any) -> Question:
+        """Make a POST of JSON; `more` is what is known of its answer."""
+        head = (
+            f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
+            f"authorization: Bearer {key}\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        return cls(port, head.encode() + body, **more)
 
     @classmethod
     def chat(
@@ -59,11 +72,7 @@ class Question:
             "stream": stream,
         }
         text = json.dumps(body, separators=(",", ":")).encode()
-        head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
-            f"authorization: Bearer {key}\r\ncontent-length: {len(text)}\r\n\r\n"
-        )
-        return cls(port, head.encode() + text, stream)
+        return cls.to(port, "/v1/chat/completions", key, text, stream=stream)
 
 
 @dataclass(slots=True)
@@ -240,7 +249,8 @@ class Client(asyncio.Protocol):
     def _on_chunks(self, data: bytes, now: float) -> None:
         """Count the events in new bytes of a stream; one may be split, so the search starts a little earlier."""
         seen = self._tail + data
-        events = seen.count(_EVENT) - self._tail.count(_EVENT)
+        question = self._load.question
+        events = seen.count(question.event) - self._tail.count(question.event)
         if events:
             tally = self._load.tally
             tally.events += events
@@ -250,7 +260,7 @@ class Client(asyncio.Protocol):
             else:
                 tally.gaps.append(now - self._last)
             self._last = now
-        self._tail = seen[-32:]
+        self._tail = seen[-question.reach :]
         if self._tail.endswith(_END):
             self._finished(now)
 
@@ -260,8 +270,8 @@ class Client(asyncio.Protocol):
         status = self._head[9:12]
         if status != b"200":
             load.tally.errors[f"status {status.decode(errors='replace')}"] += 1
-        elif load.question.stream and _DONE not in self._tail:
-            load.tally.errors["no [DONE]"] += 1
+        elif load.question.stream and load.question.done not in self._tail:
+            load.tally.errors[f"no {load.question.done.decode()}"] += 1
         else:
             load.tally.requests += 1
             load.tally.latency.append(now - self._asked)

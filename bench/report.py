@@ -16,7 +16,8 @@ from dataclasses import asdict
 from typing import Any
 
 from bench import interpreter
-from bench.goals import Goal, added
+from bench.dialects import PASSED
+from bench.goals import SPOKEN, Goal, added
 from bench.scenarios import GAP_MS, JSON_CONNECTIONS, PIECES, Plan, Result
 from bench.subjects import Subject
 
@@ -166,6 +167,13 @@ def _more(data: Run) -> str:
         if scenario in scenarios:
             before, after = (figures[figure] for figures in scenarios[scenario].values())
             rows.append((f"gateway: {what}", before, after, unit))
+    spoken = {name: figures["cpu_us_per_chunk"] for name, figures in scenarios.get("dialects", {}).items()}
+    passed = spoken.get(SPOKEN.format(PASSED))
+    rows += [
+        (f"{name}, instead of {PASSED}, which passes", passed, figure, "CPU µs / chunk")
+        for name, figure in spoken.items()
+        if name != SPOKEN.format(PASSED)
+    ]
     lines = ["| | unit | before | after | ratio |", "|---|---|---:|---:|---:|"]
     for what, before, after, unit in rows:
         if before and after:

@@ -18,7 +18,7 @@ from statistics import median
 
 from bench import accounting, load, probe
 from bench.load import Load, Tally
-from bench.subjects import Collected, Subject
+from bench.subjects import Collected, Spoken, Subject
 
 Figures = dict[str, float | None]
 
@@ -95,6 +95,23 @@ async def streams(subjects: Sequence[Subject], plan: Plan, upstream: int) -> Res
     async def window(subject: Subject) -> Tally:
         return await load.closed_loop(
             subject.question(stream=True, tokens=PIECES, gap_ms=GAP_MS),
+            plan.streams,
+            seconds=plan.seconds,
+            warm=plan.warm,
+            pid=subject.pid,
+            spread=PIECES * GAP_MS / 1000,
+        )
+
+    return await _rounds(subjects, plan.rounds, upstream, window, STREAM_FIGURES)
+
+
+async def dialects(subjects: Sequence[Spoken], plan: Plan, upstream: int) -> Result:
+    """Measure streams as above, each subject in its dialect."""
+    spoken = {subject.name: subject for subject in subjects}
+
+    async def window(subject: Subject) -> Tally:
+        return await load.closed_loop(
+            spoken[subject.name].spoken(tokens=PIECES, gap_ms=GAP_MS),
             plan.streams,
             seconds=plan.seconds,
             warm=plan.warm,

@@ -24,6 +24,7 @@ from pathlib import Path
 import yaml
 
 from bench import probe, upstream
+from bench.dialects import Dialect, question
 from bench.load import Question
 from gateway.keys import hash_key
 
@@ -216,6 +217,25 @@ class Gateway(Subject):
                 f"team-{number}": {"hash": hash_key(f"{KEY}-{number}"), "models": ["bench-*"]}
                 for number in range(1, self.keys + 1)
             },
+        }
+
+
+class Spoken(Gateway):
+    """The gateway asked in one client dialect, before an engine that speaks OpenAI's chat alone."""
+
+    def __init__(self, name: str, dialect: Dialect) -> None:
+        super().__init__(name)
+        self.dialect = dialect
+
+    def spoken(self, *, tokens: int, gap_ms: int) -> Question:
+        """Return the question for a stream in the dialect."""
+        return question(self.dialect, self.port, self.model, self.key, tokens=tokens, gap_ms=gap_ms)
+
+    def config(self, upstream_port: int) -> dict[str, object]:
+        native = dict.fromkeys(("messages", "responses"), False)
+        url = f"http://127.0.0.1:{upstream_port}"
+        return super().config(upstream_port) | {
+            "backends": {"upstream": {"engine": "openai", "url": url, "native": native}}
         }
 
 

@@ -7,7 +7,8 @@ is `incomplete` in an event `response.completed`).
 Rules:
 - What the engine said stays. A member is added only where it is missing: what the client asked for, else the default of
   OpenAI's API.
-- An answer with as many tokens as its limit allowed was ended by it: it is `incomplete`, whatever the engine calls it.
+- A response with as many tokens as its limit allowed was ended by it: it is `incomplete`, whatever the engine calls it.
+  (A chat tells its finish reason, so one that is said as a response is not judged by this.)
 - An event that is complete keeps its bytes.
 """
 
@@ -84,7 +85,7 @@ def repeated(said: Members, request: Request) -> Members:
 
 
 def complete(response: Members, asked: Members, model: str) -> None:
-    """Add what a response lacks, and say so where its limit ended it."""
+    """Add what a response lacks."""
     response.setdefault("created_at", int(time.time()))
     for name, value in {
         "model": model,
@@ -104,7 +105,13 @@ def complete(response: Members, asked: Members, model: str) -> None:
     for name, counts in _DETAILS.items():
         told = usage.get(name)
         usage[name] = dict.fromkeys(counts, 0) | (told if isinstance(told, dict) else {})
-    limit, made = asked["max_output_tokens"], usage.get("output_tokens")
+
+
+def _complete_from_engine(response: Members, asked: Members, model: str) -> None:
+    """Add what an engine's response lacks, and say so where its limit ended it."""
+    complete(response, asked, model)
+    usage = response.get("usage")
+    limit, made = asked["max_output_tokens"], usage.get("output_tokens") if isinstance(usage, dict) else None
     is_limited = type(limit) is int and type(made) is int and 0 < limit <= made
     if response.get("status") == "completed" and is_limited:
         response["status"] = "incomplete"
@@ -149,7 +156,7 @@ def complete_part(part: Any) -> None:
 def whole(request: Request, body: bytes) -> bytes:
     """Return a whole response with what it lacks; `body` itself where it lacks nothing."""
     response = _members.decode(body)
-    complete(response, asked_of(request), request.model)
+    _complete_from_engine(response, asked_of(request), request.model)
     return body if response == _members.decode(body) else msgspec.json.encode(response)
 
 
@@ -176,7 +183,7 @@ class Numbering:
         response = event.get("response")
         if isinstance(response, dict):
             self._name_all(response.get("output"))
-            complete(response, self._asked, self._model)
+            _complete_from_engine(response, self._asked, self._model)
             if kind == _COMPLETED and response.get("status") == "incomplete":
                 kind = event["type"] = "response.incomplete"
         item = event.get("item")

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from bench import chart, report, soak
-from bench.goals import COLLECTED, Goal, goals
+from bench.dialects import DIALECTS
+from bench.goals import COLLECTED, SPOKEN, Goal, goals
 from bench.interpreter import Interpreter, better, is_profiled
 from bench.load import Client, Load, Question, quantile
 from bench.scenarios import Plan, Result
@@ -66,6 +67,9 @@ def test_the_quick_run_measures_everything_without_an_error(tmp_path: Path) -> N
         ours = data["scenarios"][scenario]["gateway"]
         assert ours.keys() == figures
         assert all(value is not None and value > 0 for value in ours.values()), (scenario, ours)
+    spoken = data["scenarios"]["dialects"]
+    assert spoken.keys() == {SPOKEN.format(name) for name in DIALECTS}
+    assert all(None not in figures.values() for figures in spoken.values()), spoken
     assert "direct" in data["scenarios"]["json"]
     assert {"HAProxy", "nginx"} <= data["subjects"].keys() | data["absent"].keys()
     assert ran.stdout.startswith("# Benchmark\n")

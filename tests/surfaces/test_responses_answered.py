@@ -124,6 +124,16 @@ def test_why_it_ended_is_the_same_whole_and_streamed(finish: str, status: str, r
     assert (last["status"], last["incomplete_details"]) == (status, details)
 
 
+def test_a_model_that_stops_with_its_last_token_is_not_cut() -> None:
+    """The chat tells why it ended; that as many tokens came as might says nothing then."""
+    body = ASKED | {"max_output_tokens": 2}
+    usage = {"prompt_tokens": 9, "completion_tokens": 2}
+    assert chatting.whole(Operation.RESPONSES, body, {"content": "x y"}, usage=usage)["status"] == "completed"
+    found = chatting.translation(Operation.RESPONSES, body | {"stream": True})
+    said = chatting.stream([chunk({"content": "x y"}), chunk({}, "stop"), counted(9, 2)])
+    assert chatting.events(chatting.streamed(found, said))[-1]["type"] == "response.completed"
+
+
 def test_a_call_alone_opens_no_message() -> None:
     function = {"name": "get", "arguments": '{"a": 1}'}
     made = whole(
