@@ -4,6 +4,8 @@ Rules:
 - What belongs to another key is not found. The functions of the runner, which serves all keys, ask for no owner.
 - A batch changes by statements that name what must still be so: its status, or who holds its lease. Who comes too late
   changes nothing, and is told so.
+- What an owner has is counted and added to by one transaction at a time. SQLite has no other way to write; PostgreSQL
+  holds a lock for each owner (`pg_advisory_xact_lock`), which ends with the transaction.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class Full(enum.Enum):
 
 def add_upload(connection: sa.Connection, record: FileRecord, most: int, count: int) -> Full | None:
     """Keep a file. Return why, and keep nothing, where its owner would have more than `most` bytes or `count` files."""
+    _hold(connection, record.owner)
     had, size = stored(connection, record.owner)
     if had >= count:
         return Full.COUNT
@@ -48,6 +51,12 @@ def add_upload(connection: sa.Connection, record: FileRecord, most: int, count: 
         return Full.BYTES
     add_file(connection, record)
     return None
+
+
+def _hold(connection: sa.Connection, owner: str) -> None:
+    """Wait until nobody else adds to what an owner has, and keep others from it until this transaction ends."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(owner, 0))))
 
 
 def add_file(connection: sa.Connection, record: FileRecord) -> None:
@@ -138,6 +147,7 @@ def unknown_files(connection: sa.Connection, ids: Sequence[str]) -> set[str]:
 
 def add_batch(connection: sa.Connection, record: BatchRecord, most: int) -> bool:
     """Keep a new batch. Return False, and keep nothing, where its owner has `most` open ones already."""
+    _hold(connection, record.owner)
     count = sa.select(sa.func.count()).where(batches.c.owner == record.owner, batches.c.status.in_(OPEN))
     if connection.execute(count).scalar_one() >= most:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from gateway.batches import shelf
@@ -143,4 +144,20 @@ async def test_a_file_is_either_read_by_a_new_batch_or_deleted(data: Data) -> No
             store.write(lambda connection, number=number: shelf.remove_file(connection, "a", f"f{number}")),  # type: ignore[misc]
         )
         assert (reader is not None) == is_read
+    await store.close()
+
+
+async def test_who_adds_at_the_same_moment_stays_within_the_limits_too(data: Data) -> None:
+    store = Store.open(data)
+    await store.write(lambda connection: shelf.add_file(connection, file("f1")))
+
+    def uploaded(connection: Any, number: int) -> bool:
+        return shelf.add_upload(connection, file(f"g{number}", "b"), 10_000, 3) is None
+
+    def begun(connection: Any, number: int) -> bool:
+        return shelf.add_batch(connection, batch(f"batch_{number}"), 3)
+
+    for add in (uploaded, begun):
+        added = await asyncio.gather(*(store.write(partial(add, number=number)) for number in range(20)))
+        assert sum(added) == 3
     await store.close()
