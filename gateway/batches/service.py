@@ -75,6 +75,7 @@ class Upload:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._gathered: list[bytes] = []
         self._held = 0
+        self._is_left = False
         self.size = 0
 
     async def write(self, data: bytes) -> None:
@@ -109,10 +110,15 @@ class Upload:
         if file >= 0:
             os.close(file)
 
+    def leave(self) -> None:
+        """Let the content stay, whatever comes. Should nobody know of it later, the sweep removes it."""
+        self._is_left = True
+
     def drop(self) -> None:
         """Forget it."""
         self._close()
-        self._path.unlink(missing_ok=True)
+        if not self._is_left:
+            self._path.unlink(missing_ok=True)
 
 
 class Service:
@@ -161,7 +167,14 @@ class Service:
         name = filename[:_LONGEST_NAME] or "file"
         record = FileRecord(id, owner, purpose, name, upload.size, now, expires)
         most, count = self._settings.storage, self._settings.files
-        full = await self._store.write(lambda connection: shelf.add_upload(connection, record, most, count))
+        try:
+            full = await self._store.write(
+                lambda connection: shelf.add_upload(connection, record, most, count)
+            )
+        except asyncio.CancelledError:
+            # Its row is stored all the same, or will be.
+            upload.leave()
+            raise
         if full is shelf.Full.COUNT:
             raise invalid(
                 f"this key has {count} files, which is as many as it may have", code="too_many_files"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,31 @@ async def test_an_upload_without_room_is_said_and_leaves_nothing(
             assert "its disk is full" in answer.error["message"]
         assert kept(tmp_path) == []
     assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_request_that_is_cancelled_when_its_file_is_stored_loses_no_content(tmp_path: Path) -> None:
+    async with FakeEngine(models=["up"]) as engine, keeping(tmp_path, engine) as served:
+        kept_files = served.gateway.kept
+        assert kept_files is not None
+        write, stored = kept_files._store.write, asyncio.Event()
+
+        async def late(work: Any) -> Any:
+            found = await write(work)
+            stored.set()
+            await asyncio.Event().wait()
+            return found
+
+        kept_files._store.write = late  # type: ignore[method-assign]
+        new, upload = kept_files.upload()
+        await upload.write(b"content")
+        keep = asyncio.create_task(kept_files.keep("anyone", new, upload, "batch", "a.jsonl", None))
+        await stored.wait()
+        keep.cancel()
+        await asyncio.wait([keep])
+        upload.drop()
+        kept_files._store.write = write  # type: ignore[method-assign]
+        assert keep.cancelled() and kept(tmp_path) == [new]
+        assert (await served.get(f"/v1/files/{new}/content")).body == b"content"
 
 
 @pytest.mark.parametrize(
