@@ -11,6 +11,7 @@ import pytest
 
 from gateway.batches import runner, service
 from gateway.fake.engine import FakeEngine
+from gateway.store.store import Store
 from gateway.wire.limits import Limits
 from tests.batches.flow import BOUNDARY, form, keeping, uploaded
 from tests.serving import Served
@@ -81,27 +82,33 @@ async def test_an_upload_without_room_is_said_and_leaves_nothing(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+class Late:
+    """A store that tells nobody when it has written something."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.stored = asyncio.Event()
+
+    async def write(self, work: Any) -> None:
+        await self._store.write(work)
+        self.stored.set()
+        await asyncio.Event().wait()
+
+
 async def test_a_request_that_is_cancelled_when_its_file_is_stored_loses_no_content(tmp_path: Path) -> None:
     async with FakeEngine(models=["up"]) as engine, keeping(tmp_path, engine) as served:
         kept_files = served.gateway.kept
         assert kept_files is not None
-        write, stored = kept_files._store.write, asyncio.Event()
-
-        async def late(work: Any) -> Any:
-            found = await write(work)
-            stored.set()
-            await asyncio.Event().wait()
-            return found
-
-        kept_files._store.write = late  # type: ignore[method-assign]
+        store, late = kept_files._store, Late(kept_files._store)
+        kept_files._store = late  # type: ignore[assignment]
         new, upload = kept_files.upload()
         await upload.write(b"content")
         keep = asyncio.create_task(kept_files.keep("anyone", new, upload, "batch", "a.jsonl", None))
-        await stored.wait()
+        await late.stored.wait()
         keep.cancel()
         await asyncio.wait([keep])
         upload.drop()
-        kept_files._store.write = write  # type: ignore[method-assign]
+        kept_files._store = store
         assert keep.cancelled() and kept(tmp_path) == [new]
         assert (await served.get(f"/v1/files/{new}/content")).body == b"content"
 
