@@ -17,7 +17,7 @@ from math import ceil
 from statistics import median
 
 from bench import accounting, load, probe
-from bench.load import Load, Tally
+from bench.load import Load, Question, Tally
 from bench.subjects import Collected, Spoken, Subject
 
 Figures = dict[str, float | None]
@@ -91,27 +91,25 @@ async def json_requests(subjects: Sequence[Subject], plan: Plan, upstream: int, 
 
 async def streams(subjects: Sequence[Subject], plan: Plan, upstream: int) -> Result:
     """Measure many streams at once, started evenly over the length of one stream (one second)."""
-
-    async def window(subject: Subject) -> Tally:
-        return await load.closed_loop(
-            subject.question(stream=True, tokens=PIECES, gap_ms=GAP_MS),
-            plan.streams,
-            seconds=plan.seconds,
-            warm=plan.warm,
-            pid=subject.pid,
-            spread=PIECES * GAP_MS / 1000,
-        )
-
-    return await _rounds(subjects, plan.rounds, upstream, window, STREAM_FIGURES)
+    asked = [subject.question(stream=True, tokens=PIECES, gap_ms=GAP_MS) for subject in subjects]
+    return await _streaming(subjects, asked, plan, upstream)
 
 
 async def dialects(subjects: Sequence[Spoken], plan: Plan, upstream: int) -> Result:
     """Measure streams as above, each subject in its dialect."""
-    spoken = {subject.name: subject for subject in subjects}
+    asked = [subject.spoken(tokens=PIECES, gap_ms=GAP_MS) for subject in subjects]
+    return await _streaming(subjects, asked, plan, upstream)
+
+
+async def _streaming(
+    subjects: Sequence[Subject], asked: Sequence[Question], plan: Plan, upstream: int
+) -> Result:
+    """Measure streams: each subject is asked its own question."""
+    questions = {subject.name: question for subject, question in zip(subjects, asked, strict=True)}
 
     async def window(subject: Subject) -> Tally:
         return await load.closed_loop(
-            spoken[subject.name].spoken(tokens=PIECES, gap_ms=GAP_MS),
+            questions[subject.name],
             plan.streams,
             seconds=plan.seconds,
             warm=plan.warm,
