@@ -176,6 +176,18 @@ def thoughts(said: str) -> dict[str, Any]:
     return {"reasoning_content": said, "reasoning": said}
 
 
+def answered_before(text: str, thought: str, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the message of an earlier answer: its text, its thoughts and its calls; none where it says nothing."""
+    if not (text or thought or calls):
+        return []
+    told: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else "")}
+    if thought:
+        told |= thoughts(thought)
+    if calls:
+        told["tool_calls"] = calls
+    return [told]
+
+
 def written(arguments: Any) -> str:
     """Return the arguments of an earlier call as the text of a JSON object.
 

@@ -91,19 +91,21 @@ class Upload:
 
     async def _write(self) -> None:
         data, self._gathered, self._held = b"".join(self._gathered), [], 0
-        try:
-            await asyncio.to_thread(_write_all, self._file, data)
-        except OSError as error:
-            raise _unwritten(error) from None
+        await self._on_disk(_write_all, self._file, data)
 
     async def done(self) -> None:
         """Have all of it on the disk. Raises StoreError where that cannot be."""
         await self._write()
-        try:
-            await asyncio.to_thread(os.fsync, self._file)
-        except OSError as error:
-            raise _unwritten(error) from None
+        await self._on_disk(os.fsync, self._file)
         self._close()
+
+    async def _on_disk(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Make a call that writes, in a thread. Raises StoreError where the disk is full or fails."""
+        try:
+            await asyncio.to_thread(call, *arguments)
+        except OSError as error:
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise StoreError("its disk is full" if is_full else "its disk fails") from None
 
     def _close(self) -> None:
         file, self._file = self._file, -1
@@ -283,12 +285,6 @@ def _write_all(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
-
-
-def _unwritten(error: OSError) -> StoreError:
-    """Return what a client is told whose upload cannot be written."""
-    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return StoreError("its disk is full" if is_full else "its disk fails")
 
 
 def _read(body: bytes) -> NewBatch:

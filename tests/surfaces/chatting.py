@@ -94,6 +94,16 @@ def pieces(data: bytes) -> list[dict[str, Any]]:
     return [msgspec.json.decode(block.removeprefix(b"data: ")) for block in blocks]
 
 
+def answered(found: Translation, answer: dict[str, Any]) -> dict[str, Any]:
+    """Return what the client gets for the engine's whole answer to what was translated."""
+    read = ENGINE.reply(found.said, "up", (), msgspec.json.encode(answer))
+    assert isinstance(read, Reply), read
+    reply = found.reply(read)
+    assert isinstance(reply, Reply), reply
+    made: dict[str, Any] = msgspec.json.decode(reply.body)
+    return made
+
+
 def whole(
     operation: Operation,
     body: dict[str, Any],
@@ -107,9 +117,4 @@ def whole(
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish, **more}
     answer: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "up"}
     answer |= {"choices": [choice]} | ({} if usage is None else {"usage": usage})
-    read = ENGINE.reply(found.said, "up", (), msgspec.json.encode(answer))
-    assert isinstance(read, Reply), read
-    reply = found.reply(read)
-    assert isinstance(reply, Reply), reply
-    made: dict[str, Any] = msgspec.json.decode(reply.body)
-    return made
+    return answered(found, answer)

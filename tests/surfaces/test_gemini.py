@@ -63,13 +63,7 @@ def refused(body: dict[str, Any], operation: Operation = GENERATE) -> str | None
 
 
 def answered(body: dict[str, Any], answer: dict[str, Any], operation: Operation = GENERATE) -> dict[str, Any]:
-    found = translation(body, operation)
-    read = ENGINE.reply(found.said, "up", (), msgspec.json.encode(answer))
-    assert isinstance(read, Reply), read
-    reply = found.reply(read)
-    assert isinstance(reply, Reply), reply
-    made: dict[str, Any] = msgspec.json.decode(reply.body)
-    return made
+    return chatting.answered(translation(body, operation), answer)
 
 
 def completion(*given: dict[str, Any], finish: str = "stop", **usage: Any) -> dict[str, Any]:

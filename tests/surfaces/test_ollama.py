@@ -56,13 +56,7 @@ def refused(operation: Operation, body: dict[str, Any]) -> tuple[str, str | None
 
 
 def answered(operation: Operation, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
-    found = translation(operation, body)
-    read = ENGINE.reply(found.said, "up", (), msgspec.json.encode(answer))
-    assert isinstance(read, Reply), read
-    reply = found.reply(read)
-    assert isinstance(reply, Reply), reply
-    made: dict[str, Any] = msgspec.json.decode(reply.body)
-    return made
+    return chatting.answered(translation(operation, body), answer)
 
 
 def completion(message: dict[str, Any], finish: str = "stop", **more: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import msgspec
 from backends.base import Operation, Request
 from backends.surfaces import foreword
 from backends.surfaces.anthropic import content
-from backends.surfaces.chat import by_schema, content_of, thoughts, written
+from backends.surfaces.chat import answered_before, by_schema, content_of, written
 from backends.surfaces.places import Members, each, items, member, optional, text, wrong
 from backends.surfaces.translation import Said, said
 
@@ -170,13 +170,7 @@ def _assistant(message: Members, place: str, made: list[Members]) -> None:
             calls.append(_call(block, at))
         elif kind not in content.FOREIGN:
             raise wrong(f"{at}.type", "expected text, thinking or tool_use")
-    answer: Members = {"role": "assistant", "content": "".join(said) or (None if calls else "")}
-    if thought := "".join(thinks):
-        answer |= thoughts(thought)
-    if calls:
-        answer["tool_calls"] = calls
-    if calls or answer["content"] or thought:
-        made.append(answer)
+    made += answered_before("".join(said), "".join(thinks), calls)
 
 
 def _call(block: Members, place: str) -> Members:

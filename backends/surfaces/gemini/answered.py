@@ -93,9 +93,12 @@ def counts(usage: Usage) -> Members:
 
 
 def probabilities(choice: chat.Choice) -> Members:
-    """Return the log probabilities of a choice's tokens as members of its candidate; none where there are none."""
-    found = choice.logprobs.get("content") if isinstance(choice.logprobs, dict) else None
-    if not isinstance(found, list) or not found:
+    """Return the log probabilities of a choice's tokens as members of its candidate; none where there are none.
+
+    Raise ValueError if they cannot be read.
+    """
+    found = choice.probabilities
+    if not found:
         return {}
     chosen = [_token(one) for one in found]
     best = [{"candidates": [_token(other) for other in one.get("top_logprobs") or ()]} for one in found]
@@ -106,8 +109,5 @@ def probabilities(choice: chat.Choice) -> Members:
     }
 
 
-def _token(said: Any) -> Members:
-    """Return a token with its log probability. Raise ValueError, LookupError or TypeError if it is none."""
-    if not isinstance(said, dict) or not isinstance(said["token"], str):
-        raise ValueError("a log probability has no token")
+def _token(said: Members) -> Members:
     return {"token": said["token"], "logProbability": float(said["logprob"])}

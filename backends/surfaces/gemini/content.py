@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from backends.surfaces import foreword
-from backends.surfaces.chat import content_of, thoughts, written
+from backends.surfaces.chat import answered_before, content_of, written
 from backends.surfaces.gemini.fields import fields, inner, several
 from backends.surfaces.places import Members, optional, text, wrong
 from backends.surfaces.unanswered import Unanswered
@@ -119,13 +119,7 @@ def _model(turn: Members, place: str, made: list[Members], calls: Unanswered) ->
             said.append(text(part, "text", at))
         elif part.get("thoughtSignature") != MARK:
             thinks.append(text(part, "text", at))
-    answer: Members = {"role": "assistant", "content": "".join(said) or (None if called else "")}
-    if thought := "".join(thinks):
-        answer |= thoughts(thought)
-    if called:
-        answer["tool_calls"] = called
-    if called or answer["content"] or thought:
-        made.append(answer)
+    made += answered_before("".join(said), "".join(thinks), called)
 
 
 def _known(part: Members) -> bool:
